@@ -1,0 +1,44 @@
+# make demo | test | lint. Each sets up .venv first, which takes some minutes once and nothing afterwards.
+# PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+# Written last, so that it stands for a complete set-up.
+STAMP := $(VENV)/.complete
+# Holds the process number of make while it sets up. A set-up that finds it left behind starts from scratch.
+INCOMPLETE := .venv-incomplete
+
+.PHONY: help .venv demo test lint
+
+help:
+	@echo "make demo   train and judge HierVL on a small synthetic world"
+	@echo "make test   run the tests"
+	@echo "make lint   check the code's style"
+	@echo "make .venv  only set up the environment in $(VENV)"
+
+.venv: $(STAMP)
+
+$(STAMP): requirements.txt tools/install_detectron2.py
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'error: HierVL needs Python 3.10 or \
+newer, name one with PYTHON=')"
+	@if kill -0 "$$(cat $(INCOMPLETE) 2>/dev/null)" 2>/dev/null; then echo "error: another make sets up $(VENV); \
+wait for it, or remove $(INCOMPLETE) if there is none" >&2; exit 1; fi
+	@if [ -e $(INCOMPLETE) ]; then echo "Removing an interrupted set-up of $(VENV) ..."; rm -rf $(VENV); fi
+	@echo $$PPID > $(INCOMPLETE)
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing requirements.txt (PyTorch is large: some minutes) ..."
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(VENV_PYTHON) tools/install_detectron2.py
+	@touch $(STAMP)
+	@rm -f $(INCOMPLETE)
+
+demo: $(STAMP)
+	@$(VENV_PYTHON) -m hiervl demo
+
+test: $(STAMP)
+	$(VENV_PYTHON) -m pytest tests
+
+lint: $(STAMP)
+	$(VENV_PYTHON) -m ruff check .

@@ -1,0 +1,84 @@
+"""``python -m hiervl COMMAND``: finds the command, parses its arguments, runs it."""
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from hiervl import __version__
+from hiervl.commands import COMMANDS
+from hiervl.errors import UserError
+
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+
+
+def read_help(module_name: str) -> str:
+    """The command's HELP line, read from its source: importing it may take seconds, or fail."""
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        return "(missing)"
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HELP":
+            return ast.literal_eval(node.value)
+    return ""
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {read_help(module)}" for name, module in COMMANDS.items())
+    return (
+        f"HierVL {__version__}\n\nusage: python -m hiervl COMMAND [options]\n\ncommands:\n{commands}\n\n"
+        "`python -m hiervl COMMAND --help` lists a command's options."
+    )
+
+
+def load_command(name: str):
+    """Import a command's module. A package that is not installed becomes a :class:`UserError`."""
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
+    try:
+        return importlib.import_module(COMMANDS[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "hiervl":  # a fault of ours: show the traceback
+            raise
+        raise UserError(
+            f"{name} needs {error.name}, which is not installed; `python -m hiervl doctor` says more."
+        ) from error
+
+
+def run_command(name: str, arguments: List[str]) -> int:
+    command = load_command(name)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m hiervl {name}",
+        description=command.HELP,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(arguments))
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one command and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else USER_ERROR_STATUS
+    if arguments[0] == "--version":
+        print(f"HierVL {__version__}")
+        return 0
+    try:
+        return run_command(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED_STATUS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

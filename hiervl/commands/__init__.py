@@ -1,0 +1,10 @@
+"""The commands of ``python -m hiervl``.
+
+A command is a module with ``HELP`` (one line, a literal), ``add_arguments(parser)`` and ``run(args) -> int``,
+the exit status. It is imported only when it is called, so that one which cannot be imported breaks no other.
+"""
+
+COMMANDS = {
+    "demo": "hiervl.commands.demo",
+    "doctor": "hiervl.commands.doctor",
+}

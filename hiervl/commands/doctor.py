@@ -1,0 +1,227 @@
+"""``python -m hiervl doctor``: what is installed, where files are looked for, what is wrong, how to mend it.
+
+Every check stands alone, so that the report is complete however much of the installation is broken.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import List, Optional
+
+import hiervl
+from hiervl import compat
+
+HELP = "Report versions, devices, data and weights, and what is wrong with them."
+
+OLDEST_PYTHON = (3, 10)
+
+# Module name -> how pip knows it. All are needed; detectron2 is looked at apart.
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "open_clip": "open_clip_torch",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "fvcore": "fvcore",
+}
+# Importing these reaches all of Detectron2 that HierVL uses.
+DETECTRON2_MODULES = ("detectron2.engine", "detectron2.evaluation", "detectron2.utils.visualizer")
+
+# Folders below the datasets directory; ShapesWorld needs none.
+DATASET_FOLDERS = {"CamVid": "camvid"}
+SHAPESWORLD_WEIGHTS = Path(hiervl.__file__).parent / "assets" / "shapesworld_clip" / "weights.safetensors"
+# Smaller than any model: what Git LFS or an interrupted copy leaves in place of the file.
+SMALLEST_WEIGHTS_BYTES = 10_000
+
+LABEL_WIDTH = 14
+PIP = f"{sys.executable} -m pip"
+INSTALL_DETECTRON2 = f"{sys.executable} tools/install_detectron2.py"
+
+
+@dataclass
+class Report:
+    """Prints each finding at once, because imports take seconds, and keeps the problems for the end."""
+
+    problems: List[str] = field(default_factory=list)  # something needed is broken: exit status 1
+    notes: List[str] = field(default_factory=list)  # worth knowing
+
+    def line(self, label: str, text: object) -> None:
+        print(f"  {label:<{LABEL_WIDTH}}{text}", flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There are no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; return 1 if something needed is broken."""
+    report = Report()
+    print("Versions")
+    report.line("hiervl", hiervl.__version__)
+    check_python(report)
+    for module_name, package in PACKAGES.items():
+        check_package(report, module_name, package)
+    check_detectron2(report)
+    print("Devices")
+    check_devices(report)
+    print("Data")
+    check_datasets(report)
+    print("Weights")
+    check_weights(report)
+    for note in report.notes:
+        print(f"note: {note}")
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    if not report.problems:
+        print("Everything needed is in place.")
+    return 1 if report.problems else 0
+
+
+def check_python(report: Report) -> None:
+    report.line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        report.problems.append(
+            f"Python {oldest} or newer is needed: remove .venv and run `make .venv PYTHON=python3.11`."
+        )
+
+
+def describe(error: BaseException) -> str:
+    """The error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def missing_package(error: BaseException) -> Optional[str]:
+    """The package of PACKAGES whose absence is the cause of ``error``, if that is the cause."""
+    if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
+        return error.name
+    return None
+
+
+def check_package(report: Report, module_name: str, package: str) -> None:
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a broken binary package can raise anything
+        missing = missing_package(error)
+        if missing is None:
+            report.line(module_name, "broken")
+            report.problems.append(
+                f"{module_name} cannot be imported ({describe(error)}): "
+                f"reinstall it with `{PIP} install --force-reinstall {package}`."
+            )
+        elif missing == module_name:
+            report.line(module_name, "missing")
+            report.problems.append(f"{package} is not installed: run `{PIP} install -r requirements.txt`.")
+        else:  # that one has its own line and problem
+            report.line(module_name, f"needs {missing}")
+        return
+    report.line(module_name, getattr(module, "__version__", "of unknown version"))
+
+
+def check_detectron2(report: Report) -> None:
+    directory = compat.detectron2_directory()
+    if directory is None:
+        report.line("detectron2", "missing")
+        report.problems.append(f"Detectron2 is not installed: run `{INSTALL_DETECTRON2}`.")
+        return
+    version = compat.detectron2_version(directory)
+    stand_ins = f"with stand-ins for {', '.join(compat.applied)}" if compat.applied else "without stand-ins"
+    try:
+        for module_name in DETECTRON2_MODULES:
+            importlib.import_module(module_name)
+    except Exception as error:
+        if missing_package(error):
+            report.line("detectron2", f"{version}, needs {missing_package(error)}")
+            return
+        report.line("detectron2", f"{version}, broken")
+        report.problems.append(
+            f"Detectron2 {version} cannot be imported ({describe(error)}): "
+            f"run `{PIP} uninstall --yes detectron2` and `{INSTALL_DETECTRON2}`."
+        )
+        return
+    report.line("detectron2", f"{version}, {stand_ins}")
+
+
+def check_devices(report: Report) -> None:
+    try:
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        for index in range(count):
+            properties = torch.cuda.get_device_properties(index)
+            report.line(f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.1f} GiB")
+    except Exception as error:  # torch itself was reported above
+        report.line("unknown", f"PyTorch cannot tell ({describe(error)})")
+        return
+    if count == 0:
+        report.line("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; no CUDA device")
+        if Path("/proc/driver/nvidia").exists():
+            report.notes.append(
+                "An NVIDIA driver is present, but PyTorch sees no GPU: check CUDA_VISIBLE_DEVICES and "
+                "install a PyTorch build for the CUDA version that the driver supports."
+            )
+
+
+def datasets_directory() -> Path:
+    """Where Detectron2, and so HierVL, looks for datasets."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def check_datasets(report: Report) -> None:
+    directory = datasets_directory()
+    is_set = "DETECTRON2_DATASETS" in os.environ
+    report.line(
+        "looked for in", f"{directory.resolve()} ($DETECTRON2_DATASETS{'' if is_set else ' is not set'})"
+    )
+    report.line("ShapesWorld", "generated, needs no download")
+    for name, folder in DATASET_FOLDERS.items():
+        report.line(name, "found" if (directory / folder).is_dir() else f"not there ({folder}/ is missing)")
+    if is_set and not directory.is_dir():
+        report.notes.append(
+            f"DETECTRON2_DATASETS names {directory}, which is no directory: correct or unset it."
+        )
+
+
+def describe_cache(directory: Path) -> str:
+    """The directory and the names of the CLIP models in it."""
+    names: List[str] = []
+    if directory.is_dir():
+        names = sorted(entry.name for entry in directory.iterdir() if is_clip_model(entry))
+    return f"{directory} ({', '.join(names) or 'no CLIP model'})"
+
+
+def is_clip_model(entry: Path) -> bool:
+    """A repository of the hub with CLIP in its name, or a weights file fetched by its URL."""
+    return entry.suffix == ".pt" or (entry.name.startswith("models--") and "clip" in entry.name.lower())
+
+
+def weights_defect(path: Path) -> Optional[str]:
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size < SMALLEST_WEIGHTS_BYTES:
+        return f"has only {path.stat().st_size} bytes"
+    return None
+
+
+def check_weights(report: Report) -> None:
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE  # where open_clip's downloads go
+    except ImportError:
+        report.line("hub cache", "huggingface_hub is missing")
+    else:
+        report.line("hub cache", describe_cache(Path(HF_HUB_CACHE)))
+    report.line("url cache", describe_cache(Path("~/.cache/clip").expanduser()))
+    defect = weights_defect(SHAPESWORLD_WEIGHTS)
+    report.line("ShapesWorld", f"{SHAPESWORLD_WEIGHTS} ({defect or 'found'})")
+    if defect is not None:
+        report.problems.append(
+            f"The demo's weights file {SHAPESWORLD_WEIGHTS.name} {defect}: "
+            "restore it with `git checkout -- hiervl/assets`."
+        )

@@ -1,0 +1,67 @@
+"""The dispatcher of ``python -m hiervl``."""
+
+import sys
+import types
+
+import pytest
+
+from hiervl import __main__ as entry
+from hiervl.errors import UserError
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command ``fake`` that a test gives its ``run``."""
+    module = types.ModuleType("fake_command")
+    module.HELP = "Only for the test."
+    module.add_arguments = lambda parser: parser.add_argument("--size", type=int, default=3)
+    module.run = lambda args: args.size
+    monkeypatch.setitem(sys.modules, "fake_command", module)
+    monkeypatch.setitem(entry.COMMANDS, "fake", "fake_command")
+    return module
+
+
+def test_arguments_reach_the_command_and_its_status_comes_back(command):
+    assert entry.main(["fake"]) == 3
+    assert entry.main(["fake", "--size", "5"]) == 5
+
+
+def test_a_user_error_is_one_line_without_a_traceback(command, capsys):
+    def fail(args):
+        raise UserError("the file a.png does not exist.")
+
+    command.run = fail
+    assert entry.main(["fake"]) == 2
+    assert capsys.readouterr().err == "error: the file a.png does not exist.\n"
+
+
+def test_other_errors_keep_their_traceback(command):
+    def fail(args):
+        raise ZeroDivisionError
+
+    command.run = fail
+    with pytest.raises(ZeroDivisionError):
+        entry.main(["fake"])
+
+
+def test_an_unknown_command_is_a_user_error(capsys):
+    assert entry.main(["no-such"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no command 'no-such'")
+
+
+def test_a_package_that_a_command_lacks_is_a_user_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "lacking_command.py").write_text("import absent_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(entry.COMMANDS, "lacking", "lacking_command")
+    assert entry.main(["lacking"]) == 2
+    assert "lacking needs absent_package, which is not installed" in capsys.readouterr().err
+
+
+def test_the_overview_lists_every_command_without_importing_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "slow_command.py").write_text('HELP = "Slow to import."\nraise RuntimeError\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(entry.COMMANDS, "slow", "slow_command")
+    assert entry.main(["--help"]) == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in entry.COMMANDS)
+    assert "Slow to import." in output
