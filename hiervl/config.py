@@ -1,0 +1,233 @@
+"""Every configuration key of HierVL, with its default and one line of explanation.
+
+Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_DIR`` …) keep their meaning; the
+ones below are added by :func:`add_hiervl_config`. The defaults are those of the paper's setting on a CLIP ViT-B/16.
+"""
+
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+
+def get_hiervl_cfg() -> CN:
+    """Detectron2's defaults with HierVL's keys added."""
+    cfg = get_cfg()
+    add_hiervl_config(cfg)
+    return cfg
+
+
+def add_hiervl_config(cfg: CN) -> None:
+    """Add HierVL's keys to ``cfg`` in place."""
+    _add_model_config(cfg)
+    _add_loss_config(cfg)
+    _add_semi_supervised_config(cfg)
+    _add_data_config(cfg)
+    _add_solver_config(cfg)
+    _add_test_config(cfg)
+
+
+def _add_model_config(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "HierVL"
+    cfg.MODEL.BACKBONE.NAME = "build_clip_image_encoder"
+    cfg.MODEL.WEIGHTS = ""
+    # Pixel statistics in 0…255, RGB: those CLIP was trained with.
+    cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
+    cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
+    # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
+    cfg.MODEL.CLASS_NAMES = []
+
+    cfg.MODEL.CLIP = CN()
+    # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
+    cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
+    # An open_clip tag, a file of weights, "shapesworld", or empty for random weights.
+    cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches.
+    cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
+    # What is trained of the image tower: "all", "attention" (attention and position embeddings) or "none".
+    cfg.MODEL.CLIP.TRAINABLE = "attention"
+    # Learnable tokens prepended to the image tower's sequence; 0 switches them off.
+    cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
+
+    cfg.MODEL.TEXT = CN()
+    # Learnable tokens prepended to every class phrase; 0: the fixed template only.
+    cfg.MODEL.TEXT.PROMPTS = 8
+    # The words that the learnable tokens start from.
+    cfg.MODEL.TEXT.PROMPT_INIT = "this is a clear photo that shows a"
+    # The fixed prompt of the prototypes; {} is the class phrase.
+    cfg.MODEL.TEXT.TEMPLATE = "a photo of a {}."
+
+    cfg.MODEL.HSQG = CN()
+    # Abstraction levels: text queries per active class.
+    cfg.MODEL.HSQG.LEVELS = 3
+    # Gate the text queries by their class's relevance to the image; off: every class is active with relevance 1.
+    cfg.MODEL.HSQG.RELEVANCE = True
+    # On labelled images in training the relevance is the ground truth's presence instead of the gate's.
+    cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = True
+    # Absent classes of the highest relevance that join the active ones on labelled images, with an empty target.
+    cfg.MODEL.HSQG.HARD_NEGATIVES = 2
+    # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.
+    cfg.MODEL.HSQG.THRESHOLD = 0.2
+    # Share of the classes present in the labelled images that the calibrated threshold lets pass; 0: no calibration.
+    cfg.MODEL.HSQG.CALIBRATED_RECALL = 0.99
+    # At least so many classes are active in every image, the most relevant ones.
+    cfg.MODEL.HSQG.MIN_ACTIVE = 3
+    # Classes (by name) that are active in every image.
+    cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
+
+    cfg.MODEL.PIXEL_DECODER = CN()
+    # A name of the registry PIXEL_DECODER_REGISTRY.
+    cfg.MODEL.PIXEL_DECODER.NAME = "build_deformable_pixel_decoder"
+    # Width d of the pixel decoder, the queries and the masks.
+    cfg.MODEL.PIXEL_DECODER.DIM = 256
+    # Deformable self-attention layers over the three coarser maps.
+    cfg.MODEL.PIXEL_DECODER.LAYERS = 6
+    # Attention heads.
+    cfg.MODEL.PIXEL_DECODER.HEADS = 8
+    # Sampling points per head and map.
+    cfg.MODEL.PIXEL_DECODER.POINTS = 4
+    # Width of the feed-forward part.
+    cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
+    # Dropout of the pixel decoder.
+    cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
+
+    cfg.MODEL.CMSAM = CN()
+    # Text queries attend to the pixels after every deformable layer (eq. 1).
+    cfg.MODEL.CMSAM.TEXT_READS_PIXELS = True
+    # Pixels attend to the active text queries after every deformable layer.
+    cfg.MODEL.CMSAM.PIXELS_READ_TEXT = True
+
+    cfg.MODEL.QUERY_DECODER = CN()
+    # Masked-attention layers.
+    cfg.MODEL.QUERY_DECODER.LAYERS = 9
+    # Attention heads.
+    cfg.MODEL.QUERY_DECODER.HEADS = 8
+    # Width of the feed-forward part.
+    cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
+    # Dropout of the query decoder.
+    cfg.MODEL.QUERY_DECODER.DROPOUT = 0.0
+    # Text queries take part in the decoder.
+    cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
+    # Number of learnable instance queries; 0 switches them off.
+    cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
+    # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
+    cfg.MODEL.QUERY_DECODER.CLASSIFIER = "linear"
+    # Temperature of the text similarity and of the pixel-level contrasts.
+    cfg.MODEL.QUERY_DECODER.TEMPERATURE = 0.07
+
+
+def _add_loss_config(cfg: CN) -> None:
+    cfg.LOSS = CN()
+    # How rows meet targets: "fixed" (text rows to their class, instance rows by matching) or "hungarian" (all rows).
+    cfg.LOSS.ASSIGNMENT = "fixed"
+    # Weight of the classification of every row (loss_class); also its cost in the matching.
+    cfg.LOSS.CLASS = 2.0
+    # Weight of "no object" inside loss_class.
+    cfg.LOSS.NO_OBJECT = 0.1
+    # Weight of the point-sampled binary cross-entropy (loss_mask); also its cost in the matching.
+    cfg.LOSS.MASK = 5.0
+    # Weight of the dice loss (loss_dice); also its cost in the matching.
+    cfg.LOSS.DICE = 5.0
+    # Points at which masks are compared.
+    cfg.LOSS.NUM_POINTS = 12544
+    # Candidates drawn per kept point, of which the most uncertain are kept.
+    cfg.LOSS.OVERSAMPLE_RATIO = 3.0
+    # Share of the points kept for their uncertainty; the rest is uniform.
+    cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
+    cfg.LOSS.PIXEL = 1.0
+    # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
+    cfg.LOSS.ALIGN = 0.5
+    # Weight of the gate's binary cross-entropy on labelled images (loss_relevance).
+    cfg.LOSS.RELEVANCE = 1.0
+    # Weight of the preserved angles between classes (loss_prompt_topology, eq. 3).
+    cfg.LOSS.PROMPT_TOPOLOGY = 1.0
+    # Weight of the tie of every prompt to its prototype (loss_prompt_anchor, eq. 4).
+    cfg.LOSS.PROMPT_ANCHOR = 0.1
+    # Balance between keeping the anchor and separating the classes inside eq. 4 (the paper's lambda).
+    cfg.LOSS.PROMPT_SEPARATION = 1.0
+
+
+def _add_semi_supervised_config(cfg: CN) -> None:
+    cfg.SEMI = CN()
+    # Learn from unlabelled images; off: supervised-only training of the same network.
+    cfg.SEMI.ENABLED = True
+    # Who makes the pseudo-labels: "ema" (mean teacher) or "student" (itself, in evaluation mode).
+    cfg.SEMI.TEACHER = "ema"
+    # Largest decay of the teacher's moving average; at step t it is min(1 - 1/(t + 1), EMA_DECAY).
+    cfg.SEMI.EMA_DECAY = 0.996
+    # Iterations trained on labelled images alone before pseudo-labels are used.
+    cfg.SEMI.BURN_IN = 0
+    # Pixels of at least this confidence keep their pseudo-label.
+    cfg.SEMI.CONFIDENCE = 0.95
+    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average.
+    cfg.SEMI.THRESHOLD = "fixed"
+    # Exponent that sharpens the teacher's semantic map before its maximum is read as confidence; 1 leaves it.
+    cfg.SEMI.SHARPEN = 1.0
+    # Weight of each strongly augmented view (loss_strong1, loss_strong2).
+    cfg.SEMI.STRONG_WEIGHT = 0.25
+    # Weight of the labelled and of the unlabelled losses in their sum.
+    cfg.SEMI.SUPERVISED_SHARE = 0.5
+    # Probability that a strong view receives a box of another image of the batch.
+    cfg.SEMI.CUTMIX_PROBABILITY = 0.5
+
+
+def _add_data_config(cfg: CN) -> None:
+    # Registered datasets of unlabelled images; their labels, if any, are never read.
+    cfg.DATASETS.UNLABELED = ()
+    cfg.INPUT.FORMAT = "RGB"
+    # Side of the square training crop, and of the sliding window, in pixels.
+    cfg.INPUT.CROP_SIZE = 512
+    # Images are first resized to this shorter side, in training and evaluation; 0 keeps their own size.
+    cfg.INPUT.SHORT_SIDE = 0
+    # Range of the random resize.
+    cfg.INPUT.SCALE = (0.5, 2.0)
+    # Probability of the horizontal flip.
+    cfg.INPUT.FLIP_PROBABILITY = 0.5
+
+    cfg.INPUT.STRONG = CN()
+    # Probability of the colour jitter.
+    cfg.INPUT.STRONG.JITTER_PROBABILITY = 0.8
+    # Strengths of brightness, contrast, saturation and hue inside the jitter.
+    cfg.INPUT.STRONG.JITTER = (0.5, 0.5, 0.5, 0.25)
+    # Probability of turning the view grey.
+    cfg.INPUT.STRONG.GRAYSCALE_PROBABILITY = 0.2
+    # Probability of the Gaussian blur.
+    cfg.INPUT.STRONG.BLUR_PROBABILITY = 0.5
+    # Range of the blur's standard deviation, in pixels.
+    cfg.INPUT.STRONG.BLUR_SIGMA = (0.1, 2.0)
+
+
+def _add_solver_config(cfg: CN) -> None:
+    # Labelled images per iteration, over all processes.
+    cfg.SOLVER.IMS_PER_BATCH = 8
+    # Unlabelled images per iteration, over all processes.
+    cfg.SOLVER.UNLABELED_PER_BATCH = 8
+    # Passes over the unlabelled images; sets SOLVER.MAX_ITER. 0: SOLVER.MAX_ITER as written.
+    cfg.SOLVER.EPOCHS = 0
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 0.01
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    # Learning rate of the image tower, as a multiple of BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.01
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.WARMUP_ITERS = 0
+    # Exponent of the polynomial decay.
+    cfg.SOLVER.POLY_POWER = 0.9
+    # Micro-batches whose gradients are added up before each step; the batch sizes above are what one step sees.
+    cfg.SOLVER.ACCUMULATION = 1
+    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16" or "float16".
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
+    cfg.SEED = 0
+
+
+def _add_test_config(cfg: CN) -> None:
+    # Which network is evaluated: "teacher" (the moving average) or "student".
+    cfg.TEST.NETWORK = "teacher"
+    # Share by which neighbouring sliding windows overlap.
+    cfg.TEST.OVERLAP = 0.5
+    # Windows that go through the network at once.
+    cfg.TEST.WINDOW_BATCH = 4
+    # Images drawn as image | truth | prediction at the end of an evaluation; 0: none.
+    cfg.TEST.PICTURES = 8

@@ -1,0 +1,1 @@
+"""Losses under the names that the logs show."""

@@ -1,0 +1,200 @@
+"""The losses of labelled images (design §2)."""
+
+from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+
+from .assignment import Assignment, assign
+from .mask_losses import point_sample, sampled_mask_losses, uncertain_points
+from .pixel_losses import pixel_cross_entropy
+from .targets import ImageTargets, image_targets
+
+if TYPE_CHECKING:
+    from hiervl.modeling.query_decoder import QueryPredictions
+    from hiervl.modeling.text_encoder import TextFeatures
+
+
+class SupervisedCriterion(nn.Module):
+    """Class, mask and dice loss after every decoder layer; pixel, alignment and relevance loss at the end.
+
+    Every loss comes out weighted; a weight of 0 switches it off. All is computed in float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Dict[str, float],
+        no_object: float = 0.1,
+        assignment: str = "fixed",
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_share: float = 0.75,
+        ignore_value: int = 255,
+    ):
+        """
+        Args:
+            weights: of "class", "mask", "dice", "pixel", "align" and "relevance".
+            no_object: weight of "no object" inside the classification.
+            assignment: "fixed" (text rows to their class, instance rows matched) or "hungarian" (all matched).
+            num_points, oversample_ratio, importance_share: of the point sampling.
+            ignore_value: label of pixels that count nowhere.
+        """
+        super().__init__()
+        if assignment not in ("fixed", "hungarian"):
+            raise UserError(f"LOSS.ASSIGNMENT is 'fixed' or 'hungarian', not '{assignment}'.")
+        self.weights = weights
+        self.no_object = no_object
+        self.fixed = assignment == "fixed"
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_share = importance_share
+        self.ignore_value = ignore_value
+
+    @classmethod
+    def from_config(cls, cfg) -> "SupervisedCriterion":
+        """``LOSS`` of the config."""
+        loss = cfg.LOSS
+        return cls(
+            weights={
+                "class": loss.CLASS,
+                "mask": loss.MASK,
+                "dice": loss.DICE,
+                "pixel": loss.PIXEL,
+                "align": loss.ALIGN,
+                "relevance": loss.RELEVANCE,
+            },
+            no_object=loss.NO_OBJECT,
+            assignment=loss.ASSIGNMENT,
+            num_points=loss.NUM_POINTS,
+            oversample_ratio=loss.OVERSAMPLE_RATIO,
+            importance_share=loss.IMPORTANCE_SAMPLE_RATIO,
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+
+    def prepare_targets(
+        self, batched_inputs: Sequence[dict], size: Tuple[int, int], device: torch.device
+    ) -> List[ImageTargets]:
+        """Targets of labelled inputs, padded to ``size`` (H, W)."""
+
+        def to_device(x):
+            return None if x is None else x.to(device)
+
+        return [
+            image_targets(item["sem_seg"].to(device), to_device(item.get("instance_ids")), size, self.ignore_value)
+            for item in batched_inputs
+        ]
+
+    def forward(
+        self,
+        predictions: "QueryPredictions",
+        semantic_scores: Tensor,
+        relevance_logits: Tensor,
+        text: "TextFeatures",
+        targets: Sequence[ImageTargets],
+    ) -> Dict[str, Tensor]:
+        """
+        Args:
+            predictions: of every decoder layer.
+            semantic_scores: (B, C, h, w) unnormalised semantic map of the last one.
+            relevance_logits: (B, C) of the gate.
+            text: embeddings of the classes.
+            targets: one per image.
+        """
+        labelled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
+        row_valid = predictions.row_valid & labelled[:, None]
+        points = torch.rand(self.num_points, 2, device=semantic_scores.device)
+        losses: Dict[str, Tensor] = {}
+        last = len(predictions.pred_logits) - 1
+        for index, (logits, masks) in enumerate(zip(predictions.pred_logits, predictions.pred_masks)):
+            logits, masks = logits.float(), masks.float()
+            assignment = assign(
+                logits,
+                masks,
+                predictions.row_classes,
+                row_valid,
+                targets,
+                fixed=self.fixed,
+                points=points,
+                weights=(self.weights["class"], self.weights["mask"], self.weights["dice"]),
+            )
+            suffix = "" if index == last else f"_{index}"
+            for name, loss in self._prediction_losses(logits, masks, row_valid, targets, assignment).items():
+                losses[name + suffix] = loss
+        losses["loss_pixel"] = pixel_cross_entropy(
+            semantic_scores, torch.stack([target.sem_seg for target in targets]), self.ignore_value
+        )
+        losses["loss_align"] = self._align_loss(predictions, text, assignment)
+        losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
+        return self._weighted(losses)
+
+    def _prediction_losses(
+        self, logits: Tensor, masks: Tensor, row_valid: Tensor, targets: Sequence[ImageTargets], assignment: Assignment
+    ) -> Dict[str, Tensor]:
+        """loss_class, loss_mask and loss_dice of one prediction."""
+        class_weight = logits.new_ones(logits.shape[-1])
+        class_weight[-1] = self.no_object
+        # Padded rows are ignored.
+        target_classes = assignment.target_classes.masked_fill(~row_valid, -100)
+        row_weight = torch.where(row_valid, class_weight[assignment.target_classes], logits.new_zeros(()))
+        loss_class = F.cross_entropy(
+            logits.flatten(0, 1), target_classes.flatten(), class_weight, reduction="sum", ignore_index=-100
+        ) / row_weight.sum().clamp(min=1e-6)
+
+        num_rows = _mean_over_processes(assignment.row.numel(), logits.device)
+        if not assignment.row.numel():
+            nothing = masks.sum() * 0.0
+            return {"loss_class": loss_class, "loss_mask": nothing, "loss_dice": nothing}
+        predicted = masks[assignment.image, assignment.row]  # (R, h, w)
+        points = uncertain_points(predicted, self.num_points, self.oversample_ratio, self.importance_share)
+        with torch.no_grad():
+            truth = point_sample(assignment.masks.unsqueeze(1).float(), points).squeeze(1)
+            valid = torch.stack([target.valid for target in targets])[assignment.image]
+            counts = (point_sample(valid.unsqueeze(1).float(), points).squeeze(1) > 0.5).float()
+        at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
+        cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
+        return {
+            "loss_class": loss_class,
+            "loss_mask": cross_entropy.sum() / num_rows,
+            "loss_dice": dice.sum() / num_rows,
+        }
+
+    def _align_loss(self, predictions: "QueryPredictions", text: "TextFeatures", assignment: Assignment) -> Tensor:
+        """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""
+        joint = predictions.joint_embeddings
+        if not assignment.row.numel():
+            return joint.sum() * 0.0
+        is_instance = predictions.row_classes[assignment.image, assignment.row] < 0
+        chosen = is_instance & assignment.is_matched
+        image, row = assignment.image[chosen], assignment.row[chosen]
+        wanted = text.text_embeddings.detach()[assignment.target_classes[image, row]]
+        distance = (joint[image, row] - wanted).square().sum(-1)
+        return distance.sum() / chosen.sum().clamp(min=1)
+
+    def _weighted(self, losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Each loss times its weight, those of weight 0 left out; "loss_mask_3" has the weight of "mask"."""
+        weighted = {}
+        for name, loss in losses.items():
+            weight = self.weights[name.split("_")[1]]
+            if weight:
+                weighted[name] = weight * loss
+        return weighted
+
+
+def _relevance_loss(logits: Tensor, targets: Sequence[ImageTargets], labelled: Tensor) -> Tensor:
+    """Binary cross-entropy between the gate (B, C) and the presence of every class, on images with labels."""
+    presence = torch.stack([target.presence(logits.shape[1]) for target in targets]).float()
+    loss = F.binary_cross_entropy_with_logits(logits, presence, reduction="none").mean(1)
+    return (loss * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+def _mean_over_processes(count: int, device: torch.device) -> Tensor:
+    """A count averaged over the processes, at least 1, so that the gradients of all add up to those of one."""
+    total = torch.tensor(float(count), device=device)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(total)
+    return (total / comm.get_world_size()).clamp(min=1)

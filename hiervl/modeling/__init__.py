@@ -1,0 +1,25 @@
+"""The network, one file a box; importing this package fills Detectron2's registries."""
+
+from .clip_image_encoder import ClipImageEncoder, build_clip_image_encoder
+from .hiervl import HierVL, NetworkOutput
+from .pixel_decoder import PIXEL_DECODER_REGISTRY, DeformablePixelDecoder, build_pixel_decoder
+from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
+from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
+from .text_encoder import PromptedTextEncoder, TextFeatures
+
+__all__ = [
+    "PIXEL_DECODER_REGISTRY",
+    "ClipImageEncoder",
+    "DeformablePixelDecoder",
+    "DualQueryDecoder",
+    "HierVL",
+    "HierarchicalSemanticQueryGenerator",
+    "NetworkOutput",
+    "PromptedTextEncoder",
+    "QueryPredictions",
+    "TextFeatures",
+    "TextQueries",
+    "build_clip_image_encoder",
+    "build_pixel_decoder",
+    "semantic_map",
+]

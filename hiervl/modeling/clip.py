@@ -1,0 +1,91 @@
+"""Loading of CLIP models through open_clip: by name, from a model config file, or the one shipped with HierVL."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Callable, List, Tuple
+
+import open_clip
+from torch import nn
+
+from hiervl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
+SHIPPED_NAME = "shapesworld"
+
+
+def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], List[int]], int, int]:
+    """Build a CLIP and its tokenizer.
+
+    Args:
+        name: an open_clip model name, the path of an open_clip model config (.json), or "shapesworld".
+        pretrained: an open_clip tag, a file of weights, "shapesworld", or "" for random weights.
+
+    Returns:
+        the model, a function from text to token ids (without the start and end tokens), and the ids of those two.
+
+    Raises:
+        UserError: the model or the weights are unknown, cannot be found or do not fit together.
+    """
+    config_path = _config_file(name)
+    if config_path is not None:
+        open_clip.add_model_config(config_path)
+        name = config_path.stem
+    elif open_clip.get_model_config(name) is None:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
+            "nor an existing .json model config."
+        )
+    if pretrained == SHIPPED_NAME:
+        pretrained = str(SHIPPED_CLIP / "weights.safetensors")
+    if not pretrained:
+        logger.warning(
+            "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its language carries no knowledge."
+        )
+    model = _create(name, pretrained)
+    tokenizer = _tokenizer(name, config_path)
+    return model, tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
+
+
+def _config_file(name: str):
+    if name == SHIPPED_NAME:
+        return SHIPPED_CLIP / "shapesworld.json"
+    if name.endswith(".json"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"MODEL.CLIP.NAME: there is no model config at '{name}'.")
+        return path
+    return None
+
+
+def _create(name: str, pretrained: str) -> nn.Module:
+    known_tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in known_tags and not Path(pretrained).is_file():
+        tags = f"one of the tags {', '.join(known_tags)}" if known_tags else "empty (the model has no open_clip tags)"
+        raise UserError(
+            f"MODEL.CLIP.PRETRAINED: no weights at '{pretrained}'; give an existing file, or {tags}, or leave it empty."
+        )
+    try:
+        return open_clip.create_model(name, pretrained=pretrained or None, weights_only=True)
+    except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
+            "machine with network access and give the file as MODEL.CLIP.PRETRAINED."
+        ) from error
+
+
+def _tokenizer(name: str, config_path) -> Any:
+    if config_path is None:
+        tokenizer = open_clip.get_tokenizer(name)
+    else:
+        text_config = json.loads(config_path.read_text())["text_cfg"]
+        options = dict(text_config.get("tokenizer_kwargs", {}))
+        if "bpe_path" in options:  # relative to the config file
+            options["bpe_path"] = str(config_path.parent / options["bpe_path"])
+        tokenizer = open_clip.SimpleTokenizer(context_length=text_config.get("context_length", 77), **options)
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise UserError(f"MODEL.CLIP.NAME '{name}' does not use CLIP's own tokenizer; choose a ViT of the CLIP layout.")
+    return tokenizer

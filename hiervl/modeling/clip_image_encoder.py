@@ -1,0 +1,180 @@
+"""CLIP's image tower as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1)."""
+
+from typing import Dict, List, Sequence
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+
+from .clip import load_clip
+from .layers import ChannelNorm
+
+MAPS = ("res2", "res3", "res4", "res5")
+TRAINABLE_PARTS = ("all", "attention", "none")
+
+
+class ClipImageEncoder(Backbone):
+    """A ViT of the CLIP layout, read out at four blocks.
+
+    1. patches + position embedding (interpolated to the input's grid), class token, learnable visual prompts;
+    2. the transformer's blocks, four of which are kept;
+    3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16);
+    4. ``pooled_embedding``: the class token, ``dense_embedding``: the value path of the last block for every patch
+       (MaskCLIP), both through CLIP's final norm and projection, of length 1.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        *,
+        blocks: Sequence[int] = (3, 5, 7, 11),
+        num_prompts: int = 8,
+        trainable: str = "attention",
+    ):
+        """
+        Args:
+            visual: open_clip's ``VisionTransformer``.
+            blocks: the four blocks (0-based, ascending) that are read out.
+            num_prompts: learnable tokens between the class token and the patches.
+            trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
+        """
+        super().__init__()
+        _check_layout(visual, blocks, trainable)
+        self.visual = visual
+        self.blocks = tuple(blocks)
+        self.patch_size = visual.patch_size[0]
+        width = visual.conv1.out_channels
+        self.embed_dim = visual.proj.shape[1]
+        self.visual_prompts = nn.Parameter(torch.randn(num_prompts, width) * 0.02) if num_prompts else None
+        self.to_res2 = nn.Sequential(
+            ChannelNorm(width),
+            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+            ChannelNorm(width // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
+        )
+        self.to_res3 = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+        self.to_res4 = ChannelNorm(width)
+        self.to_res5 = nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
+        self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
+        self._out_features = list(MAPS)
+        self._freeze(trainable)
+
+    def _freeze(self, trainable: str) -> None:
+        for name, parameter in self.visual.named_parameters():
+            is_attention = ".attn." in name or name == "positional_embedding"
+            parameter.requires_grad_(trainable == "all" or (trainable == "attention" and is_attention))
+
+    @property
+    def size_divisibility(self) -> int:
+        """Inputs are padded to a multiple of this many pixels."""
+        return 2 * self.patch_size
+
+    def output_shape(self) -> Dict[str, ShapeSpec]:
+        """Channels and strides of ``res2 … res5``."""
+        scales = (0.25, 0.5, 1, 2)
+        return {
+            name: ShapeSpec(channels=self._channels[name], stride=self.patch_size * scale)
+            for name, scale in zip(MAPS, scales)
+        }
+
+    def forward(self, images: Tensor) -> Dict[str, Tensor]:
+        """images (B, 3, H, W), normalised, H and W multiples of ``size_divisibility``.
+
+        Returns:
+            ``res2 … res5``; ``dense_embedding`` (B, D, H/patch, W/patch); ``pooled_embedding`` (B, D).
+        """
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        tokens = self._embed(images, grid)
+        kept: List[Tensor] = []
+        last = len(self.visual.transformer.resblocks) - 1
+        for index, block in enumerate(self.visual.transformer.resblocks):
+            if index == last:
+                dense = self._to_joint_space(_value_path(block, self._patches(tokens)))
+            tokens = block(tokens)
+            if index in self.blocks:
+                kept.append(self._to_map(self._patches(tokens), grid))
+        return {
+            "res2": self.to_res2(kept[0]),
+            "res3": self.to_res3(kept[1]),
+            "res4": self.to_res4(kept[2]),
+            "res5": self.to_res5(kept[3]),
+            "dense_embedding": self._to_map(dense, grid),
+            "pooled_embedding": self._to_joint_space(tokens[:, 0]),
+        }
+
+    def _embed(self, images: Tensor, grid) -> Tensor:
+        """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, width, h, w) → (B, h·w, width)
+        class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        position = self._position_embedding(grid).to(patches.dtype)
+        tokens = visual.ln_pre(torch.cat((class_token, patches), dim=1) + position)
+        if self.visual_prompts is not None:
+            prompts = self.visual_prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+            tokens = torch.cat((tokens[:, :1], prompts, tokens[:, 1:]), dim=1)
+        return tokens
+
+    def _position_embedding(self, grid) -> Tensor:
+        """The learnt position embedding (1 + patches, width), bicubically interpolated to another grid."""
+        position = self.visual.positional_embedding
+        if tuple(grid) == tuple(self.visual.grid_size):
+            return position
+        learnt = position[1:].T.reshape(1, -1, *self.visual.grid_size)
+        resized = F.interpolate(learnt.float(), size=tuple(grid), mode="bicubic", align_corners=False)
+        return torch.cat((position[:1], resized.flatten(2)[0].T.to(position.dtype)))
+
+    def _patches(self, tokens: Tensor) -> Tensor:
+        num_prompts = 0 if self.visual_prompts is None else len(self.visual_prompts)
+        return tokens[:, 1 + num_prompts :]
+
+    def _to_joint_space(self, tokens: Tensor) -> Tensor:
+        return F.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
+
+    @staticmethod
+    def _to_map(tokens: Tensor, grid) -> Tensor:
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+
+
+def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
+    """The block's attention with every patch attending to itself alone: value projection → output projection."""
+    attention = block.attn
+    width = attention.embed_dim
+    bias = attention.in_proj_bias
+    value = F.linear(
+        block.ln_1(tokens), attention.in_proj_weight[2 * width :], None if bias is None else bias[2 * width :]
+    )
+    return attention.out_proj(value)
+
+
+def _check_layout(visual: nn.Module, blocks: Sequence[int], trainable: str) -> None:
+    resblocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    is_clip = (
+        resblocks is not None
+        and isinstance(getattr(resblocks[-1], "attn", None), nn.MultiheadAttention)
+        and getattr(visual, "pool_type", "") == "tok"
+        and getattr(visual, "proj", None) is not None
+    )
+    if not is_clip:
+        raise UserError("MODEL.CLIP.NAME: its image tower is not a ViT of the CLIP layout; choose for example ViT-B-16.")
+    depth = len(resblocks)
+    if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= depth:
+        raise UserError(f"MODEL.CLIP.BLOCKS needs four ascending blocks of 0…{depth - 1}, not {list(blocks)}.")
+    if trainable not in TRAINABLE_PARTS:
+        raise UserError(f"MODEL.CLIP.TRAINABLE is one of {', '.join(TRAINABLE_PARTS)}, not '{trainable}'.")
+
+
+@BACKBONE_REGISTRY.register()
+def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
+    """The image tower of ``MODEL.CLIP`` as a backbone."""
+    clip, *_ = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    return ClipImageEncoder(
+        clip.visual,
+        blocks=cfg.MODEL.CLIP.BLOCKS,
+        num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
+        trainable=cfg.MODEL.CLIP.TRAINABLE,
+    )

@@ -1,0 +1,258 @@
+"""The meta-architecture: images and class names in, masks out (paper §3)."""
+
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+from hiervl.losses.criterion import SupervisedCriterion
+from hiervl.losses.prompt_losses import PromptRegularizer
+
+from .clip import load_clip
+from .pixel_decoder import build_pixel_decoder
+from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
+from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
+from .text_encoder import PromptedTextEncoder, TextFeatures
+
+CLASSIFIERS = ("linear", "text", "mean")
+
+
+class NetworkOutput(NamedTuple):
+    """Everything that one pass through the network gives."""
+
+    predictions: QueryPredictions
+    text_queries: TextQueries
+    features: Dict[str, Tensor]  # of the backbone, embeddings included
+
+
+@META_ARCH_REGISTRY.register()
+class HierVL(nn.Module):
+    """CLIP image encoder → HSQG → pixel decoder with CMSAM → dual-query decoder → dynamic masks.
+
+    Called as Detectron2 calls its models: in training with labelled inputs it returns a dict of losses, else a list of
+    ``{"sem_seg": (C, height, width)}``. The semi-supervised step uses the stages below directly.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        text_encoder: PromptedTextEncoder,
+        query_generator: HierarchicalSemanticQueryGenerator,
+        pixel_decoder: nn.Module,
+        query_decoder: DualQueryDecoder,
+        criterion: SupervisedCriterion,
+        prompt_regularizer: PromptRegularizer,
+        class_names: Sequence[str],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        ground_truth_presence: bool = True,
+        classifier: str = "linear",
+        temperature: float = 0.07,
+    ):
+        """
+        Args:
+            backbone, text_encoder, query_generator, pixel_decoder, query_decoder: the boxes of the design.
+            criterion: the losses of labelled images; prompt_regularizer: those of the prompts.
+            class_names: names of the C classes, in order.
+            pixel_mean, pixel_std: RGB statistics in 0…255.
+            ground_truth_presence: labelled images in training pass their classes to the query generator.
+            classifier: class scores at inference, "linear", "text" or "mean".
+            temperature: of the similarity between rows and text.
+        """
+        super().__init__()
+        if classifier not in CLASSIFIERS:
+            raise UserError(f"MODEL.QUERY_DECODER.CLASSIFIER is one of {', '.join(CLASSIFIERS)}, not '{classifier}'.")
+        self.backbone = backbone
+        self.text_encoder = text_encoder
+        self.query_generator = query_generator
+        self.pixel_decoder = pixel_decoder
+        self.query_decoder = query_decoder
+        self.criterion = criterion
+        self.prompt_regularizer = prompt_regularizer
+        self.class_names = list(class_names)
+        self.ground_truth_presence = ground_truth_presence
+        self.classifier = classifier
+        self.temperature = temperature
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        class_names, class_phrases = classes_of(cfg)
+        clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        backbone = build_backbone(cfg)
+        dim = cfg.MODEL.PIXEL_DECODER.DIM
+        hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
+        return {
+            "backbone": backbone,
+            "text_encoder": PromptedTextEncoder(
+                clip,
+                tokenize,
+                start_token,
+                end_token,
+                class_phrases,
+                num_prompts=cfg.MODEL.TEXT.PROMPTS,
+                prompt_init=cfg.MODEL.TEXT.PROMPT_INIT,
+                template=cfg.MODEL.TEXT.TEMPLATE,
+            ),
+            "query_generator": HierarchicalSemanticQueryGenerator(
+                backbone.embed_dim,
+                dim,
+                levels=hsqg.LEVELS,
+                relevance=hsqg.RELEVANCE,
+                hard_negatives=hsqg.HARD_NEGATIVES,
+                threshold=hsqg.THRESHOLD,
+                min_active=hsqg.MIN_ACTIVE,
+                always_active=[i for i, name in enumerate(class_names) if name in hsqg.ALWAYS_ACTIVE],
+            ),
+            "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
+            "query_decoder": DualQueryDecoder(
+                len(class_names),
+                backbone.embed_dim,
+                dim=dim,
+                layers=decoder.LAYERS,
+                num_heads=decoder.HEADS,
+                feedforward=decoder.FEEDFORWARD,
+                dropout=decoder.DROPOUT,
+                num_instance_queries=decoder.INSTANCE_QUERIES,
+                text_queries=decoder.TEXT_QUERIES,
+            ),
+            "criterion": SupervisedCriterion.from_config(cfg),
+            "prompt_regularizer": PromptRegularizer(
+                backbone.embed_dim,
+                topology=cfg.LOSS.PROMPT_TOPOLOGY,
+                anchor=cfg.LOSS.PROMPT_ANCHOR,
+                temperature=decoder.TEMPERATURE,
+                separation=cfg.LOSS.PROMPT_SEPARATION,
+            ),
+            "class_names": class_names,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
+            "classifier": decoder.CLASSIFIER,
+            "temperature": decoder.TEMPERATURE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: List[dict]):
+        """Losses of labelled inputs in training, ``[{"sem_seg": (C, height, width)}]`` otherwise."""
+        if self.training:
+            text = self.encode_text()
+            return {**self.supervised_losses(batched_inputs, text), **self.prompt_losses(text)}
+        return [self._segment_one(item) for item in batched_inputs]
+
+    # ---- stages -------------------------------------------------------------------------------------------------
+
+    def encode_text(self) -> TextFeatures:
+        """Embeddings of the classes; one call serves all passes of an iteration."""
+        return self.text_encoder()
+
+    def normalise(self, images: Sequence[Tensor]) -> Tensor:
+        """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
+        images = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
+
+    def segment(
+        self, images: Tensor, text: TextFeatures, presence: Optional[Tensor] = None, every_layer: bool = False
+    ) -> NetworkOutput:
+        """The network, stage by stage.
+
+        Args:
+            images: (B, 3, H, W) of :meth:`normalise`.
+            text: of :meth:`encode_text`.
+            presence: (B, C) bool, classes of labelled images; None: the relevance gate decides.
+            every_layer: predict after every decoder layer.
+        """
+        features = self.backbone(images)
+        text_queries = self.query_generator(text, features["pooled_embedding"], presence)
+        pixels = self.pixel_decoder(features, text_queries)
+        predictions = self.query_decoder(pixels, text_queries, every_layer)
+        return NetworkOutput(predictions, text_queries, features)
+
+    def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
+        """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
+        images = self.normalise([item["image"] for item in batched_inputs])
+        targets = self.criterion.prepare_targets(batched_inputs, images.shape[2:], self.device)
+        presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
+        given = presence if self.ground_truth_presence else None
+        output = self.segment(images, text, given, every_layer=True)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.criterion(
+                output.predictions,
+                self.semantic_scores(output, text),
+                output.text_queries.relevance_logits.float(),
+                text,
+                targets,
+            )
+
+    def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
+        """Losses that tie the learnable prompts to CLIP's embeddings; none without learnable prompts."""
+        if not self.text_encoder.num_prompts:
+            return {}
+        with torch.autocast(self.device.type, enabled=False):
+            return self.prompt_regularizer(text.text_embeddings, text.prototypes)
+
+    def class_logits(self, predictions: QueryPredictions, text: TextFeatures) -> Tensor:
+        """Final class scores (B, Q, C + 1) of the chosen classifier; "no object" always comes from the linear head."""
+        linear = predictions.pred_logits[-1].float()
+        if self.classifier == "linear":
+            return linear
+        similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
+        # The text scores share the linear head's probability of "some object" between the classes.
+        log_object = torch.logsumexp(linear[..., :-1], dim=-1, keepdim=True)
+        by_text = torch.cat((similarity.log_softmax(-1) + log_object, linear[..., -1:]), dim=-1)
+        if self.classifier == "text":
+            return by_text
+        return torch.log((linear.softmax(-1) + by_text.softmax(-1)) / 2)
+
+    def semantic_scores(self, output: NetworkOutput, text: TextFeatures) -> Tensor:
+        """S of the final prediction: (B, C, H', W'), float32, not normalised."""
+        predictions = output.predictions
+        with torch.autocast(predictions.pred_masks[-1].device.type, enabled=False):
+            logits = predictions.pred_logits[-1] if self.training else self.class_logits(predictions, text)
+            return semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
+
+    # ---- inference ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def semantic_maps(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
+        height, width = images.shape[2:]
+        batch = self.normalise(list(images))
+        text = self.encode_text()
+        scores = self.semantic_scores(self.segment(batch, text), text)
+        scores = F.interpolate(scores, size=batch.shape[2:], mode="bilinear", align_corners=False)
+        return scores[:, :, :height, :width]
+
+    def _segment_one(self, item: dict) -> Dict[str, Tensor]:
+        """One image at a time: images of other sizes in the batch must not change its padding."""
+        scores = self.semantic_maps(item["image"].unsqueeze(0))
+        size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
+        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
+        return {"sem_seg": scores / scores.sum(0, keepdim=True).clamp(min=1e-6)}
+
+
+def classes_of(cfg):
+    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
+    dataset = next(iter(cfg.DATASETS.TRAIN), None)
+    metadata = MetadataCatalog.get(dataset) if dataset else None
+    names = list(cfg.MODEL.CLASS_NAMES) or list(getattr(metadata, "stuff_classes", ()))
+    if not names:
+        raise UserError(
+            f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
+        )
+    phrases = getattr(metadata, "class_phrases", None)
+    if phrases is None or len(phrases) != len(names):
+        phrases = [[name] for name in names]
+    return names, phrases

@@ -1,0 +1,162 @@
+"""Multi-scale deformable pixel decoder with a text–pixel exchange after every layer (paper §3.3, Mask2Former §3.2)."""
+
+from typing import Dict, List, NamedTuple, Optional
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+
+from .cross_modal import CrossModalSpatialAlignment
+from .deformable_attention import DeformableAttention, reference_points
+from .layers import SinePositionEmbedding, activation_dropout, group_norm
+from .semantic_queries import TextQueries
+
+PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
+PIXEL_DECODER_REGISTRY.__doc__ = """
+Registry of pixel decoders. An entry is called with ``(cfg, input_shape)``, where ``input_shape`` is the backbone's
+``output_shape()``, and returns a module whose ``forward(features, text)`` takes the backbone's maps and the
+:class:`TextQueries` (None without text rows) and returns :class:`PixelFeatures`.
+"""
+
+
+class PixelFeatures(NamedTuple):
+    """What the pixel decoder hands to the query decoder."""
+
+    pixel_features: List[Tensor]  # (B, d, h, w) at strides of 2, 1 and 1/2 patches (32, 16, 8), coarse first
+    mask_features: Tensor  # (B, d, H', W') at the finest stride of the backbone (4)
+    text_queries: Optional[Tensor]  # (B, M, d), refined
+
+
+class DeformableLayer(nn.Module):
+    """One encoder layer of Deformable DETR: deformable self-attention, then a feed-forward part, post-norm."""
+
+    def __init__(self, dim: int, num_maps: int, num_heads: int, num_points: int, feedforward: int, dropout: float):
+        super().__init__()
+        self.self_attn = DeformableAttention(dim, num_maps, num_heads, num_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = activation_dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, points: Tensor, shapes) -> Tensor:
+        """x and position (B, P, d), points (1, P, 2) → (B, P, d)."""
+        x = self.norm1(x + self.dropout(self.self_attn(x + position, points, x, shapes)))
+        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+
+
+class DeformablePixelDecoder(nn.Module):
+    """``layers`` × [deformable self-attention → CMSAM] over three maps, then a top-down path to the finest map."""
+
+    def __init__(
+        self,
+        input_shape: Dict[str, ShapeSpec],
+        *,
+        dim: int = 256,
+        layers: int = 6,
+        num_heads: int = 8,
+        num_points: int = 4,
+        feedforward: int = 1024,
+        dropout: float = 0.0,
+        text_reads_pixels: bool = True,
+        pixels_read_text: bool = True,
+    ):
+        """
+        Args:
+            input_shape: channels and strides of the backbone's four maps; the finest only feeds the mask features.
+            dim: width d; layers, num_heads, num_points, feedforward, dropout: of the deformable layers.
+            text_reads_pixels, pixels_read_text: the two directions of CMSAM.
+        """
+        super().__init__()
+        by_stride = sorted(input_shape, key=lambda name: input_shape[name].stride)
+        self.finest = by_stride[0]
+        self.coarse_first = by_stride[:0:-1]
+        self.input_projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(input_shape[name].channels, dim, 1), group_norm(dim)) for name in self.coarse_first
+        )
+        for projection in self.input_projections:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        num_maps = len(self.coarse_first)
+        self.map_embedding = nn.Parameter(torch.randn(num_maps, dim))
+        self.position_embedding = SinePositionEmbedding(dim)
+        self.layers = nn.ModuleList(
+            DeformableLayer(dim, num_maps, num_heads, num_points, feedforward, dropout) for _ in range(layers)
+        )
+        exchanges = text_reads_pixels or pixels_read_text
+        self.exchanges = nn.ModuleList(
+            CrossModalSpatialAlignment(
+                dim, num_heads, text_reads_pixels=text_reads_pixels, pixels_read_text=pixels_read_text
+            )
+            for _ in range(layers if exchanges else 0)
+        )
+        self.lateral = nn.Sequential(
+            nn.Conv2d(input_shape[self.finest].channels, dim, 1, bias=False), group_norm(dim)
+        )
+        self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU())
+        self.mask_projection = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, features: Dict[str, Tensor], text: Optional[TextQueries]) -> PixelFeatures:
+        """features: the backbone's maps (B, C_l, H_l, W_l); text: the text rows, if there are any."""
+        maps = [project(features[name]) for project, name in zip(self.input_projections, self.coarse_first)]
+        shapes = [tuple(m.shape[2:]) for m in maps]
+        pixels = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, P, d)
+        position = torch.cat(
+            [
+                self.position_embedding(*shape, pixels.device).flatten(2).transpose(1, 2) + embedding
+                for shape, embedding in zip(shapes, self.map_embedding)
+            ],
+            dim=1,
+        ).to(pixels.dtype)
+        points = reference_points(shapes, pixels.device)
+
+        queries, text_bias = None, None
+        if text is not None:
+            queries, text_bias = text.queries, text_attention_bias(text)
+        for index, layer in enumerate(self.layers):
+            pixels = layer(pixels, position, points, shapes)
+            if queries is not None and self.exchanges:
+                pixels, queries = self.exchanges[index](pixels, queries, text_bias)
+
+        refined = [
+            flat.transpose(1, 2).unflatten(2, shape)
+            for flat, shape in zip(pixels.split([h * w for h, w in shapes], dim=1), shapes)
+        ]
+        lateral = self.lateral(features[self.finest])
+        upsampled = F.interpolate(refined[-1], size=lateral.shape[2:], mode="bilinear", align_corners=False)
+        mask_features = self.mask_projection(self.output(lateral + upsampled))
+        return PixelFeatures(refined, mask_features, queries)
+
+
+def text_attention_bias(text: TextQueries) -> Tensor:
+    """Added to attention scores towards text rows: log r, and −inf on padding: (B, M)."""
+    return text.log_relevance.masked_fill(~text.valid, float("-inf"))
+
+
+@PIXEL_DECODER_REGISTRY.register()
+def build_deformable_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> DeformablePixelDecoder:
+    """The pixel decoder of ``MODEL.PIXEL_DECODER`` and ``MODEL.CMSAM``."""
+    c = cfg.MODEL.PIXEL_DECODER
+    return DeformablePixelDecoder(
+        input_shape,
+        dim=c.DIM,
+        layers=c.LAYERS,
+        num_heads=c.HEADS,
+        num_points=c.POINTS,
+        feedforward=c.FEEDFORWARD,
+        dropout=c.DROPOUT,
+        text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS,
+        pixels_read_text=cfg.MODEL.CMSAM.PIXELS_READ_TEXT,
+    )
+
+
+def build_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> nn.Module:
+    """The pixel decoder that ``MODEL.PIXEL_DECODER.NAME`` names."""
+    name = cfg.MODEL.PIXEL_DECODER.NAME
+    if name not in PIXEL_DECODER_REGISTRY:
+        raise UserError(f"MODEL.PIXEL_DECODER.NAME: no pixel decoder is registered as '{name}'.")
+    return PIXEL_DECODER_REGISTRY.get(name)(cfg, input_shape)

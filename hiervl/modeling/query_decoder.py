@@ -1,0 +1,177 @@
+"""Dual-query masked-attention decoder and dynamic masks (paper §3.4, §3.5; Mask2Former §3.2)."""
+
+from typing import List, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+
+from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
+from .pixel_decoder import PixelFeatures
+from .semantic_queries import TextQueries
+
+INSTANCE_ROW = -1  # in row_classes: a row that no class owns
+
+
+class QueryPredictions(NamedTuple):
+    """Predictions of Q rows, text rows first. Lists hold one entry per prediction, the last one is final."""
+
+    pred_logits: List[Tensor]  # (B, Q, C + 1) each; the last column is "no object"
+    pred_masks: List[Tensor]  # (B, Q, H', W') each, logits
+    joint_embeddings: Tensor  # (B, Q, D): φ(q), the final rows in CLIP's joint space, length 1
+    row_classes: Tensor  # (B, Q): the class that owns a text row, INSTANCE_ROW for the others
+    row_valid: Tensor  # (B, Q) bool: False on padding
+
+
+class MaskedAttentionLayer(nn.Module):
+    """Masked cross-attention to the pixels → self-attention between the rows → feed-forward, each post-norm."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward: int, dropout: float):
+        super().__init__()
+        self.cross_attn = Attention(dim, num_heads, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.self_attn = Attention(dim, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = activation_dropout(dropout)
+
+    def forward(
+        self,
+        rows: Tensor,
+        row_position: Tensor,
+        pixels: Tensor,
+        pixel_position: Tensor,
+        may_see: Tensor,
+        row_bias: Optional[Tensor],
+    ) -> Tensor:
+        """rows (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, row_bias (B, 1, 1, Q) → (B, Q, d)."""
+        seen = self.cross_attn(rows + row_position, pixels + pixel_position, pixels, may_see)
+        rows = self.norm1(rows + self.dropout(seen))
+        positioned = rows + row_position
+        rows = self.norm2(rows + self.dropout(self.self_attn(positioned, positioned, rows, row_bias)))
+        return self.norm3(rows + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(rows))))))
+
+
+class DualQueryDecoder(nn.Module):
+    """[text_queries ; instance_queries] through ``layers`` of masked attention, round robin over the pixel maps.
+
+    After every layer each row predicts a class and a mask; the mask decides which pixels it may see next.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dim: int,
+        *,
+        dim: int = 256,
+        layers: int = 9,
+        num_heads: int = 8,
+        feedforward: int = 2048,
+        dropout: float = 0.0,
+        num_maps: int = 3,
+        num_instance_queries: int = 100,
+        text_queries: bool = True,
+    ):
+        """
+        Args:
+            num_classes: C.
+            embed_dim: width D of CLIP's joint space, target of the alignment head φ.
+            num_instance_queries: N learnable rows; 0: none.
+            text_queries: text rows take part; off: they only serve CMSAM.
+        """
+        super().__init__()
+        if not text_queries and not num_instance_queries:
+            raise UserError(
+                "MODEL.QUERY_DECODER: with TEXT_QUERIES off, INSTANCE_QUERIES must be at least 1, or no row is left."
+            )
+        self.use_text = text_queries
+        self.instance_queries = nn.Embedding(num_instance_queries, dim)
+        self.instance_position = nn.Embedding(num_instance_queries, dim)
+        self.map_embedding = nn.Embedding(num_maps, dim)
+        self.position_embedding = SinePositionEmbedding(dim)
+        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.class_head = nn.Linear(dim, num_classes + 1)
+        self.mask_head = MLP(dim, dim, dim, 3)
+        self.align_head = MLP(dim, dim, embed_dim, 2)
+
+    def forward(
+        self, pixels: PixelFeatures, text: Optional[TextQueries], every_layer: bool = False
+    ) -> QueryPredictions:
+        """
+        Args:
+            pixels: maps, mask features and refined text rows of the pixel decoder.
+            text: the text rows' classes, padding and relevance.
+            every_layer: predict after every layer (for the losses) instead of after the last alone.
+        """
+        rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
+        maps = [
+            m.flatten(2).transpose(1, 2) + embedding
+            for m, embedding in zip(pixels.pixel_features, self.map_embedding.weight)
+        ]
+        positions = [
+            self.position_embedding(*m.shape[2:], m.device).flatten(2).transpose(1, 2).to(m.dtype)
+            for m in pixels.pixel_features
+        ]
+        # Resizing is linear: masks of a coarse map come from the resized mask features, not from full-size masks.
+        coarse = [
+            F.interpolate(pixels.mask_features.detach(), size=m.shape[2:], mode="bilinear", align_corners=False)
+            for m in pixels.pixel_features
+        ]
+        pred_logits: List[Tensor] = []
+        pred_masks: List[Tensor] = []
+        for index in range(len(self.layers) + 1):
+            is_last = index == len(self.layers)
+            normed = self.norm(rows)
+            kernel = self.mask_head(normed)
+            if every_layer or is_last:
+                pred_logits.append(self.class_head(normed))
+                pred_masks.append(torch.einsum("bqd,bdhw->bqhw", kernel, pixels.mask_features))
+            if not is_last:
+                m = index % len(maps)
+                may_see = self._may_see(kernel, coarse[m])
+                rows = self.layers[index](rows, position, maps[m], positions[m], may_see, row_bias)
+        joint = F.normalize(self.align_head(normed).float(), dim=-1)
+        return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
+
+    def _start(self, pixels: PixelFeatures, text: Optional[TextQueries]):
+        """Rows, their positions, classes, validity, and the bias on attention scores towards them."""
+        features = pixels.mask_features
+        batch, num_instances = len(features), self.instance_queries.num_embeddings
+        rows = self.instance_queries.weight.expand(batch, -1, -1)
+        position = self.instance_position.weight.expand(batch, -1, -1)
+        classes = torch.full((batch, num_instances), INSTANCE_ROW, device=features.device)
+        valid = torch.ones(batch, num_instances, dtype=torch.bool, device=features.device)
+        bias = None
+        if self.use_text and text is not None:
+            bias = torch.cat((text.log_relevance, text.log_relevance.new_zeros(batch, num_instances)), dim=1)
+            rows = torch.cat((pixels.text_queries, rows.to(pixels.text_queries.dtype)), dim=1)
+            position = torch.cat((text.position, position), dim=1)
+            classes = torch.cat((text.classes, classes), dim=1)
+            valid = torch.cat((text.valid, valid), dim=1)
+            bias = bias.masked_fill(~valid, float("-inf"))[:, None, None, :]
+        return rows, position, classes, valid, bias
+
+    @staticmethod
+    @torch.no_grad()
+    def _may_see(kernel: Tensor, coarse_mask_features: Tensor) -> Tensor:
+        """A row sees the pixels of its own mask, all of them if its mask is empty: (B, 1, Q, P) bool."""
+        inside = torch.einsum("bqd,bdhw->bqhw", kernel, coarse_mask_features).flatten(2) >= 0
+        return (inside | ~inside.any(-1, keepdim=True)).unsqueeze(1)
+
+
+def semantic_map(logits: Tensor, masks: Tensor, row_valid: Tensor) -> Tensor:
+    """S_c(x, y) = Σ_i p_i(c) · M_i(x, y) over the valid rows.
+
+    Args:
+        logits: (B, Q, C + 1), the last column "no object"; masks: (B, Q, H, W) logits; row_valid: (B, Q) bool.
+
+    Returns:
+        (B, C, H, W), float32, not normalised.
+    """
+    probability = logits.float().softmax(-1)[..., :-1] * row_valid.unsqueeze(-1)
+    return torch.einsum("bqc,bqhw->bchw", probability, masks.float().sigmoid())

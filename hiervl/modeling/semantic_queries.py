@@ -1,0 +1,157 @@
+"""HSQG: the classes relevant to an image become a coarse-to-fine hierarchy of text queries (paper §3.2)."""
+
+import math
+from typing import NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .layers import MLP
+from .text_encoder import TextFeatures
+
+
+class TextQueries(NamedTuple):
+    """The text rows of a batch, M = levels · (most active classes of any of its images); padded rows are not valid."""
+
+    queries: Tensor  # (B, M, d): r_c · MLP_l(t_c)
+    position: Tensor  # (B, M, d): embedding of the row's level
+    classes: Tensor  # (B, M): class of every row
+    valid: Tensor  # (B, M) bool: False on padding
+    log_relevance: Tensor  # (B, M): log r_c, added to every attention score towards the row
+    relevance_logits: Tensor  # (B, C): α·s_c + β of the gate, for loss_relevance
+
+
+class HierarchicalSemanticQueryGenerator(nn.Module):
+    """Gate the classes by their relevance r to the image and project the active ones on every level.
+
+    1. s_c = cos(v, t_c) with v the pooled image embedding; r_c = σ(α·s_c + β);
+    2. on labelled images in training r_c = 1 for the classes of the ground truth, which are the active ones, joined
+       by a few absent classes of the highest gate (hard negatives);
+    3. elsewhere the active classes are those with r_c ≥ threshold, at least ``min_active`` of them;
+    4. q_c^l = r_c · MLP_l(t_c) on levels l = 1…L.
+
+    A normalisation straight after the product would undo it, so r acts a second time, as log r on every attention
+    score towards the row.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        dim: int,
+        *,
+        levels: int = 3,
+        relevance: bool = True,
+        hard_negatives: int = 2,
+        threshold: float = 0.2,
+        min_active: int = 3,
+        always_active: Sequence[int] = (),
+    ):
+        """
+        Args:
+            embed_dim: width D of CLIP's joint space.
+            dim: width d of the queries.
+            levels: abstraction levels L.
+            relevance: gate the classes; off: all are active with r = 1.
+            hard_negatives: absent classes that join the active ones on labelled images.
+            threshold: relevance from which on a class is active.
+            min_active: at least so many classes are active.
+            always_active: classes that are active in every image (background).
+        """
+        super().__init__()
+        self.relevance = relevance
+        self.hard_negatives = hard_negatives
+        self.min_active = min_active
+        self.always_active = tuple(always_active)
+        self.level_mlps = nn.ModuleList(MLP(embed_dim, dim, dim, 2) for _ in range(levels))
+        self.level_embedding = nn.Embedding(levels, dim)
+        # α is kept as its logarithm: it is large, and it must stay positive.
+        self.log_gate_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+        self.gate_offset = nn.Parameter(torch.tensor(-0.2))  # the similarity at which r = 0.5: β = −α · offset
+        self.register_buffer("threshold", torch.tensor(float(threshold)))
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.level_mlps)
+
+    @torch.no_grad()
+    def fit_gate(self, similarity: Tensor) -> None:
+        """Place the gate in the band where the similarities (images, C) lie: r = 0.5 at the mean, σ(±2) one
+        standard deviation away. CLIP's similarities differ by a few hundredths; unfitted, r would be flat."""
+        spread = similarity.std(dim=-1).mean().clamp(min=1e-3)
+        self.log_gate_scale.fill_(math.log(2.0 / spread.item()))
+        self.gate_offset.fill_(-similarity.mean().item())
+
+    @torch.no_grad()
+    def calibrate_threshold(self, relevance: Tensor, presence: Tensor, recall: float, highest: float) -> float:
+        """Lower the threshold until the share ``recall`` of the present classes passes; never above ``highest``,
+        since the relevance of images that were trained on is flattering.
+
+        Args:
+            relevance, presence: (images, C) of labelled images.
+        """
+        present = relevance[presence]
+        passing = torch.quantile(present.float(), 1.0 - recall).item() if len(present) else highest
+        self.threshold.fill_(min(highest, passing))
+        return self.threshold.item()
+
+    def gate_logits(self, similarity: Tensor) -> Tensor:
+        """α·s + β: (B, C) → (B, C)."""
+        return self.log_gate_scale.exp() * (similarity + self.gate_offset)
+
+    def forward(self, text: TextFeatures, pooled: Tensor, presence: Optional[Tensor] = None) -> TextQueries:
+        """
+        Args:
+            text: embeddings of the C classes.
+            pooled: (B, D) pooled image embeddings of length 1.
+            presence: (B, C) bool, the ground truth of labelled images; None: the gate decides.
+        """
+        logits = self.gate_logits(text.class_similarity(pooled.float()))
+        relevance, active = self._relevance(logits, presence)
+        # Active classes first, in order of the classes; inactive ones fill the padding.
+        num_rows = int(active.sum(1).max())
+        order = active.float().sort(dim=1, descending=True, stable=True).indices[:, :num_rows]  # (B, K)
+        valid = active.gather(1, order)
+        relevance = relevance.gather(1, order)
+
+        of_class = torch.stack([mlp(text.text_embeddings) for mlp in self.level_mlps])  # (L, C, d)
+        queries = of_class[:, order] * relevance[None, :, :, None].to(of_class.dtype)  # (L, B, K, d)
+        position = self.level_embedding.weight[:, None, None].expand_as(queries)
+
+        def rows(x: Tensor) -> Tensor:
+            """(L, B, K, d) → (B, L·K, d)"""
+            return x.transpose(0, 1).flatten(1, 2)
+
+        repeat = (1, self.num_levels)
+        return TextQueries(
+            queries=rows(queries),
+            position=rows(position),
+            classes=order.repeat(repeat),
+            valid=valid.repeat(repeat),
+            log_relevance=relevance.clamp(min=1e-4).log().repeat(repeat),
+            relevance_logits=logits,
+        )
+
+    def _relevance(self, logits: Tensor, presence: Optional[Tensor]):
+        """→ r (B, C) and which classes are active (B, C)."""
+        if not self.relevance:
+            return torch.ones_like(logits), torch.ones_like(logits, dtype=torch.bool)
+        gate = logits.sigmoid()
+        if presence is None:
+            active = gate >= self.threshold
+            top = gate.topk(min(self.min_active, gate.shape[1]), dim=1).indices
+            active = active.scatter(1, top, True)
+            active[:, list(self.always_active)] = True
+            return gate, active
+        relevance = torch.where(presence, torch.ones_like(gate), gate)
+        active = presence.clone()
+        active[:, list(self.always_active)] = True
+        num_absent = min(max(self.hard_negatives, self.min_active), gate.shape[1])
+        if num_absent:
+            ranked = gate.masked_fill(active, -1.0).topk(num_absent, dim=1)
+            joins = ranked.values >= 0
+            # At least min_active rows, else only as many as the hard negatives ask for.
+            missing = (self.min_active - active.sum(1, keepdim=True)).clamp(min=0)
+            wanted = torch.maximum(missing, torch.full_like(missing, self.hard_negatives))
+            joins &= torch.arange(num_absent, device=gate.device) < wanted
+            active = active.scatter(1, ranked.indices, active.gather(1, ranked.indices) | joins)
+        return relevance, active

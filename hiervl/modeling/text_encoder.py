@@ -1,0 +1,190 @@
+"""CLIP's frozen text tower behind learnable prompt tokens (paper §3.1, §3.6.1)."""
+
+from copy import deepcopy
+from typing import Callable, List, NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+
+
+class TextFeatures(NamedTuple):
+    """What the text side knows of C classes described by K ≥ C phrases; all rows have length 1."""
+
+    text_embeddings: Tensor  # (C, D): learnable prompts, mean over the phrases of a class
+    phrase_embeddings: Tensor  # (K, D): learnable prompts, one row per phrase
+    prototypes: Tensor  # (C, D): fixed prompt, mean over the phrases of a class
+    phrase_class: Tensor  # (K,): the class of every phrase
+
+    def class_similarity(self, features: Tensor) -> Tensor:
+        """Cosine of features (…, D) of length 1 to every class, the best phrase counting: (…, C)."""
+        similarity = features @ self.phrase_embeddings.to(features.dtype).T
+        num_classes = len(self.text_embeddings)
+        if len(self.phrase_embeddings) == num_classes:
+            return similarity
+        index = self.phrase_class.expand(similarity.shape)
+        lowest = similarity.new_full((*similarity.shape[:-1], num_classes), -1.0)
+        return lowest.scatter_reduce(-1, index, similarity, reduce="amax", include_self=True)
+
+
+class PromptedTextEncoder(nn.Module):
+    """tokens = [SOS] p_1 … p_P [phrase] . [EOS] → unit embeddings of every class.
+
+    The tower is frozen: gradients reach the prompt tokens p, not its weights. Sequences are cut to the longest
+    prompt. In evaluation the embeddings are computed once and kept until prompts, weights or classes change.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenize: Callable[[str], List[int]],
+        start_token: int,
+        end_token: int,
+        class_phrases: Sequence[Sequence[str]],
+        *,
+        num_prompts: int = 8,
+        prompt_init: str = "this is a clear photo that shows a",
+        template: str = "a photo of a {}.",
+    ):
+        """
+        Args:
+            clip: an open_clip ``CLIP``; its text tower is used.
+            tokenize: text → token ids without start and end.
+            start_token, end_token: ids of the two.
+            class_phrases: the names or descriptions of every class.
+            num_prompts: learnable tokens; 0: the fixed template alone.
+            prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text.
+            template: the fixed prompt of the prototypes, {} being the phrase.
+        """
+        super().__init__()
+        self.tower = _TextTower(clip)
+        self.tower.requires_grad_(False)
+        self.tokenize = tokenize
+        self.start_token, self.end_token = start_token, end_token
+        self.template = template
+        self.num_prompts = num_prompts
+        self.prompts: Optional[nn.Parameter] = None
+        if num_prompts:
+            initial = tokenize(prompt_init)
+            repeated = (initial * (num_prompts // max(len(initial), 1) + 1))[-num_prompts:]
+            with torch.no_grad():
+                self.prompts = nn.Parameter(self.tower.token_embedding(torch.tensor(repeated)).float().clone())
+        self.set_classes(class_phrases)
+
+    def set_classes(self, class_phrases: Sequence[Sequence[str]]) -> None:
+        """Describe the classes anew, for example by names that were never trained."""
+        phrases = [phrase for of_class in class_phrases for phrase in of_class]
+        if not all(len(of_class) for of_class in class_phrases):
+            raise UserError("every class needs at least one phrase that names it.")
+        device = self.tower.positional_embedding.device
+        owner = [c for c, of_class in enumerate(class_phrases) for _ in of_class]
+        self.num_classes = len(class_phrases)
+        self.register_buffer("phrase_class", torch.tensor(owner, device=device), persistent=False)
+        prompted = [f"{phrase}." for phrase in phrases] if self.num_prompts else self._templated(phrases)
+        self._set_tokens("prompted", prompted, placeholders=self.num_prompts, device=device)
+        self._set_tokens("fixed", self._templated(phrases), placeholders=0, device=device)
+        self._cache = None
+
+    def _templated(self, phrases: Sequence[str]) -> List[str]:
+        return [self.template.format(phrase) for phrase in phrases]
+
+    def _set_tokens(self, name: str, texts: Sequence[str], placeholders: int, device: torch.device) -> None:
+        """Keep the token ids (K, n) of the texts and the place (K,) of their end tokens."""
+        hole = [self.start_token] * placeholders  # overwritten by the learnable tokens
+        rows = [[self.start_token, *hole, *self.tokenize(text), self.end_token] for text in texts]
+        length = max(len(row) for row in rows)
+        if length > self.tower.context_length:
+            longest = max(texts, key=lambda text: len(self.tokenize(text)))
+            raise UserError(
+                f"the phrase '{longest}' with its prompt has {length} tokens; CLIP's text encoder takes "
+                f"{self.tower.context_length}: shorten it."
+            )
+        ids = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+        self.register_buffer(f"{name}_ids", ids, persistent=False)
+        self.register_buffer(f"{name}_ends", ends, persistent=False)
+
+    def train(self, mode: bool = True) -> "PromptedTextEncoder":
+        """The tower is frozen and stays in evaluation mode."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+    def forward(self) -> TextFeatures:
+        """The embeddings of the present classes; see :class:`TextFeatures`."""
+        if torch.is_grad_enabled() and self.training:
+            return self._encode()
+        key = self._state()
+        if self._cache is None or self._cache[0] != key:
+            with torch.no_grad():
+                self._cache = (key, self._encode())
+        return self._cache[1]
+
+    def _state(self) -> tuple:
+        """Changes whenever a weight is written or moved."""
+        tensors = (self.tower.text_projection, self.prompts)
+        return tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
+
+    def _encode(self) -> TextFeatures:
+        phrases = self._embed_phrases("prompted", self.prompts)
+        with torch.no_grad():
+            fixed = self._embed_phrases("fixed", None)
+        return TextFeatures(
+            text_embeddings=self._mean_over_phrases(phrases),
+            phrase_embeddings=phrases,
+            prototypes=self._mean_over_phrases(fixed),
+            phrase_class=self.phrase_class,
+        )
+
+    def _embed_phrases(self, name: str, prompts: Optional[Tensor]) -> Tensor:
+        ids, ends = getattr(self, f"{name}_ids"), getattr(self, f"{name}_ends")
+        tokens = self.tower.token_embedding(ids)  # (K, n, width)
+        if prompts is not None:
+            filled = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+            tokens = torch.cat((tokens[:, :1], filled, tokens[:, 1 + len(prompts) :]), dim=1)
+        return F.normalize(self.tower(tokens, ends).float(), dim=-1)
+
+    def _mean_over_phrases(self, phrases: Tensor) -> Tensor:
+        if len(phrases) == self.num_classes:
+            return phrases
+        total = phrases.new_zeros(self.num_classes, phrases.shape[1]).index_add(0, self.phrase_class, phrases)
+        return F.normalize(total, dim=-1)
+
+    def __deepcopy__(self, memo) -> "PromptedTextEncoder":
+        """A copy with prompts of its own that shares the frozen tower."""
+        memo[id(self.tower)] = self.tower
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        nn.Module.__init__(copied)
+        for key, value in self.__dict__.items():
+            copied.__dict__[key] = None if key == "_cache" else deepcopy(value, memo)
+        return copied
+
+
+class _TextTower(nn.Module):
+    """The text half of an open_clip ``CLIP``, on token embeddings instead of token ids."""
+
+    def __init__(self, clip: nn.Module):
+        super().__init__()
+        needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
+        if any(not hasattr(clip, name) for name in needed) or clip.attn_mask is None:
+            raise UserError("MODEL.CLIP.NAME: the text tower is not of the CLIP layout; choose for example ViT-B-16.")
+        self.token_embedding = clip.token_embedding
+        self.positional_embedding = clip.positional_embedding
+        self.transformer = clip.transformer
+        self.ln_final = clip.ln_final
+        self.text_projection = clip.text_projection
+        self.context_length = clip.context_length
+        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+
+    def forward(self, tokens: Tensor, ends: Tensor) -> Tensor:
+        """tokens (K, n, width), ends (K,): place of the end token → (K, D)."""
+        length = tokens.shape[1]
+        x = tokens + self.positional_embedding[:length].to(tokens.dtype)
+        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length].to(tokens.dtype))
+        x = self.ln_final(x)[torch.arange(len(x), device=x.device), ends]
+        return x @ self.text_projection
