@@ -1,0 +1,20 @@
+"""Evaluation: segmentation of whole images, and the metrics of what comes out."""
+
+from hiervl.evaluation.semantic_evaluator import (
+    SemanticEvaluator,
+    confusion_matrix,
+    format_results_table,
+    scores_from_confusion,
+    write_results,
+)
+from hiervl.evaluation.sliding_window import SlidingWindowSegmenter, sliding_window_positions
+
+__all__ = [
+    "SemanticEvaluator",
+    "SlidingWindowSegmenter",
+    "confusion_matrix",
+    "format_results_table",
+    "scores_from_confusion",
+    "sliding_window_positions",
+    "write_results",
+]

@@ -1,0 +1,200 @@
+import pytest
+import torch
+from torch import nn
+
+from hiervl.evaluation import SlidingWindowSegmenter, sliding_window_positions
+from hiervl.evaluation.sliding_window import normalise_over_classes
+
+
+class PixelwiseModel(nn.Module):
+    """Class scores that depend on the pixel's colour alone: red, green, blue and a constant, unnormalised."""
+
+    def __init__(self):
+        super().__init__()
+        self.batch_sizes = []
+        self.window_sizes = []
+        self.eval()
+
+    def semantic_maps(self, images):
+        self.batch_sizes.append(len(images))
+        self.window_sizes.append(tuple(images.shape[-2:]))
+        constant = torch.full_like(images[:, :1], 50, dtype=torch.float32)
+        return torch.cat([images.float(), constant], dim=1)
+
+
+class WindowCounter(nn.Module):
+    """Numbers its windows 0, 1, 2 …; window n votes for class n."""
+
+    def __init__(self, windows):
+        super().__init__()
+        self.windows = windows
+        self.seen = 0
+        self.eval()
+
+    def semantic_maps(self, images):
+        maps = torch.zeros(len(images), self.windows, *images.shape[-2:])
+        for class_map in maps:
+            class_map[self.seen] = 3.0
+            self.seen += 1
+        return maps
+
+
+def random_image(height, width):
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    "length, window, overlap, expected",
+    [
+        (8, 8, 0.5, [0]),
+        (5, 8, 0.5, [0]),
+        (16, 8, 0.5, [0, 4, 8]),
+        (9, 8, 0.5, [0, 1]),
+        (13, 8, 0.5, [0, 4, 5]),
+        (16, 8, 0.0, [0, 8]),
+        (17, 8, 0.0, [0, 8, 9]),
+        (10, 8, 0.75, [0, 2]),
+        (3, 1, 0.9, [0, 1, 2]),  # a stride below one pixel is one pixel
+    ],
+)
+def test_positions(length, window, overlap, expected):
+    assert sliding_window_positions(length, window, overlap) == expected
+
+
+def test_positions_cover_every_pixel_and_stay_inside():
+    for length in range(1, 40):
+        for window in range(1, 20):
+            for overlap in (0.0, 0.3, 0.5, 0.9):
+                positions = sliding_window_positions(length, window, overlap)
+                covered = {pixel for first in positions for pixel in range(first, first + window)}
+                assert set(range(length)) <= covered
+                assert positions == sorted(set(positions))
+                assert window >= length or positions[-1] + window == length
+
+
+@pytest.mark.parametrize("length, window, overlap", [(0, 8, 0.5), (8, 0, 0.5), (8, 4, 1.0), (8, 4, -0.1)])
+def test_positions_refuse_what_cannot_cover(length, window, overlap):
+    with pytest.raises(ValueError):
+        sliding_window_positions(length, window, overlap)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (33, 47), (50, 16), (7, 40), (9, 5), (1, 1)])
+@pytest.mark.parametrize("window_batch", [1, 4, 100])
+def test_pixelwise_model_gives_the_whole_image_result(height, width, window_batch):
+    image = random_image(height, width)
+    model = PixelwiseModel()
+    segmenter = SlidingWindowSegmenter(model, crop_size=16, overlap=0.5, window_batch=window_batch)
+
+    (output,) = segmenter([{"image": image, "height": height, "width": width}])
+
+    whole = normalise_over_classes(model.semantic_maps(image[None]))[0]
+    assert output["sem_seg"].shape == (4, height, width)
+    assert output["sem_seg"].dtype == torch.float32
+    torch.testing.assert_close(output["sem_seg"], whole)
+
+
+def test_windows_are_the_crop_or_the_image_whichever_is_smaller_per_axis():
+    model = PixelwiseModel()
+    segmenter = SlidingWindowSegmenter(model, crop_size=16, window_batch=2)
+    segmenter([{"image": random_image(10, 40)}])  # lefts 0, 8, 16, 24
+    assert set(model.window_sizes) == {(10, 16)}
+    assert model.batch_sizes == [2, 2]
+
+
+def test_an_image_smaller_than_the_crop_is_one_window():
+    model = PixelwiseModel()
+    SlidingWindowSegmenter(model, crop_size=64)([{"image": random_image(10, 40)}])
+    assert model.window_sizes == [(10, 40)]
+
+
+def test_windows_have_equal_weight():
+    # Width 6, windows of 4 at 0 and 2: columns 0, 1 belong to the first, 2, 3 to both, 4, 5 to the second.
+    segmenter = SlidingWindowSegmenter(WindowCounter(2), crop_size=4, overlap=0.5)
+    (output,) = segmenter([{"image": random_image(4, 6)}])
+    first_class = torch.tensor([1, 1, 0.5, 0.5, 0, 0]).expand(4, 6)
+    torch.testing.assert_close(output["sem_seg"], torch.stack([first_class, 1 - first_class]))
+
+
+def test_each_window_is_normalised_before_averaging():
+    class Louder(WindowCounter):
+        def semantic_maps(self, images):
+            maps = super().semantic_maps(images)
+            return maps * torch.tensor([1.0, 1000.0]).view(2, 1, 1, 1)
+
+    segmenter = SlidingWindowSegmenter(Louder(2), crop_size=4, window_batch=2)
+    (output,) = segmenter([{"image": random_image(4, 6)}])
+    torch.testing.assert_close(output["sem_seg"][:, 0, 2], torch.tensor([0.5, 0.5]))
+
+
+def test_result_has_the_original_size_and_sums_to_one():
+    segmenter = SlidingWindowSegmenter(PixelwiseModel(), crop_size=16)
+    outputs = segmenter(
+        [
+            {"image": random_image(20, 30), "height": 41, "width": 59},
+            {"image": random_image(16, 16), "height": 5, "width": 7},
+        ]
+    )
+    assert [tuple(output["sem_seg"].shape) for output in outputs] == [(4, 41, 59), (4, 5, 7)]
+    for output in outputs:
+        torch.testing.assert_close(output["sem_seg"].sum(0), torch.ones(output["sem_seg"].shape[1:]))
+
+
+def test_resizing_is_bilinear():
+    # A row of two pixels with red shares 1 and 0: doubled, the samples lie at -1/4, 1/4, 3/4, 5/4.
+    class Red(PixelwiseModel):
+        def semantic_maps(self, images):
+            return torch.stack([images[:, 0], 255 - images[:, 0]], dim=1)
+
+    image = torch.zeros(3, 1, 2, dtype=torch.uint8)
+    image[0, 0, 0] = 255
+    (output,) = SlidingWindowSegmenter(Red(), crop_size=8)([{"image": image, "height": 1, "width": 4}])
+    torch.testing.assert_close(output["sem_seg"][0], torch.tensor([[1, 0.75, 0.25, 0]]))
+
+
+def test_pixels_without_any_score_are_uniform():
+    torch.testing.assert_close(
+        normalise_over_classes(torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.25)
+    )
+
+
+def test_records_no_gradients_and_changes_no_mode():
+    class Learned(PixelwiseModel):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+            self.eval()
+
+        def semantic_maps(self, images):
+            return super().semantic_maps(images) * self.weight
+
+    model = Learned()
+    (output,) = SlidingWindowSegmenter(model, crop_size=16)([{"image": random_image(8, 8)}])
+    assert not output["sem_seg"].requires_grad
+    assert not model.training
+    assert torch.is_grad_enabled()
+
+
+def test_refuses_a_model_in_training_mode():
+    model = PixelwiseModel().train()
+    with pytest.raises(RuntimeError, match="training mode"):
+        SlidingWindowSegmenter(model, crop_size=16)([{"image": random_image(8, 8)}])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inference_on_dataset_leaves_the_model_in_its_mode(training):
+    from detectron2.evaluation import inference_on_dataset
+
+    model = PixelwiseModel().train(training)
+    loader = [[{"image": random_image(8, 8)}]]
+    inference_on_dataset(SlidingWindowSegmenter(model, crop_size=16), loader, None)
+    assert model.training == training
+
+
+def test_names_a_map_of_the_wrong_size():
+    class Strided(PixelwiseModel):
+        def semantic_maps(self, images):
+            return super().semantic_maps(images)[..., ::4, ::4]
+
+    with pytest.raises(ValueError, match="semantic_maps returned"):
+        SlidingWindowSegmenter(Strided(), crop_size=16)([{"image": random_image(8, 8)}])
