@@ -1,0 +1,5 @@
+"""Datasets, their registration, augmentation and loading. Importing it registers the names in Detectron2."""
+
+from hiervl.data.datasets import register_all
+
+register_all()

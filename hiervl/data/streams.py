@@ -1,0 +1,209 @@
+"""Reproducible streams of samples, and how they travel from the workers.
+
+A training stream is a sequence of positions 0, 1, 2, … Which image stands at a position, and how it is augmented,
+follow from the seed, the stream's name and the position alone. So the number of workers changes nothing, processes
+share a stream by taking different positions, and a resumed run just starts at a later position.
+"""
+
+import itertools
+import zlib
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hiervl.errors import UserError
+
+LABELED, UNLABELED = "labeled", "unlabeled"
+# What a generator is for, so that shuffling and augmentation never share random numbers.
+SHUFFLE, AUGMENT = 1, 2
+
+Key = Tuple[str, int, int]  # stream, position, index of the image
+Samples = List[Dict[str, Any]]
+
+
+def sample_generator(seed: int, stream: str, position: int) -> np.random.Generator:
+    """The random numbers that augment the image at a position of a stream."""
+    return np.random.default_rng((seed, _stream_id(stream), position, AUGMENT))
+
+
+def _stream_id(stream: str) -> int:
+    return zlib.crc32(stream.encode())  # unlike hash(), the same in every process
+
+
+class Stream:
+    """An endless sequence over ``size`` images, in a new random order every epoch."""
+
+    def __init__(self, name: str, size: int, seed: int):
+        self.name = name
+        self.size = size
+        self.seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def index(self, position: int) -> int:
+        """The image at ``position``."""
+        epoch, place = divmod(position, self.size)
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.seed, _stream_id(self.name), epoch, SHUFFLE))
+            self._epoch, self._order = epoch, rng.permutation(self.size)
+        return int(self._order[place])
+
+
+def share_of(batch_size: int, micro_batch: int, accumulation: int, rank: int, world_size: int) -> range:
+    """The places, among an iteration's ``batch_size``, of one micro-batch in one process."""
+    share = batch_size // (accumulation * world_size)
+    start = (micro_batch * world_size + rank) * share
+    return range(start, start + share)
+
+
+class MicroBatchSampler(Sampler):
+    """Keys of this process's micro-batches, without end: ``accumulation`` of them for each iteration."""
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        batch_sizes: Sequence[int],
+        accumulation: int = 1,
+        start_iter: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """
+        Args:
+            streams: what a micro-batch is drawn from.
+            batch_sizes: images that all processes draw from each stream in an iteration; divisible by
+                ``accumulation`` × ``world_size``.
+            start_iter: the iteration to begin with.
+        """
+        self.streams = streams
+        self.batch_sizes = batch_sizes
+        self.accumulation = accumulation
+        self.start_iter = start_iter
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[List[Key]]:
+        for iteration in itertools.count(self.start_iter):
+            for micro_batch in range(self.accumulation):
+                yield self._keys(iteration, micro_batch)
+
+    def _keys(self, iteration: int, micro_batch: int) -> List[Key]:
+        return [
+            (stream.name, position, stream.index(position))
+            for stream, batch_size in zip(self.streams, self.batch_sizes)
+            for position in self._positions(iteration, micro_batch, batch_size)
+        ]
+
+    def _positions(self, iteration: int, micro_batch: int, batch_size: int) -> range:
+        places = share_of(batch_size, micro_batch, self.accumulation, self.rank, self.world_size)
+        first = iteration * batch_size
+        return range(first + places.start, first + places.stop)
+
+
+# ---------------------------------------------------------------------------- samples and their transport
+
+
+class StreamSamples(Dataset):
+    """Augmented samples by key. A :class:`UserError` is the sample's place taken, not raised: see :class:`Loader`."""
+
+    def __init__(self, sources: Dict[str, Tuple[Sequence[dict], Callable]], seed: int):
+        """
+        Args:
+            sources: dataset dicts and mapper of each stream.
+        """
+        self.sources = sources
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> Tuple[str, Union[Dict[str, Any], UserError]]:
+        stream, position, index = key
+        dicts, mapper = self.sources[stream]
+        return stream, _sample_or_error(mapper, dicts[index], sample_generator(self.seed, stream, position))
+
+
+class TestSamples(Dataset):
+    """Test images in order."""
+
+    __test__ = False  # pytest: this is no test
+
+    def __init__(self, dicts: Sequence[dict], mapper: Callable):
+        self.dicts = dicts
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: int) -> Union[Dict[str, Any], UserError]:
+        return _sample_or_error(self.mapper, self.dicts[index])
+
+
+def _sample_or_error(mapper: Callable, *arguments) -> Union[Dict[str, Any], UserError]:
+    # An exception that leaves a worker arrives with the worker's traceback as its message. So it is handed over.
+    try:
+        return mapper(*arguments)
+    except UserError as error:
+        return UserError(str(error))
+
+
+class Loader:
+    """A DataLoader that raises the errors among its samples in the calling process.
+
+    Workers start when iteration begins, and iterating again begins anew.
+    """
+
+    def __init__(self, data_loader: DataLoader, unpack: Callable[[Any], Any]):
+        self.data_loader = data_loader
+        self.unpack = unpack
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.data_loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield self.unpack(batch)
+
+    def __len__(self) -> int:
+        return len(self.data_loader)
+
+
+def pack_streams(batch: List[Tuple[str, Any]]) -> Union[Dict[str, Any], UserError]:
+    """Group a micro-batch by stream and stack its tensors.
+
+    A worker hands each tensor over through a file of its own; unstacked, some hundred images would exhaust what a
+    process may open.
+    """
+    groups: Dict[str, Samples] = {}
+    for stream, sample in batch:
+        if isinstance(sample, UserError):
+            return sample
+        groups.setdefault(stream, []).append(sample)
+    return {stream: _stack(samples) for stream, samples in groups.items()}
+
+
+def unpack_streams(batch: Dict[str, Any]) -> Dict[str, Samples]:
+    """Undo :func:`pack_streams`; a stream without images becomes an empty list. The tensors are views, not copies."""
+    return {stream: _unstack(batch[stream]) if stream in batch else [] for stream in (LABELED, UNLABELED)}
+
+
+def _stack(samples: Samples) -> Union[Dict[str, Any], Samples]:
+    names = samples[0].keys()
+    if any(sample.keys() != names for sample in samples):  # instances in some of the datasets only
+        return samples
+    columns = {name: [sample[name] for sample in samples] for name in names}
+    return {
+        name: torch.stack(values) if isinstance(values[0], torch.Tensor) else values for name, values in columns.items()
+    }
+
+
+def _unstack(columns: Union[Dict[str, Any], Samples]) -> Samples:
+    if isinstance(columns, list):
+        return columns
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def first_or_error(batch: list) -> Union[list, UserError]:
+    return batch[0] if isinstance(batch[0], UserError) else batch
+
+
+def unpack_nothing(batch: Any) -> Any:
+    return batch
