@@ -1,0 +1,87 @@
+"""From a config file and the command line to a configuration that can be run."""
+
+import difflib
+import logging
+import os
+from pathlib import Path
+from typing import List, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+
+from hiervl.config import get_hiervl_cfg
+from hiervl.data.loaders import iterations_per_epoch
+from hiervl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """HierVL's defaults, then the file (and its ``_BASE_``), then ``KEY VALUE`` pairs.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown, a value has the wrong type.
+    """
+    cfg = get_hiervl_cfg()
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise UserError(f"there is no config file '{config_file}'{_similar_files(config_file)}.")
+        _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
+    if len(overrides) % 2:
+        raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
+    _merge(cfg, "the command line", lambda: cfg.merge_from_list(list(overrides)))
+    return cfg
+
+
+def prepare_config(cfg: CfgNode) -> CfgNode:
+    """Settle what depends on the machine and the data: device and iterations. Freezes ``cfg``."""
+    cfg.defrost()
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.SOLVER.EPOCHS:
+        cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
+        logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
+    _check_output_dir(cfg.OUTPUT_DIR)
+    cfg.freeze()
+    return cfg
+
+
+def _merge(cfg: CfgNode, source: str, merge) -> None:
+    try:
+        merge()
+    except KeyError as error:
+        key = str(error.args[0]).split(":")[-1].strip()
+        matches = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5)
+        hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config.py lists all keys."
+        raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
+    except (ValueError, AssertionError, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def _keys(node: CfgNode, prefix: str = "") -> List[str]:
+    keys: List[str] = []
+    for key, value in node.items():
+        keys.append(prefix + key)
+        if isinstance(value, CfgNode):
+            keys.extend(_keys(value, f"{prefix}{key}."))
+    return keys
+
+
+def _similar_files(config_file: str) -> str:
+    folder = Path(config_file).parent
+    names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
+    matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
+    return f"; did you mean {folder / matches[0]}?" if matches else ""
+
+
+def _check_output_dir(path: str) -> None:
+    """Say before training, not after it, that nothing can be saved."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        probe = Path(path) / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR '{path}' cannot be written ({error.strerror}).") from error

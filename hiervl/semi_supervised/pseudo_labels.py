@@ -1,0 +1,100 @@
+"""Teacher predictions as labels: confidence, thresholds, CutMix (UniMatch; design §2)."""
+
+from typing import Dict, NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hiervl.errors import UserError
+from hiervl.losses.pixel_losses import normalised
+
+
+class PseudoLabels(NamedTuple):
+    """Labels of unlabelled images, at their size."""
+
+    labels: Tensor  # (B, H, W) int64, the ignore value on padding
+    keep: Tensor  # (B, H, W) bool: confident enough to be learnt from
+
+
+class ConfidenceThreshold(nn.Module):
+    """Which pixels are confident enough to be learnt from.
+
+    "fixed": all with at least ``threshold``. "class": the threshold of class c is scaled by how sure the teacher is of
+    c on average, relative to its surest class (FlexMatch's idea, with mean confidences in place of counts), so that
+    hard classes are not shut out.
+    """
+
+    momentum = 0.99
+
+    def __init__(self, num_classes: int, threshold: float, mode: str = "fixed"):
+        super().__init__()
+        if mode not in ("fixed", "class"):
+            raise UserError(f"SEMI.THRESHOLD is 'fixed' or 'class', not '{mode}'.")
+        self.threshold, self.mode = threshold, mode
+        self.register_buffer("mean_confidence", torch.ones(num_classes))
+
+    @torch.no_grad()
+    def forward(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """confidence, labels, valid: (B, H, W) → (B, H, W) bool. Updates the mean confidences in "class" mode."""
+        if self.mode == "fixed":
+            return valid & (confidence >= self.threshold)
+        self._update(confidence[valid], labels[valid])
+        per_class = self.threshold * self.mean_confidence / self.mean_confidence.max()
+        return valid & (confidence >= per_class[labels])
+
+    def _update(self, confidence: Tensor, labels: Tensor) -> None:
+        num_classes = len(self.mean_confidence)
+        count = torch.bincount(labels, minlength=num_classes)
+        mean = torch.bincount(labels, weights=confidence, minlength=num_classes) / count.clamp(min=1)
+        moved = self.mean_confidence.lerp(mean.to(self.mean_confidence.dtype), 1.0 - self.momentum)
+        self.mean_confidence.copy_(torch.where(count > 0, moved, self.mean_confidence))
+
+
+@torch.no_grad()
+def make_pseudo_labels(
+    scores: Tensor, valid: Tensor, threshold: ConfidenceThreshold, *, sharpen: float, ignore_value: int
+) -> PseudoLabels:
+    """
+    Args:
+        scores: (B, C, H, W) unnormalised semantic map of the teacher.
+        valid: (B, H, W) bool, False on padding.
+        sharpen: exponent on the normalised map before its maximum is read as confidence; summed over many queries the
+            map is flatter than a softmax, so that the thresholds of per-pixel methods would keep little of it.
+    """
+    probability = normalised(scores)
+    if sharpen != 1.0:
+        probability = normalised(probability**sharpen)
+    confidence, labels = probability.max(dim=1)
+    keep = threshold(confidence, labels, valid)
+    return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)
+
+
+def box_masks(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Boxes (B, 4) as x0, y0, x1, y1 (exclusive) → (B, H, W) bool, True inside."""
+    y = torch.arange(height, device=boxes.device)[None, :, None]
+    x = torch.arange(width, device=boxes.device)[None, None, :]
+    x0, y0, x1, y1 = (side[:, None, None] for side in boxes.unbind(1))
+    return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+
+
+def cutmix(x: Tensor, inside: Tensor) -> Tensor:
+    """Replace the pixels ``inside`` (B, H, W) of x (B, …, H, W) by those of the image at the mirrored place of the
+    batch, UniMatch's partner. Images, labels and masks go through this same function, with the same boxes."""
+    while inside.dim() < x.dim():
+        inside = inside.unsqueeze(1)
+    return torch.where(inside, x.flip(0), x)
+
+
+def kept_fractions(pseudo: PseudoLabels, background: Sequence[int], ignore_value: int) -> Dict[str, Tensor]:
+    """Share of the pixels that are learnt from: of all, and of those labelled as foreground and as background."""
+    valid = pseudo.labels != ignore_value
+    kept = {"pseudo/kept": _share(pseudo.keep, valid)}
+    if background:
+        is_background = torch.isin(pseudo.labels, torch.tensor(list(background), device=pseudo.labels.device))
+        kept["pseudo/kept_background"] = _share(pseudo.keep, valid & is_background)
+        kept["pseudo/kept_foreground"] = _share(pseudo.keep, valid & ~is_background)
+    return kept
+
+
+def _share(keep: Tensor, among: Tensor) -> Tensor:
+    return (keep & among).sum() / among.sum().clamp(min=1)

@@ -1,0 +1,59 @@
+"""The network that makes the pseudo-labels (mean teacher; decay as in UniMatch V2)."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EmaTeacher(nn.Module):
+    """Exponential moving average of a student: θ' ← decay·θ' + (1 − decay)·θ, always in evaluation mode.
+
+    Weights that the student never trains are shared with it instead of copied.
+    """
+
+    def __init__(self, student: nn.Module, max_decay: float = 0.996):
+        """
+        Args:
+            student: the network to follow; it may not be replaced later, its frozen weights are shared.
+            max_decay: decay once the average has warmed up.
+        """
+        super().__init__()
+        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+        self.max_decay = max_decay
+        for own, followed in zip(self.network.parameters(), student.parameters()):
+            if not followed.requires_grad:
+                own.data = followed.data
+
+    def train(self, mode: bool = True) -> "EmaTeacher":
+        """A teacher is never trained."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int) -> None:
+        """Follow the student after its optimiser step number ``step`` (from 0): decay min(1 − 1/(step + 1), max)."""
+        decay = min(1.0 - 1.0 / (step + 1), self.max_decay)
+        trained = [
+            (own, followed)
+            for own, followed in zip(self.network.parameters(), student.parameters())
+            if followed.requires_grad
+        ]
+        own, followed = (list(parameters) for parameters in zip(*trained))
+        torch._foreach_lerp_(own, followed, 1.0 - decay)
+        for own_buffer, followed_buffer in zip(self.network.buffers(), student.buffers()):
+            own_buffer.copy_(followed_buffer)
+
+
+class StudentAsTeacher(nn.Module):
+    """The student itself in evaluation mode makes the pseudo-labels (UniMatch V1)."""
+
+    def __init__(self, student: nn.Module):
+        super().__init__()
+        self._student = [student]  # in a list: its weights must not be registered a second time
+
+    @property
+    def network(self) -> nn.Module:
+        return self._student[0]
+
+    def update(self, student: nn.Module, step: int) -> None:
+        """Nothing to follow."""

@@ -1,0 +1,204 @@
+"""Detectron2's ``DefaultTrainer`` around the semi-supervised step."""
+
+import contextlib
+import logging
+import weakref
+from pathlib import Path
+from typing import Iterator, List, Optional
+
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hiervl.data.datasets import class_names_of, ignore_label_of
+from hiervl.data.loaders import build_semi_supervised_loader, build_test_loader
+from hiervl.errors import UserError
+from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
+from hiervl.inference import draw_comparisons
+
+from .calibration import calibrate_threshold, fit_gate
+from .checkpoint import RandomState, SegmentationCheckpointer, load_network
+from .hooks import BestCheckpoint, PeriodicCheckpoints, PeriodicEvaluation
+from .loop import OptimisationLoop
+from .solver import build_lr_scheduler, build_optimizer
+from .step import SemiSupervisedStep
+
+logger = logging.getLogger(__name__)
+
+
+class SemiSupervisedTrainer(DefaultTrainer):
+    """Trains a student on labelled and unlabelled images, its teacher following; evaluates, saves, resumes.
+
+    ``DefaultTrainer``'s own constructor builds one model on one data stream. This one builds the step instead, and
+    leaves the data to :meth:`train`, when it is known at which iteration training starts.
+    """
+
+    def __init__(self, cfg):
+        TrainerBase.__init__(self)
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.student = self.build_model(cfg)
+        self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
+        self.step.train()
+        self._trainer = OptimisationLoop.from_config(
+            cfg, _distributed(self.step), self.build_optimizer(cfg, self.student)
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
+        self.random_state = RandomState()
+        self.checkpointer = SegmentationCheckpointer(
+            self.student,
+            cfg.OUTPUT_DIR,
+            extra={"config": cfg.dump()},
+            teacher=self.step.teacher,
+            threshold=self.step.threshold,
+            optimizer=self.optimizer,
+            scaler=self._trainer.scaler,
+            random_state=self.random_state,
+            trainer=weakref.proxy(self),
+        )
+        self._last_eval_results: dict = {}
+        self.register_hooks(self.build_hooks())
+
+    # ---- construction -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg, start_iter: int = 0):
+        return build_semi_supervised_loader(cfg, start_iter)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return SemanticEvaluator(
+            cfg.MODEL.CLASS_NAMES or class_names_of(dataset_name), ignore_label=ignore_label_of(dataset_name)
+        )
+
+    def build_hooks(self) -> List[Optional[HookBase]]:
+        """Timing, schedule, evaluation, checkpoints, log."""
+        cfg = self.cfg
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            BestCheckpoint(self.checkpointer),
+            PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.PeriodicWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
+        ]
+
+    # ---- training -----------------------------------------------------------------------------------------------
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from ``OUTPUT_DIR/last_checkpoint``, else start from ``MODEL.WEIGHTS`` (or from CLIP alone)."""
+        super().resume_or_load(resume)
+        if resume and self.checkpointer.has_checkpoint():
+            return
+        if not self.cfg.MODEL.WEIGHTS:
+            fit_gate(self.cfg, self.student)
+        self.step.update_teacher()  # at iteration 0 the average is the student itself
+
+    def train(self) -> dict:
+        """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation."""
+        self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
+        try:
+            TrainerBase.train(self, self.start_iter, self.max_iter)
+        except _UserStop as stop:
+            raise stop.error from None
+        finally:
+            self._trainer.read_from(())  # ends the data workers
+        return self._last_eval_results
+
+    def run_step(self) -> None:
+        with _past_detectron2():
+            super().run_step()
+
+    def after_step(self) -> None:
+        with _past_detectron2():
+            super().after_step()
+
+    def state_dict(self) -> dict:
+        """Iteration and hooks; what the loop holds is checkpointed under names of its own."""
+        return TrainerBase.state_dict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        TrainerBase.load_state_dict(self, state)
+
+    # ---- evaluation ---------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict:
+        teacher = self.step.teacher.network
+        calibrate_threshold(self.cfg, teacher)
+        self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
+        network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
+        self._last_eval_results = self.test(self.cfg, network)
+        return self._last_eval_results
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None) -> dict:
+        """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR."""
+        segmenter = SlidingWindowSegmenter(
+            model, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP, window_batch=cfg.TEST.WINDOW_BATCH
+        )
+        results = {}
+        for index, name in enumerate(cfg.DATASETS.TEST):
+            evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
+            results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), evaluator) or {}
+            if comm.is_main_process() and cfg.TEST.PICTURES:
+                path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
+                loader = cls.build_test_loader(cfg, name)
+                draw_comparisons(segmenter, loader, MetadataCatalog.get(name), str(path), cfg.TEST.PICTURES)
+        if len(results) == 1:
+            results = next(iter(results.values()))
+        if comm.is_main_process() and results:
+            write_results(results, str(Path(cfg.OUTPUT_DIR) / "results.json"))
+        return results
+
+    @classmethod
+    def evaluate_checkpoint(cls, cfg) -> dict:
+        """``--eval-only``: the ``TEST.NETWORK`` of ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth to the command.")
+        network = cls.build_model(cfg)
+        load_network(network, cfg.MODEL.WEIGHTS, cfg.TEST.NETWORK)
+        return cls.test(cfg, network.eval())
+
+
+def _distributed(step: SemiSupervisedStep) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return step
+    device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
+    return DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False)
+
+
+class _UserStop(BaseException):
+    """Carries a UserError past Detectron2's loop, which would log it with a traceback."""
+
+    def __init__(self, error: UserError):
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def _past_detectron2() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _UserStop(error) from None

@@ -1,0 +1,214 @@
+"""The program as a user runs it, on a tiny network: it trains, resumes to the last bit, evaluates, explains itself."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A CamVid of 24 + 3 tiny images, and the command line of a tiny network on it."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 3)):
+        for kind in ("images", "labels"):
+            (root / "camvid" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            labels = np.repeat(np.repeat(rng.integers(0, 11, (4, 5)), 8, 0), 8, 1).astype(np.uint8)
+            image = np.stack((labels * 20, 255 - labels * 20, labels * 7), -1).astype(np.uint8)
+            cv2.imwrite(str(root / "camvid" / "images" / split / f"{index:03d}.png"), image)
+            cv2.imwrite(str(root / "camvid" / "labels" / split / f"{index:03d}.png"), labels)
+    clip = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (root / "tiny_clip.json").write_text(json.dumps(clip))
+    return root
+
+
+def options(world: Path, output: Path, *extra: str):
+    fixed = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.CLIP.NAME": str(world / "tiny_clip.json"),
+        "MODEL.CLIP.PRETRAINED": "",
+        "MODEL.CLIP.BLOCKS": "[0, 1, 2, 3]",
+        "MODEL.PIXEL_DECODER.DIM": "16",
+        "MODEL.PIXEL_DECODER.HEADS": "2",
+        "MODEL.PIXEL_DECODER.LAYERS": "1",
+        "MODEL.PIXEL_DECODER.FEEDFORWARD": "16",
+        "MODEL.QUERY_DECODER.LAYERS": "2",
+        "MODEL.QUERY_DECODER.HEADS": "2",
+        "MODEL.QUERY_DECODER.FEEDFORWARD": "16",
+        "MODEL.QUERY_DECODER.INSTANCE_QUERIES": "4",
+        "LOSS.NUM_POINTS": "64",
+        "DATASETS.TRAIN": "('camvid_train_12',)",
+        "DATASETS.UNLABELED": "('camvid_train_12_unlabeled',)",
+        "DATASETS.TEST": "('camvid_val',)",
+        "INPUT.CROP_SIZE": "32",
+        "SOLVER.IMS_PER_BATCH": "2",
+        "SOLVER.UNLABELED_PER_BATCH": "2",
+        "SOLVER.MAX_ITER": "4",
+        "SOLVER.BASE_LR": "0.001",
+        "DATALOADER.NUM_WORKERS": "0",
+        "OUTPUT_DIR": str(output),
+    }
+    return [word for pair in fixed.items() for word in pair] + list(extra)
+
+
+def train(world: Path, output: Path, *extra: str, resume: bool = False, stop_at: int = 0) -> dict:
+    """Train in this process; ``stop_at``: interrupted before that iteration."""
+    from hiervl.run_config import load_config, prepare_config
+    from hiervl.semi_supervised import SemiSupervisedTrainer
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    os.environ["DETECTRON2_DATASETS"] = str(world)
+    trainer = SemiSupervisedTrainer(prepare_config(load_config("", options(world, output, *extra))))
+    trainer.resume_or_load(resume)
+    if stop_at:
+        run_step = trainer.run_step
+
+        def interrupted():
+            if trainer.iter == stop_at:
+                raise KeyboardInterrupt
+            run_step()
+
+        trainer.run_step = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        return {}
+    return trainer.train()
+
+
+def run_program(world: Path, output: Path, *arguments: str, config: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "train_net.py"), *arguments]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(world), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
+
+
+def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, tmp_path):
+    common = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "20", "SOLVER.EPOCHS", "0", "TEST.PICTURES", "0")
+    train(world, tmp_path / "whole", *common)
+    train(world, tmp_path / "parts", *common, stop_at=25)
+    assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000019.pth"
+    train(world, tmp_path / "parts", *common, resume=True)
+    whole, parts = (
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "parts")
+    )
+    assert whole["trainer"]["iteration"] == parts["trainer"]["iteration"] == 39
+    for part in ("model", "teacher"):
+        for key, value in whole[part].items():
+            assert torch.equal(value, parts[part][key]), f"{part} {key}"
+    moments = [checkpoint["optimizer"]["state"] for checkpoint in (whole, parts)]
+    assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
+
+
+def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_path):
+    trained = run_program(world, tmp_path, *options(world, tmp_path))
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    for name in ("model_final.pth", "model_best.pth", "results.json", "metrics.json", "config.yaml"):
+        assert (tmp_path / name).is_file()
+    scores = json.loads((tmp_path / "results.json").read_text())["sem_seg"]
+    assert set(scores["IoU"]) == set(CLASSES)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    names = set().union(*logged)
+    expected = {"loss_class_0", "loss_mask", "loss_dice", "loss_pixel", "loss_align", "loss_relevance", "loss_strong1",
+                "loss_strong2", "loss_prompt_topology", "loss_prompt_anchor", "pseudo/kept", "sem_seg/mIoU", "lr"}  # fmt: skip
+    assert expected <= names, expected - names
+
+    evaluated = run_program(
+        world, tmp_path, "--eval-only", *options(world, tmp_path / "eval"),
+        "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"),
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr[-2000:]
+    again = json.loads((tmp_path / "eval" / "results.json").read_text())["sem_seg"]
+    assert again["mIoU"] == scores["mIoU"]
+
+    other_classes = run_program(
+        world, tmp_path, "--eval-only", *options(world, tmp_path / "eval"),
+        "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "MODEL.CLASS_NAMES", "['road', 'car']",
+    )  # fmt: skip
+    assert_one_sentence(other_classes, "11 classes", "2")
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("DATASETS.TRAIN", "('camvid_train_13',)"), ("camvid_train_13",)),
+        (("MODEL.QUERY_DECODER.LAYER", "3"), ("MODEL.QUERY_DECODER.LAYER",)),
+        (("MODEL.CLIP.PRETRAINED", "nowhere.pt"), ("MODEL.CLIP.PRETRAINED", "nowhere.pt")),
+        (("MODEL.WEIGHTS", "nowhere.pth"), ("nowhere.pth",)),
+        (("SEMI.TEACHER", "ema2"), ("SEMI.TEACHER", "ema2")),
+    ],
+)
+def test_wrong_settings_are_one_sentence(world, tmp_path, extra, words):
+    assert_one_sentence(run_program(world, tmp_path, *options(world, tmp_path, *extra)), *words)
+
+
+def test_missing_config_and_missing_weights_are_one_sentence(world, tmp_path):
+    missing = run_program(world, tmp_path, "--config-file", str(REPOSITORY / "configs" / "quickstar.yaml"))
+    assert_one_sentence(missing, "quickstar.yaml", "quickstart.yaml")
+    assert_one_sentence(run_program(world, tmp_path, "--eval-only", *options(world, tmp_path)), "MODEL.WEIGHTS")
+
+
+@pytest.mark.parametrize("damage", ["missing", "unreadable", "size", "value"])
+def test_damaged_data_is_one_sentence_that_names_the_file(world, tmp_path, damage):
+    import shutil
+
+    broken = tmp_path / "data"
+    shutil.copytree(world / "camvid", broken / "camvid")
+    victims = sorted((broken / "camvid" / "labels" / "train").iterdir())
+    for label in victims:  # whichever of them is read first
+        image = broken / "camvid" / "images" / "train" / label.name
+        if damage == "missing":
+            label.unlink()
+        elif damage == "unreadable":
+            image.write_bytes(image.read_bytes()[:60])
+        elif damage == "size":
+            cv2.imwrite(str(label), np.zeros((9, 9), np.uint8))
+        else:
+            cv2.imwrite(str(label), np.full((32, 40), 77, np.uint8))
+    words = {"value": "77", "size": "9", "missing": "label", "unreadable": ".png"}
+    run = run_program(broken, tmp_path, *options(world, tmp_path))
+    assert_one_sentence(run, words[damage], "train")
+
+
+def test_non_finite_loss_stops_with_iteration_loss_and_files():
+    from hiervl.errors import UserError
+    from hiervl.semi_supervised.loop import read_losses
+
+    losses = {"loss_mask": torch.tensor(1.0), "loss_pixel": torch.tensor(float("nan"))}
+    with pytest.raises(UserError, match="iteration 7: loss_pixel .*a.png, b.png"):
+        read_losses(losses, {"labeled": [{"file_name": "a.png"}], "unlabeled": [{"file_name": "b.png"}]}, 7)
+
+
+def test_checkpoint_with_code_is_refused(tmp_path):
+    from hiervl.errors import UserError
+    from hiervl.semi_supervised.checkpoint import read_checkpoint
+
+    class Runs:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "was_run"),)
+
+    torch.save({"model": Runs()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="carries code"):
+        read_checkpoint(str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "was_run").exists()
+
+
+def assert_one_sentence(run: subprocess.CompletedProcess, *words: str) -> None:
+    assert run.returncode not in (0, None)
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in run.stderr + run.stdout, run.stderr[-2000:]
+    assert all(word in last for word in words), last
