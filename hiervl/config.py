@@ -108,6 +108,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
+    # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
+    cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
     cfg.MODEL.QUERY_DECODER.CLASSIFIER = "linear"
     # Temperature of the text similarity and of the pixel-level contrasts.

@@ -160,7 +160,7 @@ def _check_layout(visual: nn.Module, blocks: Sequence[int], trainable: str) -> N
         and getattr(visual, "proj", None) is not None
     )
     if not is_clip:
-        raise UserError("MODEL.CLIP.NAME: its image tower is not a ViT of the CLIP layout; choose for example ViT-B-16.")
+        raise UserError("MODEL.CLIP.NAME: its image tower is no ViT of the CLIP layout; choose for example ViT-B-16.")
     depth = len(resblocks)
     if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= depth:
         raise UserError(f"MODEL.CLIP.BLOCKS needs four ascending blocks of 0…{depth - 1}, not {list(blocks)}.")

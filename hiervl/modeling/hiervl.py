@@ -15,6 +15,7 @@ from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
 
 from .clip import load_clip
+from .mask_prior import TextMaskPrior
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
@@ -48,6 +49,7 @@ class HierVL(nn.Module):
         query_generator: HierarchicalSemanticQueryGenerator,
         pixel_decoder: nn.Module,
         query_decoder: DualQueryDecoder,
+        mask_prior: Optional[TextMaskPrior],
         criterion: SupervisedCriterion,
         prompt_regularizer: PromptRegularizer,
         class_names: Sequence[str],
@@ -60,6 +62,7 @@ class HierVL(nn.Module):
         """
         Args:
             backbone, text_encoder, query_generator, pixel_decoder, query_decoder: the boxes of the design.
+            mask_prior: what the text rows' masks start from; None: from nothing.
             criterion: the losses of labelled images; prompt_regularizer: those of the prompts.
             class_names: names of the C classes, in order.
             pixel_mean, pixel_std: RGB statistics in 0…255.
@@ -75,6 +78,7 @@ class HierVL(nn.Module):
         self.query_generator = query_generator
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
+        self.mask_prior = mask_prior
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
         self.class_names = list(class_names)
@@ -125,6 +129,7 @@ class HierVL(nn.Module):
                 num_instance_queries=decoder.INSTANCE_QUERIES,
                 text_queries=decoder.TEXT_QUERIES,
             ),
+            "mask_prior": TextMaskPrior(clip.logit_scale.exp().item()) if decoder.MASK_PRIOR else None,
             "criterion": SupervisedCriterion.from_config(cfg),
             "prompt_regularizer": PromptRegularizer(
                 backbone.embed_dim,
@@ -177,7 +182,8 @@ class HierVL(nn.Module):
         features = self.backbone(images)
         text_queries = self.query_generator(text, features["pooled_embedding"], presence)
         pixels = self.pixel_decoder(features, text_queries)
-        predictions = self.query_decoder(pixels, text_queries, every_layer)
+        prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
+        predictions = self.query_decoder(pixels, text_queries, prior, every_layer)
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:

@@ -13,6 +13,7 @@ from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
 
 INSTANCE_ROW = -1  # in row_classes: a row that no class owns
+OWN_CLASS_LOGIT = 3.0
 
 
 class QueryPredictions(NamedTuple):
@@ -98,14 +99,21 @@ class DualQueryDecoder(nn.Module):
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = MLP(dim, dim, dim, 3)
         self.align_head = MLP(dim, dim, embed_dim, 2)
+        # A text row starts out predicting the class that owns it.
+        self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT))
 
     def forward(
-        self, pixels: PixelFeatures, text: Optional[TextQueries], every_layer: bool = False
+        self,
+        pixels: PixelFeatures,
+        text: Optional[TextQueries],
+        mask_prior: Optional[Tensor] = None,
+        every_layer: bool = False,
     ) -> QueryPredictions:
         """
         Args:
             pixels: maps, mask features and refined text rows of the pixel decoder.
             text: the text rows' classes, padding and relevance.
+            mask_prior: (B, C, h, w), added to the mask logits of the text rows of each class.
             every_layer: predict after every layer (for the losses) instead of after the last alone.
         """
         rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
@@ -119,9 +127,15 @@ class DualQueryDecoder(nn.Module):
         ]
         # Resizing is linear: masks of a coarse map come from the resized mask features, not from full-size masks.
         coarse = [
-            F.interpolate(pixels.mask_features.detach(), size=m.shape[2:], mode="bilinear", align_corners=False)
-            for m in pixels.pixel_features
+            _resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features
         ]
+        own_class = F.one_hot(row_classes.clamp(min=0), self.class_head.out_features) * (row_classes >= 0).unsqueeze(-1)
+        row_prior = _of_rows(mask_prior, row_classes)
+
+        def masks_of(kernel: Tensor, features: Tensor) -> Tensor:
+            masks = torch.einsum("bqd,bdhw->bqhw", kernel, features)
+            return masks if row_prior is None else masks + _resize(row_prior, features.shape[2:])
+
         pred_logits: List[Tensor] = []
         pred_masks: List[Tensor] = []
         for index in range(len(self.layers) + 1):
@@ -129,11 +143,12 @@ class DualQueryDecoder(nn.Module):
             normed = self.norm(rows)
             kernel = self.mask_head(normed)
             if every_layer or is_last:
-                pred_logits.append(self.class_head(normed))
-                pred_masks.append(torch.einsum("bqd,bdhw->bqhw", kernel, pixels.mask_features))
+                pred_logits.append(self.class_head(normed) + self.own_class_logit * own_class)
+                pred_masks.append(masks_of(kernel, pixels.mask_features))
             if not is_last:
                 m = index % len(maps)
-                may_see = self._may_see(kernel, coarse[m])
+                with torch.no_grad():
+                    may_see = _visible_pixels(masks_of(kernel, coarse[m]))
                 rows = self.layers[index](rows, position, maps[m], positions[m], may_see, row_bias)
         joint = F.normalize(self.align_head(normed).float(), dim=-1)
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
@@ -156,12 +171,23 @@ class DualQueryDecoder(nn.Module):
             bias = bias.masked_fill(~valid, float("-inf"))[:, None, None, :]
         return rows, position, classes, valid, bias
 
-    @staticmethod
-    @torch.no_grad()
-    def _may_see(kernel: Tensor, coarse_mask_features: Tensor) -> Tensor:
-        """A row sees the pixels of its own mask, all of them if its mask is empty: (B, 1, Q, P) bool."""
-        inside = torch.einsum("bqd,bdhw->bqhw", kernel, coarse_mask_features).flatten(2) >= 0
-        return (inside | ~inside.any(-1, keepdim=True)).unsqueeze(1)
+
+def _visible_pixels(masks: Tensor) -> Tensor:
+    """A row sees the pixels of its own mask, all of them if its mask is empty: (B, Q, h, w) → (B, 1, Q, h·w) bool."""
+    inside = masks.flatten(2) >= 0
+    return (inside | ~inside.any(-1, keepdim=True)).unsqueeze(1)
+
+
+def _of_rows(mask_prior: Optional[Tensor], row_classes: Tensor) -> Optional[Tensor]:
+    """The class maps (B, C, h, w) of the rows that a class owns, 0 for the others: (B, Q, h, w)."""
+    if mask_prior is None:
+        return None
+    index = row_classes.clamp(min=0)[:, :, None, None].expand(-1, -1, *mask_prior.shape[2:])
+    return mask_prior.gather(1, index) * (row_classes >= 0)[:, :, None, None]
+
+
+def _resize(maps: Tensor, size) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def semantic_map(logits: Tensor, masks: Tensor, row_valid: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
     def fit_gate(self, similarity: Tensor) -> None:
         """Place the gate in the band where the similarities (images, C) lie: r = 0.5 at the mean, σ(±2) one
         standard deviation away. CLIP's similarities differ by a few hundredths; unfitted, r would be flat."""
-        spread = similarity.std(dim=-1).mean().clamp(min=1e-3)
+        spread = similarity.std(dim=-1, correction=0).mean().clamp(min=1e-3)
         self.log_gate_scale.fill_(math.log(2.0 / spread.item()))
         self.gate_offset.fill_(-similarity.mean().item())
 
@@ -90,8 +90,9 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
             relevance, presence: (images, C) of labelled images.
         """
         present = relevance[presence]
-        passing = torch.quantile(present.float(), 1.0 - recall).item() if len(present) else highest
-        self.threshold.fill_(min(highest, passing))
+        # "lower": a value between two classes would let too few pass.
+        passing = torch.quantile(present.float(), 1.0 - recall, interpolation="lower") if len(present) else highest
+        self.threshold.fill_(min(highest, float(passing)))
         return self.threshold.item()
 
     def gate_logits(self, similarity: Tensor) -> Tensor:
@@ -105,7 +106,8 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
             pooled: (B, D) pooled image embeddings of length 1.
             presence: (B, C) bool, the ground truth of labelled images; None: the gate decides.
         """
-        logits = self.gate_logits(text.class_similarity(pooled.float()))
+        with torch.autocast(pooled.device.type, enabled=False):  # hundredths of similarity decide
+            logits = self.gate_logits(text.class_similarity(pooled.float()))
         relevance, active = self._relevance(logits, presence)
         # Active classes first, in order of the classes; inactive ones fill the padding.
         num_rows = int(active.sum(1).max())

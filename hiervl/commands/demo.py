@@ -1,0 +1,126 @@
+"""``python -m hiervl demo``: the quickstart with and without its unlabelled images, side by side."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from hiervl.errors import UserError
+
+HELP = "train the quickstart with and without unlabelled images and compare the two"
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SUPERVISED, SEMI_SUPERVISED = "supervised-only", "semi-supervised"
+RUNS: Dict[str, List[str]] = {SUPERVISED: ["SEMI.ENABLED", "False"], SEMI_SUPERVISED: []}
+POLL_SECONDS = 2.0
+REPORT_SECONDS = 20.0
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--config-file", default=str(REPOSITORY / "configs" / "quickstart.yaml"), help="what to train")
+    parser.add_argument("--output", default="output/demo", help="folder of both runs and of the pictures")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values for both runs")
+
+
+def run(args) -> int:
+    """Both trainings at the same time, each on half of the cores; then the two results and the pictures."""
+    output = Path(args.output)
+    started = time.monotonic()
+    folders = {name: output / name for name in RUNS}
+    print(f"Training twice on ShapesWorld, 16 labelled images: {' and '.join(RUNS)}.", flush=True)
+    processes = {name: _start(args.config_file, folders[name], RUNS[name] + args.opts) for name in RUNS}
+    _wait(processes, folders)
+    scores = {name: _score(folder) for name, folder in folders.items()}
+    pictures = _draw(args, folders, output / "predictions.png")
+    print(
+        f"\nmIoU on unseen images, same labels and iterations ({time.monotonic() - started:.0f} s):\n"
+        f"  {SEMI_SUPERVISED:<16} {scores[SEMI_SUPERVISED]:6.2f}\n"
+        f"  {SUPERVISED:<16} {scores[SUPERVISED]:6.2f}\n"
+        f"  unlabelled images gained {scores[SEMI_SUPERVISED] - scores[SUPERVISED]:+.2f}\n"
+        f"pictures: {pictures}"
+    )
+    return 0
+
+
+def _start(config_file: str, folder: Path, overrides: List[str]) -> subprocess.Popen:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier demo
+    (folder / "results.json").unlink(missing_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // len(RUNS))
+    with open(folder / "output.txt", "w") as log:
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", config_file]
+            + [*overrides, "OUTPUT_DIR", str(folder)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+
+
+def _wait(processes: Dict[str, subprocess.Popen], folders: Dict[str, Path]) -> None:
+    """Report the progress of both until they end; if one fails, end the other."""
+    reported = time.monotonic()
+    try:
+        while any(process.poll() is None for process in processes.values()):
+            for name, process in processes.items():
+                if process.poll():
+                    raise UserError(_failure(name, folders[name]))
+            if time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                print("  " + "   ".join(f"{name}: {_progress(folders[name])}" for name in processes), flush=True)
+            time.sleep(POLL_SECONDS)
+        for name, process in processes.items():
+            if process.returncode:
+                raise UserError(_failure(name, folders[name]))
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.terminate()
+
+
+def _failure(name: str, folder: Path) -> str:
+    lines = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
+    return f"the {name} training failed: {lines[-1] if lines else 'no output'} ({folder / 'output.txt'} has the log)."
+
+
+def _progress(folder: Path) -> str:
+    latest: Dict[str, float] = {}
+    metrics = folder / "metrics.json"
+    if metrics.exists():
+        for line in metrics.read_text().splitlines():
+            latest.update(json.loads(line))
+    if "iteration" not in latest:
+        return "starting"
+    score = f", mIoU {latest['sem_seg/mIoU']:.1f}" if "sem_seg/mIoU" in latest else ""
+    return f"iteration {latest['iteration'] + 1}{score}"
+
+
+def _score(folder: Path) -> float:
+    score: Optional[float] = json.loads((folder / "results.json").read_text())["sem_seg"]["mIoU"]
+    return float("nan") if score is None else score
+
+
+def _draw(args, folders: Dict[str, Path], path: Path) -> Path:
+    """Image, truth and both predictions, for some images of the test set."""
+    from detectron2.data import MetadataCatalog
+    from detectron2.modeling import build_model
+
+    from hiervl.data.loaders import build_test_loader
+    from hiervl.evaluation import SlidingWindowSegmenter
+    from hiervl.inference import draw_comparisons
+    from hiervl.run_config import load_config
+    from hiervl.semi_supervised.checkpoint import load_network
+
+    cfg = load_config(args.config_file, args.opts)
+    models = {}
+    for name, folder in folders.items():
+        network = build_model(cfg).eval()
+        load_network(network, str(folder / "model_final.pth"), cfg.TEST.NETWORK)
+        models[name] = SlidingWindowSegmenter(network, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP)
+    dataset = cfg.DATASETS.TEST[0]
+    loader = build_test_loader(cfg, dataset)
+    draw_comparisons(models, loader, MetadataCatalog.get(dataset), str(path), cfg.TEST.PICTURES)
+    return path

@@ -1,0 +1,34 @@
+"""What the dense CLIP embedding says before anything is learnt, as a start for the masks of the text rows."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .text_encoder import TextFeatures
+
+
+class TextMaskPrior(nn.Module):
+    """Log-odds that a pixel shows a class, from the similarity of its dense embedding to every class.
+
+    p = softmax over classes of cos(dense, t_c)·scale; the prior is gain·(log p − log(1 − p)), bounded. Scale starts at
+    CLIP's own and gain at 1; both are learnt. A text row adds its class's map to the mask it predicts itself, so that
+    training starts from MaskCLIP's masks instead of from nothing, which decides with few labels.
+    """
+
+    bound = 6.0  # log-odds: what an untrained prior may claim at most
+
+    def __init__(self, logit_scale: float):
+        """logit_scale: the factor that CLIP was trained to put on its similarities."""
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, text: TextFeatures, dense: Tensor) -> Tensor:
+        """dense (B, D, h, w), of length 1 → (B, C, h, w)."""
+        with torch.autocast(dense.device.type, enabled=False):
+            similarity = text.class_similarity(dense.float().permute(0, 2, 3, 1))  # (B, h, w, C)
+            log_p = (similarity * self.log_scale.exp()).log_softmax(-1)
+            log_not_p = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+            odds = (log_p - log_not_p).clamp(-self.bound, self.bound)
+            return self.gain * odds.permute(0, 3, 1, 2)
