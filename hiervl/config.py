@@ -166,7 +166,13 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.SHARPEN = 1.0
     # Weight of each strongly augmented view (loss_strong1, loss_strong2).
     cfg.SEMI.STRONG_WEIGHT = 0.25
-    # Weight of the labelled and of the unlabelled losses in their sum.
+    # Weight of the frozen CLIP's dense prediction as labels (loss_clip_guidance) at the first iteration; 0: none.
+    cfg.SEMI.GUIDANCE_WEIGHT = 0.1
+    # Its weight at the last iteration, reached linearly.
+    cfg.SEMI.GUIDANCE_LAST_WEIGHT = 0.0
+    # Pixels of at least this zero-shot probability are guided.
+    cfg.SEMI.GUIDANCE_CONFIDENCE = 0.9
+    # Share of the labelled losses in the sum, the unlabelled ones having the rest of 1.
     cfg.SEMI.SUPERVISED_SHARE = 0.5
     # Probability that a strong view receives a box of another image of the batch.
     cfg.SEMI.CUTMIX_PROBABILITY = 0.5

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import List, Sequence
 
@@ -30,7 +31,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
-    _merge(cfg, "the command line", lambda: cfg.merge_from_list(list(overrides)))
+    _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(list(overrides)))
     return cfg
 
 
@@ -51,12 +52,18 @@ def prepare_config(cfg: CfgNode) -> CfgNode:
 def _merge(cfg: CfgNode, source: str, merge) -> None:
     try:
         merge()
-    except KeyError as error:
-        key = str(error.args[0]).split(":")[-1].strip()
+    except (KeyError, AssertionError) as error:
+        # Of an unknown key in a file yacs says KeyError, on the command line AssertionError.
+        unknown = re.search(r"Non-existent (?:config )?key: (\S+)", str(error.args[0] if error.args else ""))
+        if unknown is None:
+            raise UserError(f"{source}: {' '.join(str(error).split())}") from error
+        key = unknown.group(1)
         matches = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5)
         hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config.py lists all keys."
         raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
-    except (ValueError, AssertionError, yaml.YAMLError, OSError) as error:
+    except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
+        raise UserError(f"{source}: it is empty, or sets a section where a value belongs (or the reverse).") from error
+    except (ValueError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}") from error
 
 

@@ -49,6 +49,7 @@ class FolderDataset:
         classes: RGB colour by class name, in the order of the labels.
         label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
         remedy: what makes the folder, as the end of the sentence "… does not exist: ".
+        split_seed: of the labelled subsets.
         generate: writes a split, given the dataset's folder and the split's name, where it is made and not fetched.
     """
 
@@ -58,6 +59,7 @@ class FolderDataset:
     remedy: str = ""
     generate: Optional[Callable[[Path, str], None]] = None
     splits: Tuple[str, ...] = ("train", "val", "test")
+    split_seed: int = 0
 
 
 CAMVID = FolderDataset(
@@ -71,6 +73,7 @@ SHAPESWORLD = FolderDataset(
     classes=dict(zip(shapesworld.CLASS_NAMES, shapesworld.PALETTE)),
     label_counts=(16, 32, 64, 128, 400),
     generate=shapesworld.write_split,
+    split_seed=1,  # the first whose 16 labelled images show every class; with 0 a class could not be learnt at all
 )
 DATASETS = (CAMVID, SHAPESWORLD)
 
@@ -175,7 +178,7 @@ def load_labeled(dataset: FolderDataset, count: int) -> List[dict]:
     """Dicts of the ``count`` labelled images of ``train``, see :func:`label_split`; only these need labels."""
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
-    labeled, _ = _label_split(folder, images, count)
+    labeled, _ = _label_split(dataset, images, count)
     return _labeled_dicts(folder, "train", {stem: images[stem] for stem in labeled})
 
 
@@ -183,7 +186,7 @@ def load_unlabeled(dataset: FolderDataset, count: int) -> List[dict]:
     """Dicts of the images that :func:`load_labeled` leaves, without labels even where there are files of them."""
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
-    _, unlabeled = _label_split(folder, images, count)
+    _, unlabeled = _label_split(dataset, images, count)
     return [{"file_name": str(images[stem]), "image_id": stem} for stem in unlabeled]
 
 
@@ -221,12 +224,13 @@ def _prepare(dataset: FolderDataset, split: str) -> Path:
     return folder
 
 
-def _label_split(folder: Path, images: Dict[str, Path], count: int) -> Tuple[List[str], List[str]]:
+def _label_split(dataset: FolderDataset, images: Dict[str, Path], count: int) -> Tuple[List[str], List[str]]:
     if len(images) < count:
+        folder = dataset_root() / dataset.name
         raise UserError(
             f"{folder / 'images' / 'train'} holds {len(images)} images, fewer than the {count} to be labelled."
         )
-    return label_split(images, count)
+    return label_split(images, count, dataset.split_seed)
 
 
 def _labeled_dicts(folder: Path, split: str, images: Dict[str, Path]) -> List[dict]:

@@ -107,6 +107,15 @@ class ClipImageEncoder(Backbone):
             "pooled_embedding": self._to_joint_space(tokens[:, 0]),
         }
 
+    def dense_embedding(self, images: Tensor) -> Tensor:
+        """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/patch, W/patch)."""
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        tokens = self._embed(images, grid)
+        *first, last = self.visual.transformer.resblocks
+        for block in first:
+            tokens = block(tokens)
+        return self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
+
     def _embed(self, images: Tensor, grid) -> Tensor:
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
         visual = self.visual

@@ -58,6 +58,7 @@ class HierVL(nn.Module):
         ground_truth_presence: bool = True,
         classifier: str = "linear",
         temperature: float = 0.07,
+        logit_scale: float = 100.0,
     ):
         """
         Args:
@@ -69,6 +70,7 @@ class HierVL(nn.Module):
             ground_truth_presence: labelled images in training pass their classes to the query generator.
             classifier: class scores at inference, "linear", "text" or "mean".
             temperature: of the similarity between rows and text.
+            logit_scale: the factor that CLIP was trained to put on its similarities.
         """
         super().__init__()
         if classifier not in CLASSIFIERS:
@@ -85,6 +87,7 @@ class HierVL(nn.Module):
         self.ground_truth_presence = ground_truth_presence
         self.classifier = classifier
         self.temperature = temperature
+        self.logit_scale = logit_scale
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -130,6 +133,7 @@ class HierVL(nn.Module):
                 text_queries=decoder.TEXT_QUERIES,
             ),
             "mask_prior": TextMaskPrior(clip.logit_scale.exp().item()) if decoder.MASK_PRIOR else None,
+            "logit_scale": clip.logit_scale.exp().item(),
             "criterion": SupervisedCriterion.from_config(cfg),
             "prompt_regularizer": PromptRegularizer(
                 backbone.embed_dim,

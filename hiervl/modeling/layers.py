@@ -94,9 +94,16 @@ class ChannelNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that takes a map of a single pixel too, which ``F.group_norm`` refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with 32 groups, or the most that divide a narrower map."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    return GroupNorm(math.gcd(32, channels), channels)
 
 
 def activation_dropout(dropout: float) -> nn.Module:

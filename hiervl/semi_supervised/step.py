@@ -1,6 +1,6 @@
 """One iteration: a batch of labelled and unlabelled images in, losses out (design §4)."""
 
-from typing import Dict, List, Union
+from typing import Dict, List, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import pixel_cross_entropy
 from hiervl.modeling import HierVL, TextFeatures
 
+from .guidance import ClipGuidance
 from .pseudo_labels import ConfidenceThreshold, PseudoLabels, box_masks, cutmix, kept_fractions, make_pseudo_labels
 from .teacher import EmaTeacher, StudentAsTeacher
 
@@ -19,8 +20,10 @@ class SemiSupervisedStep(nn.Module):
     1. text embeddings of the student, for all its passes;
     2. student on the labelled images → supervised losses;
     3. teacher on the weak views → pseudo-labels (no gradient);
-    4. student on both strong views, CutMixed with their pseudo-labels → ``loss_strong1``, ``loss_strong2``;
-    5. prompt losses.
+    4. frozen CLIP on the weak views → guidance where it is sure (no gradient);
+    5. student on both strong views, CutMixed with labels and guidance → ``loss_strong1``, ``loss_strong2``,
+       ``loss_clip_guidance``;
+    6. prompt losses.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class SemiSupervisedStep(nn.Module):
         student: HierVL,
         teacher: Union[EmaTeacher, StudentAsTeacher],
         threshold: ConfidenceThreshold,
+        guidance: Optional[ClipGuidance] = None,
         *,
         use_unlabeled: bool = True,
         strong_weight: float = 0.25,
@@ -40,6 +44,7 @@ class SemiSupervisedStep(nn.Module):
         Args:
             student: the network that is trained; teacher: the one that labels.
             threshold: which pseudo-labels are kept.
+            guidance: what the untrained CLIP says of unlabelled images; None: it is not asked.
             use_unlabeled: off: supervised-only training, with full weight on the labelled images.
             strong_weight: weight of each strong view.
             supervised_share: weight of the labelled losses, the unlabelled ones having the rest of 1.
@@ -51,6 +56,7 @@ class SemiSupervisedStep(nn.Module):
         self.student = student
         self.teacher = teacher
         self.threshold = threshold
+        self.guidance = guidance
         self.use_unlabeled = use_unlabeled
         self.strong_weight = strong_weight
         self.supervised_share = supervised_share
@@ -71,6 +77,7 @@ class SemiSupervisedStep(nn.Module):
             student,
             EmaTeacher(student, semi.EMA_DECAY) if is_ema else StudentAsTeacher(student),
             ConfidenceThreshold(len(student.class_names), semi.CONFIDENCE, semi.THRESHOLD),
+            ClipGuidance.from_config(cfg, student) if semi.ENABLED and semi.GUIDANCE_WEIGHT else None,
             use_unlabeled=semi.ENABLED,
             strong_weight=semi.STRONG_WEIGHT,
             supervised_share=semi.SUPERVISED_SHARE,
@@ -100,23 +107,36 @@ class SemiSupervisedStep(nn.Module):
         if not unlabelled or self.iteration < self.burn_in:
             return {}
         pseudo = self._pseudo_labels(unlabelled)
-        views, labels, keeps = [], [], []
+        guide = self._guidance(unlabelled, text)
+        views, targets = [], []
         for view in ("1", "2"):
             images = self._stack(unlabelled, f"image_strong{view}")
             inside = box_masks(self._stack(unlabelled, f"cutmix_box{view}"), *images.shape[2:])
             views.append(cutmix(images, inside))
-            labels.append(cutmix(pseudo.labels, inside))
-            keeps.append(cutmix(pseudo.keep, inside))
+            targets.append([_cutmix_labels(labels, inside) for labels in (pseudo, guide) if labels is not None])
         images = self.student.normalise(list(torch.cat(views)))
         scores = self.student.semantic_scores(self.student.segment(images, text), text)
-        losses = {}
+        losses: Dict[str, Tensor] = {}
         with torch.autocast(scores.device.type, enabled=False):
-            for view, of_view, label, keep in zip(("1", "2"), scores.chunk(2), labels, keeps):
-                label = self._pad(label, images.shape[2:])
-                keep = self._pad(keep, images.shape[2:])
-                loss = pixel_cross_entropy(of_view, label, self.ignore_value, keep)
-                losses[f"loss_strong{view}"] = self.strong_weight * loss
+            for view, of_view, (of_teacher, *of_clip) in zip(("1", "2"), scores.chunk(2), targets):
+                losses[f"loss_strong{view}"] = self.strong_weight * self._pixel_loss(of_view, of_teacher, images)
+                for labels in of_clip:
+                    weight = self.guidance.weight(self.iteration) / len(views)
+                    loss = weight * self._pixel_loss(of_view, labels, images)
+                    losses["loss_clip_guidance"] = losses.get("loss_clip_guidance", 0.0) + loss
         return losses
+
+    def _pixel_loss(self, scores: Tensor, target: PseudoLabels, images: Tensor) -> Tensor:
+        labels, keep = (self._pad(x, images.shape[2:]) for x in target)
+        return pixel_cross_entropy(scores, labels, self.ignore_value, keep)
+
+    def _guidance(self, unlabelled: List[dict], text: TextFeatures) -> Optional[PseudoLabels]:
+        if self.guidance is None or not self.guidance.weight(self.iteration):
+            return None
+        images = self._stack(unlabelled, "image_weak")
+        return self.guidance(
+            self.student.normalise(list(images)), text, self._stack(unlabelled, "valid"), self.ignore_value
+        )
 
     @torch.no_grad()
     def _pseudo_labels(self, unlabelled: List[dict]) -> PseudoLabels:
@@ -144,3 +164,7 @@ class SemiSupervisedStep(nn.Module):
         """Labels and masks (B, H, W) to the padded size of the images, ignored where padded."""
         value = False if x.dtype == torch.bool else self.ignore_value
         return nn.functional.pad(x, (0, size[1] - x.shape[2], 0, size[0] - x.shape[1]), value=value)
+
+
+def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
+    return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))

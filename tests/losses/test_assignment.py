@@ -1,0 +1,131 @@
+import itertools
+
+import pytest
+import torch
+
+from hiervl.losses.assignment import assign, match, matching_cost
+from hiervl.losses.targets import image_targets
+
+CLASSES = 4
+WEIGHTS = (2.0, 5.0, 5.0)
+
+
+def random_image(seed, size=(12, 16)):
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(0, CLASSES, (size[0] // 4, size[1] // 4), generator=generator)
+    return blocks.repeat_interleave(4, 0).repeat_interleave(4, 1)
+
+
+def test_matching_equals_mask2former(monkeypatch):
+    """The same assignment, and the same cost, on the same points."""
+    mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+    costs = []
+    solve = mask2former.linear_sum_assignment
+    monkeypatch.setattr(mask2former, "linear_sum_assignment", lambda cost: costs.append(cost) or solve(cost))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        points = 0.1 + 0.8 * torch.rand(200, 2)
+        logits, masks = 2 * torch.randn(7, CLASSES + 1), 4 * torch.randn(7, 6, 8)
+        target = image_targets(random_image(seed), None, (12, 16), 255)
+        theirs = mask2former.Mask2FormerHungarianMatcher(*WEIGHTS, num_points=200)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "rand", lambda *size, points=points, **options: points.view(size))
+            expected = theirs(masks[None], logits[None], [target.segment_masks], [target.segment_labels])[0]
+        cost = matching_cost(
+            logits, masks, target.segment_labels, target.segment_masks, target.valid, points, WEIGHTS
+        )
+        torch.testing.assert_close(cost, costs[-1], atol=1e-5, rtol=1e-5)
+        assert [part.tolist() for part in match(cost)] == [part.tolist() for part in expected]
+
+
+def test_unlabelled_pixels_do_not_matter_to_the_cost():
+    """Whatever is predicted at them; and their points do not thin out the average."""
+    torch.manual_seed(0)
+    sem_seg = random_image(0)
+    sem_seg[:, 8:] = 255
+    target = image_targets(sem_seg, None, (12, 16), 255)
+    logits, masks = torch.randn(5, CLASSES + 1), torch.randn(5, 12, 16)
+    changed = masks.clone()
+    changed[:, :, 9:] = 50.0
+    points = torch.rand(300, 2)
+    points = points[(points[:, 0] < 7.5 / 16) | (points[:, 0] > 9.5 / 16)]  # away from the edge
+    left = points[points[:, 0] < 0.5]
+
+    def cost(masks, points):
+        labels, segments = target.segment_labels, target.segment_masks
+        return matching_cost(logits, masks, labels, segments, target.valid, points, WEIGHTS)
+
+    torch.testing.assert_close(cost(masks, points), cost(changed, points))
+    torch.testing.assert_close(cost(masks, points), cost(masks, left), atol=1e-5, rtol=1e-5)
+
+
+def test_match_is_the_cheapest_and_survives_non_finite_costs():
+    torch.manual_seed(0)
+    cost = torch.rand(5, 3)
+    rows, targets = match(cost)
+    cheapest = min(sum(cost[r, t].item() for t, r in enumerate(p)) for p in itertools.permutations(range(5), 3))
+    assert cost[rows, targets].sum().item() == pytest.approx(cheapest)
+    cost[1], cost[:, 2] = float("nan"), float("inf")
+    rows, targets = match(cost)
+    assert 1 not in rows.tolist() and sorted(targets.tolist()) == [0, 1, 2]
+
+
+def make_prediction(row_classes):
+    torch.manual_seed(0)
+    rows = len(row_classes[0])
+    return torch.randn(2, rows, CLASSES + 1), torch.randn(2, rows, 6, 8), torch.tensor(row_classes)
+
+
+def test_fixed_assignment_by_hand():
+    """Text rows meet their class on every level, an empty mask where it is absent; the rest is matched; padding not."""
+    logits, masks, row_classes = make_prediction([[0, 3, 0, 3, -1, -1, -1], [2, 1, 2, 1, -1, -1, -1]])
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[1, [1, 3]] = False  # image 1 has class 2 alone as a text row
+    first = torch.zeros(12, 16, dtype=torch.long)
+    first[:, 8:] = 1
+    second = torch.full((12, 16), 2)
+    targets = [image_targets(sem_seg, None, (12, 16), 255) for sem_seg in (first, second)]
+    # Instance row 5 of image 0 fits class 1, row 6 class 0; row 4 of image 1 fits class 2.
+    with torch.no_grad():
+        masks[0, 5], masks[0, 6], masks[1, 4] = -9.0, 9.0, 9.0
+        masks[0, 5, :, 4:], masks[0, 6, :, 4:] = 9.0, -9.0
+        logits[0, 5, 1] = logits[0, 6, 0] = logits[1, 4, 2] = 9.0
+    found = assign(
+        logits, masks, row_classes, valid, targets, fixed=True, points=torch.rand(100, 2), weights=WEIGHTS
+    )
+    none = CLASSES
+    assert found.target_classes.tolist() == [[0, none, 0, none, none, 1, 0], [2, none, 2, none, 2, none, none]]
+    of_row = {
+        (image, row): (mask, matched)
+        for image, row, mask, matched in zip(
+            found.image.tolist(), found.row.tolist(), found.masks, found.is_matched.tolist()
+        )
+    }
+    assert set(of_row) == {(0, r) for r in (0, 1, 2, 3, 5, 6)} | {(1, r) for r in (0, 2, 4)}
+    for row in (0, 2, 6):
+        assert torch.equal(of_row[0, row][0], first == 0) and of_row[0, row][1]
+    assert torch.equal(of_row[0, 5][0], first == 1)
+    for row in (1, 3):  # class 3 is absent
+        assert not of_row[0, row][0].any() and not of_row[0, row][1]
+    assert all(of_row[1, row][0].all() for row in (0, 2, 4))
+
+
+def test_hungarian_assignment_gives_every_segment_one_row_of_any_kind():
+    logits, masks, row_classes = make_prediction([[0, 3, -1, -1], [2, 1, -1, -1]])
+    valid = torch.tensor([[True, False, True, True], [True, True, True, True]])
+    targets = [image_targets(random_image(seed), None, (12, 16), 255) for seed in (0, 1)]
+    with torch.no_grad():  # the padded row would fit best
+        masks[0, 1] = torch.where(targets[0].segment_masks[0][::2, ::2], 9.0, -9.0)
+        logits[0, 1, targets[0].segment_labels[0]] = 9.0
+    found = assign(
+        logits, masks, row_classes, valid, targets, fixed=False, points=torch.rand(100, 2), weights=WEIGHTS
+    )
+    for image, target in enumerate(targets):
+        here = found.image == image
+        rows = found.row[here].tolist()
+        assert len(set(rows)) == len(rows) == min(int(valid[image].sum()), len(target.segment_labels))
+        for row, mask in zip(rows, found.masks[here]):
+            assert valid[image, row]
+            which = found.target_classes[image, row]
+            assert torch.equal(mask, target.sem_seg == which)
+    assert found.is_matched.all()

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from hiervl.losses.mask_losses import point_sample, sampled_mask_losses, uncertain_points
+
+
+def test_equal_mask2former():
+    mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+    torch.manual_seed(0)
+    logits, targets = 3 * torch.randn(5, 40), torch.rand(5, 40)
+    cross_entropy, dice = sampled_mask_losses(logits, targets, torch.ones(5, 40))
+    torch.testing.assert_close(cross_entropy.sum() / 5, mask2former.sigmoid_cross_entropy_loss(logits, targets, 5))
+    torch.testing.assert_close(dice.sum() / 5, mask2former.dice_loss(logits, targets, 5))
+
+
+def test_points_without_label_do_not_count():
+    """As if they were not there, whatever is predicted at them; a mask without any labelled point costs nothing."""
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 10), torch.rand(3, 10)
+    counts = torch.ones(3, 10)
+    counts[:, 6:] = 0
+    counts[2] = 0
+    found = torch.stack(sampled_mask_losses(logits, targets, counts))
+    expected = torch.stack(sampled_mask_losses(logits[:, :6], targets[:, :6], counts[:, :6]))
+    torch.testing.assert_close(found, expected)
+    assert (found[:, 2] == 0).all()
+
+
+def test_gradients():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    targets, counts = torch.rand(3, 5, dtype=torch.float64), torch.tensor([1.0, 1, 1, 0, 1], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: sampled_mask_losses(x, targets, counts.expand(3, -1)), logits)
+
+
+def test_point_sample_at_the_centres_of_pixels_reads_them():
+    maps = torch.arange(6.0).view(1, 1, 2, 3)
+    points = torch.tensor([[[1 / 6, 0.25], [0.5, 0.25], [5 / 6, 0.75], [1 / 3, 0.5]]])  # (x, y)
+    torch.testing.assert_close(point_sample(maps, points), torch.tensor([[[0.0, 1.0, 5.0, 2.0]]]))
+
+
+def test_uncertain_points_lie_where_the_prediction_changes_sign():
+    """Left half sure of inside, right half sure of outside: the important points gather at the edge."""
+    torch.manual_seed(0)
+    logits = torch.cat((torch.full((1, 8, 16), 9.0), torch.full((1, 8, 16), -9.0)), dim=2)
+    points = uncertain_points(logits, num_points=400, oversample_ratio=30.0, importance_share=0.75)
+    assert points.shape == (1, 400, 2) and points.min() >= 0 and points.max() <= 1
+    near = (points[0, :, 0] - 0.5).abs() < 1 / 32
+    assert near[:300].float().mean() > 0.6  # beyond the border of the image grid_sample finds 0, which looks unsure
+    assert near[300:].float().mean() < 0.2  # uniform: 1/16 of them

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy
+
+
+def test_by_hand():
+    """Four pixels of two classes with S = (3, 1), (2, 2), (1, 7), (5, 5); the third is ignored."""
+    scores = torch.tensor([[3.0, 2.0, 1.0, 5.0], [1.0, 2.0, 7.0, 5.0]]).view(1, 2, 1, 4)
+    labels = torch.tensor([0, 1, 255, 1]).view(1, 1, 4)
+    expected = (-math.log(3 / 4) - math.log(1 / 2) - math.log(1 / 2)) / 3
+    assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_pixels_that_are_not_kept_still_count_in_the_average():
+    """UniMatch: few confident pixels give a small loss. The keep of an ignored pixel changes nothing."""
+    scores = torch.tensor([[3.0, 2.0, 1.0, 5.0], [1.0, 2.0, 7.0, 5.0]]).view(1, 2, 1, 4)
+    labels = torch.tensor([0, 1, 255, 1]).view(1, 1, 4)
+    keep = torch.tensor([True, False, True, False]).view(1, 1, 4)
+    expected = -math.log(3 / 4) / 3
+    assert pixel_cross_entropy(scores, labels, 255, keep).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_are_resized_before_they_are_normalised():
+    scores = torch.tensor([[[[1.0]], [[3.0]]]])
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(-math.log(1 / 4), abs=1e-4)
+
+
+@pytest.mark.parametrize("scores", [torch.zeros(2, 3, 2, 2), 1e-30 * torch.ones(2, 3, 2, 2)])
+def test_pixels_that_no_row_claims_stay_finite(scores):
+    scores.requires_grad_()
+    loss = pixel_cross_entropy(scores, torch.ones(2, 2, 2, dtype=torch.long), 255)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(3), abs=1e-4)  # as if uniform
+    assert scores.grad.isfinite().all()
+    torch.testing.assert_close(normalised(scores.detach()), torch.full_like(scores, 1 / 3))
+
+
+def test_nothing_labelled_is_zero_with_zero_gradient():
+    scores = torch.rand(2, 3, 2, 2, requires_grad=True)
+    loss = pixel_cross_entropy(scores, torch.full((2, 2, 2), 255), 255)
+    loss.backward()
+    assert loss.item() == 0 and (scores.grad == 0).all()
+
+
+def test_gradients():
+    torch.manual_seed(0)
+    scores = (torch.rand(1, 3, 2, 2, dtype=torch.float64) + 0.1).requires_grad_()
+    labels = torch.tensor([[[0, 1, 2, 255], [2, 1, 0, 0]]])
+    assert torch.autograd.gradcheck(lambda s: pixel_cross_entropy(s, labels, 255), scores)

@@ -1,0 +1,31 @@
+import torch
+
+from hiervl.losses.targets import image_targets
+
+SEM_SEG = torch.tensor([[0, 0, 2], [2, 2, 255]])
+
+
+def test_classes_by_hand_and_padding_is_ignored():
+    target = image_targets(SEM_SEG, None, (3, 4), 255)
+    assert target.sem_seg.tolist() == [[0, 0, 2, 255], [2, 2, 255, 255], [255] * 4]
+    assert torch.equal(target.valid, target.sem_seg != 255)
+    assert target.class_labels.tolist() == [0, 2]
+    assert target.class_masks[1].tolist() == [[False, False, True, False], [True, True, False, False], [False] * 4]
+    assert target.segment_labels is target.class_labels and target.segment_masks is target.class_masks
+    assert target.presence(4).tolist() == [True, False, True, False]
+
+
+def test_one_segment_per_instance():
+    """Two instances of class 2, and class 0 which has none; the instance under the ignored pixel does not count."""
+    instance_ids = torch.tensor([[0, 0, 7], [3, 3, 9]])
+    target = image_targets(SEM_SEG, instance_ids, (2, 4), 255)
+    assert target.class_labels.tolist() == [0, 2]
+    assert target.segment_labels.tolist() == [0, 2, 2]
+    pixels = [torch.nonzero(mask).tolist() for mask in target.segment_masks]
+    assert pixels == [[[0, 0], [0, 1]], [[1, 0], [1, 1]], [[0, 2]]]
+
+
+def test_an_image_without_labels():
+    target = image_targets(torch.full((2, 2), 255), torch.ones(2, 2), (2, 2), 255)
+    assert not target.valid.any() and not target.presence(3).any()
+    assert target.class_masks.shape == target.segment_masks.shape == (0, 2, 2)

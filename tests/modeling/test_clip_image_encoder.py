@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+from hiervl.modeling.clip import load_clip
+from hiervl.modeling.clip_image_encoder import ClipImageEncoder
+
+
+def value_path(visual, images):
+    """MaskCLIP's dense embedding, written from its description: in the last block every patch attends to itself
+    alone, without residual; then the final norm and the projection. Hooks on open_clip's own pass give the input."""
+    last = visual.transformer.resblocks[-1]
+    entering = []
+    handle = last.register_forward_pre_hook(
+        lambda module, args, kwargs: entering.append((args, kwargs)), with_kwargs=True
+    )
+    visual(images)
+    handle.remove()
+    args, kwargs = entering[0]
+    tokens = (args[0] if args else kwargs["q_x"])[:, 1:]  # without the class token
+    batch, count, width = tokens.shape
+    # One token a sequence: softmax over a single key is 1, so that attention is its value path.
+    alone = last.ln_1(tokens).reshape(batch * count, 1, width)
+    out = last.attn(alone, alone, alone, need_weights=False)[0].view(batch, count, width)
+    dense = F.normalize(visual.ln_post(out) @ visual.proj, dim=-1)
+    height, width = images.shape[2] // visual.patch_size[0], images.shape[3] // visual.patch_size[1]
+    return dense.transpose(1, 2).reshape(batch, -1, height, width)
+
+
+def randomise(visual):
+    """open_clip starts biases at 0 and norms at 1, which would hide a missing one."""
+    with torch.no_grad():
+        for name, parameter in visual.named_parameters():
+            if parameter.dim() == 1 and name != "class_embedding":
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("name", ["tiny", "ViT-B-16-quickgelu"])
+def test_embeddings_equal_open_clip(name, clip_file):
+    torch.manual_seed(0)
+    clip, *_ = load_clip(clip_file if name == "tiny" else name, "")
+    clip.eval()
+    randomise(clip.visual)
+    last = len(clip.visual.transformer.resblocks) - 1
+    encoder = ClipImageEncoder(clip.visual, blocks=(0, 1, 2, last), num_prompts=0).eval()
+    images = torch.randn(2, 3, *clip.visual.image_size)
+    with torch.no_grad():
+        out = encoder(images)
+        expected = clip.encode_image(images, normalize=True)
+        torch.testing.assert_close(out["pooled_embedding"], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(out["dense_embedding"], value_path(clip.visual, images), atol=1e-5, rtol=0)
+
+
+def test_maps_have_the_announced_channels_and_strides(clip):
+    encoder = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), num_prompts=3).eval()
+    out = encoder(torch.randn(1, 3, 48, 112))
+    for name, spec in encoder.output_shape().items():
+        assert out[name].shape == (1, spec.channels, 48 / spec.stride, 112 / spec.stride)
+    assert [spec.stride for spec in encoder.output_shape().values()] == [2, 4, 8, 16]
+    assert out["dense_embedding"].shape == (1, 32, 6, 14)
+
+
+def test_position_embedding_keeps_rows_and_columns_apart(clip):
+    """On a grid twice as wide, an embedding that tells the row stays constant along the row."""
+    visual = clip[0].visual
+    with torch.no_grad():
+        rows = torch.arange(8.0)[:, None].expand(8, 8).reshape(64, 1)
+        visual.positional_embedding[1:] = rows
+        visual.positional_embedding[0] = -5.0
+    encoder = ClipImageEncoder(visual, blocks=(0, 1, 2, 3), num_prompts=0)
+    resized = encoder._position_embedding((8, 16))
+    assert (resized[0] == -5.0).all()
+    torch.testing.assert_close(resized[1:], rows.reshape(8, 8)[:, :1].expand(8, 16).reshape(128, 1).expand(-1, 64))
+
+
+def test_visual_prompts_change_the_image_and_are_cut_out_again(clip):
+    """They change every map and no map's size: the patches are found behind them."""
+    images = torch.randn(1, 3, 64, 64)
+    with_prompts = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), num_prompts=3).eval()
+    without = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), num_prompts=0).eval()
+    without.load_state_dict(with_prompts.state_dict(), strict=False)
+    with torch.no_grad():
+        changed, plain = with_prompts(images), without(images)
+    for name in plain:
+        assert changed[name].shape == plain[name].shape
+        assert not torch.allclose(changed[name], plain[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", ["all", "attention", "none"])
+def test_what_is_trained(clip, trainable):
+    encoder = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), num_prompts=1, trainable=trainable)
+    trained = {name for name, parameter in encoder.visual.named_parameters() if parameter.requires_grad}
+    everything = {name for name, _ in encoder.visual.named_parameters()}
+    attention = {name for name in everything if ".attn." in name or name == "positional_embedding"}
+    assert len(attention) == 4 * 4 + 1
+    assert trained == {"all": everything, "attention": attention, "none": set()}[trainable]
+    assert encoder.visual_prompts.requires_grad
+
+
+@pytest.mark.parametrize("blocks", [(0, 1, 2), (0, 2, 1, 3), (0, 1, 2, 4), (-1, 1, 2, 3)])
+def test_refuses_blocks_that_are_not_there(clip, blocks):
+    with pytest.raises(UserError, match="MODEL.CLIP.BLOCKS"):
+        ClipImageEncoder(clip[0].visual, blocks=blocks)

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+
+from hiervl.modeling.cross_modal import CrossModalSpatialAlignment
+
+
+@pytest.fixture
+def exchange():
+    torch.manual_seed(0)
+    module = CrossModalSpatialAlignment(8, 1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return module
+
+
+def read_by_hand(read, x, source, bias):
+    """x + γ·W_o softmax(Q Kᵀ/√d + bias) V of one head, written out (eq. 1)."""
+    normalise = torch.nn.functional.layer_norm
+    query = normalise(x, (8,), read.norm_query.weight, read.norm_query.bias)
+    source = normalise(source, (8,), read.norm_source.weight, read.norm_source.bias)
+    a = read.attention
+    scores = a.q_proj(query) @ a.k_proj(source).transpose(1, 2) / math.sqrt(8) + bias
+    return x + read.scale * a.out_proj(scores.softmax(-1) @ a.v_proj(source))
+
+
+def test_equals_equation_1_in_both_directions(exchange):
+    """Text reads first, and the pixels read the text that it has become; log r weights what they read."""
+    pixels, queries = torch.randn(2, 12, 8), torch.randn(2, 3, 8)
+    text_bias = torch.tensor([[0.0, -0.7, float("-inf")], [-2.0, 0.0, -0.1]])
+    new_pixels, new_queries = exchange(pixels, queries, text_bias)
+    wanted_queries = read_by_hand(exchange.text_reads_pixels, queries, pixels, 0.0)
+    wanted_pixels = read_by_hand(exchange.pixels_read_text, pixels, wanted_queries, text_bias[:, None, :])
+    torch.testing.assert_close(new_queries, wanted_queries, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(new_pixels, wanted_pixels, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("direction", ["text_reads_pixels", "pixels_read_text"])
+def test_each_direction_can_be_switched_off(direction):
+    module = CrossModalSpatialAlignment(8, 2, **{direction: False})
+    for name, parameter in module.named_parameters():
+        if name.endswith("scale"):
+            torch.nn.init.ones_(parameter)
+    pixels, queries = torch.randn(1, 12, 8), torch.randn(1, 3, 8)
+    new_pixels, new_queries = module(pixels, queries, torch.zeros(1, 3))
+    assert torch.equal(new_queries, queries) == (direction == "text_reads_pixels")
+    assert torch.equal(new_pixels, pixels) == (direction == "pixels_read_text")

@@ -1,0 +1,49 @@
+"""Guidance by the untrained CLIP: which pixels, which labels, which weight."""
+
+import pytest
+import torch
+
+from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.semi_supervised.guidance import ClipGuidance
+
+
+class Says(torch.nn.Module):
+    """A CLIP that is sure of class 1 on the left, and unsure on the right."""
+
+    def forward(self, images, text):
+        left, right = torch.tensor([0.05, 0.95]), torch.tensor([0.6, 0.4])
+        return torch.stack((left, right), dim=-1)[None, :, None, :].expand(len(images), -1, 1, -1)
+
+
+def test_only_sure_and_valid_pixels_are_guided():
+    guidance = ClipGuidance(Says(), confidence=0.9, first_weight=1.0, last_weight=0.0, max_iter=10)
+    valid = torch.ones(1, 4, 8, dtype=torch.bool)
+    valid[:, 0] = False
+    labels, keep = guidance(torch.zeros(1, 3, 4, 8), None, valid, ignore_value=255)
+    assert (labels[:, 0] == 255).all() and not keep[:, 0].any()
+    assert (labels[:, 1:, :3] == 1).all() and (labels[:, 1:, 6:] == 0).all()
+    assert keep[:, 1:, 0].all() and not keep[:, :, 4:].any()
+
+
+def test_weight_falls_linearly():
+    guidance = ClipGuidance(Says(), confidence=0.9, first_weight=0.1, last_weight=0.0, max_iter=10)
+    assert [guidance.weight(t) for t in (0, 5, 10, 20)] == pytest.approx([0.1, 0.05, 0.0, 0.0])
+
+
+def test_frozen_clip_stays_what_clip_was(make_network):
+    network = make_network()
+    frozen = FrozenClip(network.backbone, 10.0)
+    text, images = network.encode_text(), torch.rand(2, 3, 64, 64)
+    before = frozen(images, text)
+    assert torch.allclose(before.sum(1), torch.ones_like(before.sum(1)), atol=1e-5)
+    # Without visual prompts and untrained, it agrees with the tower itself.
+    network.backbone.visual_prompts = None
+    dense = network.backbone(images)["dense_embedding"]
+    expected = (torch.einsum("bdhw,cd->bchw", dense, text.prototypes) * 10.0).softmax(1)
+    assert torch.allclose(before, expected, atol=1e-5)
+    with torch.no_grad():
+        for parameter in network.backbone.visual.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    assert torch.equal(frozen(images, text), before)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())

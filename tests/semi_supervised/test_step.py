@@ -1,0 +1,311 @@
+"""Teacher, pseudo-labels and the step: values by hand, then the whole step on a small network."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+from hiervl.semi_supervised.pseudo_labels import (
+    ConfidenceThreshold,
+    PseudoLabels,
+    box_masks,
+    cutmix,
+    kept_fractions,
+    make_pseudo_labels,
+)
+from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.semi_supervised.teacher import EmaTeacher, StudentAsTeacher
+
+IGNORE = 255
+
+# ---- teacher ------------------------------------------------------------------------------------------------------
+
+
+class Student(nn.Module):
+    """One weight that is trained, one that is frozen, one buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Parameter(torch.tensor([7.0]), requires_grad=False)
+        self.trained = nn.Parameter(torch.tensor([0.0]))
+        self.register_buffer("counter", torch.tensor(0.0))
+
+
+def test_moving_average_by_hand():
+    """Decay min(1 − 1/(t + 1), 0.6): 0, 1/2, 0.6 (not 2/3), 0.6; buffers are copied."""
+    student = Student()
+    teacher = EmaTeacher(student, max_decay=0.6)
+    expected = [1.0, 0.5 * 1 + 0.5 * 2, 0.6 * 1.5 + 0.4 * 3, 0.6 * 2.1 + 0.4 * 4]
+    for step, value in enumerate(expected):
+        with torch.no_grad():
+            student.trained.fill_(step + 1.0)
+            student.counter.fill_(step)
+        teacher.update(student, step)
+        assert teacher.network.trained.item() == pytest.approx(value)
+        assert teacher.network.counter.item() == step
+    assert student.trained.item() == 4.0
+
+
+def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
+    student = make_network(trained=False)
+    teacher = EmaTeacher(student)
+    for (name, own), followed in zip(teacher.network.named_parameters(), student.parameters()):
+        assert (own.data_ptr() == followed.data_ptr()) == (not followed.requires_grad), name
+    assert teacher.network.text_encoder.tower is student.text_encoder.tower
+    teacher.train()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    before = teacher.network.text_encoder.prompts.clone()
+    with torch.no_grad():
+        student.text_encoder.prompts.add_(1.0)
+    assert torch.equal(teacher.network.text_encoder.prompts, before)
+    teacher.update(student, 1)
+    torch.testing.assert_close(teacher.network.text_encoder.prompts, before + 0.5)
+
+
+# ---- pseudo-labels ------------------------------------------------------------------------------------------------
+
+
+def test_pseudo_labels_by_hand():
+    """Four pixels: certain of 1, of 0, undecided, certain but padded. Scores are normalised before they are judged."""
+    scores = torch.tensor([[0.1, 1.9, 0.5, 0.0], [0.4, 0.1, 0.4, 9.0]]).view(1, 2, 1, 4)  # p = 0.8, 0.95, 0.56, 1
+    valid = torch.tensor([[[True, True, True, False]]])
+    for threshold, keep in ((0.79, [True, True, False, False]), (0.81, [False, True, False, False])):
+        pseudo = make_pseudo_labels(scores, valid, ConfidenceThreshold(2, threshold), sharpen=1.0, ignore_value=IGNORE)
+        assert pseudo.labels.flatten().tolist() == [1, 0, 0, IGNORE]
+        assert pseudo.keep.flatten().tolist() == keep
+    # Sharpened: 0.64/(0.64 + 0.04) = 0.94 and 0.309/(0.309 + 0.198) = 0.61
+    for threshold, keep in ((0.60, [True, True, True, False]), (0.93, [True, True, False, False])):
+        pseudo = make_pseudo_labels(scores, valid, ConfidenceThreshold(2, threshold), sharpen=2.0, ignore_value=IGNORE)
+        assert pseudo.keep.flatten().tolist() == keep
+
+
+def test_class_threshold_by_hand():
+    """Mean confidences, followed with momentum 1/2 from 1: class 0 has 0.95, class 1 has 0.75, class 2 never occurs
+    and keeps 1, so that its threshold is the full 0.8, class 0's is 0.76 and class 1's 0.6. Padding counts nowhere."""
+    threshold = ConfidenceThreshold(3, 0.8, "class")
+    threshold.momentum = 0.5
+    confidence = torch.tensor([[[0.95, 0.85, 0.61, 0.39, 0.01]]])
+    labels = torch.tensor([[[0, 0, 1, 1, 2]]])
+    valid = torch.tensor([[[True, True, True, True, False]]])
+    assert threshold(confidence, labels, valid).flatten().tolist() == [True, True, True, False, False]
+    torch.testing.assert_close(threshold.mean_confidence, torch.tensor([0.95, 0.75, 1.0]))
+    # Confident everywhere: the scale is relative to the surest class.
+    threshold.mean_confidence.copy_(torch.tensor([0.5, 0.25, 0.1]))
+    threshold.momentum = 1.0
+    kept = threshold(torch.tensor([[[0.81, 0.79, 0.41, 0.39]]]), torch.tensor([[[0, 0, 1, 1]]]), valid[..., :4])
+    assert kept.flatten().tolist() == [True, False, True, False]
+
+
+def test_fixed_threshold_learns_nothing():
+    threshold = ConfidenceThreshold(2, 0.8)
+    labels = torch.tensor([[[0, 1]]])
+    assert threshold(torch.tensor([[[0.8, 0.79]]]), labels, labels >= 0).flatten().tolist() == [True, False]
+    assert threshold.mean_confidence.tolist() == [1.0, 1.0]
+    with pytest.raises(UserError, match="SEMI.THRESHOLD"):
+        ConfidenceThreshold(2, 0.8, "klass")
+
+
+def test_cutmix_moves_image_label_and_keep_together():
+    """Three images of 2 × 3: the partner of the first is the last; the box excludes its far corner."""
+    boxes = torch.tensor([[1, 0, 3, 1], [0, 0, 0, 0], [0, 1, 1, 2]])  # x0, y0, x1, y1
+    inside = box_masks(boxes, 2, 3)
+    assert inside.int().tolist() == [[[0, 1, 1], [0, 0, 0]], [[0, 0, 0]] * 2, [[0, 0, 0], [1, 0, 0]]]
+    labels = torch.arange(18).view(3, 2, 3)
+    expected = [[[0, 13, 14], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]], [[12, 13, 14], [3, 16, 17]]]
+    assert cutmix(labels, inside).tolist() == expected
+    images = torch.stack((labels, labels + 100, labels + 200), dim=1)
+    assert cutmix(images, inside)[:, 1].sub(100).tolist() == expected
+    assert cutmix(labels % 2 == 0, inside).tolist() == (torch.tensor(expected) % 2 == 0).tolist()
+
+
+def test_kept_fractions_by_hand():
+    """Of 6 valid pixels 3 are kept, 2 of 2 of background and 1 of 4 of the rest; padding counts nowhere."""
+    labels = torch.tensor([[[0, 0, 1, 2, 2, 1, IGNORE, IGNORE]]])
+    pseudo = PseudoLabels(labels, torch.tensor([[[1, 1, 1, 0, 0, 0, 1, 0]]]).bool())
+
+    def shares(background):
+        return {name: share.item() for name, share in kept_fractions(pseudo, background, IGNORE).items()}
+
+    assert shares([0]) == {"pseudo/kept": 0.5, "pseudo/kept_background": 1.0, "pseudo/kept_foreground": 0.25}
+    assert shares([0, 2]) == {"pseudo/kept": 0.5, "pseudo/kept_background": 0.5, "pseudo/kept_foreground": 0.5}
+    assert shares([3]) == {"pseudo/kept": 0.5, "pseudo/kept_background": 0.0, "pseudo/kept_foreground": 0.5}
+    assert shares([]) == {"pseudo/kept": 0.5}
+
+
+# ---- the step -----------------------------------------------------------------------------------------------------
+
+SIZE = 40  # no multiple of 16, to which images are padded
+BOXES = {"1": [(8, 4, 24, 20), (0, 0, 0, 0)], "2": [(0, 0, 0, 0), (16, 16, 40, 40)]}
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(5)
+
+    def image():
+        coarse = 255 * torch.rand(1, 3, 5, 5, generator=generator)
+        return F.interpolate(coarse, size=(SIZE, SIZE), mode="nearest")[0].to(torch.uint8)
+
+    labelled, unlabelled = [], []
+    for index in range(2):
+        sem_seg = torch.full((SIZE, SIZE), 1 + index)
+        sem_seg[:, SIZE // 2 :] = 4
+        labelled.append({"image": image(), "sem_seg": sem_seg})
+        valid = torch.ones(SIZE, SIZE, dtype=torch.bool)
+        valid[30 + index :] = False
+        item = {"image_weak": image(), "image_strong1": image(), "image_strong2": image(), "valid": valid}
+        unlabelled.append({**item, **{f"cutmix_box{view}": torch.tensor(BOXES[view][index]) for view in BOXES}})
+    return {"labeled": labelled, "unlabeled": unlabelled}
+
+
+@pytest.fixture
+def make_step(make_cfg, make_network):
+    def make(*overrides, trained: bool = True):
+        overrides = ("SEMI.CONFIDENCE", 0.0, *overrides)
+        step = SemiSupervisedStep.from_config(make_cfg(*overrides), make_network(*overrides, trained=trained))
+        return step.train()
+
+    return make
+
+
+def run_step(step, batch=None):
+    torch.manual_seed(11)  # of the points where masks are compared
+    return step(batch or make_batch())
+
+
+def loss_by_hand(step, view, confidence):
+    """Cross-entropy of the strong view to the teacher's labels, both pasted by slices; on this one view alone."""
+    items = make_batch()["unlabeled"]
+    images = torch.stack([item[f"image_strong{view}"] for item in items]).float()
+    valid = torch.stack([item["valid"] for item in items])
+    with torch.no_grad():
+        teacher_scores = step.teacher.network.eval().semantic_maps(torch.stack([item["image_weak"] for item in items]))
+        probability = teacher_scores / teacher_scores.sum(1, keepdim=True)
+        labels, sure = probability.argmax(1), probability.amax(1)
+        pasted = [images.clone(), labels.clone(), sure.clone(), valid.clone()]
+        for b, (x0, y0, x1, y1) in enumerate(BOXES[view]):
+            for target, source in zip(pasted, (images, labels, sure, valid)):
+                target[b, ..., y0:y1, x0:x1] = source[1 - b, ..., y0:y1, x0:x1]
+        images, labels, sure, valid = pasted
+        student = step.student.train()
+        text = student.encode_text()
+        scores = student.semantic_scores(student.segment(student.normalise(list(images)), text), text)
+        scores = F.interpolate(scores, size=(48, 48), mode="bilinear", align_corners=False)[:, :, :SIZE, :SIZE]
+        at_label = (scores / scores.sum(1, keepdim=True)).gather(1, labels.unsqueeze(1)).squeeze(1)
+        return -(at_label.log() * (valid & (sure >= confidence))).sum() / valid.sum()
+
+
+@pytest.mark.parametrize("teacher", ["ema", "student"])
+def test_strong_losses_by_hand(make_step, teacher):
+    """(1 − share) · weight · cross-entropy, on images, labels, confidence and padding under the same boxes."""
+    step = make_step("SEMI.TEACHER", teacher, "SEMI.STRONG_WEIGHT", 0.3, "SEMI.SUPERVISED_SHARE", 0.6)
+    if teacher == "ema":  # a teacher that differs from the student, and not only in how classes are scored
+        with torch.no_grad():
+            for parameter in step.student.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+    with torch.no_grad():
+        weak = torch.stack([item["image_weak"] for item in make_batch()["unlabeled"]])
+        scores = step.teacher.network.eval().semantic_maps(weak)
+        confidence = (scores / scores.sum(1, keepdim=True)).amax(1).median().item() + 1e-5
+    step.threshold.threshold = confidence
+    losses = run_step(step.train())
+    assert 0.3 < step.statistics["pseudo/kept"].item() < 0.7
+    for view in ("1", "2"):
+        expected = 0.4 * 0.3 * loss_by_hand(step, view, confidence)
+        assert expected > 0.01
+        torch.testing.assert_close(losses[f"loss_strong{view}"], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_supervised_only_is_the_network_itself(make_step):
+    """Exactly the supervised and the prompt losses, at full weight; nothing of the unlabelled images is touched."""
+    step = make_step("SEMI.ENABLED", False)
+    batch = make_batch()
+    losses = run_step(step, {"labeled": batch["labeled"], "unlabeled": [{}]})
+    torch.manual_seed(11)
+    expected = step.student(batch["labeled"])
+    assert {"loss_pixel", "loss_prompt_topology", "loss_prompt_anchor"} <= set(losses)
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], atol=1e-6, rtol=1e-6)
+    assert step.statistics == {}
+
+
+def test_weights_of_the_parts(make_step):
+    """Supervised losses times their share, prompt losses whole; unlabelled images do not change either."""
+    step = make_step("SEMI.SUPERVISED_SHARE", 0.3)
+    losses = run_step(step)
+    torch.manual_seed(11)
+    expected = step.student(make_batch()["labeled"])
+    assert {"loss_strong1", "loss_strong2"} <= set(losses) - set(expected)
+    for name, loss in expected.items():
+        wanted = loss if "prompt" in name else 0.3 * loss
+        torch.testing.assert_close(losses[name], wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_burn_in(make_step):
+    """Unlabelled images are left alone until their first iteration."""
+    step = make_step("SEMI.BURN_IN", 3)
+    for iteration, is_used in ((0, False), (2, False), (3, True), (4, True)):
+        step.iteration = iteration
+        losses = run_step(step)
+        assert ("loss_strong1" in losses) == is_used and ("pseudo/kept" in step.statistics) == is_used
+
+
+def test_update_teacher_follows_the_trainer(make_step):
+    step = make_step()
+    before = step.teacher.network.mask_prior.gain.item()
+    with torch.no_grad():
+        step.student.mask_prior.gain.fill_(5.0)
+    step.iteration = 3
+    step.update_teacher()
+    assert step.teacher.network.mask_prior.gain.item() == pytest.approx(0.75 * before + 0.25 * 5.0)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "student"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_reach_the_student_alone(make_step, teacher, precision, monkeypatch):
+    """Also under autocast, whose cached casts must not lose gradients to the passes of the teacher; losses are float32
+    and so is all that the criterion computes on."""
+    step = make_step("SEMI.TEACHER", teacher)
+    seen = []
+    criterion = step.student.criterion
+    original = criterion.forward
+
+    def spy(predictions, scores, logits, text, targets):
+        seen.append((torch.is_autocast_enabled("cpu"), scores.dtype, logits.dtype, text.text_embeddings.dtype))
+        return original(predictions, scores, logits, text, targets)
+
+    monkeypatch.setattr(criterion, "forward", spy)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        losses = run_step(step)
+    assert seen == [(False, torch.float32, torch.float32, torch.float32)]
+    assert {"loss_strong1", "loss_strong2"} <= set(losses)
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    gradients = {name: p.grad for name, p in step.student.named_parameters() if p.requires_grad}
+    assert not [name for name, gradient in gradients.items() if gradient is None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    assert step.student.training
+    if teacher == "ema":
+        assert all(parameter.grad is None for parameter in step.teacher.parameters())
+        assert not step.teacher.network.training
+
+
+def test_strong_views_alone_teach_the_student(make_step):
+    step = make_step()
+    losses = run_step(step)
+    (losses["loss_strong1"] + losses["loss_strong2"]).backward()
+    for part in ("backbone", "query_generator", "pixel_decoder", "query_decoder", "mask_prior"):
+        gradients = [p.grad for p in getattr(step.student, part).parameters() if p.grad is not None]
+        assert any(gradient.any() for gradient in gradients), part
+    assert step.student.text_encoder.prompts.grad.any()
+
+
+def test_student_as_teacher_is_registered_once(make_step):
+    step = make_step("SEMI.TEACHER", "student", trained=False)
+    assert isinstance(step.teacher, StudentAsTeacher) and step.teacher.network is step.student
+    assert not list(step.teacher.parameters()) and not step.teacher.state_dict()
+    with pytest.raises(UserError, match="SEMI.TEACHER"):
+        make_step("SEMI.TEACHER", "emma", trained=False)

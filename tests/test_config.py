@@ -1,0 +1,115 @@
+"""Every key is explained and used; every config file loads; wrong keys are answered with the right one."""
+
+import re
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+
+import hiervl
+from hiervl import config
+from hiervl.errors import UserError
+from hiervl.run_config import load_config
+
+SOURCES = Path(hiervl.__file__).parent
+CONFIGS = sorted((SOURCES.parent / "configs").rglob("*.yaml"))
+
+
+def leaves(node, prefix=""):
+    found = set()
+    for name, value in node.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else {prefix + name}
+    return found
+
+
+NEW_KEYS = sorted(leaves(config.get_hiervl_cfg()) - leaves(get_cfg()))
+
+
+def test_new_keys_are_found():
+    assert len(NEW_KEYS) > 60 and "SEMI.CONFIDENCE" in NEW_KEYS and "SOLVER.BASE_LR" not in NEW_KEYS
+
+
+def test_every_new_key_has_a_comment_above_it():
+    lines = Path(config.__file__).read_text().splitlines()
+    places = {}
+    for number, line in enumerate(lines):
+        assigned = re.match(r"\s+cfg\.([A-Z0-9_.]+) = ", line)
+        if assigned:
+            places[assigned.group(1)] = number
+    unexplained = [key for key in NEW_KEYS if not re.match(r"\s+# \S.* \S", lines[places[key] - 1])]
+    assert unexplained == []
+
+
+def test_every_new_key_is_read():
+    source = "\n".join(path.read_text() for path in SOURCES.rglob("*.py") if path.name != "config.py")
+    unused = [key for key in NEW_KEYS if not re.search(rf"\.{key.split('.')[-1]}\b", source)]
+    assert unused == []
+
+
+def test_there_are_config_files():
+    assert len(CONFIGS) >= 8
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_file_loads(path):
+    """With values of the right types, and each with the output and the data of its own."""
+    cfg = load_config(str(path))
+    assert leaves(cfg) == leaves(config.get_hiervl_cfg())
+    assert cfg.MODEL.META_ARCHITECTURE == "HierVL" and cfg.INPUT.FORMAT == "RGB"
+    if not path.stem.startswith("Base"):
+        assert path.stem in cfg.OUTPUT_DIR
+        assert cfg.DATASETS.TRAIN and cfg.DATASETS.UNLABELED and cfg.DATASETS.TEST
+        assert cfg.SOLVER.EPOCHS or cfg.SOLVER.MAX_ITER
+
+
+def test_command_line_wins_over_file_over_base():
+    quickstart = str(SOURCES.parent / "configs" / "quickstart.yaml")
+    cfg = load_config(quickstart, ["SOLVER.MAX_ITER", "7"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.INPUT.CROP_SIZE, cfg.SOLVER.UNLABELED_PER_BATCH) == (7, 64, 8)
+
+
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("MODEL.HSQG.LEVEL", "MODEL.HSQG.LEVELS"),
+        ("SEMI.CONFIDENSE", "SEMI.CONFIDENCE"),
+        ("DATASETS.UNLABELLED", "DATASETS.UNLABELED"),
+        ("SOLVER.BASE_RL", "SOLVER.BASE_LR"),
+    ],
+)
+def test_unknown_key_is_answered_with_the_nearest(tmp_path, wrong, right):
+    with pytest.raises(UserError, match=f"no config key '{wrong}'; did you mean {right}[?]"):
+        load_config("", [wrong, "1"])
+    section, name = wrong.rsplit(".", 1)
+    opening = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(section.split(".")))
+    file = tmp_path / "wrong.yaml"
+    file.write_text(f"{opening}{'  ' * (section.count('.') + 1)}{name}: 1\n")
+    with pytest.raises(UserError, match=f"wrong.yaml: there is no config key '{wrong}'; did you mean {right}[?]"):
+        load_config(str(file))
+
+
+def test_other_mistakes_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="there is no config key 'QQQQ'; hiervl/config.py lists all keys"):
+        load_config("", ["QQQQ", "1"])
+    with pytest.raises(UserError, match="KEY VALUE pairs expected"):
+        load_config("", ["SEED"])
+    with pytest.raises(UserError, match="SEMI.CONFIDENCE"):
+        load_config("", ["SEMI.CONFIDENCE", "high"])
+    (tmp_path / "quickstart.yaml").write_text("SEED: 1\n")
+    with pytest.raises(UserError, match="did you mean .*quickstart.yaml"):
+        load_config(str(tmp_path / "quikstart.yaml"))
+    (tmp_path / "broken.yaml").write_text("MODEL: [unclosed\n")
+    with pytest.raises(UserError, match="broken.yaml"):
+        load_config(str(tmp_path / "broken.yaml"))
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "MODEL: 3\n"])
+def test_file_of_another_shape_is_a_user_error(tmp_path, text):
+    (tmp_path / "shape.yaml").write_text(text)
+    with pytest.raises(UserError, match="shape.yaml"):
+        load_config(str(tmp_path / "shape.yaml"))
+
+
+def test_key_below_a_value_is_a_user_error():
+    with pytest.raises(UserError, match="SEED.X"):
+        load_config("", ["SEED.X", "1"])
