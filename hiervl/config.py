@@ -60,8 +60,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.LEVELS = 3
     # Gate the text queries by their class's relevance to the image; off: every class is active with relevance 1.
     cfg.MODEL.HSQG.RELEVANCE = True
-    # On labelled images in training the relevance is the ground truth's presence instead of the gate's.
-    cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = True
+    # On labelled images in training the relevance is the ground truth's presence instead of the gate's (the paper's
+    # way; off by default, because the network then leans on a knowledge that it lacks at inference).
+    cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
     # Absent classes of the highest relevance that join the active ones on labelled images, with an empty target.
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.

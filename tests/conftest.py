@@ -77,6 +77,8 @@ def make_network(make_cfg):
 
     from detectron2.modeling import build_model
 
+    import hiervl.modeling  # noqa: F401  fills Detectron2's registries
+
     def make(*overrides, trained: bool = True):
         torch.manual_seed(0)
         network = build_model(make_cfg(*overrides))

@@ -1,5 +1,7 @@
 """What the untrained CLIP says of unlabelled images, as labels (``loss_clip_guidance``; SemiVL)."""
 
+from typing import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,17 +13,31 @@ from .pseudo_labels import PseudoLabels
 
 
 class ClipGuidance(nn.Module):
-    """Labels from the frozen CLIP where its confidence reaches a threshold, with a weight that changes linearly."""
+    """Labels from the frozen CLIP where its confidence reaches a threshold, with a weight that changes linearly.
 
-    def __init__(self, clip: FrozenClip, *, confidence: float, first_weight: float, last_weight: float, max_iter: int):
+    It is not believed where it says background: no caption describes one, and it takes the rims of objects for it.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        *,
+        background: Sequence[int] = (),
+        confidence: float,
+        first_weight: float,
+        last_weight: float,
+        max_iter: int,
+    ):
         """
         Args:
             clip: the frozen tower.
+            background: classes that give no guidance.
             confidence: pixels of at least this zero-shot probability count.
             first_weight, last_weight: weight of the loss at iteration 0 and at ``max_iter``.
         """
         super().__init__()
         self.clip = clip
+        self.background = tuple(background)
         self.confidence = confidence
         self.first_weight, self.last_weight = first_weight, last_weight
         self.max_iter = max_iter
@@ -31,6 +47,7 @@ class ClipGuidance(nn.Module):
         """``SEMI.GUIDANCE_*`` of the config; ``student`` must not have been trained or loaded yet."""
         return cls(
             FrozenClip(student.backbone, student.logit_scale),
+            background=student.query_generator.always_active,
             confidence=cfg.SEMI.GUIDANCE_CONFIDENCE,
             first_weight=cfg.SEMI.GUIDANCE_WEIGHT,
             last_weight=cfg.SEMI.GUIDANCE_LAST_WEIGHT,
@@ -53,4 +70,7 @@ class ClipGuidance(nn.Module):
             self.clip(images, text), size=images.shape[2:], mode="bilinear", align_corners=False
         )[:, :, : valid.shape[1], : valid.shape[2]]
         confidence, labels = probability.max(dim=1)
-        return PseudoLabels(labels.masked_fill(~valid, ignore_value), valid & (confidence >= self.confidence))
+        keep = valid & (confidence >= self.confidence)
+        for label in self.background:
+            keep &= labels != label
+        return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)

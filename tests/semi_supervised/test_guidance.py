@@ -25,6 +25,12 @@ def test_only_sure_and_valid_pixels_are_guided():
     assert keep[:, 1:, 0].all() and not keep[:, :, 4:].any()
 
 
+def test_background_gives_no_guidance():
+    guidance = ClipGuidance(Says(), background=[1], confidence=0.55, first_weight=1.0, last_weight=1.0, max_iter=1)
+    labels, keep = guidance(torch.zeros(1, 3, 4, 8), None, torch.ones(1, 4, 8, dtype=torch.bool), ignore_value=255)
+    assert not keep[labels == 1].any() and keep[:, :, 7].all()
+
+
 def test_weight_falls_linearly():
     guidance = ClipGuidance(Says(), confidence=0.9, first_weight=0.1, last_weight=0.0, max_iter=10)
     assert [guidance.weight(t) for t in (0, 5, 10, 20)] == pytest.approx([0.1, 0.05, 0.0, 0.0])
