@@ -113,7 +113,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
     cfg.MODEL.QUERY_DECODER.CLASSIFIER = "linear"
-    # Temperature of the text similarity and of the pixel-level contrasts.
+    # Temperature of the similarity between rows and text, and of loss_prompt_anchor.
     cfg.MODEL.QUERY_DECODER.TEMPERATURE = 0.07
 
 

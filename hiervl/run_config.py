@@ -35,13 +35,13 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     return cfg
 
 
-def prepare_config(cfg: CfgNode) -> CfgNode:
-    """Settle what depends on the machine and the data: device and iterations. Freezes ``cfg``."""
+def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
+    """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.SOLVER.EPOCHS:
+    if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
         logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
     _check_output_dir(cfg.OUTPUT_DIR)

@@ -91,7 +91,8 @@ def _progress(folder: Path) -> str:
     metrics = folder / "metrics.json"
     if metrics.exists():
         for line in metrics.read_text().splitlines():
-            latest.update(json.loads(line))
+            if line.endswith("}"):  # the last one may still be being written
+                latest.update(json.loads(line))
     if "iteration" not in latest:
         return "starting"
     score = f", mIoU {latest['sem_seg/mIoU']:.1f}" if "sem_seg/mIoU" in latest else ""
@@ -111,10 +112,10 @@ def _draw(args, folders: Dict[str, Path], path: Path) -> Path:
     from hiervl.data.loaders import build_test_loader
     from hiervl.evaluation import SlidingWindowSegmenter
     from hiervl.inference import draw_comparisons
-    from hiervl.run_config import load_config
+    from hiervl.run_config import load_config, prepare_config
     from hiervl.semi_supervised.checkpoint import load_network
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = prepare_config(load_config(args.config_file, args.opts), training=False)
     models = {}
     for name, folder in folders.items():
         network = build_model(cfg).eval()

@@ -79,14 +79,19 @@ DATASETS = (CAMVID, SHAPESWORLD)
 
 
 def register_all() -> None:
-    """Register every dataset in Detectron2's catalogs. Calling it again changes nothing."""
+    """Register HierVL's own datasets in Detectron2's catalogs. Calling it again changes nothing."""
     for dataset in DATASETS:
-        for split in dataset.splits:
-            _register(dataset, f"{dataset.name}_{split}", functools.partial(load_split, dataset, split))
-        for count in dataset.label_counts:
-            name = f"{dataset.name}_train_{count}"
-            _register(dataset, name, functools.partial(load_labeled, dataset, count))
-            _register(dataset, name + UNLABELED_SUFFIX, functools.partial(load_unlabeled, dataset, count))
+        register(dataset)
+
+
+def register(dataset: FolderDataset) -> None:
+    """Register a dataset's splits, and its labelled subsets with their unlabelled rests, in Detectron2's catalogs."""
+    for split in dataset.splits:
+        _register(dataset, f"{dataset.name}_{split}", functools.partial(load_split, dataset, split))
+    for count in dataset.label_counts:
+        name = f"{dataset.name}_train_{count}"
+        _register(dataset, name, functools.partial(load_labeled, dataset, count))
+        _register(dataset, name + UNLABELED_SUFFIX, functools.partial(load_unlabeled, dataset, count))
 
 
 def _register(dataset: FolderDataset, name: str, load: Callable[[], List[dict]]) -> None:

@@ -25,6 +25,7 @@ class LabeledMapper:
         flip_probability: float,
         num_classes: int,
         ignore_label: int = 255,
+        ignore_value: int = 255,
     ):
         """
         Args:
@@ -33,7 +34,8 @@ class LabeledMapper:
             scale: range of the random resize.
             flip_probability: probability of the horizontal flip.
             num_classes: C; other labels than 0 … C-1 and ``ignore_label`` are errors.
-            ignore_label: label of padding, and of the pixels that do not count.
+            ignore_label: label, in the dataset's files, of the pixels that do not count.
+            ignore_value: what those pixels and padding are labelled in the sample.
         """
         self.geometry = {
             "crop_size": crop_size,
@@ -43,10 +45,16 @@ class LabeledMapper:
         }
         self.num_classes = num_classes
         self.ignore_label = ignore_label
+        self.ignore_value = ignore_value
 
     @classmethod
     def from_config(cls, cfg, num_classes: int, ignore_label: int) -> "LabeledMapper":
-        return cls(num_classes=num_classes, ignore_label=ignore_label, **geometry_from_config(cfg))
+        return cls(
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            **geometry_from_config(cfg),
+        )
 
     def __call__(self, dataset_dict: Dict[str, str], rng: np.random.Generator) -> Dict[str, Any]:
         """
@@ -60,10 +68,12 @@ class LabeledMapper:
         image = read_image(dataset_dict["file_name"])
         size = image.shape[:2]
         label = read_label(dataset_dict["sem_seg_file_name"], self.num_classes, self.ignore_label, size)
+        if self.ignore_label != self.ignore_value:
+            label = np.where(label == self.ignore_label, self.ignore_value, label).astype(label.dtype)
         view = augmentation.weak_view(rng, *size, **self.geometry)
         sample = {
             "image": image_tensor(view.image(image)),
-            "sem_seg": map_tensor(view.map(label, self.ignore_label)),
+            "sem_seg": map_tensor(view.map(label, self.ignore_value)),
         }
         if "instance_file_name" in dataset_dict:
             instances = read_instances(dataset_dict["instance_file_name"], size)

@@ -70,7 +70,7 @@ def _create(name: str, pretrained: str) -> nn.Module:
     try:
         return open_clip.create_model(name, pretrained=pretrained or None, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
             "machine with network access and give the file as MODEL.CLIP.PRETRAINED."

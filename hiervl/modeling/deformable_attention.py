@@ -30,7 +30,9 @@ def deformable_attention(
     samples: List[Tensor] = []
     for (height, width), flat, grid in zip(shapes, maps, grids):
         image = flat.permute(0, 2, 3, 1).reshape(batch * heads, head_dim, height, width)
-        samples.append(F.grid_sample(image, grid.to(image.dtype), align_corners=False))
+        with torch.autocast(value.device.type, enabled=False):  # half precision would move the points by 0.1 pixel
+            precise = torch.promote_types(image.dtype, torch.float32)
+            samples.append(F.grid_sample(image.to(precise), grid.to(precise), align_corners=False))
     sampled = torch.cat(samples, dim=-1)  # (B·heads, d/heads, Q, maps·points)
 
     weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, len(shapes) * points)

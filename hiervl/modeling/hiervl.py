@@ -257,12 +257,11 @@ def classes_of(cfg):
     """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
     dataset = next(iter(cfg.DATASETS.TRAIN), None)
     metadata = MetadataCatalog.get(dataset) if dataset else None
-    names = list(cfg.MODEL.CLASS_NAMES) or list(getattr(metadata, "stuff_classes", ()))
+    registered = list(getattr(metadata, "stuff_classes", ()))
+    names = list(cfg.MODEL.CLASS_NAMES) or registered
     if not names:
         raise UserError(
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
         )
-    phrases = getattr(metadata, "class_phrases", None)
-    if phrases is None or len(phrases) != len(names):
-        phrases = [[name] for name in names]
-    return names, phrases
+    phrases = getattr(metadata, "class_phrases", None) if names == registered else None
+    return names, phrases or [[name] for name in names]

@@ -180,7 +180,7 @@ def _visible_pixels(masks: Tensor) -> Tensor:
 
 def _of_rows(mask_prior: Optional[Tensor], row_classes: Tensor) -> Optional[Tensor]:
     """The class maps (B, C, h, w) of the rows that a class owns, 0 for the others: (B, Q, h, w)."""
-    if mask_prior is None:
+    if mask_prior is None or not row_classes.numel():  # no class active and no instance rows: nothing to resize
         return None
     index = row_classes.clamp(min=0)[:, :, None, None].expand(-1, -1, *mask_prior.shape[2:])
     return mask_prior.gather(1, index) * (row_classes >= 0)[:, :, None, None]

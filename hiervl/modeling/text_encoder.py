@@ -125,9 +125,10 @@ class PromptedTextEncoder(nn.Module):
         return self._cache[1]
 
     def _state(self) -> tuple:
-        """Changes whenever a weight is written or moved."""
+        """Changes whenever a weight is written or moved, and with mixed precision."""
         tensors = (self.tower.text_projection, self.prompts)
-        return tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
+        is_mixed = torch.is_autocast_enabled(self.tower.text_projection.device.type)
+        return (is_mixed, *((t.data_ptr(), t._version) for t in tensors if t is not None))
 
     def _encode(self) -> TextFeatures:
         phrases = self._embed_phrases("prompted", self.prompts)

@@ -1,5 +1,6 @@
 """Fitting the relevance gate and its threshold to the labelled images (design §1.3)."""
 
+import math
 from typing import List, Tuple
 
 import numpy as np
@@ -22,7 +23,7 @@ def labelled_similarities(cfg, model: HierVL) -> Tuple[Tensor, Tensor]:
     similarity: List[Tensor] = []
     presence: List[Tensor] = []
     loader = iter(build_labeled_loader(cfg, BATCH))
-    for _ in range(max(1, min(MAX_IMAGES, len(load_labeled(cfg))) // BATCH)):
+    for _ in range(math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH)):
         batch = next(loader)
         pooled = model.backbone(model.normalise([sample["image"] for sample in batch]))["pooled_embedding"]
         similarity.append(text.class_similarity(pooled.float()))

@@ -31,15 +31,16 @@ class SegmentationCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.extra = {"class_names": list(model.class_names), **(extra or {})}
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``{name}.pth`` under ``save_dir`` and remember it as the latest."""
+    def save(self, name: str, is_latest: bool = True, **kwargs: Any) -> None:
+        """Write ``{name}.pth`` under ``save_dir``; ``is_latest``: and remember it as the one to resume from."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **self.extra, **kwargs}
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
         _write_atomically(path, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(path.name)
+        if is_latest:
+            self.tag_last_checkpoint(path.name)
         logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -51,7 +52,13 @@ class SegmentationCheckpointer(Checkpointer):
         """As fvcore's, with errors in one sentence."""
         if path and not os.path.isfile(path):
             raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS, or the run's last_checkpoint).")
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"'{path}' was written with other settings than the config has ({' '.join(str(error).split())[:200]}); "
+                "resume with the config.yaml that lies beside it."
+            ) from error
 
     def _load_file(self, f: str) -> Dict[str, Any]:
         checkpoint = read_checkpoint(f)
@@ -87,7 +94,7 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
     """
     checkpoint = read_checkpoint(path)
     _check_classes(checkpoint, network.class_names, path)
-    has_teacher = which == "teacher" and "teacher" in checkpoint
+    has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
     weights = checkpoint["teacher"] if has_teacher else checkpoint["model"]
     weights = {key.removeprefix("network."): value for key, value in weights.items()} if has_teacher else weights
     try:

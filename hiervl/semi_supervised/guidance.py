@@ -46,7 +46,7 @@ class ClipGuidance(nn.Module):
     def from_config(cls, cfg, student: HierVL) -> "ClipGuidance":
         """``SEMI.GUIDANCE_*`` of the config; ``student`` must not have been trained or loaded yet."""
         return cls(
-            FrozenClip(student.backbone, student.logit_scale),
+            FrozenClip(student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS),
             background=student.query_generator.always_active,
             confidence=cfg.SEMI.GUIDANCE_CONFIDENCE,
             first_weight=cfg.SEMI.GUIDANCE_WEIGHT,

@@ -77,11 +77,7 @@ class BestCheckpoint(HookBase):
             return
         if self.best is None or value > self.best:
             self.best = float(value)
-            # The run still resumes from its last periodic checkpoint, not from here.
-            last = self.checkpointer.get_checkpoint_file()
-            self.checkpointer.save("model_best", **{self.metric: self.best})
-            if comm.is_main_process() and last:
-                self.checkpointer.tag_last_checkpoint(Path(last).name)
+            self.checkpointer.save("model_best", is_latest=False, **{self.metric: self.best})
             logger.info("Best %s so far: %.2f", self.metric, value)
 
     def state_dict(self) -> dict:

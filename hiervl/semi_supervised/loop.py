@@ -83,7 +83,7 @@ class OptimisationLoop:
             batch = next(self._batches)
             data_time += time.perf_counter() - start
             logged.append(self._forward_backward(batch, is_last=micro_batch + 1 == self.accumulation))
-        self._update()
+        self._update(batch)
         self._log({name: float(np.mean([losses[name] for losses in logged])) for name in logged[0]}, data_time)
 
     def _forward_backward(self, batch: Dict[str, Any], is_last: bool) -> Dict[str, float]:
@@ -96,13 +96,14 @@ class OptimisationLoop:
             self.scaler.scale(sum(losses.values()) / self.accumulation).backward()
         return values
 
-    def _update(self) -> None:
+    def _update(self, batch: Dict[str, Any]) -> None:
         """Clip, step, clear the gradients, let the teacher follow."""
-        if self.max_gradient_norm:
-            self.scaler.unscale_(self.optimizer)
-            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            norm = nn.utils.clip_grad_norm_(trained, self.max_gradient_norm)
-            self.step.statistics["gradient_norm"] = norm
+        self.scaler.unscale_(self.optimizer)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or float("inf"))
+        self.step.statistics["gradient_norm"] = norm
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):  # the scaler itself skips such a step
+            raise UserError(_not_finite("the gradient", batch, self.iter))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,9 +131,13 @@ def read_losses(losses: Dict[str, Tensor], batch: Dict[str, Any], iteration: int
     values = dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
-        files = [item["file_name"] for items in batch.values() for item in items]
-        raise UserError(
-            f"training stopped at iteration {iteration}: {', '.join(broken)} became infinite or NaN on the batch "
-            f"{', '.join(files)}; the last checkpoint is untouched. Lower SOLVER.BASE_LR, or switch SOLVER.AMP off."
-        )
+        raise UserError(_not_finite(", ".join(broken), batch, iteration))
     return values
+
+
+def _not_finite(what: str, batch: Dict[str, Any], iteration: int) -> str:
+    files = [item["file_name"] for items in batch.values() for item in items]
+    return (
+        f"training stopped at iteration {iteration}: {what} became infinite or NaN on the batch {', '.join(files)}; "
+        "the last checkpoint is untouched. Lower SOLVER.BASE_LR, or switch SOLVER.AMP off."
+    )

@@ -91,7 +91,7 @@ class SemiSupervisedStep(nn.Module):
         text = self.student.encode_text()
         losses = self.student.supervised_losses(batch["labeled"], text)
         self.statistics = {}
-        if self.use_unlabeled:
+        if self.use_unlabeled and batch["unlabeled"] and self.iteration >= self.burn_in:
             share = self.supervised_share
             losses = {name: share * loss for name, loss in losses.items()}
             unlabelled = self._unlabelled_losses(batch["unlabeled"], text)

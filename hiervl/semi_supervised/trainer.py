@@ -185,7 +185,10 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
     if comm.get_world_size() == 1:
         return step
     device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
-    return DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False)
+    # Switched-off parts leave parameters without gradients.
+    return DistributedDataParallel(
+        step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True
+    )
 
 
 class _UserStop(BaseException):

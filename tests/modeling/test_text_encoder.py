@@ -100,6 +100,17 @@ def test_embeddings_are_kept_until_they_change(clip, clip_file, change):
     torch.testing.assert_close(after.text_embeddings, encoder._encode().text_embeddings)
 
 
+def test_embeddings_of_mixed_precision_are_not_kept_for_float32(clip):
+    """Without learnable prompts nothing is ever written: the first pass of training would decide about evaluation."""
+    encoder = make_encoder(clip, num_prompts=0).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = encoder()
+        assert encoder() is mixed
+    expected = encode_text(clip, [f"a photo of a {of_class[0]}." for of_class in NAMES])
+    assert not torch.allclose(mixed.text_embeddings, expected, atol=1e-4)
+    torch.testing.assert_close(encoder().text_embeddings, expected, atol=1e-5, rtol=0)
+
+
 def test_training_never_reads_kept_embeddings(clip):
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
     encoder()
