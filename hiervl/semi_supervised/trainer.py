@@ -159,6 +159,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         )
         results = {}
         for index, name in enumerate(cfg.DATASETS.TEST):
+            _check_test_classes(cfg, name, model.class_names)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), evaluator) or {}
             if comm.is_main_process() and cfg.TEST.PICTURES:
@@ -179,6 +180,15 @@ class SemiSupervisedTrainer(DefaultTrainer):
         network = cls.build_model(cfg)
         load_network(network, cfg.MODEL.WEIGHTS, cfg.TEST.NETWORK)
         return cls.test(cfg, network.eval())
+
+
+def _check_test_classes(cfg, dataset_name: str, class_names: List[str]) -> None:
+    names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(dataset_name)
+    if len(names) != len(class_names):
+        raise UserError(
+            f"DATASETS.TEST: '{dataset_name}' has {len(names)} classes, but the network was built for "
+            f"{len(class_names)} ({', '.join(class_names[:4])}, …): name a test set of the same classes."
+        )
 
 
 def _distributed(step: SemiSupervisedStep) -> nn.Module:

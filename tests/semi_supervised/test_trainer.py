@@ -152,6 +152,7 @@ def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_p
         (("MODEL.CLIP.PRETRAINED", "nowhere.pt"), ("MODEL.CLIP.PRETRAINED", "nowhere.pt")),
         (("MODEL.WEIGHTS", "nowhere.pth"), ("nowhere.pth",)),
         (("SEMI.TEACHER", "ema2"), ("SEMI.TEACHER", "ema2")),
+        (("DATASETS.TEST", "('shapesworld_val',)", "SOLVER.MAX_ITER", "1"), ("shapesworld_val", "13", "11")),
     ],
 )
 def test_wrong_settings_are_one_sentence(world, tmp_path, extra, words):
