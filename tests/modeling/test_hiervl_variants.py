@@ -140,7 +140,8 @@ def test_instances_are_the_targets_of_instance_rows(make_network, monkeypatch):
         assert areas[1].tolist() == [64 * 64] * 2  # class 2 on both levels
 
 
-def test_matching_is_in_float32_under_autocast(make_network, monkeypatch):
+@pytest.mark.parametrize("mask_prior", [True, False])
+def test_matching_is_in_float32_under_autocast(make_network, monkeypatch, mask_prior):
     seen = watch(monkeypatch, assignment, "matching_cost")
     in_autocast = []
     sample = assignment.point_sample
@@ -149,7 +150,7 @@ def test_matching_is_in_float32_under_autocast(make_network, monkeypatch):
         lambda *args: in_autocast.append(torch.is_autocast_enabled("cpu")) or sample(*args),
     )  # fmt: skip
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        train_once(make_network(), labelled())
+        train_once(make_network("MODEL.QUERY_DECODER.MASK_PRIOR", mask_prior), labelled())
     assert seen and in_autocast and not any(in_autocast)
     for (logits, masks, *_), cost in seen:
         assert logits.dtype == masks.dtype == cost.dtype == torch.float32
