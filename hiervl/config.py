@@ -18,6 +18,7 @@ def get_hiervl_cfg() -> CN:
 def add_hiervl_config(cfg: CN) -> None:
     """Add HierVL's keys to ``cfg`` in place."""
     _add_model_config(cfg)
+    _add_decoder_config(cfg)
     _add_loss_config(cfg)
     _add_semi_supervised_config(cfg)
     _add_data_config(cfg)
@@ -55,6 +56,8 @@ def _add_model_config(cfg: CN) -> None:
     # The fixed prompt of the prototypes; {} is the class phrase.
     cfg.MODEL.TEXT.TEMPLATE = "a photo of a {}."
 
+
+def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG = CN()
     # Abstraction levels: text queries per active class.
     cfg.MODEL.HSQG.LEVELS = 3
