@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data import shapesworld
+from hiervl.data.classes import CLASS_FILES, ClassDefinition, read_classes
 from hiervl.data.splits import label_split
 from hiervl.errors import UserError
 
@@ -25,28 +26,13 @@ IGNORE_LABEL = 255
 UNLABELED_SUFFIX = "_unlabeled"
 MAX_SUGGESTIONS = 5
 
-CAMVID_CLASSES = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "pavement": (60, 40, 222),
-    "tree": (128, 128, 0),
-    "sign": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
-
-
 @dataclass(frozen=True)
 class FolderDataset:
     """A dataset laid out as the module describes.
 
     Attributes:
         name: its folder under the root, and the start of its registered names.
-        classes: RGB colour by class name, in the order of the labels.
+        classes: in the order of the labels.
         label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
         remedy: what makes the folder, as the end of the sentence "… does not exist: ".
         split_seed: of the labelled subsets.
@@ -54,7 +40,7 @@ class FolderDataset:
     """
 
     name: str
-    classes: Dict[str, Tuple[int, int, int]]
+    classes: Tuple[ClassDefinition, ...]
     label_counts: Tuple[int, ...]
     remedy: str = ""
     generate: Optional[Callable[[Path, str], None]] = None
@@ -64,13 +50,16 @@ class FolderDataset:
 
 CAMVID = FolderDataset(
     name="camvid",
-    classes=CAMVID_CLASSES,
+    classes=tuple(read_classes(CLASS_FILES / "camvid.yaml")),
     label_counts=(12, 23, 46, 92, 184),
     remedy=f"run `python datasets/prepare_camvid.py`, or set {ROOT_VARIABLE} to the folder that holds camvid",
 )
 SHAPESWORLD = FolderDataset(
     name="shapesworld",
-    classes=dict(zip(shapesworld.CLASS_NAMES, shapesworld.PALETTE)),
+    classes=tuple(
+        ClassDefinition(name, (name,), color, background=name == "background")
+        for name, color in zip(shapesworld.CLASS_NAMES, shapesworld.PALETTE)
+    ),
     label_counts=(16, 32, 64, 128, 400),
     generate=shapesworld.write_split,
     split_seed=1,  # the first whose 16 labelled images show every class; with 0 a class could not be learnt at all
@@ -99,9 +88,9 @@ def _register(dataset: FolderDataset, name: str, load: Callable[[], List[dict]])
         return
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
-        stuff_classes=list(dataset.classes),
-        stuff_colors=[list(color) for color in dataset.classes.values()],
-        class_phrases=[[class_name] for class_name in dataset.classes],
+        stuff_classes=[definition.name for definition in dataset.classes],
+        stuff_colors=[list(definition.color) for definition in dataset.classes],
+        class_phrases=[list(definition.phrases) for definition in dataset.classes],
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",
     )
