@@ -47,6 +47,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.TRAINABLE = "attention"
     # Learnable tokens prepended to the image tower's sequence; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
+    # Convolutions on the image beside the tower, added to its finest map: outlines that patches lose.
+    cfg.MODEL.CLIP.DETAIL_STEM = True
 
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.

@@ -12,7 +12,7 @@ from hiervl.errors import UserError
 from hiervl.run_config import load_config
 
 SOURCES = Path(hiervl.__file__).parent
-CONFIGS = sorted((SOURCES.parent / "configs").rglob("*.yaml"))
+CONFIGS = sorted(path for path in (SOURCES.parent / "configs").rglob("*.yaml") if path.parent.name != "classes")
 
 
 def leaves(node, prefix=""):

@@ -1,5 +1,6 @@
 """CLIP's image tower as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1)."""
 
+import math
 from typing import Dict, List, Sequence
 
 import torch
@@ -22,7 +23,8 @@ class ClipImageEncoder(Backbone):
 
     1. patches + position embedding (interpolated to the input's grid), class token, learnable visual prompts;
     2. the transformer's blocks, four of which are kept;
-    3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16);
+    3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16), to the finest
+       of which a convolutional stem adds the edges that patches have lost;
     4. ``pooled_embedding``: the class token, ``dense_embedding``: the value path of the last block for every patch
        (MaskCLIP), both through CLIP's final norm and projection, of length 1.
     """
@@ -34,6 +36,7 @@ class ClipImageEncoder(Backbone):
         blocks: Sequence[int] = (3, 5, 7, 11),
         num_prompts: int = 8,
         trainable: str = "attention",
+        detail_stem: bool = True,
     ):
         """
         Args:
@@ -41,6 +44,7 @@ class ClipImageEncoder(Backbone):
             blocks: the four blocks (0-based, ascending) that are read out.
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
+            detail_stem: see :class:`DetailStem`; off: the finest map comes from the patches alone.
         """
         super().__init__()
         _check_layout(visual, blocks, trainable)
@@ -60,6 +64,7 @@ class ClipImageEncoder(Backbone):
         self.to_res3 = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
         self.to_res4 = ChannelNorm(width)
         self.to_res5 = nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
+        self.detail_stem = DetailStem(self.patch_size, width // 4) if detail_stem else None
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
         self._out_features = list(MAPS)
         self._freeze(trainable)
@@ -98,8 +103,11 @@ class ClipImageEncoder(Backbone):
             tokens = block(tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
+        finest = self.to_res2(kept[0])
+        if self.detail_stem is not None:
+            finest = finest + self.detail_stem(images, finest.shape[2:])
         return {
-            "res2": self.to_res2(kept[0]),
+            "res2": finest,
             "res3": self.to_res3(kept[1]),
             "res4": self.to_res4(kept[2]),
             "res5": self.to_res5(kept[3]),
@@ -149,6 +157,30 @@ class ClipImageEncoder(Backbone):
         return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
+class DetailStem(nn.Module):
+    """Convolutions from the image to the stride of a quarter of a patch, for the outlines of masks.
+
+    A patch is one token: what lies where inside it reaches the decoder only as far as the tower kept it. A few
+    3 × 3 convolutions on the pixels themselves give it back, at little cost.
+    """
+
+    def __init__(self, patch_size: int, channels: int, width: int = 32):
+        """channels: of the output; width: of the layers before it."""
+        super().__init__()
+        halvings = max(1, round(math.log2(patch_size / 4)))
+        layers: List[nn.Module] = []
+        for index in range(halvings):
+            layers += [nn.Conv2d(width if index else 3, width, 3, stride=2, padding=1), ChannelNorm(width), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, padding=1))
+
+    def forward(self, images: Tensor, size) -> Tensor:
+        """images (B, 3, H, W) → (B, channels, *size)."""
+        details = self.layers(images)
+        if tuple(details.shape[2:]) == tuple(size):
+            return details
+        return F.interpolate(details, size=tuple(size), mode="bilinear", align_corners=False)  # patches of 14 pixels
+
+
 def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
     """The block's attention with every patch attending to itself alone: value projection → output projection."""
     attention = block.attn
@@ -186,4 +218,5 @@ def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
         blocks=cfg.MODEL.CLIP.BLOCKS,
         num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
         trainable=cfg.MODEL.CLIP.TRAINABLE,
+        detail_stem=cfg.MODEL.CLIP.DETAIL_STEM,
     )

@@ -25,6 +25,7 @@ class FrozenClip(nn.Module):
         super().__init__()
         self.encoder = copy.deepcopy(backbone)
         self.encoder.visual_prompts = None
+        self.encoder.detail_stem = None
         for own, trained in zip(self.encoder.visual.parameters(), backbone.visual.parameters()):
             if share and not trained.requires_grad:
                 own.data = trained.data

@@ -88,6 +88,8 @@ class HierVL(nn.Module):
         self.classifier = classifier
         self.temperature = temperature
         self.logit_scale = logit_scale
+        with torch.no_grad():
+            query_generator.fit_text(text_encoder().text_embeddings)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from hiervl.errors import UserError
 from hiervl.modeling.clip import load_clip
-from hiervl.modeling.clip_image_encoder import ClipImageEncoder
+from hiervl.modeling.clip_image_encoder import ClipImageEncoder, DetailStem
 
 
 def value_path(visual, images):
@@ -102,3 +102,28 @@ def test_what_is_trained(clip, trainable):
 def test_refuses_blocks_that_are_not_there(clip, blocks):
     with pytest.raises(UserError, match="MODEL.CLIP.BLOCKS"):
         ClipImageEncoder(clip[0].visual, blocks=blocks)
+
+
+@pytest.mark.parametrize("patch_size, fits", [(8, True), (14, False), (16, True), (32, True)])
+def test_detail_stem_gives_the_finest_map(patch_size, fits):
+    """Strides of powers of two come from the convolutions, patches of 14 pixels (stride 3.5) by interpolation."""
+    images = torch.randn(1, 3, 2 * patch_size, 4 * patch_size)
+    stem = DetailStem(patch_size, 6)
+    assert (stem.layers(images).shape[2:] == (8, 16)) == fits
+    assert stem(images, (8, 16)).shape == (1, 6, 8, 16)
+
+
+def test_detail_stem_sees_inside_patches_and_can_be_switched_off(clip):
+    """Only res2 gains by it, and it tells apart where in a patch an edge lies."""
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 32, 32)
+    with_stem = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3)).eval()
+    without = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), detail_stem=False).eval()
+    without.load_state_dict(with_stem.state_dict(), strict=False)
+    assert not any("detail" in name for name, _ in without.named_parameters())
+    with torch.no_grad():
+        ours, theirs = with_stem(images), without(images)
+        details = with_stem.detail_stem(images, ours["res2"].shape[2:])
+    torch.testing.assert_close(ours["res2"] - details, theirs["res2"])
+    for name in ("res3", "res4", "res5", "dense_embedding", "pooled_embedding"):
+        torch.testing.assert_close(ours[name], theirs[name])

@@ -93,16 +93,35 @@ def test_without_relevance_every_class_is_active_with_1():
 
 
 def test_queries_by_hand():
-    """q = r·MLP_l(t_c), levels one after the other, each with its own position; r below 1e-4 stays finite."""
+    """q = r·MLP_l(t̂_c), levels one after the other, each with its own position; r below 1e-4 stays finite."""
     generator = make_generator(min_active=CLASSES)
     pooled = images_with_relevance(generator, [[0.5, 0.9, 0.1, 1e-8, 0.2, 0.3]])
     queries = generator(axis_text(), pooled)
     r = generator.gate_logits(pooled).sigmoid()[0]
     for level, mlp in enumerate(generator.level_mlps):
         rows = slice(level * CLASSES, (level + 1) * CLASSES)
-        torch.testing.assert_close(queries.queries[0, rows], r[:, None] * mlp(torch.eye(CLASSES)))
+        # Before the text is fitted its mean is 0 and its spread that of a vector of length 1: 1/√6 per dimension.
+        torch.testing.assert_close(queries.queries[0, rows], r[:, None] * mlp(math.sqrt(6) * torch.eye(CLASSES)))
         torch.testing.assert_close(queries.position[0, rows], generator.level_embedding.weight[level].expand(6, -1))
         torch.testing.assert_close(queries.log_relevance[0, rows], r.clamp(min=1e-4).log())
+
+
+def test_fitted_text_is_seen_relative_to_the_other_classes():
+    """What all classes share, and how far they are apart, must not reach the queries: (3, 4) and (3, −4) around
+    (3, 0) become (0, √2) and (0, −√2), whose mean square is 1."""
+    torch.manual_seed(0)
+    generator = HierarchicalSemanticQueryGenerator(2, 8, relevance=False, always_active=())
+    classes = torch.tensor([[3.0, 4.0], [3.0, -4.0]])
+    generator.fit_text(classes)
+    queries = generator(TextFeatures(classes, classes, classes, torch.arange(2)), torch.zeros(1, 2))
+    expected = generator.level_mlps[0](torch.tensor([[0.0, math.sqrt(2)], [0.0, -math.sqrt(2)]]))
+    torch.testing.assert_close(queries.queries[0, :2], expected)
+
+
+def test_a_single_class_can_be_fitted():
+    generator = HierarchicalSemanticQueryGenerator(4, 8)
+    generator.fit_text(torch.eye(4)[:1])
+    assert generator.text_mean.eq(0).all() and generator.text_spread == 0.5
 
 
 def test_fitted_gate_is_half_open_at_the_mean():
