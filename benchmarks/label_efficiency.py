@@ -1,0 +1,247 @@
+"""mIoU against the number of labels: HierVL, its baselines and its ablations on the same data and backbone.
+
+    python benchmarks/label_efficiency.py --data shapesworld --labels 16 32 64 --methods supervised unimatch hiervl
+    python benchmarks/label_efficiency.py --data shapesworld --labels 16 --methods all --seeds 0 1 2
+    python benchmarks/label_efficiency.py --data shapesworld --only-tables
+
+Runs what is missing and keeps what is there: one JSON a run in benchmarks/results/label_efficiency/{data}, with its
+config, seed, commit, versions, time, peak memory, curve and IoU of every class. Then draws the figure and writes the
+tables into docs/results.md. A method is "hiervl" (the config alone) or the name of a file in configs/baselines or
+configs/ablations; "all" are all of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+import numpy as np
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results" / "label_efficiency"
+DOCUMENT = REPOSITORY / "docs" / "results.md"
+# The config of every dataset; it says all that does not depend on labels, method and seed.
+CONFIGS = {"shapesworld": "quickstart", "camvid": "camvid_46_cpu"}
+OURS = "hiervl"
+TITLES = {OURS: "HierVL", "semivl": "SemiVL-style", "unimatch": "UniMatch", "fixmatch": "FixMatch"}
+CODE = ("hiervl", "configs", "train_net.py")  # what decides a result
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    data: str
+    labels: int
+    method: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / self.data / f"{self.labels}_{self.method}_{self.seed}.json"
+
+
+# ---------------------------------------------------------------------------- running
+
+
+def methods() -> Dict[str, List[str]]:
+    """Arguments of train_net.py by the name of the method."""
+    deltas = [path for kind in ("baselines", "ablations") for path in sorted((REPOSITORY / "configs" / kind).glob("*"))]
+    return {OURS: [], **{path.stem: ["--with", str(path)] for path in deltas}}
+
+
+def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> None:
+    """Train and evaluate, and write the run's JSON at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{run.data}_train_{run.labels}"
+    settings = {
+        "DATASETS.TRAIN": f"('{name}',)",
+        "DATASETS.UNLABELED": f"('{name}_unlabeled',)",
+        "SEED": str(run.seed),
+        "OUTPUT_DIR": str(folder),
+        "TEST.PICTURES": "0",
+    }
+    command = [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file"]
+    command += [str(REPOSITORY / "configs" / f"{CONFIGS[run.data]}.yaml"), *methods()[run.method], *overrides]
+    command += [text for pair in settings.items() for text in pair]
+    started = time.monotonic()
+    with open(folder / "output.txt", "w") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        last = (folder / "output.txt").read_text(errors="replace").strip().splitlines()[-1:]
+        print(f"{run.path.stem} failed: {' '.join(last)} ({folder / 'output.txt'})", flush=True)
+        return
+    scores = json.loads((folder / "results.json").read_text())["sem_seg"]
+    curve = curve_of(folder / "metrics.json")
+    record = {
+        **run._asdict(),
+        "mIoU": scores["mIoU"],
+        "IoU": scores["IoU"],
+        "curve": curve,
+        "seconds": round(time.monotonic() - started),
+        "threads": threads,
+        "peak_memory_GB": round(usage.ru_maxrss / 2**20, 2),
+        "overrides": list(overrides),
+        **surroundings(),
+    }
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    run.path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{run.path.stem}: {scores['mIoU']:.2f} ({record['seconds']} s)", flush=True)
+
+
+def curve_of(metrics: Path) -> Dict[int, float]:
+    """mIoU by iteration."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return {row["iteration"] + 1: round(row["sem_seg/mIoU"], 2) for row in rows if "sem_seg/mIoU" in row}
+
+
+def surroundings() -> dict:
+    """Versions, commit and machine."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+
+    changed = bool(git("status", "--porcelain", "--", *CODE))
+    return {
+        "commit": git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else ""),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+    }
+
+
+# ---------------------------------------------------------------------------- tables and figure
+
+
+def load(data: str) -> Dict[str, Dict[int, Dict[int, dict]]]:
+    """The records at hand: by method, labels and seed."""
+    records: Dict[str, Dict[int, Dict[int, dict]]] = {}
+    for path in sorted((RESULTS / data).glob("*.json")):
+        record = json.loads(path.read_text())
+        records.setdefault(record["method"], {}).setdefault(record["labels"], {})[record["seed"]] = record
+    return records
+
+
+def cell(by_seed: Dict[int, dict]) -> str:
+    """Mean ± standard deviation (of the seeds measured), and their number."""
+    scores = [record["mIoU"] for record in by_seed.values()]
+    spread = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.1f}{spread} ({len(scores)})"
+
+
+def table(records, names: Sequence[str], labels: Sequence[int]) -> List[str]:
+    """A row per method, a column per number of labels; methods without any run are left out."""
+    lines = ["| | " + " | ".join(f"{count} labels" for count in labels) + " |", "|---" * (len(labels) + 1) + "|"]
+    for name in names:
+        if name in records:
+            cells = [cell(records[name][count]) if count in records[name] else "–" for count in labels]
+            lines.append(f"| {title(name)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def title(method: str) -> str:
+    return TITLES.get(method, method.replace("_", " "))
+
+
+def names_of(kind: str) -> List[str]:
+    return [path.stem for path in sorted((REPOSITORY / "configs" / kind).glob("*.yaml"))]
+
+
+def draw(records, labels: Sequence[int], path: Path, data: str) -> None:
+    """Mean mIoU with the range over the seeds against the number of labels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), dpi=150)
+    for name in [OURS, *names_of("baselines")]:
+        counts = [count for count in labels if count in records.get(name, {})]
+        if not counts:
+            continue
+        scores = [[record["mIoU"] for record in records[name][count].values()] for count in counts]
+        mean = [np.mean(s) for s in scores]
+        axes.plot(counts, mean, marker="o", label=title(name), linewidth=2.5 if name == OURS else 1.5)
+        axes.fill_between(counts, [min(s) for s in scores], [max(s) for s in scores], alpha=0.15)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(labels, [str(count) for count in labels])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled images", ylabel="mIoU", title=f"{data}: same images, same backbone, same iterations")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def write_tables(data: str) -> None:
+    """Replace the part of docs/results.md between this dataset's markers, or add it at the end."""
+    records = load(data)
+    labels = sorted({count for by_labels in records.values() for count in by_labels})
+    if not labels:
+        return
+    image = DOCUMENT.parent / "images" / f"label_efficiency_{data}.png"
+    draw(records, labels, image, data)
+    smallest = labels[:1]
+    ablations = names_of("ablations")
+    components = [name for name in ablations if name.startswith("components")]
+    lines = [
+        f"Mean mIoU ± standard deviation (number of seeds), `configs/{CONFIGS[data]}.yaml`.",
+        "",
+        f"![mIoU against labels](images/{image.name})",
+        "",
+        *table(records, [*names_of("baselines"), OURS], labels),
+    ]
+    for caption, names in (
+        ("The parts of the network, added one by one", components),
+        ("The losses, each left out", [name for name in ablations if name not in components]),
+    ):
+        if any(name in records for name in names):
+            lines += ["", f"{caption}:", "", *table(records, [*names, OURS], smallest)]
+    start, end = f"<!-- label_efficiency {data} -->", f"<!-- end label_efficiency {data} -->"
+    block = "\n".join([start, *lines, end])
+    text = DOCUMENT.read_text()
+    if start in text:
+        before, rest = text.split(start, 1)
+        text = before + block + rest.split(end, 1)[1]
+    else:
+        text = text.rstrip() + f"\n\n## Label efficiency: {data}\n\n{block}\n"
+    DOCUMENT.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=sorted(CONFIGS), default="shapesworld")
+    parser.add_argument("--labels", type=int, nargs="+", default=[16])
+    parser.add_argument("--methods", nargs="+", default=["supervised", OURS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, sharing the cores")
+    parser.add_argument("--output", type=Path, default=Path("output/label_efficiency"), help="folder of the runs")
+    parser.add_argument("--only-tables", action="store_true", help="run nothing")
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY VALUE", help="for every run")
+    args = parser.parse_args()
+    known = methods()
+    names = list(known) if args.methods == ["all"] else args.methods
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
+    runs = [Run(args.data, count, name, seed) for seed in args.seeds for count in args.labels for name in names]
+    missing = [] if args.only_tables else [run for run in runs if not run.path.exists()]
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        folders = [args.output / args.data / run.path.stem for run in missing]
+        list(pool.map(lambda pair: train(*pair, args.overrides, threads), zip(missing, folders)))
+    write_tables(args.data)
+
+
+if __name__ == "__main__":
+    main()
