@@ -10,7 +10,7 @@ images of a subset are all other training images: the published lists of unlabel
 import functools
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Dict, List, Tuple
 
 from hiervl.data.classes import CLASS_FILES, ClassDefinition, read_classes
@@ -166,7 +166,7 @@ def divide(benchmark: Benchmark, count: int) -> Tuple[List[str], List[str]]:
     """
     names = find_names(benchmark, "train")
     pattern = benchmark.splits["train"].images
-    of_image = {PurePosixPath(pattern.format(name)).stem: name for name in names}
+    of_image = {_stem(pattern.format(name)): name for name in names}
     path = dataset_root() / SPLITS_FOLDER / benchmark.subsets[count] / LABELED_LIST
     listed = read_list(path)
     if len(listed) != count:
@@ -200,11 +200,17 @@ def read_list(path: Path) -> List[str]:
         raise UserError(f"{path} cannot be read: run `python datasets/prepare_splits.py`.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text: remove it and run `python datasets/prepare_splits.py`.") from None
-    images = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+    images = [_stem(line.split()[0]) for line in lines if line.strip()]
     if len(set(images)) != len(images):
         twice = next(image for image in images if images.count(image) > 1)
         raise UserError(f"{path} names {twice} twice: remove it and run `python datasets/prepare_splits.py`.")
     return images
+
+
+def _stem(path: str) -> str:
+    """File name without folder and suffix; pathlib takes a second for the names of COCO."""
+    name = path.rpartition("/")[2]
+    return name[: name.rindex(".")] if "." in name else name
 
 
 def find_names(benchmark: Benchmark, split: str) -> List[str]:
