@@ -34,6 +34,7 @@ TINY = {
     "MODEL.QUERY_DECODER.HEADS": "2",
     "MODEL.QUERY_DECODER.FEEDFORWARD": "16",
     "MODEL.QUERY_DECODER.INSTANCE_QUERIES": "4",
+    "MODEL.HSQG.CALIBRATED_RECALL": "0.0",
     "LOSS.NUM_POINTS": "32",
     "MODEL.TEXT.PROMPTS": "2",  # the small CLIP spells most words letter by letter and has room for 32 tokens
     "MODEL.TEXT.PROMPT_INIT": "a photo",
