@@ -47,7 +47,7 @@ def archives_of(counts: Dict[str, int], urls: Sequence[str], md5s: Sequence[str]
 ARCHIVES = archives_of(
     COUNTS,
     (
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
         "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
     ),
     ("6cd6e144f989b92b3379bac3b3de84fd", "82b4d87ceb2ed10f6038a1cba92111cb"),

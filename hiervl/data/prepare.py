@@ -40,7 +40,7 @@ class Archive:
         url: where it is; empty where a login is needed.
         md5: of the file.
         gigabytes: about its size, and that of its contents.
-        contents: how many files there are in the dataset's folder once it is unpacked, by glob pattern.
+        contents: at least so many files are in the dataset's folder once it is unpacked, by glob pattern.
         by_hand: how to come by it where there is no ``url``, as the end of a sentence.
     """
 
@@ -139,19 +139,28 @@ def fetch_and_unpack(
 
 
 def missing_contents(folder: Path, contents: Dict[str, int]) -> str:
-    """What is not as it should be in ``folder``, as part of a sentence; empty where all is well."""
+    """What ``folder`` has too little of, as part of a sentence; empty where all is there. More does no harm."""
     for pattern, count in contents.items():
-        found = sum(1 for _ in folder.glob(pattern))
-        if found != count:
+        found = _count(folder, pattern)
+        if found < count:
             return f"{folder / pattern} are {found:,} files instead of {count:,}"
     return ""
 
 
 def check_contents(folder: Path, contents: Dict[str, int]) -> None:
-    """Raise a :class:`UserError` unless ``folder`` has as many files of every pattern as it should."""
-    missing = missing_contents(folder, contents)
-    if missing:
-        raise UserError(f"{missing}: remove what does not belong there, and run the script again.")
+    """Raise a :class:`UserError` unless ``folder`` has exactly as many files of every pattern as it should."""
+    for pattern, count in contents.items():
+        found = _count(folder, pattern)
+        if found != count:
+            raise UserError(
+                f"{folder / pattern} are {found:,} files instead of {count:,}: remove what does not belong there, and "
+                "run the script again."
+            )
+
+
+def _count(folder: Path, pattern: str) -> int:
+    """Files that match; those in the making are hidden and left out."""
+    return sum(1 for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def obtain(archive: Archive, folder: Path, source: Optional[Path]) -> Path:
@@ -252,7 +261,7 @@ def unpack(path: Path, folder: Path, place: Callable[[str], Optional[str]]) -> N
     try:
         with Progress(f"unpacking {path.name}", unit=" files") as progress:
             for done, (name, size, is_file, reader) in enumerate(_members(path), start=1):
-                relative = place(name)
+                relative = place(str(PurePosixPath(name)))  # some begin with ./
                 if relative is None:
                     continue
                 target = _inside(folder, relative, name, path, is_file)

@@ -59,3 +59,6 @@ def test_missing_file(tmp_path):
 def test_shipped_class_files(path):
     classes = read_classes(path)
     assert len({definition.color for definition in classes}) == len(classes)
+    phrases = [phrase for definition in classes for phrase in definition.phrases]
+    assert len(set(phrases)) == len(phrases)  # one that two classes share could tell neither
+    assert [definition.name for definition in classes if definition.background] in ([], ["background"])

@@ -19,6 +19,9 @@ from hiervl.data.conversions import (
 from hiervl.data.readers import read_instances
 from hiervl.errors import UserError
 
+# What pycocotools does with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
 
 def test_ade20k_is_shifted_and_other_is_ignored():
     published = np.array([[0, 1, 2, 150]], dtype=np.uint8)

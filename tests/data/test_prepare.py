@@ -8,7 +8,16 @@ import zipfile
 import pytest
 
 from hiervl.data import prepare
-from hiervl.data.prepare import Archive, download, fetch_and_unpack, missing_contents, names_in, obtain, unpack
+from hiervl.data.prepare import (
+    Archive,
+    check_contents,
+    download,
+    fetch_and_unpack,
+    missing_contents,
+    names_in,
+    obtain,
+    unpack,
+)
 from hiervl.errors import UserError
 
 CONTENT = bytes(range(256)) * 40
@@ -123,7 +132,7 @@ class TestObtain:
 class TestUnpack:
     @pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
     def test_wanted_members_at_their_places(self, tmp_path, suffix):
-        members = {"top/images/1.jpg": b"one", "top/notes.txt": b"no", "top/images/2.jpg": b"two"}
+        members = {"./top/images/1.jpg": b"one", "top/notes.txt": b"no", "top/images/2.jpg": b"two"}
         path = tmp_path / f"a.{suffix}"
         if suffix == "zip":
             zip_with(path, members)
@@ -203,11 +212,15 @@ class TestFetchAndUnpack:
             fetch_and_unpack(archive, tmp_path / "root", lambda name: name, None, keep=False)
 
 
-def test_files_in_the_making_do_not_count(tmp_path):
+def test_files_are_counted_but_not_those_in_the_making(tmp_path):
     (tmp_path / ".1.png").touch()
     (tmp_path / "2.png").touch()
     assert names_in(tmp_path, ".png") == {"2"} and names_in(tmp_path / "none", ".png") == set()
-    assert missing_contents(tmp_path, {"2.png": 1}) == ""
+    check_contents(tmp_path, {"*.png": 1})
+    with pytest.raises(UserError, match="png are 1 files instead of 0: remove what does not belong there"):
+        check_contents(tmp_path, {"*.png": 0})
+    assert missing_contents(tmp_path, {"*.png": 0}) == ""
+    assert missing_contents(tmp_path, {"*.png": 2}).endswith("png are 1 files instead of 2")
 
 
 def test_progress_is_one_line_where_there_is_no_terminal(capsys):

@@ -20,6 +20,8 @@ from hiervl.data.datasets import load_dataset
 from hiervl.data.readers import read_instances, read_label
 from hiervl.errors import UserError
 
+# What pycocotools does with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 SCRIPTS = Path(__file__).resolve().parents[2] / "datasets"
 
 
