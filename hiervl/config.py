@@ -27,6 +27,7 @@ def add_hiervl_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
+    # "HierVL", or "PixelClassifier": the baselines' plain per-pixel decoder on the same backbone.
     cfg.MODEL.META_ARCHITECTURE = "HierVL"
     cfg.MODEL.BACKBONE.NAME = "build_clip_image_encoder"
     cfg.MODEL.WEIGHTS = ""
@@ -53,7 +54,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.
     cfg.MODEL.TEXT.PROMPTS = 8
-    # The words that the learnable tokens start from.
+    # The words that the learnable tokens start from; empty: noise.
     cfg.MODEL.TEXT.PROMPT_INIT = "this is a clear photo that shows a"
     # The fixed prompt of the prototypes; {} is the class phrase.
     cfg.MODEL.TEXT.TEMPLATE = "a photo of a {}."
@@ -68,6 +69,8 @@ def _add_decoder_config(cfg: CN) -> None:
     # On labelled images in training the relevance is the ground truth's presence instead of the gate's (the paper's
     # way; off by default, because the network then leans on a knowledge that it lacks at inference).
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
+    # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
+    cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
     # Absent classes of the highest relevance that join the active ones on labelled images, with an empty target.
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.
@@ -152,6 +155,14 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.PROMPT_ANCHOR = 0.1
     # Balance between keeping the anchor and separating the classes inside eq. 4 (the paper's lambda).
     cfg.LOSS.PROMPT_SEPARATION = 1.0
+    # Weight of the entropy of the strong views' semantic maps (loss_entropy).
+    cfg.LOSS.ENTROPY = 0.01
+    # Weight of staying close to the frozen CLIP on patches hidden from the encoder (loss_masked_consistency, eq. 6).
+    cfg.LOSS.MASKED_CONSISTENCY = 0.5
+    # Weight of knowing the hidden patches' class by its text (loss_pixel_text, eq. 7).
+    cfg.LOSS.PIXEL_TEXT = 0.05
+    # Temperature of loss_pixel_text.
+    cfg.LOSS.PIXEL_TEXT_TEMPERATURE = 0.07
 
 
 def _add_semi_supervised_config(cfg: CN) -> None:
@@ -170,14 +181,28 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.THRESHOLD = "fixed"
     # Exponent that sharpens the teacher's semantic map before its maximum is read as confidence; 1 leaves it.
     cfg.SEMI.SHARPEN = 1.0
+    # Strongly augmented views of every unlabelled image: 1 or 2.
+    cfg.SEMI.STRONG_VIEWS = 2
     # Weight of each strongly augmented view (loss_strong1, loss_strong2).
     cfg.SEMI.STRONG_WEIGHT = 0.25
+    # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
+    cfg.SEMI.PERTURBATION_WEIGHT = 0.5
+    # Probability of every channel to be lost.
+    cfg.SEMI.PERTURBATION_DROPOUT = 0.5
     # Weight of the frozen CLIP's dense prediction as labels (loss_clip_guidance) at the first iteration; 0: none.
     cfg.SEMI.GUIDANCE_WEIGHT = 0.1
     # Its weight at the last iteration, reached linearly.
     cfg.SEMI.GUIDANCE_LAST_WEIGHT = 0.0
     # Pixels of at least this zero-shot probability are guided.
     cfg.SEMI.GUIDANCE_CONFIDENCE = 0.9
+    # Classes of which the frozen CLIP knows less than this (IoU, 0 to 1, on labelled images) give no guidance.
+    cfg.SEMI.GUIDANCE_MIN_IOU = 0.02
+    # Iterations between two looks at the pseudo-labels' health (health.json, warnings); 0: none.
+    cfg.SEMI.HEALTH_PERIOD = 500
+    # Iterations between two pictures of views, pseudo-labels and predictions; 0: none.
+    cfg.SEMI.PICTURES_PERIOD = 0
+    # Train the same network on the labelled images alone first, and say at the end what the unlabelled ones gained.
+    cfg.SEMI.COMPARE_SUPERVISED = False
     # Share of the labelled losses in the sum, the unlabelled ones having the rest of 1.
     cfg.SEMI.SUPERVISED_SHARE = 0.5
     # Probability that a strong view receives a box of another image of the batch.

@@ -92,12 +92,14 @@ class UnlabeledMapper:
         flip_probability: float,
         strong: augmentation.StrongParameters,
         cutmix_probability: float,
+        strong_views: int = 2,
     ):
         """
         Args:
             crop_size, short_side, scale, flip_probability: as of :class:`LabeledMapper`.
             strong: ranges of the strong augmentation.
             cutmix_probability: probability that a strong view is given a CutMix box.
+            strong_views: 1 or 2.
         """
         self.geometry = {
             "crop_size": crop_size,
@@ -107,6 +109,7 @@ class UnlabeledMapper:
         }
         self.strong = strong
         self.cutmix_probability = cutmix_probability
+        self.strong_views = strong_views
 
     @classmethod
     def from_config(cls, cfg) -> "UnlabeledMapper":
@@ -117,14 +120,19 @@ class UnlabeledMapper:
             blur_probability=cfg.INPUT.STRONG.BLUR_PROBABILITY,
             blur_sigma=tuple(cfg.INPUT.STRONG.BLUR_SIGMA),
         )
-        return cls(strong=strong, cutmix_probability=cfg.SEMI.CUTMIX_PROBABILITY, **geometry_from_config(cfg))
+        return cls(
+            strong=strong,
+            cutmix_probability=cfg.SEMI.CUTMIX_PROBABILITY,
+            strong_views=cfg.SEMI.STRONG_VIEWS,
+            **geometry_from_config(cfg),
+        )
 
     def __call__(self, dataset_dict: Dict[str, str], rng: np.random.Generator) -> Dict[str, Any]:
         """
         Returns:
-            "image_weak", "image_strong1", "image_strong2": uint8 (3, crop, crop); "valid": bool (crop, crop), False on
-            padding; "cutmix_box1", "cutmix_box2": int64 (4,), x0, y0, x1, y1 of the box in which the strong view is to
-            be replaced by another image's, all 0 for none; "file_name"; "image_id".
+            "image_weak", "image_strong1", "image_strong2" (of two strong views): uint8 (3, crop, crop); "valid": bool
+            (crop, crop), False on padding; "cutmix_box1", "cutmix_box2": int64 (4,), x0, y0, x1, y1 of the box in
+            which the strong view is to be replaced by another image's, all 0 for none; "file_name"; "image_id".
 
         Raises:
             UserError: the image is missing or broken.
@@ -133,7 +141,7 @@ class UnlabeledMapper:
         view = augmentation.weak_view(rng, *image.shape[:2], **self.geometry)
         weak = view.image(image)
         sample = {"image_weak": image_tensor(weak), "valid": torch.from_numpy(np.ascontiguousarray(view.valid()))}
-        for number in ("1", "2"):
+        for number in ("1", "2")[: self.strong_views]:
             sample["image_strong" + number] = image_tensor(augmentation.strong_view(weak, rng, self.strong))
             box = augmentation.cutmix_box(rng, self.geometry["crop_size"], self.cutmix_probability)
             sample["cutmix_box" + number] = torch.tensor(box, dtype=torch.int64)

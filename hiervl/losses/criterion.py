@@ -1,6 +1,6 @@
 """The losses of labelled images (design §2)."""
 
-from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.utils import comm
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SupervisedCriterion(nn.Module):
     """Class, mask and dice loss after every decoder layer; pixel, alignment and relevance loss at the end.
 
-    Every loss comes out weighted; a weight of 0 switches it off. All is computed in float32.
+    Every loss comes out weighted; one of weight 0 is not computed. All is computed in float32.
     """
 
     def __init__(
@@ -76,6 +76,11 @@ class SupervisedCriterion(nn.Module):
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
 
+    @property
+    def uses_every_layer(self) -> bool:
+        """Whether predictions before the last one are looked at."""
+        return any(self.weights[name] for name in ("class", "mask", "dice"))
+
     def prepare_targets(
         self, batched_inputs: Sequence[dict], size: Tuple[int, int], device: torch.device
     ) -> List[ImageTargets]:
@@ -93,7 +98,7 @@ class SupervisedCriterion(nn.Module):
         self,
         predictions: "QueryPredictions",
         semantic_scores: Tensor,
-        relevance_logits: Tensor,
+        relevance_logits: Optional[Tensor],
         text: "TextFeatures",
         targets: Sequence[ImageTargets],
     ) -> Dict[str, Tensor]:
@@ -101,7 +106,7 @@ class SupervisedCriterion(nn.Module):
         Args:
             predictions: of every decoder layer.
             semantic_scores: (B, C, h, w) unnormalised semantic map of the last one.
-            relevance_logits: (B, C) of the gate.
+            relevance_logits: (B, C) of the gate; None: there is none.
             text: embeddings of the classes.
             targets: one per image.
         """
@@ -109,8 +114,10 @@ class SupervisedCriterion(nn.Module):
         row_valid = predictions.row_valid & labelled[:, None]
         points = torch.rand(self.num_points, 2, device=semantic_scores.device)
         losses: Dict[str, Tensor] = {}
+        aligns = bool(self.weights["align"]) and predictions.joint_embeddings is not None
         last = len(predictions.pred_logits) - 1
-        for index, (logits, masks) in enumerate(zip(predictions.pred_logits, predictions.pred_masks)):
+        compared = zip(predictions.pred_logits, predictions.pred_masks) if self.uses_every_layer or aligns else ()
+        for index, (logits, masks) in enumerate(compared):
             logits, masks = logits.float(), masks.float()
             assignment = assign(
                 logits,
@@ -125,30 +132,44 @@ class SupervisedCriterion(nn.Module):
             suffix = "" if index == last else f"_{index}"
             for name, loss in self._prediction_losses(logits, masks, row_valid, targets, assignment).items():
                 losses[name + suffix] = loss
-        losses["loss_pixel"] = pixel_cross_entropy(
-            semantic_scores, torch.stack([target.sem_seg for target in targets]), self.ignore_value
-        )
-        losses["loss_align"] = self._align_loss(predictions, text, assignment)
-        losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
+        if self.weights["pixel"]:
+            losses["loss_pixel"] = pixel_cross_entropy(
+                semantic_scores, torch.stack([target.sem_seg for target in targets]), self.ignore_value
+            )
+        if aligns:
+            losses["loss_align"] = self._align_loss(predictions, text, assignment)
+        if self.weights["relevance"] and relevance_logits is not None:
+            losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
         return self._weighted(losses)
 
     def _prediction_losses(
         self, logits: Tensor, masks: Tensor, row_valid: Tensor, targets: Sequence[ImageTargets], assignment: Assignment
     ) -> Dict[str, Tensor]:
-        """loss_class, loss_mask and loss_dice of one prediction."""
+        """loss_class, loss_mask and loss_dice of one prediction, as far as they have a weight."""
+        losses = {}
+        if self.weights["class"]:
+            losses["loss_class"] = self._class_loss(logits, row_valid, assignment)
+        if self.weights["mask"] or self.weights["dice"]:
+            losses.update(self._mask_losses(masks, targets, assignment))
+        return losses
+
+    def _class_loss(self, logits: Tensor, row_valid: Tensor, assignment: Assignment) -> Tensor:
         class_weight = logits.new_ones(logits.shape[-1])
         class_weight[-1] = self.no_object
         # Padded rows are ignored.
         target_classes = assignment.target_classes.masked_fill(~row_valid, -100)
         row_weight = torch.where(row_valid, class_weight[assignment.target_classes], logits.new_zeros(()))
-        loss_class = F.cross_entropy(
+        return F.cross_entropy(
             logits.flatten(0, 1), target_classes.flatten(), class_weight, reduction="sum", ignore_index=-100
         ) / row_weight.sum().clamp(min=1e-6)
 
-        num_rows = _mean_over_processes(assignment.row.numel(), logits.device)
+    def _mask_losses(
+        self, masks: Tensor, targets: Sequence[ImageTargets], assignment: Assignment
+    ) -> Dict[str, Tensor]:
+        num_rows = _mean_over_processes(assignment.row.numel(), masks.device)
         if not assignment.row.numel():
             nothing = masks.sum() * 0.0
-            return {"loss_class": loss_class, "loss_mask": nothing, "loss_dice": nothing}
+            return {"loss_mask": nothing, "loss_dice": nothing}
         predicted = masks[assignment.image, assignment.row]  # (R, h, w)
         points = uncertain_points(predicted, self.num_points, self.oversample_ratio, self.importance_share)
         with torch.no_grad():
@@ -157,11 +178,7 @@ class SupervisedCriterion(nn.Module):
             counts = (point_sample(valid.unsqueeze(1).float(), points).squeeze(1) > 0.5).float()
         at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
         cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
-        return {
-            "loss_class": loss_class,
-            "loss_mask": cross_entropy.sum() / num_rows,
-            "loss_dice": dice.sum() / num_rows,
-        }
+        return {"loss_mask": cross_entropy.sum() / num_rows, "loss_dice": dice.sum() / num_rows}
 
     def _align_loss(self, predictions: "QueryPredictions", text: "TextFeatures", assignment: Assignment) -> Tensor:
         """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""

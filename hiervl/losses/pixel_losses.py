@@ -32,3 +32,17 @@ def pixel_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int, keep:
     loss = torch.log(total) - torch.log(at_label + EPSILON)
     kept = valid if keep is None else valid & keep
     return (loss * kept).sum() / valid.sum().clamp(min=1)
+
+
+def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid pixels of −Σ_c p_c·log p_c, in nats (0 … log C), p being the normalised semantic map.
+
+    Args:
+        scores: (B, C, h, w) unnormalised semantic map.
+        valid: (B, H, W) bool, False on padding; resized to the map.
+    """
+    if valid.shape[1:] != scores.shape[2:]:
+        valid = F.interpolate(valid.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest").squeeze(1) > 0.5
+    probability = normalised(scores)
+    entropy = -(probability * probability.log()).sum(1)
+    return (entropy * valid).sum() / valid.sum().clamp(min=1)

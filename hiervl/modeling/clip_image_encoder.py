@@ -1,7 +1,7 @@
 """CLIP's image tower as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1)."""
 
 import math
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -117,12 +117,17 @@ class ClipImageEncoder(Backbone):
 
     def dense_embedding(self, images: Tensor) -> Tensor:
         """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/patch, W/patch)."""
+        return self.embeddings(images, pooled=False)[0]
+
+    def embeddings(self, images: Tensor, pooled: bool = True) -> Tuple[Tensor, Optional[Tensor]]:
+        """The dense and, if asked for, the pooled embedding, as :meth:`forward` gives them, without the maps."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         tokens = self._embed(images, grid)
         *first, last = self.visual.transformer.resblocks
         for block in first:
             tokens = block(tokens)
-        return self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
+        dense = self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
+        return dense, self._to_joint_space(last(tokens)[:, 0]) if pooled else None
 
     def _embed(self, images: Tensor, grid) -> Tensor:
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""

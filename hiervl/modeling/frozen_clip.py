@@ -1,6 +1,7 @@
 """CLIP as it came, beside the one that is trained: what it sees where nobody has labelled (SemiVL; MaskCLIP)."""
 
 import copy
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +10,18 @@ from .clip_image_encoder import ClipImageEncoder
 from .text_encoder import TextFeatures
 
 
-class FrozenClip(nn.Module):
-    """Dense zero-shot prediction of the untrained image tower, without visual prompts.
+class ClipEmbeddings(NamedTuple):
+    """What the frozen tower says of images; all vectors have length 1."""
 
+    dense: Tensor  # (B, D, H/patch, W/patch)
+    pooled: Optional[Tensor]  # (B, D), where it was asked for
+
+
+class FrozenClip(nn.Module):
+    """The untrained image tower, without visual prompts: its embeddings, and its dense zero-shot prediction.
+
+    Its weights are buffers that no ``state_dict`` holds: they come from CLIP anew in every run, and are neither saved
+    nor trained. A copy of a network shares them.
     """
 
     def __init__(self, backbone: ClipImageEncoder, logit_scale: float, share: bool = True):
@@ -29,19 +39,38 @@ class FrozenClip(nn.Module):
         for own, trained in zip(self.encoder.visual.parameters(), backbone.visual.parameters()):
             if share and not trained.requires_grad:
                 own.data = trained.data
-        # Only the dense embedding is asked for.
-        del self.encoder.to_res2, self.encoder.to_res3, self.encoder.to_res4, self.encoder.to_res5
-        self.requires_grad_(False).eval()
+        for name in [name for name, _ in self.encoder.named_children() if name != "visual"]:
+            delattr(self.encoder, name)  # what makes the maps; only embeddings are asked for
+        _parameters_to_buffers(self.encoder)
+        self.eval()
         self.logit_scale = logit_scale
 
     def train(self, mode: bool = True) -> "FrozenClip":
         """It is never trained."""
         return super().train(False)
 
+    def __deepcopy__(self, memo) -> "FrozenClip":
+        return self
+
     @torch.no_grad()
+    def embed(self, images: Tensor, pooled: bool = False) -> ClipEmbeddings:
+        """images (B, 3, H, W), normalised and padded; ``pooled``: with the pooled embedding, too."""
+        return ClipEmbeddings(*self.encoder.embeddings(images, pooled))
+
+    @torch.no_grad()
+    def classify(self, dense: Tensor, text: TextFeatures) -> Tensor:
+        """dense embedding (B, D, h, w) → class probabilities (B, C, h, w); of a class's phrases the best counts."""
+        with torch.autocast(dense.device.type, enabled=False):  # the scale multiplies hundredths of similarity
+            similarity = text.prototype_similarity(dense.float().permute(0, 2, 3, 1))
+            return (similarity * self.logit_scale).softmax(-1).permute(0, 3, 1, 2)
+
     def forward(self, images: Tensor, text: TextFeatures) -> Tensor:
         """images (B, 3, H, W), normalised and padded → class probabilities (B, C, H/patch, W/patch)."""
-        dense = self.encoder.dense_embedding(images)
-        with torch.autocast(dense.device.type, enabled=False):  # the scale multiplies hundredths of similarity
-            similarity = torch.einsum("bdhw,cd->bchw", dense.float(), text.prototypes.float())
-            return (similarity * self.logit_scale).softmax(1)
+        return self.classify(self.embed(images).dense, text)
+
+
+def _parameters_to_buffers(module: nn.Module) -> None:
+    for part in module.modules():
+        for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            delattr(part, name)
+            part.register_buffer(name, tensor.detach(), persistent=False)

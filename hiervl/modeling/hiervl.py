@@ -1,6 +1,6 @@
 """The meta-architecture: images and class names in, masks out (paper §3)."""
 
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -15,6 +15,7 @@ from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
 
 from .clip import load_clip
+from .frozen_clip import FrozenClip
 from .mask_prior import TextMaskPrior
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
@@ -22,14 +23,21 @@ from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .text_encoder import PromptedTextEncoder, TextFeatures
 
 CLASSIFIERS = ("linear", "text", "mean")
+IMAGE_EMBEDDINGS = ("trained", "frozen")
 
 
 class NetworkOutput(NamedTuple):
     """Everything that one pass through the network gives."""
 
     predictions: QueryPredictions
-    text_queries: TextQueries
+    text_queries: Optional[TextQueries]
     features: Dict[str, Tensor]  # of the backbone, embeddings included
+
+    @property
+    def relevance_logits(self) -> Optional[Tensor]:
+        """(B, C), float32, of the relevance gate; None where there is none."""
+        logits = None if self.text_queries is None else self.text_queries.relevance_logits
+        return None if logits is None else logits.float()
 
 
 @META_ARCH_REGISTRY.register()
@@ -46,7 +54,7 @@ class HierVL(nn.Module):
         *,
         backbone: nn.Module,
         text_encoder: PromptedTextEncoder,
-        query_generator: HierarchicalSemanticQueryGenerator,
+        query_generator: Optional[HierarchicalSemanticQueryGenerator],
         pixel_decoder: nn.Module,
         query_decoder: DualQueryDecoder,
         mask_prior: Optional[TextMaskPrior],
@@ -59,10 +67,13 @@ class HierVL(nn.Module):
         classifier: str = "linear",
         temperature: float = 0.07,
         logit_scale: float = 100.0,
+        background: Sequence[int] = (),
+        frozen_clip: Optional[FrozenClip] = None,
     ):
         """
         Args:
-            backbone, text_encoder, query_generator, pixel_decoder, query_decoder: the boxes of the design.
+            backbone, text_encoder, query_generator, pixel_decoder, query_decoder: the boxes of the design; no query
+                generator where nothing reads text rows.
             mask_prior: what the text rows' masks start from; None: from nothing.
             criterion: the losses of labelled images; prompt_regularizer: those of the prompts.
             class_names: names of the C classes, in order.
@@ -71,6 +82,8 @@ class HierVL(nn.Module):
             classifier: class scores at inference, "linear", "text" or "mean".
             temperature: of the similarity between rows and text.
             logit_scale: the factor that CLIP was trained to put on its similarities.
+            background: classes that no caption names.
+            frozen_clip: judges the relevance of the classes in place of the trained tower.
         """
         super().__init__()
         if classifier not in CLASSIFIERS:
@@ -80,6 +93,8 @@ class HierVL(nn.Module):
         self.query_generator = query_generator
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
+        if query_generator is not None:  # rows that stay out of the decoder have no position there
+            query_generator.level_embedding.requires_grad_(query_decoder.use_text)
         self.mask_prior = mask_prior
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
@@ -88,6 +103,8 @@ class HierVL(nn.Module):
         self.classifier = classifier
         self.temperature = temperature
         self.logit_scale = logit_scale
+        self.background = tuple(background)
+        self.frozen_clip = frozen_clip
         with torch.no_grad():
             query_generator.fit_text(text_encoder().text_embeddings)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -100,6 +117,9 @@ class HierVL(nn.Module):
         backbone = build_backbone(cfg)
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
+        reads_text = decoder.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT
+        num_prompts = cfg.MODEL.TEXT.PROMPTS if reads_text else 0
+        background = [i for i, name in enumerate(class_names) if name in hsqg.ALWAYS_ACTIVE]
         return {
             "backbone": backbone,
             "text_encoder": PromptedTextEncoder(
@@ -108,7 +128,7 @@ class HierVL(nn.Module):
                 start_token,
                 end_token,
                 class_phrases,
-                num_prompts=cfg.MODEL.TEXT.PROMPTS,
+                num_prompts=num_prompts,
                 prompt_init=cfg.MODEL.TEXT.PROMPT_INIT,
                 template=cfg.MODEL.TEXT.TEMPLATE,
             ),
@@ -120,8 +140,10 @@ class HierVL(nn.Module):
                 hard_negatives=hsqg.HARD_NEGATIVES,
                 threshold=hsqg.THRESHOLD,
                 min_active=hsqg.MIN_ACTIVE,
-                always_active=[i for i, name in enumerate(class_names) if name in hsqg.ALWAYS_ACTIVE],
-            ),
+                always_active=background,
+            )
+            if reads_text
+            else None,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "query_decoder": DualQueryDecoder(
                 len(class_names),
@@ -133,14 +155,17 @@ class HierVL(nn.Module):
                 dropout=decoder.DROPOUT,
                 num_instance_queries=decoder.INSTANCE_QUERIES,
                 text_queries=decoder.TEXT_QUERIES,
+                align_head=_needs_align_head(cfg),
             ),
-            "mask_prior": TextMaskPrior(clip.logit_scale.exp().item()) if decoder.MASK_PRIOR else None,
+            "mask_prior": TextMaskPrior(clip.logit_scale.exp().item())
+            if decoder.MASK_PRIOR and decoder.TEXT_QUERIES
+            else None,
             "logit_scale": clip.logit_scale.exp().item(),
             "criterion": SupervisedCriterion.from_config(cfg),
             "prompt_regularizer": PromptRegularizer(
                 backbone.embed_dim,
                 topology=cfg.LOSS.PROMPT_TOPOLOGY,
-                anchor=cfg.LOSS.PROMPT_ANCHOR,
+                anchor=cfg.LOSS.PROMPT_ANCHOR if num_prompts else 0.0,
                 temperature=decoder.TEMPERATURE,
                 separation=cfg.LOSS.PROMPT_SEPARATION,
             ),
@@ -150,6 +175,8 @@ class HierVL(nn.Module):
             "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
+            "background": background,
+            "frozen_clip": _frozen_judge(cfg, backbone, clip.logit_scale.exp().item()),
         }
 
     @property
@@ -175,7 +202,14 @@ class HierVL(nn.Module):
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
     def segment(
-        self, images: Tensor, text: TextFeatures, presence: Optional[Tensor] = None, every_layer: bool = False
+        self,
+        images: Tensor,
+        text: TextFeatures,
+        presence: Optional[Tensor] = None,
+        every_layer: bool = False,
+        *,
+        frozen_embedding: Optional[Tensor] = None,
+        perturb: Optional[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]] = None,
     ) -> NetworkOutput:
         """The network, stage by stage.
 
@@ -184,26 +218,39 @@ class HierVL(nn.Module):
             text: of :meth:`encode_text`.
             presence: (B, C) bool, classes of labelled images; None: the relevance gate decides.
             every_layer: predict after every decoder layer.
+            frozen_embedding: (B, D), what ``frozen_clip`` would say of the images, if it is known.
+            perturb: changes the backbone's maps.
         """
         features = self.backbone(images)
-        text_queries = self.query_generator(text, features["pooled_embedding"], presence)
+        if perturb is not None:
+            features = perturb(features)
+        text_queries = None
+        if self.query_generator is not None:
+            pooled = features["pooled_embedding"] if frozen_embedding is None else frozen_embedding
+            if self.frozen_clip is not None and frozen_embedding is None:
+                pooled = self.frozen_clip.embed(images, pooled=True).pooled
+            text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
         predictions = self.query_decoder(pixels, text_queries, prior, every_layer)
         return NetworkOutput(predictions, text_queries, features)
 
-    def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
+    def supervised_losses(
+        self, batched_inputs: List[dict], text: TextFeatures, frozen_embedding: Optional[Tensor] = None
+    ) -> Dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
         targets = self.criterion.prepare_targets(batched_inputs, images.shape[2:], self.device)
         presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
         given = presence if self.ground_truth_presence else None
-        output = self.segment(images, text, given, every_layer=True)
+        output = self.segment(
+            images, text, given, every_layer=self.criterion.uses_every_layer, frozen_embedding=frozen_embedding
+        )
         with torch.autocast(images.device.type, enabled=False):
             return self.criterion(
                 output.predictions,
                 self.semantic_scores(output, text),
-                output.text_queries.relevance_logits.float(),
+                output.relevance_logits,
                 text,
                 targets,
             )
@@ -235,15 +282,24 @@ class HierVL(nn.Module):
             logits = predictions.pred_logits[-1] if self.training else self.class_logits(predictions, text)
             return semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
 
+    @torch.no_grad()
+    def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
+        """What the relevance gate judges: cosine of normalised images to every class, (B, C), float32."""
+        if self.frozen_clip is None:
+            pooled = self.backbone(images)["pooled_embedding"]
+        else:
+            pooled = self.frozen_clip.embed(images, pooled=True).pooled
+        return text.class_similarity(pooled.float())
+
     # ---- inference ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def semantic_maps(self, images: Tensor) -> Tensor:
+    def semantic_maps(self, images: Tensor, frozen_embedding: Optional[Tensor] = None) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
         height, width = images.shape[2:]
         batch = self.normalise(list(images))
         text = self.encode_text()
-        scores = self.semantic_scores(self.segment(batch, text), text)
+        scores = self.semantic_scores(self.segment(batch, text, frozen_embedding=frozen_embedding), text)
         scores = F.interpolate(scores, size=batch.shape[2:], mode="bilinear", align_corners=False)
         return scores[:, :, :height, :width]
 
@@ -253,6 +309,33 @@ class HierVL(nn.Module):
         size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
         return {"sem_seg": scores / scores.sum(0, keepdim=True).clamp(min=1e-6)}
+
+
+def _needs_align_head(cfg) -> bool:
+    """φ is trained by loss_align on instance rows, and read by the classifiers by text.
+
+    Raises:
+        UserError: it would be read without having been trained.
+    """
+    decoder = cfg.MODEL.QUERY_DECODER
+    is_trained = bool(cfg.LOSS.ALIGN and decoder.INSTANCE_QUERIES)
+    if decoder.CLASSIFIER in ("text", "mean") and not is_trained:
+        raise UserError(
+            f"MODEL.QUERY_DECODER.CLASSIFIER '{decoder.CLASSIFIER}' needs rows that were aligned with text: set "
+            "LOSS.ALIGN and MODEL.QUERY_DECODER.INSTANCE_QUERIES above 0, or the classifier to 'linear'."
+        )
+    return is_trained
+
+
+def _frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> Optional[FrozenClip]:
+    """The untrained tower, where it is to judge the relevance of the classes."""
+    which = cfg.MODEL.HSQG.IMAGE_EMBEDDING
+    if which not in IMAGE_EMBEDDINGS:
+        raise UserError(f"MODEL.HSQG.IMAGE_EMBEDDING is one of {', '.join(IMAGE_EMBEDDINGS)}, not '{which}'.")
+    reads_text = cfg.MODEL.QUERY_DECODER.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT
+    if which == "trained" or not cfg.MODEL.HSQG.RELEVANCE or not reads_text:
+        return None
+    return FrozenClip(backbone, logit_scale, share=False)
 
 
 def classes_of(cfg):

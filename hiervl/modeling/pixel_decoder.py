@@ -149,7 +149,9 @@ def build_deformable_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> De
         num_points=c.POINTS,
         feedforward=c.FEEDFORWARD,
         dropout=c.DROPOUT,
-        text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS,
+        # Text rows that nobody reads afterwards need not read either.
+        text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS
+        and (cfg.MODEL.QUERY_DECODER.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT),
         pixels_read_text=cfg.MODEL.CMSAM.PIXELS_READ_TEXT,
     )
 

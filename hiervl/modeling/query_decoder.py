@@ -21,7 +21,7 @@ class QueryPredictions(NamedTuple):
 
     pred_logits: List[Tensor]  # (B, Q, C + 1) each; the last column is "no object"
     pred_masks: List[Tensor]  # (B, Q, H', W') each, logits
-    joint_embeddings: Tensor  # (B, Q, D): φ(q), the final rows in CLIP's joint space, length 1
+    joint_embeddings: Optional[Tensor]  # (B, Q, D): φ(q), the final rows in CLIP's joint space, length 1
     row_classes: Tensor  # (B, Q): the class that owns a text row, INSTANCE_ROW for the others
     row_valid: Tensor  # (B, Q) bool: False on padding
 
@@ -76,6 +76,7 @@ class DualQueryDecoder(nn.Module):
         num_maps: int = 3,
         num_instance_queries: int = 100,
         text_queries: bool = True,
+        align_head: bool = True,
     ):
         """
         Args:
@@ -83,6 +84,7 @@ class DualQueryDecoder(nn.Module):
             embed_dim: width D of CLIP's joint space, target of the alignment head φ.
             num_instance_queries: N learnable rows; 0: none.
             text_queries: text rows take part; off: they only serve CMSAM.
+            align_head: project the rows into CLIP's joint space (φ); off: ``joint_embeddings`` is None.
         """
         super().__init__()
         if not text_queries and not num_instance_queries:
@@ -98,9 +100,9 @@ class DualQueryDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = MLP(dim, dim, dim, 3)
-        self.align_head = MLP(dim, dim, embed_dim, 2)
+        self.align_head = MLP(dim, dim, embed_dim, 2) if align_head else None
         # A text row starts out predicting the class that owns it.
-        self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT))
+        self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT), requires_grad=text_queries)
 
     def forward(
         self,
@@ -150,7 +152,7 @@ class DualQueryDecoder(nn.Module):
                 with torch.no_grad():
                     may_see = _visible_pixels(masks_of(kernel, coarse[m]))
                 rows = self.layers[index](rows, position, maps[m], positions[m], may_see, row_bias)
-        joint = F.normalize(self.align_head(normed).float(), dim=-1)
+        joint = None if self.align_head is None else F.normalize(self.align_head(normed).float(), dim=-1)
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
 
     def _start(self, pixels: PixelFeatures, text: Optional[TextQueries]):

@@ -18,7 +18,7 @@ class TextQueries(NamedTuple):
     classes: Tensor  # (B, M): class of every row
     valid: Tensor  # (B, M) bool: False on padding
     log_relevance: Tensor  # (B, M): log r_c, added to every attention score towards the row
-    relevance_logits: Tensor  # (B, C): α·s_c + β of the gate, for loss_relevance
+    relevance_logits: Optional[Tensor]  # (B, C): α·s_c + β of the gate, for loss_relevance; None without a gate
 
 
 class HierarchicalSemanticQueryGenerator(nn.Module):
@@ -70,6 +70,8 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
         # α is kept as its logarithm: it is large, and it must stay positive.
         self.log_gate_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.gate_offset = nn.Parameter(torch.tensor(-0.2))  # the similarity at which r = 0.5: β = −α · offset
+        self.log_gate_scale.requires_grad_(relevance)
+        self.gate_offset.requires_grad_(relevance)
         self.register_buffer("threshold", torch.tensor(float(threshold)))
         self.register_buffer("text_mean", torch.zeros(embed_dim))
         self.register_buffer("text_spread", torch.tensor(embed_dim**-0.5))  # of a vector of length 1, per dimension
@@ -118,9 +120,14 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
             pooled: (B, D) pooled image embeddings of length 1.
             presence: (B, C) bool, the ground truth of labelled images; None: the gate decides.
         """
-        with torch.autocast(pooled.device.type, enabled=False):  # hundredths of similarity decide
-            logits = self.gate_logits(text.class_similarity(pooled.float()))
-        relevance, active = self._relevance(logits, presence)
+        logits = None
+        if self.relevance:
+            with torch.autocast(pooled.device.type, enabled=False):  # hundredths of similarity decide
+                logits = self.gate_logits(text.class_similarity(pooled.float()))
+            relevance, active = self._relevance(logits, presence)
+        else:
+            relevance = pooled.new_ones(len(pooled), len(text.text_embeddings))
+            active = relevance > 0
         # Active classes first, in order of the classes; inactive ones fill the padding.
         num_rows = int(active.sum(1).max())
         order = active.float().sort(dim=1, descending=True, stable=True).indices[:, :num_rows]  # (B, K)
@@ -146,17 +153,19 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
             relevance_logits=logits,
         )
 
+    def active_classes(self, relevance: Tensor) -> Tensor:
+        """Which classes take part where the gate decides, from its r: (B, C) → (B, C) bool."""
+        active = relevance >= self.threshold
+        top = relevance.topk(min(self.min_active, relevance.shape[1]), dim=1).indices
+        active = active.scatter(1, top, True)
+        active[:, list(self.always_active)] = True
+        return active
+
     def _relevance(self, logits: Tensor, presence: Optional[Tensor]):
         """→ r (B, C) and which classes are active (B, C)."""
-        if not self.relevance:
-            return torch.ones_like(logits), torch.ones_like(logits, dtype=torch.bool)
         gate = logits.sigmoid()
         if presence is None:
-            active = gate >= self.threshold
-            top = gate.topk(min(self.min_active, gate.shape[1]), dim=1).indices
-            active = active.scatter(1, top, True)
-            active[:, list(self.always_active)] = True
-            return gate, active
+            return gate, self.active_classes(gate)
         relevance = torch.where(presence, torch.ones_like(gate), gate)
         active = presence.clone()
         active[:, list(self.always_active)] = True

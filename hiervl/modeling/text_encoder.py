@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from hiervl.errors import UserError
 
+NOISE = 0.02  # standard deviation of CLIP's own token embeddings before its training
+
 
 class TextFeatures(NamedTuple):
     """What the text side knows of C classes described by K ≥ C phrases; all rows have length 1."""
@@ -17,12 +19,21 @@ class TextFeatures(NamedTuple):
     phrase_embeddings: Tensor  # (K, D): learnable prompts, one row per phrase
     prototypes: Tensor  # (C, D): fixed prompt, mean over the phrases of a class
     phrase_class: Tensor  # (K,): the class of every phrase
+    phrase_prototypes: Optional[Tensor] = None  # (K, D): fixed prompt, one row per phrase; None: one phrase a class
 
     def class_similarity(self, features: Tensor) -> Tensor:
         """Cosine of features (…, D) of length 1 to every class, the best phrase counting: (…, C)."""
-        similarity = features @ self.phrase_embeddings.to(features.dtype).T
+        return self._best_phrase(features, self.phrase_embeddings)
+
+    def prototype_similarity(self, features: Tensor) -> Tensor:
+        """As :meth:`class_similarity`, with the fixed prompt in place of the learnable one."""
+        phrases = self.prototypes if self.phrase_prototypes is None else self.phrase_prototypes
+        return self._best_phrase(features, phrases)
+
+    def _best_phrase(self, features: Tensor, phrases: Tensor) -> Tensor:
+        similarity = features @ phrases.to(features.dtype).T
         num_classes = len(self.text_embeddings)
-        if len(self.phrase_embeddings) == num_classes:
+        if len(phrases) == num_classes:
             return similarity
         index = self.phrase_class.expand(similarity.shape)
         lowest = similarity.new_full((*similarity.shape[:-1], num_classes), -1.0)
@@ -55,7 +66,7 @@ class PromptedTextEncoder(nn.Module):
             start_token, end_token: ids of the two.
             class_phrases: the names or descriptions of every class.
             num_prompts: learnable tokens; 0: the fixed template alone.
-            prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text.
+            prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text; empty: from noise.
             template: the fixed prompt of the prototypes, {} being the phrase.
         """
         super().__init__()
@@ -67,11 +78,16 @@ class PromptedTextEncoder(nn.Module):
         self.num_prompts = num_prompts
         self.prompts: Optional[nn.Parameter] = None
         if num_prompts:
-            initial = tokenize(prompt_init)
-            repeated = (initial * (num_prompts // max(len(initial), 1) + 1))[-num_prompts:]
-            with torch.no_grad():
-                self.prompts = nn.Parameter(self.tower.token_embedding(torch.tensor(repeated)).float().clone())
+            self.prompts = nn.Parameter(self._initial_prompts(tokenize(prompt_init), num_prompts))
         self.set_classes(class_phrases)
+
+    @torch.no_grad()
+    def _initial_prompts(self, words: List[int], count: int) -> Tensor:
+        """(count, width): the last ``count`` of the tokens, repeated where they are too few; of no tokens, noise."""
+        if not words:
+            return NOISE * torch.randn(count, self.tower.token_embedding.embedding_dim)
+        repeated = (words * (count // len(words) + 1))[-count:]
+        return self.tower.token_embedding(torch.tensor(repeated)).float().clone()
 
     def set_classes(self, class_phrases: Sequence[Sequence[str]]) -> None:
         """Describe the classes anew, for example by names that were never trained."""
@@ -139,6 +155,7 @@ class PromptedTextEncoder(nn.Module):
             phrase_embeddings=phrases,
             prototypes=self._mean_over_phrases(fixed),
             phrase_class=self.phrase_class,
+            phrase_prototypes=fixed,
         )
 
     def _embed_phrases(self, name: str, prompts: Optional[Tensor]) -> Tensor:

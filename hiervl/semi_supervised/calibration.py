@@ -1,17 +1,24 @@
 """Fitting the relevance gate and its threshold to the labelled images (design §1.3)."""
 
+import itertools
 import math
-from typing import List, Tuple
+from typing import Iterator, List, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiervl.data.loaders import build_labeled_loader, load_labeled
 from hiervl.modeling import HierVL
 
 MAX_IMAGES = 64
 BATCH = 8
+
+
+def labelled_batches(cfg) -> Iterator[List[dict]]:
+    """Some batches of weakly augmented labelled images, the same ones at every call and in every process."""
+    loader = build_labeled_loader(cfg, BATCH)
+    return itertools.islice(loader, math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH))
 
 
 @torch.no_grad()
@@ -22,11 +29,9 @@ def labelled_similarities(cfg, model: HierVL) -> Tuple[Tensor, Tensor]:
     text = model.encode_text()
     similarity: List[Tensor] = []
     presence: List[Tensor] = []
-    loader = iter(build_labeled_loader(cfg, BATCH))
-    for _ in range(math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH)):
-        batch = next(loader)
-        pooled = model.backbone(model.normalise([sample["image"] for sample in batch]))["pooled_embedding"]
-        similarity.append(text.class_similarity(pooled.float()))
+    for batch in labelled_batches(cfg):
+        images = model.normalise([sample["image"] for sample in batch])
+        similarity.append(model.relevance_similarity(images, text))
         for sample in batch:
             labels = np.unique(sample["sem_seg"].numpy())
             shown = torch.zeros(len(model.class_names), dtype=torch.bool)
@@ -36,9 +41,15 @@ def labelled_similarities(cfg, model: HierVL) -> Tuple[Tensor, Tensor]:
     return torch.cat(similarity), torch.stack(presence).to(model.device)
 
 
+def has_gate(model: nn.Module) -> bool:
+    """Whether the network judges which classes are relevant to an image."""
+    generator = getattr(model, "query_generator", None)
+    return generator is not None and generator.relevance
+
+
 def fit_gate(cfg, model: HierVL) -> None:
     """Place an untrained gate where the similarities of this CLIP and these classes lie."""
-    if cfg.MODEL.HSQG.RELEVANCE:
+    if has_gate(model):
         similarity, _ = labelled_similarities(cfg, model)
         model.query_generator.fit_gate(similarity)
 
@@ -46,7 +57,7 @@ def fit_gate(cfg, model: HierVL) -> None:
 def calibrate_threshold(cfg, model: HierVL) -> None:
     """Let the share ``MODEL.HSQG.CALIBRATED_RECALL`` of the classes in the labelled images pass."""
     hsqg = cfg.MODEL.HSQG
-    if not hsqg.RELEVANCE or not hsqg.CALIBRATED_RECALL:
+    if not has_gate(model) or not hsqg.CALIBRATED_RECALL:
         return
     similarity, presence = labelled_similarities(cfg, model)
     relevance = model.query_generator.gate_logits(similarity).sigmoid()

@@ -1,18 +1,15 @@
 """What the untrained CLIP says of unlabelled images, as labels (``loss_clip_guidance``; SemiVL)."""
 
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-from hiervl.modeling import HierVL, TextFeatures
-from hiervl.modeling.frozen_clip import FrozenClip
 
 from .pseudo_labels import PseudoLabels
 
 
-class ClipGuidance(nn.Module):
+class ClipGuidance:
     """Labels from the frozen CLIP where its confidence reaches a threshold, with a weight that changes linearly.
 
     It is not believed where it says background: no caption describes one, and it takes the rims of objects for it.
@@ -20,7 +17,6 @@ class ClipGuidance(nn.Module):
 
     def __init__(
         self,
-        clip: FrozenClip,
         *,
         background: Sequence[int] = (),
         confidence: float,
@@ -30,24 +26,20 @@ class ClipGuidance(nn.Module):
     ):
         """
         Args:
-            clip: the frozen tower.
-            background: classes that give no guidance.
+            background: classes that give no guidance. :attr:`mute` silences more of them.
             confidence: pixels of at least this zero-shot probability count.
             first_weight, last_weight: weight of the loss at iteration 0 and at ``max_iter``.
         """
-        super().__init__()
-        self.clip = clip
-        self.background = tuple(background)
+        self.mute = set(background)
         self.confidence = confidence
         self.first_weight, self.last_weight = first_weight, last_weight
         self.max_iter = max_iter
 
     @classmethod
-    def from_config(cls, cfg, student: HierVL) -> "ClipGuidance":
-        """``SEMI.GUIDANCE_*`` of the config; ``student`` must not have been trained or loaded yet."""
+    def from_config(cls, cfg, background: Sequence[int]) -> "ClipGuidance":
+        """``SEMI.GUIDANCE_*`` of the config."""
         return cls(
-            FrozenClip(student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS),
-            background=student.query_generator.always_active,
+            background=background,
             confidence=cfg.SEMI.GUIDANCE_CONFIDENCE,
             first_weight=cfg.SEMI.GUIDANCE_WEIGHT,
             last_weight=cfg.SEMI.GUIDANCE_LAST_WEIGHT,
@@ -60,17 +52,19 @@ class ClipGuidance(nn.Module):
         return self.first_weight + (self.last_weight - self.first_weight) * done
 
     @torch.no_grad()
-    def forward(self, images: Tensor, text: TextFeatures, valid: Tensor, ignore_value: int) -> PseudoLabels:
+    def labels(
+        self, probability: Tensor, padded_size: Tuple[int, int], valid: Tensor, ignore_value: int
+    ) -> PseudoLabels:
         """
         Args:
-            images: (B, 3, H', W') normalised and padded weak views.
+            probability: (B, C, h, w), of the frozen CLIP for the weak views.
+            padded_size: (H', W') of the images that it saw.
             valid: (B, H, W) bool, False on padding.
         """
-        probability = F.interpolate(
-            self.clip(images, text), size=images.shape[2:], mode="bilinear", align_corners=False
-        )[:, :, : valid.shape[1], : valid.shape[2]]
+        probability = F.interpolate(probability, size=tuple(padded_size), mode="bilinear", align_corners=False)
+        probability = probability[:, :, : valid.shape[1], : valid.shape[2]]
         confidence, labels = probability.max(dim=1)
         keep = valid & (confidence >= self.confidence)
-        for label in self.background:
+        for label in self.mute:
             keep &= labels != label
         return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)

@@ -3,6 +3,7 @@
 from typing import Dict, NamedTuple, Sequence
 
 import torch
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from hiervl.errors import UserError
@@ -36,16 +37,25 @@ class ConfidenceThreshold(nn.Module):
     @torch.no_grad()
     def forward(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """confidence, labels, valid: (B, H, W) → (B, H, W) bool. Updates the mean confidences in "class" mode."""
+        if self.mode == "class":
+            self._update(confidence[valid], labels[valid])
+        return self.keeps(confidence, labels, valid)
+
+    def keeps(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """As :meth:`forward`, without learning from it."""
         if self.mode == "fixed":
             return valid & (confidence >= self.threshold)
-        self._update(confidence[valid], labels[valid])
         per_class = self.threshold * self.mean_confidence / self.mean_confidence.max()
         return valid & (confidence >= per_class[labels])
 
     def _update(self, confidence: Tensor, labels: Tensor) -> None:
         num_classes = len(self.mean_confidence)
         count = torch.bincount(labels, minlength=num_classes)
-        mean = torch.bincount(labels, weights=confidence, minlength=num_classes) / count.clamp(min=1)
+        total = torch.bincount(labels, weights=confidence, minlength=num_classes)
+        if comm.get_world_size() > 1:  # one threshold for all processes
+            torch.distributed.all_reduce(count)
+            torch.distributed.all_reduce(total)
+        mean = total / count.clamp(min=1)
         moved = self.mean_confidence.lerp(mean.to(self.mean_confidence.dtype), 1.0 - self.momentum)
         self.mean_confidence.copy_(torch.where(count > 0, moved, self.mean_confidence))
 
@@ -78,11 +88,13 @@ def box_masks(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def cutmix(x: Tensor, inside: Tensor) -> Tensor:
-    """Replace the pixels ``inside`` (B, H, W) of x (B, …, H, W) by those of the image at the mirrored place of the
-    batch, UniMatch's partner. Images, labels and masks go through this same function, with the same boxes."""
+    """Replace the pixels ``inside`` (B, H, W) of x (B, …, H, W) by those of another image of the batch: the one at
+    the mirrored place, UniMatch's partner, or, in a batch of odd size, whose middle image would meet itself, the one
+    before. Images, labels and masks go through this same function, with the same boxes."""
     while inside.dim() < x.dim():
         inside = inside.unsqueeze(1)
-    return torch.where(inside, x.flip(0), x)
+    partner = x.roll(1, 0) if len(x) % 2 else x.flip(0)
+    return torch.where(inside, partner, x)
 
 
 def kept_fractions(pseudo: PseudoLabels, background: Sequence[int], ignore_value: int) -> Dict[str, Tensor]:

@@ -1,29 +1,51 @@
 """One iteration: a batch of labelled and unlabelled images in, losses out (design §4)."""
 
-from typing import Dict, List, Optional, Union
+import functools
+import logging
+from typing import Dict, List, NamedTuple, Optional, Union
 
 import torch
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from hiervl.errors import UserError
-from hiervl.losses.pixel_losses import pixel_cross_entropy
+from hiervl.losses.pixel_losses import pixel_cross_entropy, pixel_entropy
 from hiervl.modeling import HierVL, TextFeatures
+from hiervl.modeling.clip_image_encoder import MAPS
+from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
+from hiervl.modeling.perturbation import drop_channels
 
+from .frozen_pass import embed_together
 from .guidance import ClipGuidance
+from .masked import MaskedConsistency
 from .pseudo_labels import ConfidenceThreshold, PseudoLabels, box_masks, cutmix, kept_fractions, make_pseudo_labels
 from .teacher import EmaTeacher, StudentAsTeacher
+
+logger = logging.getLogger(__name__)
+
+
+class UnlabelledImages(NamedTuple):
+    """The views of the unlabelled images of a batch; lists hold one entry per strong view."""
+
+    weak: Tensor  # (B, 3, H, W) in 0…255
+    valid: Tensor  # (B, H, W) bool, False on padding
+    strong: List[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
+    inside: List[Tensor]  # (B, H, W) bool: the pixels that came from another image
 
 
 class SemiSupervisedStep(nn.Module):
     """All passes of an iteration inside one call, so that data-parallel training reduces gradients once.
 
-    1. text embeddings of the student, for all its passes;
-    2. student on the labelled images → supervised losses;
-    3. teacher on the weak views → pseudo-labels (no gradient);
-    4. frozen CLIP on the weak views → guidance where it is sure (no gradient);
-    5. student on both strong views, CutMixed with labels and guidance → ``loss_strong1``, ``loss_strong2``,
-       ``loss_clip_guidance``;
-    6. prompt losses.
+    1. text embeddings of the student, for all its passes; views of the unlabelled images, CutMixed;
+    2. frozen CLIP on labelled images and weak views, in one pass (no gradient), as far as something below asks for it;
+    3. student on the labelled images → supervised losses;
+    4. student's encoder on the labelled images with a class hidden → ``loss_masked_consistency``, ``loss_pixel_text``;
+    5. teacher on the weak views → pseudo-labels (no gradient);
+    6. student on the strong views and on the weak view with perturbed features, in one pass → ``loss_strong1``,
+       ``loss_strong2``, ``loss_clip_guidance``, ``loss_entropy``, ``loss_feature_perturbation``;
+    7. prompt losses.
+
+    Whatever has weight 0 is not computed.
     """
 
     def __init__(
@@ -32,9 +54,15 @@ class SemiSupervisedStep(nn.Module):
         teacher: Union[EmaTeacher, StudentAsTeacher],
         threshold: ConfidenceThreshold,
         guidance: Optional[ClipGuidance] = None,
+        masked: Optional[MaskedConsistency] = None,
+        frozen_clip: Optional[FrozenClip] = None,
         *,
         use_unlabeled: bool = True,
         strong_weight: float = 0.25,
+        strong_views: int = 2,
+        perturbation_weight: float = 0.0,
+        perturbation_dropout: float = 0.5,
+        entropy_weight: float = 0.0,
         supervised_share: float = 0.5,
         sharpen: float = 1.0,
         burn_in: int = 0,
@@ -45,41 +73,66 @@ class SemiSupervisedStep(nn.Module):
             student: the network that is trained; teacher: the one that labels.
             threshold: which pseudo-labels are kept.
             guidance: what the untrained CLIP says of unlabelled images; None: it is not asked.
+            masked: the losses of a hidden class; None: there are none.
+            frozen_clip: that untrained CLIP, where guidance or masked consistency asks for it.
             use_unlabeled: off: supervised-only training, with full weight on the labelled images.
-            strong_weight: weight of each strong view.
+            strong_weight: weight of each strong view; strong_views: how many there are.
+            perturbation_weight, perturbation_dropout: weight of the weak view whose maps lose channels, and how many.
+            entropy_weight: of the strong views' entropy.
             supervised_share: weight of the labelled losses, the unlabelled ones having the rest of 1.
             sharpen: see :func:`make_pseudo_labels`.
             burn_in: iterations on labelled images alone.
             ignore_value: label of pixels that count nowhere.
         """
         super().__init__()
+        if strong_views not in (1, 2):
+            raise UserError(f"SEMI.STRONG_VIEWS is 1 or 2, not {strong_views}.")
         self.student = student
         self.teacher = teacher
         self.threshold = threshold
         self.guidance = guidance
+        self.masked = masked
+        self.frozen_clip = frozen_clip
         self.use_unlabeled = use_unlabeled
         self.strong_weight = strong_weight
+        self.strong_views = ("1", "2")[:strong_views]
+        self.perturbation_weight = perturbation_weight
+        self.perturbation_dropout = perturbation_dropout
+        self.entropy_weight = entropy_weight
         self.supervised_share = supervised_share
         self.sharpen = sharpen
         self.burn_in = burn_in
         self.ignore_value = ignore_value
         self.iteration = 0  # of the trainer
         self.statistics: Dict[str, Tensor] = {}  # of the last call, for the log
+        self.last_pseudo: Optional[PseudoLabels] = None  # of the last call
 
     @classmethod
     def from_config(cls, cfg, student: HierVL) -> "SemiSupervisedStep":
-        """``SEMI`` of the config around a built network."""
+        """``SEMI`` of the config around a built network, which must not have been trained or loaded yet."""
         semi = cfg.SEMI
         if semi.TEACHER not in ("ema", "student"):
             raise UserError(f"SEMI.TEACHER is 'ema' or 'student', not '{semi.TEACHER}'.")
         is_ema = semi.TEACHER == "ema"
+        guides = semi.ENABLED and (semi.GUIDANCE_WEIGHT or semi.GUIDANCE_LAST_WEIGHT)
+        masked = MaskedConsistency.from_config(cfg, student)
+        frozen_clip = student.frozen_clip
+        if frozen_clip is None and (guides or (masked is not None and masked.needs_frozen_clip)):
+            frozen_clip = FrozenClip(student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS)
+        _warn_of_lonely_images(cfg)
         return cls(
             student,
             EmaTeacher(student, semi.EMA_DECAY) if is_ema else StudentAsTeacher(student),
             ConfidenceThreshold(len(student.class_names), semi.CONFIDENCE, semi.THRESHOLD),
-            ClipGuidance.from_config(cfg, student) if semi.ENABLED and semi.GUIDANCE_WEIGHT else None,
+            ClipGuidance.from_config(cfg, student.background) if guides else None,
+            masked,
+            frozen_clip,
             use_unlabeled=semi.ENABLED,
             strong_weight=semi.STRONG_WEIGHT,
+            strong_views=semi.STRONG_VIEWS,
+            perturbation_weight=semi.PERTURBATION_WEIGHT,
+            perturbation_dropout=semi.PERTURBATION_DROPOUT,
+            entropy_weight=cfg.LOSS.ENTROPY,
             supervised_share=semi.SUPERVISED_SHARE,
             sharpen=semi.SHARPEN,
             burn_in=semi.BURN_IN,
@@ -88,14 +141,23 @@ class SemiSupervisedStep(nn.Module):
 
     def forward(self, batch: Dict[str, List[dict]]) -> Dict[str, Tensor]:
         """batch: {"labeled": [...], "unlabeled": [...]} as the loader makes them → weighted losses by name."""
+        self.statistics, self.last_pseudo = {}, None
         text = self.student.encode_text()
-        losses = self.student.supervised_losses(batch["labeled"], text)
-        self.statistics = {}
+        labelled = self.student.normalise([item["image"] for item in batch["labeled"]])
+        views = None
         if self.use_unlabeled and batch["unlabeled"] and self.iteration >= self.burn_in:
+            views = self.views(batch["unlabeled"])
+        frozen = self._frozen_pass(labelled, views)
+
+        losses = self.student.supervised_losses(batch["labeled"], text, **_judged_by(frozen.get("labelled")))
+        if views is not None:
             share = self.supervised_share
             losses = {name: share * loss for name, loss in losses.items()}
-            unlabelled = self._unlabelled_losses(batch["unlabeled"], text)
+            unlabelled = self._unlabelled_losses(views, text, frozen)
             losses.update({name: (1 - share) * loss for name, loss in unlabelled.items()})
+        if self.masked is not None:
+            whole = frozen["labelled"].dense if self.masked.needs_frozen_clip else None
+            losses.update(self.masked.losses(self.student, batch["labeled"], labelled, whole, text))
         losses.update(self.student.prompt_losses(text))
         return losses
 
@@ -103,58 +165,107 @@ class SemiSupervisedStep(nn.Module):
         """To be called after every optimiser step."""
         self.teacher.update(self.student, self.iteration)
 
-    def _unlabelled_losses(self, unlabelled: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
-        if not unlabelled or self.iteration < self.burn_in:
+    # ---- what the passes see -------------------------------------------------------------------------------------
+
+    @property
+    def _guides(self) -> bool:
+        return self.guidance is not None and bool(self.guidance.weight(self.iteration))
+
+    @property
+    def _uses_strong_views(self) -> bool:
+        return bool(self.strong_weight or self.entropy_weight) or self._guides
+
+    def views(self, items: List[dict]) -> UnlabelledImages:
+        """The views of unlabelled samples, CutMixed; the strong ones only if something is learnt from them."""
+        strong: List[Tensor] = []
+        inside: List[Tensor] = []
+        for view in self.strong_views if self._uses_strong_views else ():
+            images = self._stack(items, f"image_strong{view}")
+            inside.append(box_masks(self._stack(items, f"cutmix_box{view}"), *images.shape[2:]))
+            strong.append(cutmix(images, inside[-1]))
+        return UnlabelledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
+
+    def _frozen_pass(self, labelled: Tensor, views: Optional[UnlabelledImages]) -> Dict[str, ClipEmbeddings]:
+        """Of "labelled", "weak" and "strong" images, those that the frozen CLIP is asked for."""
+        if self.frozen_clip is None:
             return {}
-        pseudo = self._pseudo_labels(unlabelled)
-        guide = self._guidance(unlabelled, text)
-        views, targets = [], []
-        for view in ("1", "2"):
-            images = self._stack(unlabelled, f"image_strong{view}")
-            inside = box_masks(self._stack(unlabelled, f"cutmix_box{view}"), *images.shape[2:])
-            views.append(cutmix(images, inside))
-            targets.append([_cutmix_labels(labels, inside) for labels in (pseudo, guide) if labels is not None])
-        images = self.student.normalise(list(torch.cat(views)))
-        scores = self.student.semantic_scores(self.student.segment(images, text), text)
+        judges = self.student.frozen_clip is not None
+        groups = {}
+        if judges or (self.masked is not None and self.masked.needs_frozen_clip):
+            groups["labelled"] = labelled
+        if views is not None and (judges or self._guides):
+            groups["weak"] = self.student.normalise(list(views.weak))
+        if views is not None and judges and views.strong:
+            groups["strong"] = self.student.normalise(list(torch.cat(views.strong)))
+        return embed_together(self.frozen_clip, groups, pooled=judges) if groups else {}
+
+    # ---- losses of unlabelled images -----------------------------------------------------------------------------
+
+    def _unlabelled_losses(
+        self, views: UnlabelledImages, text: TextFeatures, frozen: Dict[str, ClipEmbeddings]
+    ) -> Dict[str, Tensor]:
+        perturbs = bool(self.perturbation_weight)
+        seen = [*views.strong, views.weak] if perturbs else views.strong
+        if not seen:
+            return {}
+        teaches = self.strong_weight or perturbs
+        pseudo = self._pseudo_labels(views, _judged_by(frozen.get("weak"))) if teaches else None
+        images = self.student.normalise(list(torch.cat(seen)))
+        perturb = None
+        if perturbs:
+            first = len(views.strong) * len(views.weak)
+            perturb = functools.partial(drop_channels, names=MAPS, probability=self.perturbation_dropout, first=first)
+        order = [name for name, is_seen in (("strong", views.strong), ("weak", perturbs)) if is_seen]
+        judged = _judged_by(*(frozen.get(name) for name in order))
+        scores = self.student.semantic_scores(self.student.segment(images, text, perturb=perturb, **judged), text)
+        scores = scores.chunk(len(seen))
+        size = images.shape[2:]
         losses: Dict[str, Tensor] = {}
-        with torch.autocast(scores.device.type, enabled=False):
-            for view, of_view, (of_teacher, *of_clip) in zip(("1", "2"), scores.chunk(2), targets):
-                losses[f"loss_strong{view}"] = self.strong_weight * self._pixel_loss(of_view, of_teacher, images)
-                for labels in of_clip:
-                    weight = self.guidance.weight(self.iteration) / len(views)
-                    loss = weight * self._pixel_loss(of_view, labels, images)
-                    losses["loss_clip_guidance"] = losses.get("loss_clip_guidance", 0.0) + loss
+        with torch.autocast(images.device.type, enabled=False):
+            if self.strong_weight:
+                for view, of_view, inside in zip(self.strong_views, scores, views.inside):
+                    target = _cutmix_labels(pseudo, inside)
+                    losses[f"loss_strong{view}"] = self.strong_weight * self._pixel_loss(of_view, target, size)
+            if self._guides and "weak" in frozen:
+                losses["loss_clip_guidance"] = self._guidance_loss(scores, views, frozen["weak"].dense, text, size)
+            if self.entropy_weight:
+                entropies = [
+                    pixel_entropy(of_view, self._pad(cutmix(views.valid, inside), size))
+                    for of_view, inside in zip(scores, views.inside)
+                ]
+                losses["loss_entropy"] = self.entropy_weight * sum(entropies) / len(entropies)
+            if perturbs:
+                loss = self._pixel_loss(scores[-1], pseudo, size)
+                losses["loss_feature_perturbation"] = self.perturbation_weight * loss
         return losses
 
-    def _pixel_loss(self, scores: Tensor, target: PseudoLabels, images: Tensor) -> Tensor:
-        labels, keep = (self._pad(x, images.shape[2:]) for x in target)
+    def _guidance_loss(self, scores, views: UnlabelledImages, dense: Tensor, text: TextFeatures, size) -> Tensor:
+        """Mean over the strong views of the pixel loss to the frozen CLIP's labels."""
+        probability = self.frozen_clip.classify(dense, text)
+        guide = self.guidance.labels(probability, size, views.valid, self.ignore_value)
+        losses = [
+            self._pixel_loss(of_view, _cutmix_labels(guide, inside), size)
+            for of_view, inside in zip(scores, views.inside)
+        ]
+        return self.guidance.weight(self.iteration) * sum(losses) / len(losses)
+
+    def _pixel_loss(self, scores: Tensor, target: PseudoLabels, size) -> Tensor:
+        labels, keep = (self._pad(x, size) for x in target)
         return pixel_cross_entropy(scores, labels, self.ignore_value, keep)
 
-    def _guidance(self, unlabelled: List[dict], text: TextFeatures) -> Optional[PseudoLabels]:
-        if self.guidance is None or not self.guidance.weight(self.iteration):
-            return None
-        images = self._stack(unlabelled, "image_weak")
-        return self.guidance(
-            self.student.normalise(list(images)), text, self._stack(unlabelled, "valid"), self.ignore_value
-        )
-
     @torch.no_grad()
-    def _pseudo_labels(self, unlabelled: List[dict]) -> PseudoLabels:
+    def _pseudo_labels(self, views: UnlabelledImages, judged: Dict[str, Tensor]) -> PseudoLabels:
         network = self.teacher.network
         was_training = network.training
         network.eval()
-        scores = network.semantic_maps(self._stack(unlabelled, "image_weak"))
+        scores = network.semantic_maps(views.weak, **judged)
         network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):
             pseudo = make_pseudo_labels(
-                scores.float(),
-                self._stack(unlabelled, "valid"),
-                self.threshold,
-                sharpen=self.sharpen,
-                ignore_value=self.ignore_value,
+                scores.float(), views.valid, self.threshold, sharpen=self.sharpen, ignore_value=self.ignore_value
             )
-        background = self.student.query_generator.always_active
-        self.statistics.update(kept_fractions(pseudo, background, self.ignore_value))
+        self.statistics.update(kept_fractions(pseudo, self.student.background, self.ignore_value))
+        self.last_pseudo = pseudo
         return pseudo
 
     def _stack(self, items: List[dict], key: str) -> Tensor:
@@ -168,3 +279,20 @@ class SemiSupervisedStep(nn.Module):
 
 def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
     return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))
+
+
+def _judged_by(*frozen: Optional[ClipEmbeddings]) -> Dict[str, Tensor]:
+    """The argument that tells a network what its frozen CLIP says of the images; nothing where it has none."""
+    pooled = [embeddings.pooled for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
+    return {"frozen_embedding": torch.cat(pooled)} if pooled else {}
+
+
+def _warn_of_lonely_images(cfg) -> None:
+    if not (cfg.SEMI.ENABLED and cfg.SEMI.CUTMIX_PROBABILITY):
+        return
+    if cfg.SOLVER.UNLABELED_PER_BATCH == cfg.SOLVER.ACCUMULATION * comm.get_world_size():
+        logger.warning(
+            "Every micro-batch has a single unlabelled image, so CutMix has no other image to take from and does "
+            "nothing: raise SOLVER.UNLABELED_PER_BATCH (%d) or lower SOLVER.ACCUMULATION (%d).",
+            cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION,
+        )  # fmt: skip

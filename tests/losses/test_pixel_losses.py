@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy
+from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy
 
 
 def test_by_hand():
@@ -51,3 +51,24 @@ def test_gradients():
     scores = (torch.rand(1, 3, 2, 2, dtype=torch.float64) + 0.1).requires_grad_()
     labels = torch.tensor([[[0, 1, 2, 255], [2, 1, 0, 0]]])
     assert torch.autograd.gradcheck(lambda s: pixel_cross_entropy(s, labels, 255), scores)
+
+
+def test_entropy_by_hand():
+    """p = (1/2, 1/2), (3/4, 1/4), (1, 0): log 2, 0.5623, 0; scores need no normalising; padding counts nowhere."""
+    scores = torch.tensor([[5.0, 0.75, 1.0, 1.0], [5.0, 0.25, 0.0, 1.0]], dtype=torch.float64).view(1, 2, 1, 4)
+    valid = torch.tensor([[[True, True, True, False]]])
+    expected = (math.log(2) + 0.562335 + 0) / 3
+    assert pixel_entropy(scores, valid).item() == pytest.approx(expected, abs=2e-4)
+    assert pixel_entropy(scores, torch.zeros_like(valid)).item() == 0
+    # Labels of twice the size: the map keeps its own resolution.
+    doubled = valid.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert pixel_entropy(scores, doubled).item() == pytest.approx(expected, abs=2e-4)
+
+
+def test_gradient_of_the_entropy():
+    torch.manual_seed(0)
+    scores = torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    valid = torch.tensor([[[True, True], [True, False]]])
+    assert torch.autograd.gradcheck(lambda s: pixel_entropy(s, valid), scores)
+    step = scores.detach() - 0.01 * torch.autograd.grad(pixel_entropy(scores, valid), scores)[0]
+    assert pixel_entropy(step, valid) < pixel_entropy(scores, valid)

@@ -7,32 +7,30 @@ from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.semi_supervised.guidance import ClipGuidance
 
 
-class Says(torch.nn.Module):
-    """A CLIP that is sure of class 1 on the left, and unsure on the right."""
-
-    def forward(self, images, text):
-        left, right = torch.tensor([0.05, 0.95]), torch.tensor([0.6, 0.4])
-        return torch.stack((left, right), dim=-1)[None, :, None, :].expand(len(images), -1, 1, -1)
+def says():
+    """(1, 2, 1, 2) of a CLIP that is sure of class 1 on the left, and unsure on the right."""
+    left, right = torch.tensor([0.05, 0.95]), torch.tensor([0.6, 0.4])
+    return torch.stack((left, right), dim=-1)[None, :, None, :]
 
 
 def test_only_sure_and_valid_pixels_are_guided():
-    guidance = ClipGuidance(Says(), confidence=0.9, first_weight=1.0, last_weight=0.0, max_iter=10)
+    guidance = ClipGuidance(confidence=0.9, first_weight=1.0, last_weight=0.0, max_iter=10)
     valid = torch.ones(1, 4, 8, dtype=torch.bool)
     valid[:, 0] = False
-    labels, keep = guidance(torch.zeros(1, 3, 4, 8), None, valid, ignore_value=255)
+    labels, keep = guidance.labels(says(), (4, 8), valid, ignore_value=255)
     assert (labels[:, 0] == 255).all() and not keep[:, 0].any()
     assert (labels[:, 1:, :3] == 1).all() and (labels[:, 1:, 6:] == 0).all()
     assert keep[:, 1:, 0].all() and not keep[:, :, 4:].any()
 
 
 def test_background_gives_no_guidance():
-    guidance = ClipGuidance(Says(), background=[1], confidence=0.55, first_weight=1.0, last_weight=1.0, max_iter=1)
-    labels, keep = guidance(torch.zeros(1, 3, 4, 8), None, torch.ones(1, 4, 8, dtype=torch.bool), ignore_value=255)
+    guidance = ClipGuidance(background=[1], confidence=0.55, first_weight=1.0, last_weight=1.0, max_iter=1)
+    labels, keep = guidance.labels(says(), (4, 8), torch.ones(1, 4, 8, dtype=torch.bool), ignore_value=255)
     assert not keep[labels == 1].any() and keep[:, :, 7].all()
 
 
 def test_weight_falls_linearly():
-    guidance = ClipGuidance(Says(), confidence=0.9, first_weight=0.1, last_weight=0.0, max_iter=10)
+    guidance = ClipGuidance(confidence=0.9, first_weight=0.1, last_weight=0.0, max_iter=10)
     assert [guidance.weight(t) for t in (0, 5, 10, 20)] == pytest.approx([0.1, 0.05, 0.0, 0.0])
 
 

@@ -108,12 +108,12 @@ def test_fixed_threshold_learns_nothing():
 
 
 def test_cutmix_moves_image_label_and_keep_together():
-    """Three images of 2 × 3: the partner of the first is the last; the box excludes its far corner."""
+    """Three images of 2 × 3: the partner of each is the one before; the box excludes its far corner."""
     boxes = torch.tensor([[1, 0, 3, 1], [0, 0, 0, 0], [0, 1, 1, 2]])  # x0, y0, x1, y1
     inside = box_masks(boxes, 2, 3)
     assert inside.int().tolist() == [[[0, 1, 1], [0, 0, 0]], [[0, 0, 0]] * 2, [[0, 0, 0], [1, 0, 0]]]
     labels = torch.arange(18).view(3, 2, 3)
-    expected = [[[0, 13, 14], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]], [[12, 13, 14], [3, 16, 17]]]
+    expected = [[[0, 13, 14], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]], [[12, 13, 14], [9, 16, 17]]]
     assert cutmix(labels, inside).tolist() == expected
     images = torch.stack((labels, labels + 100, labels + 200), dim=1)
     assert cutmix(images, inside)[:, 1].sub(100).tolist() == expected
@@ -220,7 +220,7 @@ def test_strong_losses_by_hand(make_step, teacher):
 
 def test_supervised_only_is_the_network_itself(make_step):
     """Exactly the supervised and the prompt losses, at full weight; nothing of the unlabelled images is touched."""
-    step = make_step("SEMI.ENABLED", False)
+    step = make_step("SEMI.ENABLED", False, "LOSS.MASKED_CONSISTENCY", 0.0, "LOSS.PIXEL_TEXT", 0.0)
     batch = make_batch()
     losses = run_step(step, {"labeled": batch["labeled"], "unlabeled": [{}]})
     torch.manual_seed(11)

@@ -1,0 +1,82 @@
+"""``loss_masked_consistency`` and ``loss_pixel_text`` of the student on labelled images (paper §3.6.2)."""
+
+import logging
+from typing import Dict, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
+from hiervl.modeling import TextFeatures
+
+logger = logging.getLogger(__name__)
+
+
+class MaskedConsistency:
+    """Hides a class of every labelled image from the student's encoder; the frozen CLIP sees it whole."""
+
+    def __init__(self, *, consistency: float, pixel_text: float, temperature: float, ignore_value: int = 255):
+        """
+        Args:
+            consistency, pixel_text: weights of the two losses; 0 switches one off.
+            temperature: of ``loss_pixel_text``.
+            ignore_value: label of pixels that count nowhere.
+        """
+        self.consistency, self.pixel_text = consistency, pixel_text
+        self.temperature = temperature
+        self.ignore_value = ignore_value
+
+    @classmethod
+    def from_config(cls, cfg, student: nn.Module) -> Optional["MaskedConsistency"]:
+        """``LOSS.MASKED_CONSISTENCY`` and ``LOSS.PIXEL_TEXT`` of the config; None where there is nothing to do."""
+        if not (cfg.LOSS.MASKED_CONSISTENCY or cfg.LOSS.PIXEL_TEXT):
+            return None
+        tower = student.backbone
+        if tower.visual_prompts is None and not any(p.requires_grad for p in tower.visual.parameters()):
+            logger.warning(
+                "MODEL.CLIP.TRAINABLE is 'none' and there are no visual prompts: the masked consistency losses have "
+                "nothing to train and are left out."
+            )
+            return None
+        return cls(
+            consistency=cfg.LOSS.MASKED_CONSISTENCY,
+            pixel_text=cfg.LOSS.PIXEL_TEXT,
+            temperature=cfg.LOSS.PIXEL_TEXT_TEMPERATURE,
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+
+    @property
+    def needs_frozen_clip(self) -> bool:
+        """``loss_pixel_text`` alone does without it."""
+        return bool(self.consistency)
+
+    def losses(
+        self, student: nn.Module, items: List[dict], images: Tensor, whole: Optional[Tensor], text: TextFeatures
+    ) -> Dict[str, Tensor]:
+        """
+        Args:
+            items: labelled inputs with "sem_seg".
+            images: (B, 3, H, W), those of the items, normalised and padded.
+            whole: (B, D, h, w), the frozen CLIP's dense embedding of them.
+        """
+        labels = torch.full((len(images), *images.shape[2:]), self.ignore_value, device=images.device)
+        for padded, item in zip(labels, items):
+            height, width = item["sem_seg"].shape
+            padded[:height, :width] = item["sem_seg"].to(labels.device)
+        hidden = hide_random_class(
+            images, labels, student.backbone.patch_size, len(student.class_names), self.ignore_value
+        )
+        masked = student.backbone.dense_embedding(hidden.images)
+        losses: Dict[str, Tensor] = {}
+        with torch.autocast(images.device.type, enabled=False):
+            masked = masked.float()
+            if self.consistency:
+                loss = masked_consistency_loss(masked, whole.float(), hidden.patches)
+                losses["loss_masked_consistency"] = self.consistency * loss
+            if self.pixel_text:
+                # The image side moves to the text, not the text to the image.
+                fixed = TextFeatures(*(None if part is None else part.detach() for part in text))
+                similarity = fixed.class_similarity(masked.permute(0, 2, 3, 1))
+                loss = pixel_text_loss(similarity, hidden.classes, hidden.patches, self.temperature)
+                losses["loss_pixel_text"] = self.pixel_text * loss
+        return losses
