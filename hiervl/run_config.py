@@ -18,17 +18,26 @@ from hiervl.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
-    """HierVL's defaults, then the file (and its ``_BASE_``), then ``KEY VALUE`` pairs.
+def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Sequence[str] = ()) -> CfgNode:
+    """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
+
+    Args:
+        deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
+            names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
 
     Raises:
-        UserError: the file is missing or no YAML, a key is unknown, a value has the wrong type.
+        UserError: a file is missing or no YAML, a key is unknown, a value has the wrong type.
     """
     cfg = get_hiervl_cfg()
-    if config_file:
-        if not os.path.isfile(config_file):
-            raise UserError(f"there is no config file '{config_file}'{_similar_files(config_file)}.")
-        _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file, allow_unsafe=False))
+    for path in (config_file, *deltas):
+        if not path:
+            continue
+        if not os.path.isfile(path):
+            raise UserError(f"there is no config file '{path}'{_similar_files(path)}.")
+        before = cfg.OUTPUT_DIR
+        _merge(cfg, path, lambda: cfg.merge_from_file(path, allow_unsafe=False))  # noqa: B023
+        if path in deltas and cfg.OUTPUT_DIR == before:
+            cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(list(overrides)))

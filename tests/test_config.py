@@ -12,7 +12,9 @@ from hiervl.errors import UserError
 from hiervl.run_config import load_config
 
 SOURCES = Path(hiervl.__file__).parent
-CONFIGS = sorted(path for path in (SOURCES.parent / "configs").rglob("*.yaml") if path.parent.name != "classes")
+FOLDER = SOURCES.parent / "configs"
+DELTAS = sorted([*FOLDER.glob("baselines/*.yaml"), *FOLDER.glob("ablations/*.yaml")])
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path not in DELTAS and path.parent.name != "classes")
 
 
 def leaves(node, prefix=""):
@@ -60,6 +62,35 @@ def test_config_file_loads(path):
         assert path.stem in cfg.OUTPUT_DIR
         assert cfg.DATASETS.TRAIN and cfg.DATASETS.UNLABELED and cfg.DATASETS.TEST
         assert cfg.SOLVER.EPOCHS or cfg.SOLVER.MAX_ITER
+
+
+@pytest.mark.parametrize("path", DELTAS, ids=lambda path: path.stem)
+def test_delta_lies_on_any_config(path):
+    """It changes the method and neither data, schedule nor size, and gives the run a folder of its own."""
+    for base in (FOLDER / "quickstart.yaml", FOLDER / "camvid_46.yaml"):
+        plain, changed = load_config(str(base)), load_config(str(base), deltas=[str(path)])
+        assert changed.OUTPUT_DIR == f"{plain.OUTPUT_DIR}_{path.stem}"
+        assert changed.MODEL.META_ARCHITECTURE in ("HierVL", "PixelClassifier")
+        for section in ("DATASETS", "INPUT", "SOLVER", "TEST"):
+            assert changed[section] == plain[section]
+        assert changed.MODEL.CLIP == plain.MODEL.CLIP
+    changes = [changed[section] != plain[section] for section in ("MODEL", "LOSS", "SEMI")]  # of camvid_46
+    assert any(changes) != (path.stem == "all")
+
+
+def test_deltas_are_laid_on_in_order_below_the_command_line(tmp_path):
+    for name, text in (("a", "SEED: 1\nSEMI:\n  BURN_IN: 1\n"), ("b", "SEED: 2\n"), ("c", "OUTPUT_DIR: mine\n")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    a, b, c = (str(tmp_path / f"{name}.yaml") for name in "abc")
+    base = str(FOLDER / "quickstart.yaml")
+    cfg = load_config(base, deltas=[a, b])
+    assert (cfg.SEED, cfg.SEMI.BURN_IN, cfg.OUTPUT_DIR) == (2, 1, "output/quickstart_a_b")
+    assert load_config(base, deltas=[b, a]).SEED == 1
+    assert load_config(base, ["SEED", "3", "OUTPUT_DIR", "x"], [a]).SEED == 3
+    assert load_config(base, ["SEED", "3", "OUTPUT_DIR", "x"], [a]).OUTPUT_DIR == "x"
+    assert load_config(base, deltas=[c]).OUTPUT_DIR == "mine"
+    with pytest.raises(UserError, match="did you mean .*a.yaml"):
+        load_config(base, deltas=[str(tmp_path / "aa.yaml")])
 
 
 def test_command_line_wins_over_file_over_base():

@@ -2,6 +2,7 @@
 
 from .clip_image_encoder import ClipImageEncoder, build_clip_image_encoder
 from .hiervl import HierVL, NetworkOutput
+from .pixel_classifier import PixelClassifier
 from .pixel_decoder import PIXEL_DECODER_REGISTRY, DeformablePixelDecoder, build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
@@ -15,6 +16,7 @@ __all__ = [
     "HierVL",
     "HierarchicalSemanticQueryGenerator",
     "NetworkOutput",
+    "PixelClassifier",
     "PromptedTextEncoder",
     "QueryPredictions",
     "TextFeatures",

@@ -1,0 +1,183 @@
+"""A plain per-pixel decoder on the same backbone: the network of the baselines without language (UniMatch's kind)."""
+
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiervl.losses.pixel_losses import pixel_cross_entropy
+
+from .clip import load_clip
+from .hiervl import classes_of
+from .layers import group_norm
+from .text_encoder import PromptedTextEncoder, TextFeatures
+
+
+class PixelOutput(NamedTuple):
+    """What one pass through the network gives."""
+
+    logits: Tensor  # (B, C, H', W') at the backbone's finest stride
+    features: Dict[str, Tensor]  # of the backbone, embeddings included
+
+
+@META_ARCH_REGISTRY.register()
+class PixelClassifier(nn.Module):
+    """CLIP image encoder → the four maps, projected, resized to the finest and added → convolution → class of a pixel.
+
+    It has the stages of :class:`HierVL` that training and evaluation use, so both are trained and judged by the same
+    code. Text serves the guidance by the frozen CLIP alone; there are no learnable text prompts.
+    """
+
+    # Parts of HierVL that this network does not have.
+    query_generator = None
+    frozen_clip = None
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        text_encoder: PromptedTextEncoder,
+        dim: int,
+        class_names: Sequence[str],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        pixel_weight: float = 1.0,
+        ignore_value: int = 255,
+        background: Sequence[int] = (),
+        logit_scale: float = 100.0,
+    ):
+        """
+        Args:
+            backbone, text_encoder: CLIP's two towers.
+            dim: width of the decoder.
+            class_names: names of the C classes, in order.
+            pixel_mean, pixel_std: RGB statistics in 0…255.
+            pixel_weight: weight of ``loss_pixel``; ignore_value: label of pixels that count nowhere.
+            background: classes that no caption names.
+            logit_scale: the factor that CLIP was trained to put on its similarities.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.text_encoder = text_encoder
+        shapes = backbone.output_shape()
+        self.maps = sorted(shapes, key=lambda name: shapes[name].stride)  # finest first
+        self.projections = nn.ModuleList(nn.Conv2d(shapes[name].channels, dim, 1) for name in self.maps)
+        self.mix = nn.Sequential(
+            group_norm(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU()
+        )
+        self.classify = nn.Conv2d(dim, len(class_names), 1)
+        self.class_names = list(class_names)
+        self.pixel_weight = pixel_weight
+        self.ignore_value = ignore_value
+        self.background = tuple(background)
+        self.logit_scale = logit_scale
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        class_names, class_phrases = classes_of(cfg)
+        clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        return {
+            "backbone": build_backbone(cfg),
+            "text_encoder": PromptedTextEncoder(
+                clip,
+                tokenize,
+                start_token,
+                end_token,
+                class_phrases,
+                num_prompts=0,
+                template=cfg.MODEL.TEXT.TEMPLATE,
+            ),
+            "dim": cfg.MODEL.PIXEL_DECODER.DIM,
+            "class_names": class_names,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_weight": cfg.LOSS.PIXEL,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "background": [i for i, name in enumerate(class_names) if name in cfg.MODEL.HSQG.ALWAYS_ACTIVE],
+            "logit_scale": clip.logit_scale.exp().item(),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: List[dict]):
+        """Losses of labelled inputs in training, ``[{"sem_seg": (C, height, width)}]`` otherwise."""
+        if self.training:
+            return self.supervised_losses(batched_inputs, self.encode_text())
+        return [self._segment_one(item) for item in batched_inputs]
+
+    # ---- stages, as of HierVL -----------------------------------------------------------------------------------
+
+    def encode_text(self) -> TextFeatures:
+        """Embeddings of the classes, of the fixed prompt."""
+        return self.text_encoder()
+
+    def normalise(self, images: Sequence[Tensor]) -> Tensor:
+        """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
+        images = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
+
+    def segment(
+        self,
+        images: Tensor,
+        text: TextFeatures,
+        *,
+        perturb: Optional[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]] = None,
+    ) -> PixelOutput:
+        """images (B, 3, H, W) of :meth:`normalise`; ``perturb`` changes the backbone's maps. Text is not looked at."""
+        features = self.backbone(images)
+        if perturb is not None:
+            features = perturb(features)
+        size = features[self.maps[0]].shape[2:]
+        projected = [project(features[name]) for name, project in zip(self.maps, self.projections)]
+        total = projected[0]
+        for coarse in projected[1:]:
+            total = total + F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+        return PixelOutput(self.classify(self.mix(total)), features)
+
+    def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
+        """``loss_pixel`` of labelled inputs: dicts with "image" and "sem_seg" (H, W)."""
+        images = self.normalise([item["image"] for item in batched_inputs])
+        size = images.shape[2:]
+        labels = torch.stack(
+            [
+                F.pad(seg, (0, size[1] - seg.shape[1], 0, size[0] - seg.shape[0]), value=self.ignore_value)
+                for seg in (item["sem_seg"].to(self.device) for item in batched_inputs)
+            ]
+        )
+        scores = self.semantic_scores(self.segment(images, text), text)
+        with torch.autocast(images.device.type, enabled=False):
+            return {"loss_pixel": self.pixel_weight * pixel_cross_entropy(scores, labels, self.ignore_value)}
+
+    def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
+        """None: nothing of the text is learnt."""
+        return {}
+
+    def semantic_scores(self, output: PixelOutput, text: TextFeatures) -> Tensor:
+        """Class probabilities (B, C, H', W'), float32."""
+        return output.logits.float().softmax(1)
+
+    # ---- inference ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def semantic_maps(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in 0…255, all of one size → class probabilities at that size (B, C, H, W)."""
+        height, width = images.shape[2:]
+        batch = self.normalise(list(images))
+        text = self.encode_text()
+        scores = self.semantic_scores(self.segment(batch, text), text)
+        return F.interpolate(scores, size=batch.shape[2:], mode="bilinear", align_corners=False)[..., :height, :width]
+
+    def _segment_one(self, item: dict) -> Dict[str, Tensor]:
+        """One image at a time: images of other sizes in the batch must not change its padding."""
+        scores = self.semantic_maps(item["image"].unsqueeze(0))
+        size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
+        return {"sem_seg": F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]}
