@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Train or evaluate HierVL: ``train_net.py --config-file configs/quickstart.yaml [--eval-only] [KEY VALUE …]``."""
+"""Train or evaluate HierVL: ``train_net.py --config-file configs/quickstart.yaml [--eval-only] [KEY VALUE …]``.
+
+``--with configs/baselines/unimatch.yaml`` lays a delta on the config: a baseline or an ablation on the same data.
+"""
 
 import sys
 
@@ -12,15 +15,24 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from hiervl.errors import UserError
 from hiervl.run_config import load_config, prepare_config
 from hiervl.semi_supervised import SemiSupervisedTrainer
+from hiervl.semi_supervised.comparison import train_both
 
 
 def main(args) -> dict:
-    cfg = prepare_config(load_config(args.config_file, args.opts), training=not args.eval_only)
+    cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
+    cfg = prepare_config(cfg, training=not args.eval_only)
     default_setup(cfg, args)
     if args.eval_only:
         return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+    if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
+        return train_both(cfg, train, args.resume)
+    return train(cfg, args.resume)
+
+
+def train(cfg, resume: bool) -> dict:
+    """Train one config; returns the results of the last evaluation."""
     trainer = SemiSupervisedTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=resume)
     return trainer.train()
 
 
@@ -47,5 +59,16 @@ def run(args) -> None:
     )
 
 
+def argument_parser():
+    """Detectron2's arguments, and ``--with``."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--with", dest="deltas", action="append", default=[], metavar="FILE",
+        help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
+        "may be given several times",
+    )  # fmt: skip
+    return parser
+
+
 if __name__ == "__main__":
-    run(default_argument_parser().parse_args())
+    run(argument_parser().parse_args())

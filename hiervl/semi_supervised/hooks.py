@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Sequence
 
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
@@ -58,6 +58,11 @@ class PeriodicEvaluation(HookBase):
         if results:
             self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
         comm.synchronize()  # evaluation may take longer in one process than in another
+
+
+def best_metric(test_datasets: Sequence[str]) -> str:
+    """The scalar by which the best checkpoint is chosen: mIoU on the first of the test datasets."""
+    return "sem_seg/mIoU" if len(test_datasets) < 2 else f"{test_datasets[0]}/sem_seg/mIoU"
 
 
 class BestCheckpoint(HookBase):

@@ -21,12 +21,14 @@ from hiervl.errors import UserError
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
 from hiervl.inference import draw_comparisons
 
-from .calibration import calibrate_threshold, fit_gate
+from .calibration import calibrate_threshold, fit_gate, has_gate
 from .checkpoint import RandomState, SegmentationCheckpointer, load_network
-from .hooks import BestCheckpoint, PeriodicCheckpoints, PeriodicEvaluation
+from .health import HealthCheck
+from .hooks import BestCheckpoint, PeriodicCheckpoints, PeriodicEvaluation, best_metric
 from .loop import OptimisationLoop
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedStep
+from .training_pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +101,23 @@ class SemiSupervisedTrainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),
-            BestCheckpoint(self.checkpointer),
+            BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
             PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD),
+            *self._watching_hooks(),
             hooks.PeriodicWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
         ]
+
+    def _watching_hooks(self) -> List[HookBase]:
+        """Health and pictures of what is learnt from unlabelled images."""
+        semi = self.cfg.SEMI
+        if not semi.ENABLED or self.cfg.SOLVER.UNLABELED_PER_BATCH <= 0:
+            return []
+        watching: List[HookBase] = []
+        if semi.HEALTH_PERIOD > 0:
+            watching.append(HealthCheck(self.cfg, self.step, semi.HEALTH_PERIOD))
+        if semi.PICTURES_PERIOD > 0:
+            watching.append(TrainingPictures(self.cfg, self.step, semi.PICTURES_PERIOD))
+        return watching
 
     # ---- training -----------------------------------------------------------------------------------------------
 
@@ -146,7 +161,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def _evaluate(self) -> dict:
         teacher = self.step.teacher.network
         calibrate_threshold(self.cfg, teacher)
-        self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
+        if has_gate(teacher):
+            self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
         network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
         self._last_eval_results = self.test(self.cfg, network)
         return self._last_eval_results

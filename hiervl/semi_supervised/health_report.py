@@ -1,0 +1,142 @@
+"""How the semi-supervised run is doing: figures per class, and what is wrong in plain words."""
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+
+NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none and as all
+VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
+DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
+SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
+
+
+@dataclass
+class HealthReport:
+    """Figures since the last report. Arrays have one entry per class, nan where there is nothing to tell.
+
+    Attributes:
+        class_names: the C classes.
+        kept_pixels: pseudo-labelled pixels of unlabelled images that were kept.
+        seen_pixels: all valid pixels of those images, over all classes.
+        labelled_pixels: pixels of the labelled images, by their true class.
+        agreement: of the pseudo-labels kept on labelled images, the share that is right, by the predicted class.
+        zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: it was not asked.
+        unguided: classes for which its guidance is switched off.
+        relevance_auc: how surely the relevance of a present class is above that of an absent one, 0.5…1.
+        relevance_present, relevance_absent: their means.
+        active_classes: mean number of active classes of a labelled image.
+        confidence: SEMI.CONFIDENCE, to name it.
+    """
+
+    class_names: Sequence[str]
+    kept_pixels: np.ndarray
+    seen_pixels: int
+    labelled_pixels: np.ndarray
+    agreement: np.ndarray
+    zero_shot_iou: Optional[np.ndarray] = None
+    unguided: Sequence[int] = ()
+    relevance_auc: float = float("nan")
+    relevance_present: float = float("nan")
+    relevance_absent: float = float("nan")
+    active_classes: float = float("nan")
+    confidence: float = float("nan")
+    problems: Dict[str, str] = field(default_factory=dict)
+
+    def scalars(self) -> Dict[str, float]:
+        """The figures by name, for the log; those that are nan are left out."""
+        values = {
+            "health/relevance_auc": self.relevance_auc,
+            "health/relevance_present": self.relevance_present,
+            "health/relevance_absent": self.relevance_absent,
+            "health/active_classes": self.active_classes,
+            "health/problems": float(len(self.problems)),
+        }
+        for c, name in enumerate(self.class_names):
+            values[f"health/kept_pixels/{name}"] = float(self.kept_pixels[c]) if self.seen_pixels else float("nan")
+            values[f"health/agreement/{name}"] = float(self.agreement[c])
+        return {name: value for name, value in values.items() if not np.isnan(value)}
+
+    def as_dict(self, iteration: int) -> dict:
+        """For ``health.json``; nan where there is nothing to tell."""
+        classes = {}
+        for c, name in enumerate(self.class_names):
+            classes[name] = {
+                "kept_pixels": int(self.kept_pixels[c]),
+                "agreement": float(self.agreement[c]),
+                "labelled_pixels": int(self.labelled_pixels[c]),
+                "guided": c not in self.unguided,
+            }
+            if self.zero_shot_iou is not None:
+                classes[name]["zero_shot_iou"] = float(self.zero_shot_iou[c])
+        return {
+            "iteration": iteration,
+            "seen_pixels": int(self.seen_pixels),
+            "kept_share": float(self.kept_pixels.sum() / self.seen_pixels) if self.seen_pixels else float("nan"),
+            "relevance_auc": self.relevance_auc,
+            "relevance_present": self.relevance_present,
+            "relevance_absent": self.relevance_absent,
+            "active_classes_per_image": self.active_classes,
+            "classes": classes,
+            "problems": list(self.problems.values()),
+        }
+
+
+def find_problems(report: HealthReport) -> Dict[str, str]:
+    """What is wrong, as sentences by a name that stays the same while the trouble lasts."""
+    if not report.seen_pixels:
+        return {}
+    kept_share = report.kept_pixels.sum() / report.seen_pixels
+    if kept_share < NOTHING:
+        return {
+            "nothing": f"hardly any pseudo-label is kept ({100 * kept_share:.2f} % of the pixels), so unlabelled "
+            f"images teach nothing: lower SEMI.CONFIDENCE ({report.confidence:g}) or set SEMI.THRESHOLD to class."
+        }
+    problems = {}
+    if kept_share > EVERYTHING:
+        problems["everything"] = (
+            f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included: "
+            f"raise SEMI.CONFIDENCE ({report.confidence:g})."
+        )
+    kept = report.kept_pixels / report.kept_pixels.sum()
+    labelled = report.labelled_pixels / max(report.labelled_pixels.sum(), 1)
+    for c, name in enumerate(report.class_names):
+        if labelled[c] > 0 and kept[c] < VANISHING * labelled[c]:
+            problems[f"vanishes/{name}"] = (
+                f"the pseudo-labels of '{name}' vanish: {100 * kept[c]:.2f} % of the kept pixels, but "
+                f"{100 * labelled[c]:.1f} % of the labelled ones. Lower SEMI.CONFIDENCE ({report.confidence:g}), set "
+                f"SEMI.THRESHOLD to class, or label more images that show it."
+            )
+        if DOMINANT < kept[c] and labelled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labelled[c]):
+            problems[f"swallows/{name}"] = (
+                f"the pseudo-labels of '{name}' swallow the others: {100 * kept[c]:.1f} % of the kept pixels, but "
+                f"{100 * labelled[c]:.1f} % of the labelled ones. Raise SEMI.CONFIDENCE ({report.confidence:g}) or "
+                f"train longer on labelled images alone first (SEMI.BURN_IN)."
+            )
+    return problems
+
+
+def worthless_classes(iou: np.ndarray, labelled_pixels: np.ndarray, least: float) -> List[int]:
+    """Classes that the labelled images show and of which the frozen CLIP knows less than ``least`` (IoU, 0…1)."""
+    return [c for c in range(len(iou)) if labelled_pixels[c] > 0 and iou[c] < least]
+
+
+def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:
+    """Probability that a present class has a higher relevance than an absent one, of any image; ties count half.
+
+    Args:
+        relevance: (images, C); presence: (images, C) bool.
+
+    Returns:
+        0…1; nan where all classes are present, or none.
+    """
+    present, absent = np.sort(relevance[presence]), np.sort(relevance[~presence])
+    if not len(present) or not len(absent):
+        return float("nan")
+    below = np.searchsorted(absent, present, side="left")
+    not_above = np.searchsorted(absent, present, side="right")
+    return float((below + not_above).sum() / 2 / (len(present) * len(absent)))
+
+
+def _odds(share: float) -> float:
+    return share / max(1.0 - share, 1e-6)
