@@ -27,7 +27,8 @@ class HealthCheck(HookBase):
     """Counts the pseudo-labels of every iteration; every ``period`` iterations, and after the last one, looks at the
     labelled images, too, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of what is newly wrong.
 
-    Before training it switches the guidance by the frozen CLIP off for classes that this CLIP does not know.
+    Before training it switches the guidance by the frozen CLIP off for classes that this CLIP does not know; with
+    ``period`` 0 it does no more than that.
     """
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
@@ -41,7 +42,7 @@ class HealthCheck(HookBase):
     def before_train(self) -> None:
         """All processes see the same labelled images, so they agree on what is switched off."""
         guidance = self.step.guidance
-        if guidance is None:
+        if guidance is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
             return
         self.zero_shot_iou, labelled = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
@@ -57,6 +58,8 @@ class HealthCheck(HookBase):
 
     def after_step(self) -> None:
         """Of several micro-batches the last one is counted."""
+        if self.period <= 0:
+            return
         pseudo = self.step.last_pseudo
         if pseudo is not None:
             self._kept += torch.bincount(pseudo.labels[pseudo.keep], minlength=len(self._kept))

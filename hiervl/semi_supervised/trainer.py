@@ -113,7 +113,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if not semi.ENABLED or self.cfg.SOLVER.UNLABELED_PER_BATCH <= 0:
             return []
         watching: List[HookBase] = []
-        if semi.HEALTH_PERIOD > 0:
+        if semi.HEALTH_PERIOD > 0 or self.step.guidance is not None:
             watching.append(HealthCheck(self.cfg, self.step, semi.HEALTH_PERIOD))
         if semi.PICTURES_PERIOD > 0:
             watching.append(TrainingPictures(self.cfg, self.step, semi.PICTURES_PERIOD))

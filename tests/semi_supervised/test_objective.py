@@ -1,0 +1,131 @@
+"""The losses of the step beyond the strong views, against passes of the network made one by one."""
+
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hiervl.errors import UserError
+from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
+from hiervl.semi_supervised import step as step_module
+from hiervl.semi_supervised.step import SemiSupervisedStep
+
+SIZE = 40  # no multiple of 16, to which images are padded
+PADDED = 48
+SHARE = 0.3
+SETTINGS = (
+    "SEMI.CONFIDENCE", 0.0, "SEMI.SUPERVISED_SHARE", SHARE, "SEMI.PERTURBATION_WEIGHT", 0.7, "LOSS.ENTROPY", 0.2,
+    "SEMI.PERTURBATION_DROPOUT", 0.0, "LOSS.MASKED_CONSISTENCY", 0.6, "LOSS.PIXEL_TEXT", 0.4, "SEMI.GUIDANCE_WEIGHT",
+    0.0, "MODEL.QUERY_DECODER.LAYERS", 1, "MODEL.PIXEL_DECODER.LAYERS", 1,
+)  # fmt: skip
+NO_BOX = (0, 0, 0, 0)
+
+
+def image(seed):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 255 * torch.rand(1, 3, 5, 5, generator=generator)
+    return F.interpolate(coarse, size=(SIZE, SIZE), mode="nearest")[0].to(torch.uint8)
+
+
+def make_batch():
+    labelled, unlabelled = [], []
+    for index in range(2):
+        sem_seg = torch.full((SIZE, SIZE), 1 + index)
+        sem_seg[:, SIZE // 2 :] = 4
+        sem_seg[:4] = 255
+        labelled.append({"image": image(index), "sem_seg": sem_seg})
+        valid = torch.ones(SIZE, SIZE, dtype=torch.bool)
+        valid[24:] = False
+        views = {f"image_{view}": image(10 * n + index) for n, view in enumerate(("weak", "strong1", "strong2"), 1)}
+        boxes = {"cutmix_box1": torch.tensor(NO_BOX), "cutmix_box2": torch.tensor(NO_BOX)}
+        unlabelled.append({**views, **boxes, "valid": valid})
+    return {"labeled": labelled, "unlabeled": unlabelled}
+
+
+@pytest.fixture
+def step(make_cfg, make_network):
+    return SemiSupervisedStep.from_config(make_cfg(*SETTINGS), make_network(*SETTINGS)).train()
+
+
+def run(step):
+    torch.manual_seed(3)
+    return step(make_batch())
+
+
+def map_of(step, view):
+    """The student's normalised semantic map of one view, in training mode: (2, C, 24, 24)."""
+    images = step.student.normalise([item[f"image_{view}"] for item in make_batch()["unlabeled"]])
+    text = step.student.encode_text()
+    with torch.no_grad():
+        scores = step.student.semantic_scores(step.student.segment(images, text), text)
+    return scores / scores.sum(1, keepdim=True)
+
+
+def test_feature_perturbation_that_drops_nothing_is_the_weak_view(step):
+    """Cross-entropy of the student on the weak view to the teacher's labels, over the valid pixels."""
+    losses = run(step)
+    weak = torch.stack([item["image_weak"] for item in make_batch()["unlabeled"]])
+    labels = step.teacher.network.semantic_maps(weak).argmax(1)
+    resized = F.interpolate(map_of(step, "weak"), size=(PADDED, PADDED), mode="bilinear", align_corners=False)
+    at_label = resized[:, :, :SIZE, :SIZE].gather(1, labels.unsqueeze(1)).squeeze(1)
+    expected = (1 - SHARE) * 0.7 * -at_label[:, :24].log().mean()
+    torch.testing.assert_close(losses["loss_feature_perturbation"], expected, atol=2e-3, rtol=2e-3)
+    step.perturbation_dropout = 0.5
+    assert abs(run(step)["loss_feature_perturbation"] - losses["loss_feature_perturbation"]) > 1e-3
+
+
+def test_entropy_is_the_mean_over_both_strong_views(step):
+    """The upper 24 of 40 rows are valid: 12 of 24 rows of the padded map, and of its columns the first 20."""
+    expected = 0.0
+    for view in ("strong1", "strong2"):
+        p = map_of(step, view)[:, :, :12, :20]
+        expected = expected + 0.5 * -(p * p.log()).sum(1).mean()
+    torch.testing.assert_close(run(step)["loss_entropy"], (1 - SHARE) * 0.2 * expected, atol=1e-4, rtol=1e-3)
+
+
+def test_hidden_class_losses(step, monkeypatch):
+    """Weights whole, not times the share; the student sees the hidden images, the frozen tower all of them."""
+    seen = []
+
+    def watched(*args):
+        seen.append(hide_random_class(*args))
+        return seen[-1]
+
+    monkeypatch.setattr("hiervl.semi_supervised.masked.hide_random_class", watched)
+    losses = run(step)
+    (hidden,) = seen
+    images = step.student.normalise([item["image"] for item in make_batch()["labeled"]])
+    with torch.no_grad():
+        masked = step.student.backbone.dense_embedding(hidden.images)
+        whole = step.frozen_clip.embed(images).dense
+        text = step.student.encode_text()
+    assert hidden.patches.any() and not torch.equal(hidden.images, images)
+    expected = 0.6 * masked_consistency_loss(masked, whole, hidden.patches)
+    torch.testing.assert_close(losses["loss_masked_consistency"], expected, atol=1e-5, rtol=1e-4)
+    similarity = torch.einsum("bdhw,cd->bhwc", masked, text.text_embeddings)
+    expected = 0.4 * pixel_text_loss(similarity, hidden.classes, hidden.patches, 0.07)
+    torch.testing.assert_close(losses["loss_pixel_text"], expected, atol=1e-4, rtol=1e-4)
+    (losses["loss_pixel_text"] + losses["loss_masked_consistency"]).backward()
+    assert step.student.text_encoder.prompts.grad is None  # the image moves to the text
+    assert step.student.backbone.visual_prompts.grad.any()
+
+
+def test_masked_consistency_stays_without_unlabelled_images(step):
+    step.use_unlabeled = False
+    losses = run(step)
+    assert {"loss_masked_consistency", "loss_pixel_text"} <= set(losses) and "loss_entropy" not in losses
+
+
+def test_a_lonely_unlabelled_image_is_warned_of(make_cfg, caplog):
+    with caplog.at_level(logging.WARNING, logger="hiervl"):
+        step_module._warn_of_lonely_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 2))
+        step_module._warn_of_lonely_images(make_cfg("SEMI.CUTMIX_PROBABILITY", 0.0, "SOLVER.UNLABELED_PER_BATCH", 1))
+        assert not caplog.records
+        step_module._warn_of_lonely_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 4))
+    assert "CutMix" in caplog.text and "SOLVER.UNLABELED_PER_BATCH (4)" in caplog.text
+
+
+def test_a_wrong_number_of_views_is_a_user_error(make_cfg, make_network):
+    with pytest.raises(UserError, match="SEMI.STRONG_VIEWS"):
+        SemiSupervisedStep.from_config(make_cfg("SEMI.STRONG_VIEWS", 3), make_network(trained=False))
