@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class HealthCheck(HookBase):
         self.cfg, self.step, self.period = cfg, step, period
         self.class_names: List[str] = step.student.class_names
         self.zero_shot_iou: Optional[np.ndarray] = None
-        self.known_problems: set = set()
+        self.known_problems: Dict[str, Tuple[str, ...]] = {}
         self._kept = torch.zeros(len(self.class_names), dtype=torch.long, device=step.student.device)
         self._seen = torch.zeros((), dtype=torch.long, device=step.student.device)
 
@@ -62,7 +62,10 @@ class HealthCheck(HookBase):
             return
         pseudo = self.step.last_pseudo
         if pseudo is not None:
-            self._kept += torch.bincount(pseudo.labels[pseudo.keep], minlength=len(self._kept))
+            num_classes = len(self._kept)
+            kept = pseudo.labels.masked_fill(~pseudo.keep, num_classes).flatten()
+            counts = kept.new_zeros(num_classes + 1).scatter_add_(0, kept, torch.ones_like(kept))
+            self._kept += counts[:num_classes]
             self._seen += (pseudo.labels != self.step.ignore_value).sum()
         next_iter = self.trainer.iter + 1
         if next_iter != self.trainer.max_iter and next_iter % self.period:
@@ -82,10 +85,10 @@ class HealthCheck(HookBase):
         report.zero_shot_iou = self.zero_shot_iou
         report.unguided = sorted(self.step.guidance.mute) if self.step.guidance is not None else ()
         report.problems = find_problems(report)
-        for name, sentence in report.problems.items():
-            if name not in self.known_problems:
+        for kind, classes, sentence in report.problems:
+            if kind not in self.known_problems or set(classes) - set(self.known_problems[kind]):
                 logger.warning("Iteration %d: %s", iteration, sentence)
-        self.known_problems = set(report.problems)
+        self.known_problems = {problem.kind: problem.classes for problem in report.problems}
         self.trainer.storage.put_scalars(**report.scalars(), smoothing_hint=False)
         write_results(report.as_dict(iteration), str(Path(self.cfg.OUTPUT_DIR) / FILE))
 

@@ -1,14 +1,23 @@
 """How the semi-supervised run is doing: figures per class, and what is wrong in plain words."""
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none and as all
 VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
 DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
+MOST_NAMED = 5  # classes in a sentence
 SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
+
+
+class Problem(NamedTuple):
+    """Something that is wrong."""
+
+    kind: str
+    classes: Tuple[str, ...]  # whom it concerns; empty: the whole run
+    sentence: str
 
 
 @dataclass
@@ -41,7 +50,7 @@ class HealthReport:
     relevance_absent: float = float("nan")
     active_classes: float = float("nan")
     confidence: float = float("nan")
-    problems: Dict[str, str] = field(default_factory=dict)
+    problems: List[Problem] = field(default_factory=list)
 
     def scalars(self) -> Dict[str, float]:
         """The figures by name, for the log; those that are nan are left out."""
@@ -78,41 +87,51 @@ class HealthReport:
             "relevance_absent": self.relevance_absent,
             "active_classes_per_image": self.active_classes,
             "classes": classes,
-            "problems": list(self.problems.values()),
+            "problems": [problem.sentence for problem in self.problems],
         }
 
 
-def find_problems(report: HealthReport) -> Dict[str, str]:
-    """What is wrong, as sentences by a name that stays the same while the trouble lasts."""
+def find_problems(report: HealthReport) -> List[Problem]:
+    """What is wrong, in plain words."""
     if not report.seen_pixels:
-        return {}
+        return []
+    confidence = f"SEMI.CONFIDENCE ({report.confidence:g})"
     kept_share = report.kept_pixels.sum() / report.seen_pixels
     if kept_share < NOTHING:
-        return {
-            "nothing": f"hardly any pseudo-label is kept ({100 * kept_share:.2f} % of the pixels), so unlabelled "
-            f"images teach nothing: lower SEMI.CONFIDENCE ({report.confidence:g}) or set SEMI.THRESHOLD to class."
-        }
-    problems = {}
-    if kept_share > EVERYTHING:
-        problems["everything"] = (
-            f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included: "
-            f"raise SEMI.CONFIDENCE ({report.confidence:g})."
+        sentence = (
+            f"hardly any pseudo-label is kept ({100 * kept_share:.2f} % of the pixels), so unlabelled images teach "
+            f"nothing: lower {confidence} or set SEMI.THRESHOLD to class."
         )
+        return [Problem("nothing", (), sentence)]
+    problems = []
+    if kept_share > EVERYTHING:
+        sentence = (
+            f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included: "
+            f"raise {confidence}."
+        )
+        problems.append(Problem("everything", (), sentence))
     kept = report.kept_pixels / report.kept_pixels.sum()
     labelled = report.labelled_pixels / max(report.labelled_pixels.sum(), 1)
-    for c, name in enumerate(report.class_names):
-        if labelled[c] > 0 and kept[c] < VANISHING * labelled[c]:
-            problems[f"vanishes/{name}"] = (
-                f"the pseudo-labels of '{name}' vanish: {100 * kept[c]:.2f} % of the kept pixels, but "
-                f"{100 * labelled[c]:.1f} % of the labelled ones. Lower SEMI.CONFIDENCE ({report.confidence:g}), set "
-                f"SEMI.THRESHOLD to class, or label more images that show it."
-            )
-        if DOMINANT < kept[c] and labelled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labelled[c]):
-            problems[f"swallows/{name}"] = (
-                f"the pseudo-labels of '{name}' swallow the others: {100 * kept[c]:.1f} % of the kept pixels, but "
-                f"{100 * labelled[c]:.1f} % of the labelled ones. Raise SEMI.CONFIDENCE ({report.confidence:g}) or "
-                f"train longer on labelled images alone first (SEMI.BURN_IN)."
-            )
+    classes = range(len(report.class_names))
+    vanishing = [c for c in classes if labelled[c] > 0 and kept[c] < VANISHING * labelled[c]]
+    swallowing = [
+        c for c in classes
+        if kept[c] > DOMINANT and labelled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labelled[c])
+    ]  # fmt: skip
+    for kind, chosen, advice in (
+        ("vanish", vanishing, f"Lower {confidence}, set SEMI.THRESHOLD to class, or label more images that show them."),
+        ("swallow the others", swallowing, f"Raise {confidence} or train longer on labels alone first (SEMI.BURN_IN)."),
+    ):
+        if chosen:
+            chosen.sort(key=lambda c: -labelled[c])
+            listed = [
+                f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labelled[c]:.2f} % of "
+                "the labelled ones)"
+                for c in chosen[:MOST_NAMED]
+            ]
+            more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
+            sentence = f"the pseudo-labels of {', '.join(listed)}{more} {kind}. {advice}"
+            problems.append(Problem(kind, tuple(report.class_names[c] for c in chosen), sentence))
     return problems
 
 
