@@ -15,16 +15,9 @@ from typing import Dict, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
+from hiervl.data.archives import Archive, fetch_and_unpack
 from hiervl.data.conversions import ade20k_labels, convert_all, convert_png
-from hiervl.data.prepare import (
-    Archive,
-    check_contents,
-    fetch_and_unpack,
-    names_in,
-    run_script,
-    say,
-    script_parser,
-)
+from hiervl.data.prepare import check_contents, names_in, run_script, say, script_parser
 
 FOLDER = "ADEChallengeData2016"
 COUNTS = {"training": 20_210, "validation": 2_000}
@@ -71,7 +64,7 @@ def prepare(
 
 
 def main() -> None:
-    arguments = script_parser(__doc__, [ARCHIVE], FOLDER).parse_args()
+    arguments = script_parser(__doc__, [ARCHIVE.name], FOLDER).parse_args()
     prepare(arguments.root / FOLDER, arguments.source, workers=arguments.workers, keep=arguments.keep)
 
 

@@ -17,17 +17,10 @@ from typing import Dict, List, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
+from hiervl.data.archives import Archive, fetch_and_unpack
 from hiervl.data.classes import CLASS_FILES, read_classes
 from hiervl.data.conversions import coco_labels, convert_all, convert_coco
-from hiervl.data.prepare import (
-    Archive,
-    check_contents,
-    fetch_and_unpack,
-    names_in,
-    run_script,
-    say,
-    script_parser,
-)
+from hiervl.data.prepare import check_contents, names_in, run_script, say, script_parser
 from hiervl.errors import UserError
 
 FOLDER = "coco"
@@ -107,7 +100,7 @@ def prepare(
 
 
 def main() -> None:
-    arguments = script_parser(__doc__, ARCHIVES, FOLDER).parse_args()
+    arguments = script_parser(__doc__, [archive.name for archive in ARCHIVES], FOLDER).parse_args()
     prepare(arguments.root / FOLDER, arguments.source, workers=arguments.workers, keep=arguments.keep)
 
 
