@@ -58,6 +58,21 @@ def share_of(batch_size: int, micro_batch: int, accumulation: int, rank: int, wo
     return range(start, start + share)
 
 
+def mirrored_share_of(
+    batch_size: int, micro_batch: int, accumulation: int, rank: int, world_size: int
+) -> Sequence[int]:
+    """As :func:`share_of`, but a place comes with the mirrored one: of 8 places in 2 parts 0, 1, 6, 7 and 2, 3, 4, 5.
+
+    CutMix takes the image at the mirrored place of the batch. So every image meets the partner that it has in the
+    undivided batch, as long as the parts are even.
+    """
+    share = batch_size // (accumulation * world_size)
+    if share % 2:
+        return share_of(batch_size, micro_batch, accumulation, rank, world_size)
+    front = share_of(batch_size // 2, micro_batch, accumulation, rank, world_size)
+    return [*front, *(batch_size - 1 - place for place in reversed(front))]
+
+
 class MicroBatchSampler(Sampler):
     """Keys of this process's micro-batches, without end: ``accumulation`` of them for each iteration."""
 
@@ -93,13 +108,13 @@ class MicroBatchSampler(Sampler):
         return [
             (stream.name, position, stream.index(position))
             for stream, batch_size in zip(self.streams, self.batch_sizes)
-            for position in self._positions(iteration, micro_batch, batch_size)
+            for position in self._positions(stream.name, iteration, micro_batch, batch_size)
         ]
 
-    def _positions(self, iteration: int, micro_batch: int, batch_size: int) -> range:
-        places = share_of(batch_size, micro_batch, self.accumulation, self.rank, self.world_size)
-        first = iteration * batch_size
-        return range(first + places.start, first + places.stop)
+    def _positions(self, stream: str, iteration: int, micro_batch: int, batch_size: int) -> List[int]:
+        share = mirrored_share_of if stream == UNLABELED else share_of
+        places = share(batch_size, micro_batch, self.accumulation, self.rank, self.world_size)
+        return [iteration * batch_size + place for place in places]
 
 
 # ---------------------------------------------------------------------------- samples and their transport

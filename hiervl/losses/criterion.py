@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,6 +10,7 @@ from hiervl.errors import UserError
 
 from .assignment import Assignment, assign
 from .mask_losses import point_sample, sampled_mask_losses, uncertain_points
+from .normalisation import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
 from .targets import ImageTargets, image_targets
 
@@ -161,12 +161,12 @@ class SupervisedCriterion(nn.Module):
         row_weight = torch.where(row_valid, class_weight[assignment.target_classes], logits.new_zeros(()))
         return F.cross_entropy(
             logits.flatten(0, 1), target_classes.flatten(), class_weight, reduction="sum", ignore_index=-100
-        ) / row_weight.sum().clamp(min=1e-6)
+        ) / mean_over_processes(row_weight.sum(), least=1e-6)
 
     def _mask_losses(
         self, masks: Tensor, targets: Sequence[ImageTargets], assignment: Assignment
     ) -> Dict[str, Tensor]:
-        num_rows = _mean_over_processes(assignment.row.numel(), masks.device)
+        num_rows = mean_over_processes(torch.tensor(assignment.row.numel(), device=masks.device))
         if not assignment.row.numel():
             nothing = masks.sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
@@ -183,14 +183,15 @@ class SupervisedCriterion(nn.Module):
     def _align_loss(self, predictions: "QueryPredictions", text: "TextFeatures", assignment: Assignment) -> Tensor:
         """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""
         joint = predictions.joint_embeddings
-        if not assignment.row.numel():
-            return joint.sum() * 0.0
         is_instance = predictions.row_classes[assignment.image, assignment.row] < 0
         chosen = is_instance & assignment.is_matched
+        num_chosen = mean_over_processes(chosen.sum().to(joint.device))  # by every process, also without rows
+        if not assignment.row.numel():
+            return joint.sum() * 0.0
         image, row = assignment.image[chosen], assignment.row[chosen]
         wanted = text.text_embeddings.detach()[assignment.target_classes[image, row]]
         distance = (joint[image, row] - wanted).square().sum(-1)
-        return distance.sum() / chosen.sum().clamp(min=1)
+        return distance.sum() / num_chosen
 
     def _weighted(self, losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Each loss times its weight, those of weight 0 left out; "loss_mask_3" has the weight of "mask"."""
@@ -206,12 +207,4 @@ def _relevance_loss(logits: Tensor, targets: Sequence[ImageTargets], labelled: T
     """Binary cross-entropy between the gate (B, C) and the presence of every class, on images with labels."""
     presence = torch.stack([target.presence(logits.shape[1]) for target in targets]).float()
     loss = F.binary_cross_entropy_with_logits(logits, presence, reduction="none").mean(1)
-    return (loss * labelled).sum() / labelled.sum().clamp(min=1)
-
-
-def _mean_over_processes(count: int, device: torch.device) -> Tensor:
-    """A count averaged over the processes, at least 1, so that the gradients of all add up to those of one."""
-    total = torch.tensor(float(count), device=device)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(total)
-    return (total / comm.get_world_size()).clamp(min=1)
+    return (loss * labelled).sum() / mean_over_processes(labelled.sum())

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .normalisation import mean_over_processes
+
 # Keeps the logarithm of a class that no row claims finite; far below any probability that matters.
 EPSILON = 1e-5
 
@@ -17,7 +19,7 @@ def normalised(scores: Tensor) -> Tensor:
 
 
 def pixel_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int, keep: Optional[Tensor] = None) -> Tensor:
-    """−log of the normalised semantic map at the labels, averaged over *all* labelled pixels.
+    """−log of the normalised semantic map at the labels, averaged over *all* labelled pixels of all processes.
 
     Args:
         scores: (B, C, h, w) unnormalised semantic map, resized to the labels.
@@ -31,7 +33,7 @@ def pixel_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int, keep:
     total = scores.sum(1) + EPSILON * scores.shape[1]
     loss = torch.log(total) - torch.log(at_label + EPSILON)
     kept = valid if keep is None else valid & keep
-    return (loss * kept).sum() / valid.sum().clamp(min=1)
+    return (loss * kept).sum() / mean_over_processes(valid.sum())
 
 
 def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
@@ -45,4 +47,4 @@ def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
         valid = F.interpolate(valid.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest").squeeze(1) > 0.5
     probability = normalised(scores)
     entropy = -(probability * probability.log()).sum(1)
-    return (entropy * valid).sum() / valid.sum().clamp(min=1)
+    return (entropy * valid).sum() / mean_over_processes(valid.sum())
