@@ -4,24 +4,41 @@
 ``--with configs/baselines/unimatch.yaml`` lays a delta on the config: a baseline or an ablation on the same data.
 """
 
+import argparse
 import sys
 
 import hiervl  # noqa: F401  prepares older Detectron2 versions for today's packages
 
 # isort: split
-import torch
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from hiervl.errors import UserError
+from hiervl.launch import launch
 from hiervl.run_config import load_config, prepare_config
 from hiervl.semi_supervised import SemiSupervisedTrainer
 from hiervl.semi_supervised.comparison import train_both
 
 
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments, ``--with`` and ``--replay``."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--with", dest="deltas", action="append", default=[], metavar="FILE",
+        help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
+        "may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--replay", default="", metavar="FILE", help="repeat the step that left this broken_step_….pth")
+    return parser
+
+
 def main(args) -> dict:
+    """The work of one process."""
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
     if args.eval_only:
         return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
     if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
@@ -36,38 +53,16 @@ def train(cfg, resume: bool) -> dict:
     return trainer.train()
 
 
-def worker(args) -> None:
-    """One process: a user's mistake ends it with a sentence instead of a traceback."""
+def run(args) -> None:
+    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence."""
     try:
-        main(args)
+        if getattr(args, "replay", ""):
+            print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
+            return
+        cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
+        launch(main, args, device=cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")
-
-
-def run(args) -> None:
-    """Train or evaluate as Detectron2's command-line arguments say, on one or several devices."""
-    devices = torch.cuda.device_count()
-    if args.num_gpus > max(1, devices):
-        sys.exit(f"error: --num-gpus {args.num_gpus}, but this machine has {devices} CUDA devices.")
-    launch(
-        worker,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
-
-
-def argument_parser():
-    """Detectron2's arguments, and ``--with``."""
-    parser = default_argument_parser()
-    parser.add_argument(
-        "--with", dest="deltas", action="append", default=[], metavar="FILE",
-        help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
-        "may be given several times",
-    )  # fmt: skip
-    return parser
 
 
 if __name__ == "__main__":

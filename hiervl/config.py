@@ -253,6 +253,10 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.POLY_POWER = 0.9
     # Micro-batches whose gradients are added up before each step; the batch sizes above are what one step sees.
     cfg.SOLVER.ACCUMULATION = 1
+    # Steps with an infinite or NaN loss or gradient that are left out; the next one ends the training.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 0
+    # Divide micro-batches when the GPU's memory does not hold them, at the same effective batch (one process only).
+    cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY = False
     # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16" or "float16".
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True

@@ -38,10 +38,26 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         _merge(cfg, path, lambda: cfg.merge_from_file(path, allow_unsafe=False))  # noqa: B023
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
+    _merge_overrides(cfg, overrides)
+    return cfg
+
+
+def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNode:
+    """The config that a run saved as YAML, then ``KEY VALUE`` pairs, ready to be run; errors as :func:`load_config`.
+
+    Args:
+        source: the file that the text comes from, for error messages.
+    """
+    cfg = get_hiervl_cfg()
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text))))
+    _merge_overrides(cfg, overrides)
+    return prepare_config(cfg, training=False)
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(list(overrides)))
-    return cfg
 
 
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
@@ -96,7 +112,7 @@ def _check_output_dir(path: str) -> None:
     """Say before training, not after it, that nothing can be saved."""
     try:
         os.makedirs(path, exist_ok=True)
-        probe = Path(path) / ".writable"
+        probe = Path(path) / f".writable-{os.getpid()}"  # several processes may look at once
         probe.touch()
         probe.unlink()
     except OSError as error:

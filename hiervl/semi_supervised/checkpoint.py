@@ -3,8 +3,10 @@
 import logging
 import os
 import random
+import re
+import zipfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -14,7 +16,13 @@ from torch import nn
 
 from hiervl.errors import UserError
 
+from .resume_check import check_resumed_config
+
 logger = logging.getLogger(__name__)
+
+BEST = "model_best.pth"
+TEMPORARY = ".tmp"
+PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class SegmentationCheckpointer(Checkpointer):
@@ -30,9 +38,15 @@ class SegmentationCheckpointer(Checkpointer):
         """
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.extra = {"class_names": list(model.class_names), **(extra or {})}
+        self.resumed_run: Optional[str] = None  # identity of the run of the checkpoint that was resumed
+        self._is_resuming, self._config = False, ""
 
     def save(self, name: str, is_latest: bool = True, **kwargs: Any) -> None:
-        """Write ``{name}.pth`` under ``save_dir``; ``is_latest``: and remember it as the one to resume from."""
+        """Write ``{name}.pth`` under ``save_dir``; ``is_latest``: and remember it as the one to resume from.
+
+        Raises:
+            OSError: it cannot be written, for example because the disk is full; older checkpoints are untouched.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **self.extra, **kwargs}
@@ -44,17 +58,53 @@ class SegmentationCheckpointer(Checkpointer):
         logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Remember which file ``--resume`` takes."""
+        """Remember which file was saved last; for people and Detectron2, :meth:`resume` looks for itself."""
         name = last_filename_basename.encode()
         _write_atomically(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(name))
+
+    def resume(self, run: Optional[str], config: str) -> bool:
+        """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.
+
+        Args:
+            run: the run's identity; checkpoints of another run are passed over. None: any run's will do.
+            config: of the run that goes on, as YAML; compared with the one of the checkpoint.
+
+        Returns:
+            False if there is none.
+
+        Raises:
+            UserError: the checkpoint was written with settings that cannot be changed on the way.
+        """
+        chosen = comm.all_gather(self._newest_whole(run) if comm.is_main_process() else None)[0]
+        if chosen is None:
+            return False
+        logger.info("Resuming from %s", chosen)
+        self._is_resuming, self._config = True, config
+        try:
+            self.load(chosen)
+        finally:
+            self._is_resuming = False
+        return True
+
+    def _newest_whole(self, run: Optional[str]) -> Optional[str]:
+        for path in checkpoints_by_age(self.save_dir):
+            try:
+                checkpoint = read_checkpoint(str(path))
+            except UserError as error:
+                logger.warning("Passing over a broken checkpoint: %s", error)
+                continue
+            if "trainer" not in checkpoint or (run is not None and checkpoint.get("run") not in (run, None)):
+                continue
+            return str(path)
+        return None
 
     def load(self, path: str, checkpointables: List[str] = None) -> Dict[str, Any]:
         """As fvcore's, with errors in one sentence."""
         if path and not os.path.isfile(path):
-            raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS, or the run's last_checkpoint).")
+            raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS).")
         try:
             return super().load(path, checkpointables)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
                 f"'{path}' was written with other settings than the config has ({' '.join(str(error).split())[:200]}); "
                 "resume with the config.yaml that lies beside it."
@@ -62,8 +112,20 @@ class SegmentationCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> Dict[str, Any]:
         checkpoint = read_checkpoint(f)
-        _check_classes(checkpoint, self.model.class_names, f)
+        _check_classes(checkpoint, self.model.class_names, f, must_be_equal=self._is_resuming)
+        if self._is_resuming:
+            self.resumed_run = checkpoint.get("run")
+            check_resumed_config(checkpoint.get("config", ""), self._config, f)
         return checkpoint
+
+    def _load_model(self, checkpoint: Dict[str, Any]):
+        """As fvcore's, but a resumed run takes all weights or none."""
+        incompatible = super()._load_model(checkpoint)
+        odd = [*incompatible.missing_keys, *incompatible.unexpected_keys]
+        odd += [name for name, *_ in incompatible.incorrect_shapes]
+        if self._is_resuming and odd:
+            raise ValueError(f"{len(odd)} weights do not fit, among them {odd[0]}")
+        return incompatible
 
 
 def read_checkpoint(path: str) -> Dict[str, Any]:
@@ -75,6 +137,7 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"there is no checkpoint at '{path}'.")
     try:
+        _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for broken or unsafe files
         raise UserError(
@@ -84,6 +147,21 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise UserError(f"'{path}' is not a HierVL checkpoint: it has no entry 'model'.")
     return checkpoint
+
+
+def checkpoints_by_age(folder: str) -> List[Path]:
+    """The files of a folder that a run may go on from, newest first."""
+    found = [path for path in Path(folder).glob("model_*.pth") if path.name != BEST]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _check_sums(path: str) -> None:
+    """PyTorch writes checkpoints as zip archives with a sum over every tensor, but does not look at it on reading."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} is damaged")
 
 
 def load_network(network: nn.Module, path: str, which: str) -> None:
@@ -107,7 +185,9 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
         ) from error
 
 
-def _check_classes(checkpoint: Dict[str, Any], class_names: List[str], path: str) -> None:
+def _check_classes(
+    checkpoint: Dict[str, Any], class_names: List[str], path: str, must_be_equal: bool = False
+) -> None:
     saved = checkpoint.get("class_names")
     if saved is None:
         return
@@ -117,17 +197,52 @@ def _check_classes(checkpoint: Dict[str, Any], class_names: List[str], path: str
             f"{len(class_names)} ({', '.join(class_names[:4])}, …): use the config and dataset it was trained with."
         )
     if list(saved) != list(class_names):
+        if must_be_equal:
+            other = next(pair for pair in zip(saved, class_names) if pair[0] != pair[1])
+            raise UserError(
+                f"'{path}' was trained on a class '{other[0]}' where the config has '{other[1]}': resume with the "
+                "classes it was trained with, or start anew with it as MODEL.WEIGHTS."
+            )
         logger.warning("%s was trained with other class names: %s.", path, ", ".join(saved))
 
 
 def _write_atomically(path: Path, write) -> None:
-    """Write beside the file, flush to the disk, then rename: a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write beside the file, flush to the disk, then rename: a reader never sees half a file.
+
+    Raises:
+        OSError: whatever kept it from being written; nothing is left behind.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # PyTorch's, when its writer could not write
+            raise OSError(getattr(error, "errno", None), str(error)) from error
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """The new name reaches the disk, too. Some network drives do not offer it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        pass
+
+
+def remove_unfinished(folder: str) -> None:
+    """Remove what a killed run was writing."""
+    for path in Path(folder).glob("*.pth" + TEMPORARY):
+        path.unlink(missing_ok=True)
 
 
 class RandomState:

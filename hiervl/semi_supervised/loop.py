@@ -1,8 +1,9 @@
 """What happens in one iteration: micro-batches, mixed precision, clipping, the optimiser's step, the teacher's."""
 
 import contextlib
+import logging
 import time
-from typing import Any, Dict, Iterable, Iterator
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -11,11 +12,32 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hiervl.data.streams import LABELED, UNLABELED, mirrored_share_of, share_of
 from hiervl.errors import UserError
 
+from .replay import StateBefore
 from .step import SemiSupervisedStep
 
+logger = logging.getLogger(__name__)
+
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Files written of steps that were left out; each holds the network's weights.
+MAX_DUMPS = 3
+
+Batch = Dict[str, List[dict]]
+
+
+class MicroBatchLosses(NamedTuple):
+    """What one micro-batch, or part of one, gave."""
+
+    values: Dict[str, float]
+    files: List[str]
+
+    @property
+    def broken(self) -> List[str]:
+        """Losses that are infinite or NaN."""
+        return [name for name, value in self.values.items() if not np.isfinite(value)]
 
 
 class OptimisationLoop:
@@ -33,6 +55,9 @@ class OptimisationLoop:
         amp: bool = False,
         amp_dtype: str = "bfloat16",
         max_gradient_norm: float = 0.0,
+        max_skipped_steps: int = 0,
+        halve_on_out_of_memory: bool = False,
+        dump: Optional[Callable[..., str]] = None,
     ):
         """
         Args:
@@ -40,6 +65,11 @@ class OptimisationLoop:
             accumulation: micro-batches per optimiser step.
             amp, amp_dtype: mixed precision, and its number type ("bfloat16" or "float16").
             max_gradient_norm: over all parameters; 0: gradients are not clipped.
+            max_skipped_steps: so many steps with an infinite or NaN loss or gradient are left out; the next one ends
+                the training.
+            halve_on_out_of_memory: divide micro-batches when they do not fit into the GPU's memory.
+            dump: writes the micro-batches of such a step to a file and returns its path; called as
+                ``dump(batches=…, before=…, iteration=…, parts=…, amp=…)``.
         """
         if amp_dtype not in AMP_TYPES:
             raise UserError(f"SOLVER.AMP.DTYPE is one of {', '.join(AMP_TYPES)}, not '{amp_dtype}'.")
@@ -52,12 +82,19 @@ class OptimisationLoop:
         self.device_type = self.step.student.device.type
         needs_scaling = amp and self.amp_dtype == torch.float16 and self.device_type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=needs_scaling)
+        self.max_skipped_steps = max_skipped_steps
+        self.halve_on_out_of_memory = halve_on_out_of_memory
+        self.dump = dump
+        self.skipped_steps = 0
+        self.parts = 1  # that a micro-batch of the loader is divided into
         self.iter = 0
-        self._batches: Iterator[Dict[str, Any]] = iter(())
+        self._batches: Iterator[Batch] = iter(())
 
     @classmethod
-    def from_config(cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer) -> "OptimisationLoop":
-        """``SOLVER.ACCUMULATION``, ``SOLVER.AMP`` and ``SOLVER.CLIP_GRADIENTS`` of the config."""
+    def from_config(
+        cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, dump: Optional[Callable[..., str]] = None
+    ) -> "OptimisationLoop":
+        """``SOLVER`` of the config."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
             raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is 'full_model' in HierVL, not '{clip.CLIP_TYPE}'.")
@@ -68,42 +105,144 @@ class OptimisationLoop:
             amp=cfg.SOLVER.AMP.ENABLED,
             amp_dtype=cfg.SOLVER.AMP.DTYPE,
             max_gradient_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
+            max_skipped_steps=cfg.SOLVER.MAX_SKIPPED_STEPS,
+            halve_on_out_of_memory=cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY,
+            dump=dump,
         )
 
-    def read_from(self, batches: Iterable[Dict[str, Any]]) -> None:
+    def read_from(self, batches: Iterable[Batch]) -> None:
         """Take the micro-batches of the coming iterations from here."""
         self._batches = iter(batches)
 
-    def run_step(self) -> None:
-        """One optimiser step."""
-        self.step.iteration = self.iter
-        data_time, logged = 0.0, []
-        for micro_batch in range(self.accumulation):
-            start = time.perf_counter()
-            batch = next(self._batches)
-            data_time += time.perf_counter() - start
-            logged.append(self._forward_backward(batch, is_last=micro_batch + 1 == self.accumulation))
-        self._update(batch)
-        self._log({name: float(np.mean([losses[name] for losses in logged])) for name in logged[0]}, data_time)
+    def state_dict(self) -> Dict[str, int]:
+        return {"skipped_steps": self.skipped_steps, "parts": self.parts}
 
-    def _forward_backward(self, batch: Dict[str, Any], is_last: bool) -> Dict[str, float]:
-        """Add the gradients of a micro-batch; returns its losses."""
+    def load_state_dict(self, state: Dict[str, int]) -> None:
+        self.skipped_steps, self.parts = state["skipped_steps"], state["parts"]
+
+    def run_step(self) -> None:
+        """One optimiser step.
+
+        Raises:
+            UserError: a loss or the gradient is infinite or NaN once too often, or the GPU's memory is exhausted.
+        """
+        self.step.iteration = self.iter
+        before = StateBefore(self.step)
+        start = time.perf_counter()
+        batches = [next(self._batches) for _ in range(self.accumulation)]
+        data_time = time.perf_counter() - start
+        losses = self._gradients(batches, before)
+        problem = self._problem(losses)
+        if problem is not None:
+            self._leave_out(problem, batches, before)
+            return
+        self._update()
+        names = losses[0].values
+        self._log({name: float(np.mean([each.values[name] for each in losses])) for name in names}, data_time)
+
+    # ---- gradients ----------------------------------------------------------------------------------------------
+
+    def _gradients(self, batches: List[Batch], before: StateBefore) -> List[MicroBatchLosses]:
+        """Add up the gradients of an iteration, in smaller parts where memory asks for it."""
+        while True:
+            try:
+                return self.accumulate(batches)
+            except torch.cuda.OutOfMemoryError as error:
+                self._answer_out_of_memory(batches, error)
+            # Outside of the handler, whose traceback holds the tensors that are to be freed.
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device_type == "cuda":
+                torch.cuda.empty_cache()
+            before.restore(self.step)
+
+    def accumulate(self, batches: List[Batch]) -> List[MicroBatchLosses]:
+        """Add up the gradients of the micro-batches of one iteration, each in ``parts`` parts."""
+        divided = [part for batch in batches for part in divide(batch, self.parts)]
+        return [
+            self._forward_backward(part, len(divided), is_last=number + 1 == len(divided))
+            for number, part in enumerate(divided)
+        ]
+
+    def _answer_out_of_memory(self, batches: List[Batch], error: Exception) -> None:
+        """Halve the parts, or end with what the user can do."""
+        parts = 2 * self.parts
+        can_halve = all(len(items) % parts == 0 for batch in batches for items in batch.values())
+        # Of several processes the others already wait for this one's gradients.
+        if self.halve_on_out_of_memory and can_halve and comm.get_world_size() == 1:
+            self.parts = parts
+            logger.warning(
+                "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, at the same "
+                "effective batch; SOLVER.ACCUMULATION %d does so from the start.",
+                self.iter, parts, self.accumulation * parts,
+            )  # fmt: skip
+            return
+        raise UserError(
+            f"the GPU's memory is exhausted at iteration {self.iter}: set SOLVER.ACCUMULATION to "
+            f"{2 * self.accumulation * self.parts} (same effective batch, less memory), switch SOLVER.AMP.ENABLED on, "
+            "or lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
+        ) from error
+
+    def _forward_backward(self, batch: Batch, count: int, is_last: bool) -> MicroBatchLosses:
+        """Add the gradients of one of ``count`` micro-batches.
+
+        Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
+        """
         holds_back = isinstance(self.model, DistributedDataParallel) and not is_last
         with self.model.no_sync() if holds_back else contextlib.nullcontext():
             with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
                 losses = self.model(batch)
-            values = read_losses(losses, batch, self.iter)
-            self.scaler.scale(sum(losses.values()) / self.accumulation).backward()
-        return values
+            values = read_losses(losses)
+            self.scaler.scale(sum(losses.values()) / count).backward()
+        return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
 
-    def _update(self, batch: Dict[str, Any]) -> None:
-        """Clip, step, clear the gradients, let the teacher follow."""
+    # ---- steps that cannot be taken -----------------------------------------------------------------------------
+
+    def _problem(self, losses: List[MicroBatchLosses]) -> Optional[str]:
+        """What is infinite or NaN in this iteration, in any process; else None, with the gradients clipped."""
+        broken = [each for each in losses if each.broken]
+        own = describe_problem(broken[0].broken, broken[0].files) if broken else ""
+        if comm.get_world_size() > 1:
+            worst = torch.tensor(float(bool(own)), device=self.step.student.device)
+            torch.distributed.all_reduce(worst)
+            if worst and not own:
+                return "a loss became infinite or NaN in another process"
+        if own:
+            return own
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or float("inf"))
         self.step.statistics["gradient_norm"] = norm
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):  # the scaler itself skips such a step
-            raise UserError(_not_finite("the gradient", batch, self.iter))
+        if self.scaler.is_enabled() or torch.isfinite(norm):  # the scaler itself skips such a step
+            return None
+        return describe_problem(["the gradient"], [name for each in losses for name in each.files])
+
+    def _leave_out(self, problem: str, batches: List[Batch], before: StateBefore) -> None:
+        """Go back to before the iteration and, unless it happened too often, leave this step out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        before.restore(self.step)
+        self.skipped_steps += 1
+        path = ""
+        if self.dump is not None and self.skipped_steps <= MAX_DUMPS:
+            path = self.dump(batches=batches, before=before, iteration=self.iter, parts=self.parts, amp=self.amp)
+        replay = f" `train_net.py --replay {path}` repeats the step." if path else ""
+        if self.skipped_steps <= self.max_skipped_steps:
+            logger.warning(
+                "Step left out at iteration %d (%d of at most %d): %s.%s",
+                self.iter, self.skipped_steps, self.max_skipped_steps, problem, replay,
+            )  # fmt: skip
+            if comm.is_main_process():
+                get_event_storage().put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
+            return
+        raise UserError(
+            f"training stopped at iteration {self.iter}: {problem}; the last checkpoint is untouched.{replay} "
+            "Lower SOLVER.BASE_LR, switch SOLVER.AMP.ENABLED off, or let some such steps be left out with "
+            "SOLVER.MAX_SKIPPED_STEPS."
+        )
+
+    # ---- after the gradients ------------------------------------------------------------------------------------
+
+    def _update(self) -> None:
+        """Step, clear the gradients, let the teacher follow."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -122,22 +261,21 @@ class OptimisationLoop:
         storage.put_scalars(**means)
 
 
-def read_losses(losses: Dict[str, Tensor], batch: Dict[str, Any], iteration: int) -> Dict[str, float]:
-    """The values of the losses, in one transfer from the device.
-
-    Raises:
-        UserError: one is not finite; names it, the iteration and the files of the batch.
-    """
-    values = dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
-    broken = [name for name, value in values.items() if not np.isfinite(value)]
-    if broken:
-        raise UserError(_not_finite(", ".join(broken), batch, iteration))
-    return values
+def read_losses(losses: Dict[str, Tensor]) -> Dict[str, float]:
+    """The values of the losses, in one transfer from the device."""
+    return dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
 
 
-def _not_finite(what: str, batch: Dict[str, Any], iteration: int) -> str:
-    files = [item["file_name"] for items in batch.values() for item in items]
-    return (
-        f"training stopped at iteration {iteration}: {what} became infinite or NaN on the batch {', '.join(files)}; "
-        "the last checkpoint is untouched. Lower SOLVER.BASE_LR, or switch SOLVER.AMP off."
-    )
+def describe_problem(names: List[str], files: List[str]) -> str:
+    """What is not finite, and the files it was computed on."""
+    return f"{', '.join(names)} became infinite or NaN on the batch {', '.join(files)}"
+
+
+def divide(batch: Batch, parts: int) -> Iterator[Batch]:
+    """A micro-batch as the loader would give it in ``parts`` times as many micro-batches."""
+    shares = {LABELED: share_of, UNLABELED: mirrored_share_of}
+    for part in range(parts):
+        yield {
+            stream: [items[place] for place in shares[stream](len(items), part, parts, 0, 1)]
+            for stream, items in batch.items()
+        }

@@ -1,11 +1,13 @@
 """Detectron2's ``DefaultTrainer`` around the semi-supervised step."""
 
 import contextlib
+import functools
 import logging
 import weakref
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
@@ -15,17 +17,30 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiervl.data.datasets import class_names_of, ignore_label_of
+from hiervl.data.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.data.loaders import build_semi_supervised_loader, build_test_loader
 from hiervl.errors import UserError
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
 from hiervl.inference import draw_comparisons
+from hiervl.launch import is_lost_connection, peer_failure
+from hiervl.run_config import config_from_text
+from hiervl.run_record import read_record, resume_command, start_record
 
 from .calibration import calibrate_threshold, fit_gate, has_gate
 from .checkpoint import RandomState, SegmentationCheckpointer, load_network
 from .health import HealthCheck
-from .hooks import BestCheckpoint, PeriodicCheckpoints, PeriodicEvaluation, best_metric
+from .hooks import (
+    BestCheckpoint,
+    PeriodicCheckpoints,
+    PeriodicEvaluation,
+    StopOnRequest,
+    Stopped,
+    TolerantWriter,
+    best_metric,
+)
+from .interruption import StopRequest
 from .loop import OptimisationLoop
+from .replay import dump_step, read_step, replay_step
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedStep
 from .training_pictures import TrainingPictures
@@ -48,7 +63,10 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
         self.step.train()
         self._trainer = OptimisationLoop.from_config(
-            cfg, _distributed(self.step), self.build_optimizer(cfg, self.student)
+            cfg,
+            _distributed(self.step),
+            self.build_optimizer(cfg, self.student),
+            functools.partial(dump_step, cfg.OUTPUT_DIR, cfg.dump(), self.step),
         )
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.random_state = RandomState()
@@ -60,10 +78,12 @@ class SemiSupervisedTrainer(DefaultTrainer):
             threshold=self.step.threshold,
             optimizer=self.optimizer,
             scaler=self._trainer.scaler,
+            loop=self._trainer,
             random_state=self.random_state,
             trainer=weakref.proxy(self),
         )
         self._last_eval_results: dict = {}
+        self.stop_request = StopRequest()
         self.register_hooks(self.build_hooks())
 
     # ---- construction -------------------------------------------------------------------------------------------
@@ -97,14 +117,16 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Timing, schedule, evaluation, checkpoints, log."""
         cfg = self.cfg
+        checkpoints = PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),
             BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
-            PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD),
+            checkpoints,
             *self._watching_hooks(),
-            hooks.PeriodicWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
+            TolerantWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
+            StopOnRequest(self.stop_request, checkpoints),
         ]
 
     def _watching_hooks(self) -> List[HookBase]:
@@ -122,21 +144,37 @@ class SemiSupervisedTrainer(DefaultTrainer):
     # ---- training -----------------------------------------------------------------------------------------------
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from ``OUTPUT_DIR/last_checkpoint``, else start from ``MODEL.WEIGHTS`` (or from CLIP alone)."""
-        super().resume_or_load(resume)
-        if resume and self.checkpointer.has_checkpoint():
-            return
-        if not self.cfg.MODEL.WEIGHTS:
-            fit_gate(self.cfg, self.student)
-        self.step.update_teacher()  # at iteration 0 the average is the student itself
+        """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
+        CLIP alone)."""
+        record = read_record(self.cfg.OUTPUT_DIR)
+        is_resumed = resume and self.checkpointer.resume(record and record["run"], self.cfg.dump())
+        if is_resumed:
+            self.start_iter = self.iter + 1  # a checkpoint holds the iteration that was just finished
+        else:
+            if resume:
+                logger.warning("There is no checkpoint to resume from in %s: starting anew.", self.cfg.OUTPUT_DIR)
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if not self.cfg.MODEL.WEIGHTS:
+                fit_gate(self.cfg, self.student)
+            self.step.update_teacher()  # at iteration 0 the average is the student itself
+        _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
+        run = self.checkpointer.resumed_run if is_resumed else None
+        self.checkpointer.extra["run"] = start_record(self.cfg, is_resumed, self.start_iter, run)
 
     def train(self) -> dict:
-        """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation."""
+        """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation.
+
+        SIGTERM or SIGINT end it after the running iteration, once that is saved.
+        """
         self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
         try:
-            TrainerBase.train(self, self.start_iter, self.max_iter)
+            with self.stop_request:
+                TrainerBase.train(self, self.start_iter, self.max_iter)
         except _UserStop as stop:
             raise stop.error from None
+        except Stopped as stopped:
+            if comm.is_main_process():
+                print(f"Saved after iteration {stopped.iteration}; go on with\n  {resume_command()}", flush=True)
         finally:
             self._trainer.read_from(())  # ends the data workers
         return self._last_eval_results
@@ -162,6 +200,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         teacher = self.step.teacher.network
         calibrate_threshold(self.cfg, teacher)
         if has_gate(teacher):
+            _take_from_main_process([teacher.query_generator.threshold])
             self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
         network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
         self._last_eval_results = self.test(self.cfg, network)
@@ -176,6 +215,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         results = {}
         for index, name in enumerate(cfg.DATASETS.TEST):
             _check_test_classes(cfg, name, model.class_names)
+            _check_test_labels(name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), evaluator) or {}
             if comm.is_main_process() and cfg.TEST.PICTURES:
@@ -187,6 +227,21 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if comm.is_main_process() and results:
             write_results(results, str(Path(cfg.OUTPUT_DIR) / "results.json"))
         return results
+
+    @classmethod
+    def replay(cls, path: str, overrides: Sequence[str] = ()) -> List[str]:
+        """``--replay``: repeat a step that went wrong; returns the lines of a report.
+
+        Args:
+            path: the broken_step_….pth that training left; it holds the config, too.
+            overrides: ``KEY VALUE …`` to change it, for example SOLVER.AMP.ENABLED False.
+        """
+        content = read_step(path)
+        cfg = config_from_text(content["config"], overrides, path)
+        step = SemiSupervisedStep.from_config(cfg, cls.build_model(cfg)).to(cfg.MODEL.DEVICE).train()
+        loop = OptimisationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
+        loop.parts = content["replay"]["parts"]
+        return replay_step(step, content, loop.accumulate)
 
     @classmethod
     def evaluate_checkpoint(cls, cfg) -> dict:
@@ -205,6 +260,22 @@ def _check_test_classes(cfg, dataset_name: str, class_names: List[str]) -> None:
             f"DATASETS.TEST: '{dataset_name}' has {len(names)} classes, but the network was built for "
             f"{len(class_names)} ({', '.join(class_names[:4])}, …): name a test set of the same classes."
         )
+
+
+def _check_test_labels(dataset_name: str) -> None:
+    for entry in load_dataset(dataset_name, "DATASETS.TEST"):
+        if "sem_seg_file_name" not in entry:
+            raise UserError(
+                f"DATASETS.TEST: '{dataset_name}' holds {entry['file_name']}, which has no label to compare with: name "
+                "a dataset with labels."
+            )
+
+
+def _take_from_main_process(tensors: List[torch.Tensor]) -> None:
+    """All processes go on with the main one's values, whatever rounding their own machine does."""
+    if comm.get_world_size() > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.data, 0)
 
 
 def _distributed(step: SemiSupervisedStep) -> nn.Module:
@@ -231,3 +302,14 @@ def _past_detectron2() -> Iterator[None]:
         yield
     except UserError as error:
         raise _UserStop(error) from None
+    except torch.cuda.OutOfMemoryError as error:  # in training the loop answers it
+        raise _UserStop(
+            UserError(
+                "the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE, then "
+                "--resume goes on."
+            )
+        ) from error
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise _UserStop(peer_failure()) from error

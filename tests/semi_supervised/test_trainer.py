@@ -187,15 +187,6 @@ def test_damaged_data_is_one_sentence_that_names_the_file(world, tmp_path, damag
     assert_one_sentence(run, words[damage], "train")
 
 
-def test_non_finite_loss_stops_with_iteration_loss_and_files():
-    from hiervl.errors import UserError
-    from hiervl.semi_supervised.loop import read_losses
-
-    losses = {"loss_mask": torch.tensor(1.0), "loss_pixel": torch.tensor(float("nan"))}
-    with pytest.raises(UserError, match="iteration 7: loss_pixel .*a.png, b.png"):
-        read_losses(losses, {"labeled": [{"file_name": "a.png"}], "unlabeled": [{"file_name": "b.png"}]}, 7)
-
-
 def test_checkpoint_with_code_is_refused(tmp_path):
     from hiervl.errors import UserError
     from hiervl.semi_supervised.checkpoint import read_checkpoint

@@ -1,0 +1,120 @@
+"""``OUTPUT_DIR/run.json``: all that is needed to repeat a run, beside its ``config.yaml``."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+from detectron2.utils import comm
+
+import hiervl
+from hiervl.data.loaders import load_labeled, load_unlabeled
+from hiervl.launch import is_under_torchrun
+
+FILE_NAME = "run.json"
+PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "numpy", "scipy", "pillow")
+
+
+def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) -> str:
+    """Write the record of a new run, or add a start to the record of a resumed one; returns the run's identity.
+
+    Every process calls it; the main one writes.
+
+    Args:
+        run: the identity in the checkpoint that is resumed, should the record be lost.
+    """
+    path = Path(cfg.OUTPUT_DIR) / FILE_NAME
+    record: Optional[Dict[str, Any]] = read_record(cfg.OUTPUT_DIR) if resumed else None
+    if comm.is_main_process():
+        if record is None:
+            record = {"run": run or uuid.uuid4().hex, **_inputs(cfg), "starts": []}
+        record["starts"].append({"iteration": iteration, **_circumstances()})
+        temporary = path.with_name(FILE_NAME + ".tmp")
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    return comm.all_gather(record)[0]["run"]
+
+
+def read_record(output_dir: str) -> Optional[Dict[str, Any]]:
+    """The record of an earlier run in that folder; None if there is none that can be read."""
+    try:
+        record = json.loads((Path(output_dir) / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("starts"), list):
+        return None
+    return record if isinstance(record.get("run"), str) else None
+
+
+def resume_command() -> str:
+    """The command that goes on with this training."""
+    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else "python"
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return f"{launcher} {shlex.join([sys.argv[0], '--resume', *arguments])}"
+
+
+def split_hash(dicts: List[dict]) -> str:
+    """SHA-256 of the sorted names of a split's images: equal where the split is."""
+    names = sorted(str(entry.get("image_id", Path(entry["file_name"]).stem)) for entry in dicts)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _inputs(cfg) -> Dict[str, Any]:
+    splits = {"labeled": _split(cfg.DATASETS.TRAIN, load_labeled(cfg))}
+    if cfg.SEMI.ENABLED and cfg.DATASETS.UNLABELED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
+        splits["unlabeled"] = _split(cfg.DATASETS.UNLABELED, load_unlabeled(cfg))
+    return {"seed": cfg.SEED, "config": "config.yaml", "splits": splits}
+
+
+def _split(names, dicts: List[dict]) -> Dict[str, Any]:
+    return {"datasets": list(names), "images": len(dicts), "sha256": split_hash(dicts)}
+
+
+def _circumstances() -> Dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join(sys.argv),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "hiervl": hiervl.__version__, **_versions()},
+        "machine": {
+            "system": platform.platform(),
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+            "processes": comm.get_world_size(),
+        },
+    }
+
+
+def _versions() -> Dict[str, Optional[str]]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _commit() -> Optional[str]:
+    """Of the checkout that runs, "…+changes" where files differ from it; None where it is no checkout."""
+    folder = Path(hiervl.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
