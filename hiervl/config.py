@@ -212,6 +212,10 @@ def _add_semi_supervised_config(cfg: CN) -> None:
 def _add_data_config(cfg: CN) -> None:
     # Registered datasets of unlabelled images; their labels, if any, are never read.
     cfg.DATASETS.UNLABELED = ()
+    # Unlabelled images that cannot be read are left out; from more than this share of them on, training stops.
+    cfg.DATALOADER.MAX_DAMAGED = 0.05
+    # Seconds without a batch from the data workers after which training stops; 0: it waits for ever.
+    cfg.DATALOADER.TIMEOUT = 600
     cfg.INPUT.FORMAT = "RGB"
     # Side of the square training crop, and of the sliding window, in pixels.
     cfg.INPUT.CROP_SIZE = 512

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import signal
 from typing import Any, Dict, Iterator, List, Sequence
 
 import cv2
@@ -10,6 +11,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
+from hiervl.data.damage import DamageCount
 from hiervl.data.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.data.mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from hiervl.data.streams import (
@@ -28,6 +30,9 @@ from hiervl.data.streams import (
     unpack_streams,
 )
 from hiervl.errors import UserError
+
+# So often a waiting process looks whether its workers live.
+WORKER_CHECK_SECONDS = 2.0
 
 
 def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
@@ -50,22 +55,28 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
     if cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
         sources[UNLABELED] = (_share_memory(load_unlabeled(cfg)), UnlabeledMapper.from_config(cfg))
         batch_sizes[UNLABELED] = _checked_batch_size(cfg, "UNLABELED_PER_BATCH")
-    sampler = MicroBatchSampler(
-        [Stream(name, len(dicts), seed) for name, (dicts, _) in sources.items()],
-        list(batch_sizes.values()),
-        cfg.SOLVER.ACCUMULATION,
-        start_iter,
-        comm.get_rank(),
-        comm.get_world_size(),
-    )
-    # Not persistent_workers: the stream has no end, and workers that outlive an error take 5 seconds each to stop.
-    data_loader = DataLoader(
-        StreamSamples(sources, seed),
-        batch_sampler=sampler,
-        collate_fn=pack_streams,
-        **_loader_options(cfg),
-    )
-    return Loader(data_loader, unpack_streams)
+
+    def make(delivered: int) -> DataLoader:
+        sampler = MicroBatchSampler(
+            [Stream(name, len(dicts), seed) for name, (dicts, _) in sources.items()],
+            list(batch_sizes.values()),
+            cfg.SOLVER.ACCUMULATION,
+            start_iter,
+            comm.get_rank(),
+            comm.get_world_size(),
+            skip=delivered,
+        )
+        # Not persistent_workers: the stream has no end, and workers that outlive an error take 5 seconds each to stop.
+        return DataLoader(
+            StreamSamples(sources, seed),
+            batch_sampler=sampler,
+            collate_fn=pack_streams,
+            **_loader_options(cfg),
+        )
+
+    unlabeled, _ = sources.get(UNLABELED, ((), None))
+    count = DamageCount(len(unlabeled), cfg.DATALOADER.MAX_DAMAGED)
+    return Loader(make, lambda batch: count.check(unpack_streams(batch)), cfg.DATALOADER.TIMEOUT)
 
 
 def build_labeled_loader(cfg, batch_size: int) -> Iterator[Samples]:
@@ -87,9 +98,13 @@ def build_test_loader(cfg, dataset_name: str) -> Loader:
         UserError: the dataset is unknown or wrong. While iterating: an image is.
     """
     own = load_dataset(dataset_name, "DATASETS.TEST")[comm.get_rank() :: comm.get_world_size()]
-    samples = TestSamples(own, TestMapper.from_config(cfg))
-    data_loader = DataLoader(samples, batch_size=1, collate_fn=first_or_error, **_loader_options(cfg))
-    return Loader(data_loader, unpack_nothing)
+    mapper = TestMapper.from_config(cfg)
+
+    def make(delivered: int) -> DataLoader:
+        samples = TestSamples(own[delivered:], mapper)
+        return DataLoader(samples, batch_size=1, collate_fn=first_or_error, **_loader_options(cfg))
+
+    return Loader(make, unpack_nothing, cfg.DATALOADER.TIMEOUT)
 
 
 def iterations_per_epoch(cfg) -> int:
@@ -149,6 +164,7 @@ def _checked_batch_size(cfg, key: str) -> int:
 
 
 def _start_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the workers in good time
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would also not survive the fork
 
 
@@ -157,6 +173,7 @@ def _loader_options(cfg) -> Dict[str, Any]:
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
+        "timeout": WORKER_CHECK_SECONDS if cfg.DATALOADER.NUM_WORKERS else 0,
         # Its own generator, or starting the loader would draw from the one that the model uses.
         "generator": torch.Generator(),
     }

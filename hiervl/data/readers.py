@@ -2,8 +2,7 @@
 
 import io
 import os
-import struct
-import zlib
+import warnings
 from typing import Optional, Tuple
 
 import numpy as np
@@ -17,8 +16,10 @@ MAX_16_BIT = 65535
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
 MAX_LISTED_VALUES = 5
-# What Pillow raises for broken files, depending on the format.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+# A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
+MAX_PIXELS = 178_956_970
 
 
 def read_image(path: str) -> np.ndarray:
@@ -31,9 +32,10 @@ def read_image(path: str) -> np.ndarray:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UserError: the file is missing, cannot be decoded, or holds a kind of pixel that is no image.
+        UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
+            that is no image.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = _open(path, upright=True)
     if image.mode in DEEP_GREY_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:
@@ -113,16 +115,20 @@ def _values_in(indices: np.ndarray) -> list:
     return np.unique(indices).tolist()
 
 
-def _open(path: str) -> Image.Image:
-    """Decode a file completely, so that a truncated one is noticed here."""
+def _open(path: str, upright: bool = False) -> Image.Image:
+    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says."""
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")
     try:
-        with open(path, "rb") as file:
-            image = Image.open(io.BytesIO(file.read()))
-        image.load()
-        return image
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow about sizes and metadata that do no harm
+            image = Image.open(io.BytesIO(file.read()), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return ImageOps.exif_transpose(image) if upright else image
     except Image.DecompressionBombError:
-        raise UserError(f"{path} has too many pixels to be opened at once: cut it into tiles.") from None
-    except DECODING_ERRORS as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): replace the file.") from None
+        raise UserError(f"{path} has more than {MAX_PIXELS} pixels: cut it into tiles.") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as an image ({reason}): replace the file.") from None

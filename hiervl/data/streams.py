@@ -6,6 +6,10 @@ share a stream by taking different positions, and a resumed run just starts at a
 """
 
 import itertools
+import logging
+import signal
+import threading
+import time
 import zlib
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
 
@@ -13,7 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hiervl.data.damage import sample_or_replacement
 from hiervl.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 LABELED, UNLABELED = "labeled", "unlabeled"
 # What a generator is for, so that shuffling and augmentation never share random numbers.
@@ -84,6 +91,7 @@ class MicroBatchSampler(Sampler):
         start_iter: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        skip: int = 0,
     ):
         """
         Args:
@@ -91,6 +99,7 @@ class MicroBatchSampler(Sampler):
             batch_sizes: images that all processes draw from each stream in an iteration; divisible by
                 ``accumulation`` × ``world_size``.
             start_iter: the iteration to begin with.
+            skip: micro-batches left out at the beginning.
         """
         self.streams = streams
         self.batch_sizes = batch_sizes
@@ -98,11 +107,11 @@ class MicroBatchSampler(Sampler):
         self.start_iter = start_iter
         self.rank = rank
         self.world_size = world_size
+        self.skip = skip
 
     def __iter__(self) -> Iterator[List[Key]]:
-        for iteration in itertools.count(self.start_iter):
-            for micro_batch in range(self.accumulation):
-                yield self._keys(iteration, micro_batch)
+        for number in itertools.count(self.start_iter * self.accumulation + self.skip):
+            yield self._keys(*divmod(number, self.accumulation))
 
     def _keys(self, iteration: int, micro_batch: int) -> List[Key]:
         return [
@@ -121,7 +130,10 @@ class MicroBatchSampler(Sampler):
 
 
 class StreamSamples(Dataset):
-    """Augmented samples by key. A :class:`UserError` is the sample's place taken, not raised: see :class:`Loader`."""
+    """Augmented samples by key. A :class:`UserError` is the sample's place taken, not raised: see :class:`Loader`.
+
+    Instead of an unlabelled image that cannot be read comes the next one that can: see :mod:`hiervl.data.damage`.
+    """
 
     def __init__(self, sources: Dict[str, Tuple[Sequence[dict], Callable]], seed: int):
         """
@@ -134,7 +146,13 @@ class StreamSamples(Dataset):
     def __getitem__(self, key: Key) -> Tuple[str, Union[Dict[str, Any], UserError]]:
         stream, position, index = key
         dicts, mapper = self.sources[stream]
-        return stream, _sample_or_error(mapper, dicts[index], sample_generator(self.seed, stream, position))
+        if stream != UNLABELED:
+            return stream, _sample_or_error(mapper, dicts[index], sample_generator(self.seed, stream, position))
+
+        def make_generator() -> np.random.Generator:
+            return sample_generator(self.seed, stream, position)
+
+        return stream, sample_or_replacement(dicts, index, mapper, make_generator)
 
 
 class TestSamples(Dataset):
@@ -162,23 +180,95 @@ def _sample_or_error(mapper: Callable, *arguments) -> Union[Dict[str, Any], User
 
 
 class Loader:
-    """A DataLoader that raises the errors among its samples in the calling process.
+    """A DataLoader that raises the errors among its samples in the calling process, and outlives its workers.
 
-    Workers start when iteration begins, and iterating again begins anew.
+    Workers start when iteration begins, and iterating again begins anew. If a worker dies, all are started again and
+    go on at the batch that was due; a worker that does not answer ends the iteration.
     """
 
-    def __init__(self, data_loader: DataLoader, unpack: Callable[[Any], Any]):
-        self.data_loader = data_loader
+    max_restarts = 3  # without a batch in between
+
+    def __init__(self, make: Callable[[int], DataLoader], unpack: Callable[[Any], Any], patience: float = 0.0):
+        """
+        Args:
+            make: from the number of batches that were already delivered to the DataLoader of the coming ones. With
+                workers, its ``timeout`` is how often they are looked after.
+            unpack: from a batch of the DataLoader to what is yielded.
+            patience: seconds that a batch may take; 0: any time.
+        """
+        self.make = make
         self.unpack = unpack
+        self.patience = patience
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.data_loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield self.unpack(batch)
+        delivered, restarts = 0, 0
+        while True:
+            try:
+                for batch in _batches(self.make(delivered), self.patience):
+                    if isinstance(batch, UserError):
+                        raise batch
+                    yield self.unpack(batch)
+                    delivered, restarts = delivered + 1, 0
+                return
+            except WorkerDied as death:
+                restarts += 1
+                if restarts > self.max_restarts:
+                    raise UserError(
+                        f"data workers died {restarts} times in a row ({death}): perhaps for want of memory; lower "
+                        "DATALOADER.NUM_WORKERS."
+                    ) from death
+                logger.warning("A data worker died (%s); starting the workers again.", death)
 
     def __len__(self) -> int:
-        return len(self.data_loader)
+        return len(self.make(0))
+
+
+class WorkerDied(Exception):
+    """A process that reads data ended without having been asked to."""
+
+
+def _batches(data_loader: DataLoader, patience: float) -> Iterator[Any]:
+    """What a DataLoader yields.
+
+    Raises:
+        WorkerDied: a worker did; the others were killed.
+        UserError: no batch came within ``patience`` seconds; the workers were killed.
+    """
+    # PyTorch would raise a worker's death wherever the main process happens to be, in the middle of a step. Without
+    # its handler the death is noticed where a batch is waited for.
+    handler = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(data_loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+    workers = list(getattr(iterator, "_workers", ()))
+    asked_at = time.monotonic()
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            is_late = isinstance(error, RuntimeError) and "timed out" in str(error)
+            dead = [worker for worker in workers if not worker.is_alive()]
+            if is_late and not dead and (not patience or time.monotonic() - asked_at < patience):
+                continue
+            for worker in workers:
+                worker.kill()  # not terminate(): what hangs does not hear
+            # A batch that a dead worker was handing over breaks off in one of the other errors.
+            if dead or (workers and not isinstance(error, RuntimeError)):
+                raise WorkerDied(_end_of(dead)) from None
+            if not is_late:
+                raise
+            raise UserError(
+                f"no batch came from the data workers within DATALOADER.TIMEOUT ({patience:g} s): check the disk or "
+                "network drive that holds the images; --resume goes on."
+            ) from None
+        yield batch
+        asked_at = time.monotonic()
+
+
+def _end_of(dead: Sequence[Any]) -> str:
+    return f"process {dead[0].pid}, exit code {dead[0].exitcode}" if dead else "while it handed over a batch"
 
 
 def pack_streams(batch: List[Tuple[str, Any]]) -> Union[Dict[str, Any], UserError]:
