@@ -63,7 +63,7 @@ def read_archive(archive: zipfile.ZipFile, folder: str) -> Iterator[Tuple[str, b
 
 def convert_label(content: bytes) -> bytes:
     """The label file with class 11 turned into 255; ValueError if it holds a value that is no class."""
-    label = np.array(Image.open(io.BytesIO(content)))
+    label = np.array(Image.open(io.BytesIO(content), formats=("PNG",)))
     if label.ndim != 2 or label.dtype != np.uint8:
         raise ValueError("not one byte per pixel")
     label[label == VOID] = IGNORE_LABEL
@@ -77,7 +77,7 @@ def convert_label(content: bytes) -> bytes:
 
 def check_image(content: bytes) -> bytes:
     """The image file as it is; an exception if it cannot be decoded."""
-    Image.open(io.BytesIO(content)).load()
+    Image.open(io.BytesIO(content), formats=("PNG",)).load()
     return content
 
 
@@ -91,7 +91,7 @@ def convert_files(files: Iterator[Tuple[str, bytes]], target: Path, convert) -> 
             continue
         try:
             converted = convert(content)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"the source's {name} is broken ({error}): fetch it again.") from None
         write_whole(target / name, io.BytesIO(converted))
         written += 1

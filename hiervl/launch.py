@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Any, Callable, List, NamedTuple, Optional
 
 import torch
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from hiervl.errors import UserError
@@ -144,7 +143,7 @@ def _start_processes(work, args, device: str, uses_cuda: bool) -> None:
             "add MODEL.DEVICE cpu to run that many processes on the CPU."
         )
     url = args.dist_url
-    if args.num_machines == 1 and url in ("auto", default_argument_parser().get_default("dist_url")):
+    if args.num_machines == 1:
         url = f"tcp://127.0.0.1:{_free_port()}"  # so that two trainings on a machine do not meet
     # Not forked: CUDA and threads do not survive it.
     context = multiprocessing.get_context("spawn")
@@ -192,15 +191,22 @@ def _stay_with(processes: List[multiprocessing.Process]) -> Optional[int]:
         while any(process.is_alive() for process in processes):
             waited_for = [process.sentinel for process in processes if process.is_alive()]
             multiprocessing.connection.wait(waited_for, timeout=1.0)
-            failed = [index for index, process in enumerate(processes) if process.exitcode]
-            if failed and first_failed is None:
-                first_failed, deadline = failed[0], time.monotonic() + GRACE_SECONDS
+            first_failed = _failed(processes) if first_failed is None else first_failed
+            if first_failed is not None and deadline is None:
+                deadline = time.monotonic() + GRACE_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 for process in processes:
                     process.kill()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    return _failed(processes) if first_failed is None else first_failed
+
+
+def _failed(processes: List[multiprocessing.Process]) -> Optional[int]:
+    """The index of a process that failed; one that was killed rather than one that then lost its connection."""
+    failed = [index for index, process in enumerate(processes) if process.exitcode]
+    return min(failed, key=lambda index: processes[index].exitcode) if failed else None
 
 
 def _read(messages) -> Optional[tuple]:

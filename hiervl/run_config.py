@@ -12,10 +12,14 @@ import yaml
 from detectron2.config import CfgNode
 
 from hiervl.config import get_hiervl_cfg
+from hiervl.config_check import check_config
 from hiervl.data.loaders import iterations_per_epoch
 from hiervl.errors import UserError
+from hiervl.safe_yaml import check_yaml
 
 logger = logging.getLogger(__name__)
+
+MAX_BASES = 20
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Sequence[str] = ()) -> CfgNode:
@@ -34,6 +38,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
             continue
         if not os.path.isfile(path):
             raise UserError(f"there is no config file '{path}'{_similar_files(path)}.")
+        _check_files(path)
         before = cfg.OUTPUT_DIR
         _merge(cfg, path, lambda: cfg.merge_from_file(path, allow_unsafe=False))  # noqa: B023
         if path in deltas and cfg.OUTPUT_DIR == before:
@@ -63,6 +68,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
+    check_config(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
@@ -90,6 +96,26 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         raise UserError(f"{source}: it is empty, or sets a section where a value belongs (or the reverse).") from error
     except (ValueError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def _check_files(config_file: str) -> None:
+    """The size of a config file and of those that it builds on."""
+    seen = set()
+    while isinstance(config_file, str) and os.path.isfile(config_file) and config_file not in seen:
+        seen.add(config_file)
+        try:
+            text = Path(config_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{config_file} cannot be read ({error}).") from None
+        check_yaml(text, config_file)
+        try:
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+            raise UserError(f"{config_file}: {' '.join(str(error).split())[:300]}") from None
+        base = content.get("_BASE_") if isinstance(content, dict) else None
+        config_file = os.path.join(os.path.dirname(config_file), os.path.expanduser(base)) if base else None
+        if len(seen) > MAX_BASES or config_file in seen:
+            raise UserError(f"{config_file} and its _BASE_ files build on one another in a circle.")
 
 
 def _keys(node: CfgNode, prefix: str = "") -> List[str]:

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hiervl  # noqa: F401  applies what Detectron2 needs, before any test imports it
 
@@ -93,5 +95,62 @@ def make_network(make_cfg):
                 network.query_generator.fit_gate(text.class_similarity(pooled))
             network.train()
         return network
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A CamVid of 24 + 3 tiny images, and a tiny CLIP beside it."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 3)):
+        for kind in ("images", "labels"):
+            (root / "camvid" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            labels = np.repeat(np.repeat(rng.integers(0, 11, (4, 5)), 8, 0), 8, 1).astype(np.uint8)
+            image = np.stack((labels * 20, 255 - labels * 20, labels * 7), -1).astype(np.uint8)
+            Image.fromarray(image).save(root / "camvid" / "images" / split / f"{index:03d}.png")
+            Image.fromarray(labels).save(root / "camvid" / "labels" / split / f"{index:03d}.png")
+    clip = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (root / "tiny_clip.json").write_text(json.dumps(clip))
+    return root
+
+
+@pytest.fixture(scope="session")
+def options():
+    """→ function from world, output folder and ``KEY, VALUE, …`` to the command line of a tiny network on it."""
+
+    def make(world, output, *extra: str):
+        fixed = {
+            "MODEL.DEVICE": "cpu",
+            "MODEL.CLIP.NAME": str(world / "tiny_clip.json"),
+            "MODEL.CLIP.PRETRAINED": "",
+            "MODEL.CLIP.BLOCKS": "[0, 1, 2, 3]",
+            "MODEL.PIXEL_DECODER.DIM": "16",
+            "MODEL.PIXEL_DECODER.HEADS": "2",
+            "MODEL.PIXEL_DECODER.LAYERS": "1",
+            "MODEL.PIXEL_DECODER.FEEDFORWARD": "16",
+            "MODEL.QUERY_DECODER.LAYERS": "2",
+            "MODEL.QUERY_DECODER.HEADS": "2",
+            "MODEL.QUERY_DECODER.FEEDFORWARD": "16",
+            "MODEL.QUERY_DECODER.INSTANCE_QUERIES": "4",
+            "LOSS.NUM_POINTS": "64",
+            "DATASETS.TRAIN": "('camvid_train_12',)",
+            "DATASETS.UNLABELED": "('camvid_train_12_unlabeled',)",
+            "DATASETS.TEST": "('camvid_val',)",
+            "INPUT.CROP_SIZE": "32",
+            "SOLVER.IMS_PER_BATCH": "2",
+            "SOLVER.UNLABELED_PER_BATCH": "2",
+            "SOLVER.MAX_ITER": "4",
+            "SOLVER.BASE_LR": "0.001",
+            "DATALOADER.NUM_WORKERS": "0",
+            "OUTPUT_DIR": str(output),
+        }
+        return [word for pair in fixed.items() for word in pair] + list(extra)
 
     return make

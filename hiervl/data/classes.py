@@ -8,6 +8,7 @@ from typing import List, Tuple, Union
 import yaml
 
 from hiervl.errors import UserError
+from hiervl.safe_yaml import check_yaml
 
 CLASS_FILES = Path(__file__).resolve().parents[2] / "configs" / "classes"  # of the datasets HierVL registers itself
 KEYS = ("name", "phrases", "color", "background")
@@ -41,10 +42,12 @@ def read_classes(path: Union[str, Path]) -> List[ClassDefinition]:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text, f"the class file {path}")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"the class file {path} is no YAML: {' '.join(str(error).split())}") from None
     entries = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:

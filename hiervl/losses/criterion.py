@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hiervl.errors import UserError
 
 from .assignment import Assignment, assign
-from .mask_losses import point_sample, sampled_mask_losses, uncertain_points
+from .mask_losses import point_sample, random_points, sampled_mask_losses, uncertain_points
 from .normalisation import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
 from .targets import ImageTargets, image_targets
@@ -112,7 +112,7 @@ class SupervisedCriterion(nn.Module):
         """
         labelled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
         row_valid = predictions.row_valid & labelled[:, None]
-        points = torch.rand(self.num_points, 2, device=semantic_scores.device)
+        points = random_points(self.num_points, semantic_scores.device)
         losses: Dict[str, Tensor] = {}
         aligns = bool(self.weights["align"]) and predictions.joint_embeddings is not None
         last = len(predictions.pred_logits) - 1

@@ -12,6 +12,11 @@ def point_sample(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False).squeeze(3)
 
 
+def random_points(num_points: int, device: torch.device) -> Tensor:
+    """Points (P, 2), uniform in [0, 1]²."""
+    return torch.rand(num_points, 2, device=device)
+
+
 @torch.no_grad()
 def uncertain_points(
     mask_logits: Tensor, num_points: int, oversample_ratio: float, importance_share: float

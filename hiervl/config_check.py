@@ -1,0 +1,78 @@
+"""Values of the config that cannot work, each answered by a sentence that names its key."""
+
+from typing import Any, Callable, Dict, Tuple
+
+from hiervl.errors import UserError
+
+Rule = Tuple[Callable[[Any], bool], str]
+
+AT_LEAST_0: Rule = (lambda value: value >= 0, "at least 0")
+AT_LEAST_1: Rule = (lambda value: value >= 1, "at least 1")
+POSITIVE: Rule = (lambda value: value > 0, "greater than 0")
+SHARE: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
+BELOW_1: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+RANGE: Rule = (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers (lowest, highest) above 0")
+
+RULES: Dict[str, Rule] = {
+    "MODEL.CLIP.VISUAL_PROMPTS": AT_LEAST_0,
+    "MODEL.TEXT.PROMPTS": AT_LEAST_0,
+    "MODEL.HSQG.LEVELS": AT_LEAST_1,
+    "MODEL.HSQG.HARD_NEGATIVES": AT_LEAST_0,
+    "MODEL.HSQG.MIN_ACTIVE": AT_LEAST_0,
+    "MODEL.HSQG.CALIBRATED_RECALL": SHARE,
+    "MODEL.PIXEL_DECODER.LAYERS": AT_LEAST_1,
+    "MODEL.PIXEL_DECODER.HEADS": AT_LEAST_1,
+    "MODEL.PIXEL_DECODER.POINTS": AT_LEAST_1,
+    "MODEL.PIXEL_DECODER.DROPOUT": BELOW_1,
+    "MODEL.QUERY_DECODER.HEADS": AT_LEAST_1,
+    "MODEL.QUERY_DECODER.DROPOUT": BELOW_1,
+    "MODEL.QUERY_DECODER.INSTANCE_QUERIES": AT_LEAST_0,
+    "MODEL.QUERY_DECODER.TEMPERATURE": POSITIVE,
+    "LOSS.NUM_POINTS": AT_LEAST_1,
+    "LOSS.OVERSAMPLE_RATIO": AT_LEAST_1,
+    "LOSS.IMPORTANCE_SAMPLE_RATIO": SHARE,
+    "SEMI.EMA_DECAY": SHARE,
+    "SEMI.SHARPEN": POSITIVE,
+    "SEMI.SUPERVISED_SHARE": SHARE,
+    "SEMI.CUTMIX_PROBABILITY": SHARE,
+    "INPUT.CROP_SIZE": AT_LEAST_1,
+    "INPUT.SHORT_SIDE": AT_LEAST_0,
+    "INPUT.SCALE": RANGE,
+    "INPUT.FLIP_PROBABILITY": SHARE,
+    "DATALOADER.NUM_WORKERS": AT_LEAST_0,
+    "DATALOADER.MAX_DAMAGED": SHARE,
+    "DATALOADER.TIMEOUT": AT_LEAST_0,
+    "SOLVER.ACCUMULATION": AT_LEAST_1,
+    "SOLVER.MAX_ITER": AT_LEAST_1,
+    "SOLVER.EPOCHS": AT_LEAST_0,
+    "SOLVER.BASE_LR": AT_LEAST_0,
+    "SOLVER.MAX_SKIPPED_STEPS": AT_LEAST_0,
+    "TEST.OVERLAP": BELOW_1,
+    "TEST.WINDOW_BATCH": AT_LEAST_1,
+    "TEST.PICTURES": AT_LEAST_0,
+}
+# Widths that are divided among attention heads.
+HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
+
+
+def check_config(cfg) -> None:
+    """Raise a :class:`UserError` for the first value that cannot work."""
+    for key, (is_fine, wanted) in RULES.items():
+        value = value_of(cfg, key)
+        if not is_fine(value):
+            raise UserError(f"{key} is {value}, but must be {wanted}.")
+    width = cfg.MODEL.PIXEL_DECODER.DIM
+    if width < 4 or width % 4:
+        raise UserError(f"MODEL.PIXEL_DECODER.DIM is {width}, but must be a multiple of 4.")
+    for key in HEADS:
+        if width % value_of(cfg, key):
+            raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({value_of(cfg, key)}).")
+    if cfg.TEST.NETWORK not in ("teacher", "student"):
+        raise UserError(f"TEST.NETWORK is 'teacher' or 'student', not '{cfg.TEST.NETWORK}'.")
+
+
+def value_of(cfg, key: str) -> Any:
+    """The value under a dotted key."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
