@@ -41,7 +41,8 @@ def test_two_processes_train_and_evaluate_as_one(world, options, tmp_path):
     """Losses and weights within 1e-5 after 10 steps of float32; three test images in two processes, to the last pixel;
     steps in which one process has nothing to learn from are finite and have the same gradient in both."""
     settings = (
-        "SOLVER.MAX_ITER", "10", "SOLVER.UNLABELED_PER_BATCH", "4", "SEMI.CONFIDENCE", "0.1", "SEMI.GUIDANCE_CONFIDENCE", "0.1", "TEST.PICTURES", "0", "SOLVER.CHECKPOINT_PERIOD", "0",
+        "SOLVER.MAX_ITER", "10", "SOLVER.UNLABELED_PER_BATCH", "4", "SEMI.CONFIDENCE", "0.1",
+        "SEMI.GUIDANCE_CONFIDENCE", "0.1", "TEST.PICTURES", "0", "SOLVER.CHECKPOINT_PERIOD", "0",
     )  # fmt: skip
     folders = {count: tmp_path / str(count) for count in (1, 2)}
     weights = ""

@@ -1,0 +1,250 @@
+"""Runs that are killed, stopped, run out of disk or find broken files: nothing is lost, and the end is the same.
+
+With HIERVL_SOAK set (``make soak``) a training is killed 20 times, else twice.
+"""
+
+import errno
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from hiervl.errors import UserError
+
+KILLS = 20 if os.environ.get("HIERVL_SOAK") else 2
+SETTINGS = (
+    "SOLVER.MAX_ITER", "60" if KILLS > 2 else "12", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "5",
+    "TEST.PICTURES", "0",
+)  # fmt: skip
+
+
+def make_trainer(world, output, options, *extra, resume=False):
+    from hiervl.run_config import load_config, prepare_config
+    from hiervl.semi_supervised import SemiSupervisedTrainer
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    os.environ["DETECTRON2_DATASETS"] = str(world)
+    given = options(world, output, *SETTINGS, *extra)
+    trainer = SemiSupervisedTrainer(prepare_config(load_config("", given)))
+    trainer.resume_or_load(resume)
+    return trainer
+
+
+def start(world, output, options, *extra, resume=False) -> int:
+    """Train in a new process, which is forked as imports take longer than the training; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with open(output.with_suffix(".txt"), "a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            sys.stdout = sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # instead of pytest's
+        make_trainer(world, output, options, *extra, resume=resume).train()
+        status = 0
+    except UserError as error:
+        os.write(2, f"error: {error}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def wait_for(output, pattern: str, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not list(output.glob(pattern)):
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def whole(world, options, tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    output = tmp_path_factory.mktemp("whole")
+    assert exit_code(start(world, output, options)) == 0, output.with_suffix(".txt").read_text()[-2000:]
+    return output
+
+
+def assert_same_end(output, other):
+    ends = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, other)]
+    for part in ("model", "teacher", "threshold"):
+        assert ends[0][part].keys() == ends[1][part].keys()
+        for name, value in ends[0][part].items():
+            assert torch.equal(value, ends[1][part][name]), f"{part} {name}"
+    states = [end["optimizer"]["state"] for end in ends]
+    for index, state in states[0].items():
+        assert all(torch.equal(value, states[1][index][name]) for name, value in state.items()), index
+    results = [json.loads((folder / "results.json").read_text()) for folder in (output, other)]
+    assert results[0] == results[1]
+
+
+def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(world, options, tmp_path, whole):
+    """Every other time while a checkpoint is being written."""
+    output = tmp_path / "killed"
+    output.mkdir()
+    chance = random.Random(4)
+    for number in range(KILLS):
+        child = start(world, output, options, resume=True)
+        if number % 2:
+            time.sleep(chance.uniform(0.5, 3.0))
+        else:
+            wait_for(output, f"model_{'0' * 5}{'??' if number else '02'}.pth", 30)  # at least one is there
+            wait_for(output, "*.pth.tmp", 10)
+        os.kill(child, signal.SIGKILL)
+        exit_code(child)
+    assert exit_code(start(world, output, options, resume=True)) == 0, output.with_suffix(".txt").read_text()[-2000:]
+    assert_same_end(output, whole)
+    assert not list(output.glob("*.tmp"))
+    assert len(list(output.glob("model_0*.pth"))) <= 2
+
+
+def test_signal_saves_and_the_resumed_run_ends_the_same(world, options, tmp_path, whole):
+    output = tmp_path / "stopped"
+    output.mkdir()
+    child = start(world, output, options)
+    wait_for(output, "model_0000002.pth", 60)
+    os.kill(child, signal.SIGTERM)
+    assert exit_code(child) == 0
+    said = output.with_suffix(".txt").read_text()
+    assert "Saved after iteration" in said and "--resume" in said
+    assert not (output / "model_final.pth").exists()
+    child = start(world, output, options, resume=True)
+    assert exit_code(child) == 0
+    assert_same_end(output, whole)
+    record = json.loads((output / "run.json").read_text())
+    assert [each["iteration"] > 0 for each in record["starts"]] == [False, True]
+    assert record["splits"]["labeled"]["images"] == 12 and len(record["splits"]["unlabeled"]["sha256"]) == 64
+    assert record["starts"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_second_interrupt_is_obeyed_at_once(monkeypatch):
+    from hiervl.semi_supervised.interruption import StopRequest
+
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as request:
+        assert not request.is_made()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the echo of a launcher
+        assert request.is_made()
+        request._received_at -= 10
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of the finished run, from which the last checkpoint was taken away."""
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "copy")
+    (tmp_path / "copy" / "model_final.pth").unlink()
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_broken_checkpoint_is_named_and_the_one_before_is_taken(world, options, copy, caplog, damage):
+    """Also one bit inside the weights, which PyTorch would load."""
+    older, newest = sorted(copy.glob("model_0*.pth"))[-2:]
+    content = bytearray(newest.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    newest.write_bytes({"truncated": content[:-5000], "flipped": content, "empty": b""}[damage])
+    os.utime(newest)
+    trainer = make_trainer(world, copy, options, resume=True)
+    assert trainer.start_iter == int(older.stem[-7:]) + 1
+    assert any(newest.name in record.getMessage() for record in caplog.records)
+
+
+def test_checkpoint_of_another_run_is_not_resumed(world, options, copy):
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "run": "another"}))
+    assert make_trainer(world, copy, options, resume=True).start_iter == 0
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        (("MODEL.CLIP.VISUAL_PROMPTS", "3"), "MODEL.CLIP.VISUAL_PROMPTS 8, but the config has 3"),
+        (("SEMI.TEACHER", "student"), "SEMI.TEACHER 'ema', but the config has 'student'"),
+        (("DATASETS.TRAIN", "('camvid_train_23',)"), "DATASETS.TRAIN"),
+        (("MODEL.CLASS_NAMES", str([f"c{i}" for i in range(11)])), "a class 'sky' where the config has 'c0'"),
+        (("MODEL.CLASS_NAMES", "['a', 'b']"), "was trained on 11 classes"),
+        (("SOLVER.WEIGHT_DECAY_NORM", "0.01"), "was written with other settings .*group"),
+        (("MODEL.CLIP.TRAINABLE", "none"), "MODEL.CLIP.TRAINABLE 'attention', but"),
+    ],
+)
+def test_settings_that_cannot_change_are_one_sentence(world, options, copy, changed, words):
+    with pytest.raises(UserError, match=words) as error:
+        make_trainer(world, copy, options, *changed, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_can_change_are_logged(world, options, copy, caplog):
+    make_trainer(world, copy, options, "SOLVER.BASE_LR", "0.002", "OUTPUT_DIR", str(copy), resume=True)
+    assert any("SOLVER.BASE_LR" in record.getMessage() for record in caplog.records)
+
+
+# ---------------------------------------------------------------------------- full disks
+
+
+def test_full_disk_costs_one_checkpoint(world, options, tmp_path, whole, monkeypatch, caplog):
+    """The second write fails: said, the first stays, the third is there, the end is the same."""
+    from hiervl.semi_supervised import checkpoint
+
+    saved, failed = [], []
+    original = torch.save
+
+    def save(data, file):
+        if "0000005" in file.name:
+            failed.append(file.name)
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved.append(os.path.basename(file.name))
+        original(data, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    make_trainer(world, tmp_path / "full", options).train()
+    assert failed and "model_0000002.pth.tmp" in saved and "model_0000008.pth.tmp" in saved
+    message = next(r.getMessage() for r in caplog.records if "could not be written" in r.getMessage())
+    assert "No space left on device" in message and "the last good one is" in message and "model_" in message
+    assert not list((tmp_path / "full").glob("*.tmp"))
+    assert_same_end(tmp_path / "full", whole)
+
+
+def test_really_full_disk(tmp_path):
+    """PyTorch's own writer meets a device without room."""
+    from hiervl.semi_supervised.checkpoint import _write_atomically
+
+    if not os.path.exists("/dev/full"):
+        pytest.skip("/dev/full is Linux's")
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"good")
+    os.symlink("/dev/full", tmp_path / "model.pth.tmp")
+    with pytest.raises(OSError, match="No space left"):
+        _write_atomically(path, lambda file: torch.save({"weights": torch.zeros(100_000)}, file))
+    assert path.read_bytes() == b"good" and not list(tmp_path.glob("*.tmp"))
+
+
+def test_last_checkpoint_has_to_be_written(world, options, copy, monkeypatch):
+    from hiervl.semi_supervised import checkpoint
+
+    trainer = make_trainer(world, copy, options, resume=True)
+
+    def save(data, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    with pytest.raises(UserError, match="No space left on device.*the last good one is .*model_.*--resume"):
+        trainer.train()

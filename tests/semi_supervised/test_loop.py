@@ -1,0 +1,171 @@
+"""Steps that go wrong: NaN, no memory; and their repetition from a file."""
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from hiervl.errors import UserError
+from hiervl.semi_supervised.loop import divide
+
+
+@pytest.fixture
+def make_loop(world, options, tmp_path, monkeypatch):
+    """→ function from config overrides to a trainer whose loop reads its loader."""
+
+    def make(*overrides, folder="run"):
+        from hiervl.run_config import load_config, prepare_config
+        from hiervl.semi_supervised import SemiSupervisedTrainer
+
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
+        torch.manual_seed(0)
+        given = ("SOLVER.UNLABELED_PER_BATCH", "4", *overrides)
+        trainer = SemiSupervisedTrainer(prepare_config(load_config("", options(world, tmp_path / folder, *given))))
+        trainer.resume_or_load(resume=False)
+        trainer._trainer.read_from(trainer.build_train_loader(trainer.cfg))
+        torch.manual_seed(1)
+        return trainer
+
+    return make
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.step.state_dict().items()}
+
+
+def run_steps(trainer, count):
+    with EventStorage(0):
+        for trainer._trainer.iter in range(count):
+            trainer._trainer.run_step()
+
+
+def poison(trainer, when):
+    """The pixel loss is NaN whenever ``when(call number)``."""
+    original, calls = trainer.student.supervised_losses, []
+
+    def losses(*arguments):
+        calls.append(1)
+        found = original(*arguments)
+        return {**found, "loss_pixel": found["loss_pixel"] * float("nan")} if when(len(calls)) else found
+
+    trainer.student.supervised_losses = losses
+
+
+def test_nan_stops_with_its_cause_and_leaves_the_weights(make_loop):
+    trainer = make_loop()
+    run_steps(trainer, 1)
+    before = weights(trainer)
+    poison(trainer, lambda call: True)
+    with pytest.raises(UserError, match="iteration 0: loss_pixel became infinite or NaN on the batch .*png.*--replay"):
+        run_steps(trainer, 1)
+    assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+
+
+def test_nan_is_left_out_up_to_k_times(make_loop, caplog):
+    """Steps 2 and 3 of 5 are poisoned: the third step's data are not trained on, the fourth's are; k = 1 ends it."""
+    trainer = make_loop("SOLVER.MAX_SKIPPED_STEPS", "2", "SEMI.THRESHOLD", "class")
+    poison(trainer, lambda call: call in (2, 3))
+    with EventStorage(0) as storage:
+        states = []
+        for trainer._trainer.iter in range(4):
+            trainer._trainer.run_step()
+            states.append(weights(trainer))
+        assert storage.latest()["skipped_steps"][0] == 2
+    same = [all(torch.equal(a[n], b[n]) for n in a) for a, b in zip(states, states[1:])]
+    assert same == [True, True, False]
+    assert trainer._trainer.state_dict() == {"skipped_steps": 2, "parts": 1}
+
+    trainer = make_loop("SOLVER.MAX_SKIPPED_STEPS", "1")
+    poison(trainer, lambda call: call in (2, 3))
+    with pytest.raises(UserError, match="stopped at iteration 2: loss_pixel"):
+        run_steps(trainer, 4)
+
+
+def test_infinite_gradient_is_found(make_loop):
+    trainer = make_loop()
+    parameter = trainer.student.query_decoder.parameters().__next__()
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match="the gradient became infinite or NaN"):
+        run_steps(trainer, 1)
+
+
+def test_replay_repeats_the_step(make_loop, monkeypatch, tmp_path):
+    """The losses of the report are those of the step, to the printed digit; the module that broke is named."""
+    from hiervl.semi_supervised import SemiSupervisedTrainer
+
+    trainer = make_loop()
+    run_steps(trainer, 1)
+    with torch.no_grad():  # what a broken update leaves behind
+        trainer.student.pixel_decoder.get_parameter(_last_name(trainer.student.pixel_decoder)).fill_(float("nan"))
+    with pytest.raises(UserError, match="broken_step_0000000.pth"):
+        run_steps(trainer, 1)
+    lines = SemiSupervisedTrainer.replay(str(tmp_path / "run" / "broken_step_0000000.pth"))
+    text = "\n".join(lines)
+    assert "iteration 0" in text and "loss_pixel" in text and "nan" in text
+    assert "first output that is not finite: student.pixel_decoder" in text
+
+    healthy = make_loop(folder="healthy")
+    losses = []
+    original = healthy._trainer.accumulate
+    healthy._trainer.accumulate = lambda batches: losses.extend(original(batches)) or losses
+    healthy._trainer._problem = lambda losses: "nothing"
+    with pytest.raises(UserError, match="nothing"):
+        run_steps(healthy, 1)
+    lines = SemiSupervisedTrainer.replay(str(tmp_path / "healthy" / "broken_step_0000000.pth"))
+    printed = dict(line.split() for line in lines if line.startswith("  loss"))
+    assert printed == {name: f"{value:.6g}" for name, value in losses[0].values.items()}
+    assert lines[-2:] == ["first output that is not finite: none", "gradients that are not finite: 0"]
+    with pytest.raises(UserError, match="is a checkpoint, not a broken step"):
+        healthy.checkpointer.save("model_0000000")
+        SemiSupervisedTrainer.replay(str(tmp_path / "healthy" / "model_0000000.pth"))
+
+
+def _last_name(module):
+    return [name for name, _ in module.named_parameters()][-1]
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def out_of_memory_above(trainer, images):
+    """As if the GPU held that many images of a pass."""
+    original = trainer.student.segment
+
+    def segment(batch, *arguments, **options):
+        if len(batch) > images:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return original(batch, *arguments, **options)
+
+    trainer.student.segment = segment
+
+
+def test_out_of_memory_is_one_sentence(make_loop):
+    trainer = make_loop()
+    out_of_memory_above(trainer, 1)
+    with pytest.raises(UserError, match="memory is exhausted at iteration 0: set SOLVER.ACCUMULATION to 2 "):
+        run_steps(trainer, 1)
+
+
+def test_halved_batches_are_those_of_accumulation(make_loop):
+    """4 unlabelled images make strong batches of 8; with room for 4, two halves are computed: bit for bit what
+    SOLVER.ACCUMULATION 2 does from the start, statistics of the threshold included."""
+    halved = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True", "SEMI.THRESHOLD", "class")
+    out_of_memory_above(halved, 4)
+    run_steps(halved, 2)
+    assert halved._trainer.state_dict()["parts"] == 2
+    accumulated = make_loop("SOLVER.ACCUMULATION", "2", "SEMI.THRESHOLD", "class")
+    run_steps(accumulated, 2)
+    others = weights(accumulated)
+    assert all(torch.equal(value, others[name]) for name, value in weights(halved).items())
+    assert any(not torch.equal(v, w) for v, w in zip(weights(halved).values(), weights(make_loop()).values()))
+
+
+def test_halving_ends_where_a_batch_is_odd(make_loop):
+    trainer = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True")
+    out_of_memory_above(trainer, 0)
+    with pytest.raises(UserError, match="set SOLVER.ACCUMULATION to 4 "):  # 2 labelled images: halved once
+        run_steps(trainer, 1)
+
+
+def test_divide_by_hand():
+    parts = list(divide({"labeled": list("abcd"), "unlabeled": list("ABCD")}, 2))
+    assert [["".join(items) for items in part.values()] for part in parts] == [["ab", "AD"], ["cd", "BC"]]

@@ -1,0 +1,151 @@
+"""Files that would run code or fill the memory are refused, by every way in."""
+
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hiervl.data import readers
+from hiervl.data.classes import read_classes
+from hiervl.errors import UserError
+from hiervl.modeling.clip import load_clip
+from hiervl.run_config import load_config, prepare_config
+from hiervl.semi_supervised.checkpoint import read_checkpoint
+
+
+class Runs:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """An object that runs code on loading; the test fails if it ran."""
+    folder = tmp_path / "was_run"
+    yield Runs(folder)
+    assert not folder.exists()
+
+
+def test_the_trap_works(tmp_path):
+    pickle.loads(pickle.dumps(Runs(tmp_path / "was_run")))
+    assert (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize("protocol", ["zip", "legacy", "bare"])
+def test_checkpoint(trap, tmp_path, protocol):
+    path = tmp_path / "evil.pth"
+    if protocol == "bare":
+        path.write_bytes(pickle.dumps({"model": trap}))
+    else:
+        torch.save({"model": trap}, path, _use_new_zipfile_serialization=protocol == "zip")
+    with pytest.raises(UserError, match="carries code"):
+        read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".npz", ".npy", ".safetensors"])
+def test_clip_weights(trap, tmp_path, clip_file, suffix):
+    path = tmp_path / f"evil{suffix}"
+    if suffix in (".npz", ".npy"):
+        evil = np.array([trap], dtype=object)
+        with open(path, "wb") as file:
+            np.savez(file, evil) if suffix == ".npz" else np.save(file, evil)
+    else:
+        torch.save({"state_dict": trap}, path)
+    with pytest.raises(UserError, match=re.escape(path.name)):
+        load_clip(clip_file, str(path))
+
+
+def test_yaml(trap, tmp_path):
+    """In a config, in the file it builds on, in a list of classes."""
+    evil = f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{trap.folder}']\n"
+    (tmp_path / "evil.yaml").write_text(evil)
+    (tmp_path / "delta.yaml").write_text("_BASE_: evil.yaml\nSEED: 3\n")
+    for name in ("evil.yaml", "delta.yaml"):
+        with pytest.raises(UserError, match="python/object"):
+            load_config(str(tmp_path / name))
+    (tmp_path / "classes.yaml").write_text(f"classes: [!!python/object/apply:os.mkdir ['{trap.folder}']]\n")
+    with pytest.raises(UserError, match="classes.yaml is no YAML"):
+        read_classes(tmp_path / "classes.yaml")
+    with pytest.raises(UserError, match="MODEL.CLASS_NAMES"):
+        load_config("", ["MODEL.CLASS_NAMES", f"__import__('os').mkdir('{trap.folder}')"])
+
+
+def test_yaml_that_unfolds(tmp_path):
+    """Nine aliases of nine aliases of … nine values: 9¹⁰ of them in half a kilobyte."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "classes: *a9", "SEED: *a9"]))
+    for read in (lambda path: load_config(str(path)), read_classes):
+        with pytest.raises(UserError, match="unfolds into more than"):
+            read(tmp_path / "bomb.yaml")
+    (tmp_path / "circle.yaml").write_text("_BASE_: circle.yaml\n")
+    with pytest.raises(UserError, match="circle"):
+        load_config(str(tmp_path / "circle.yaml"))
+
+
+def test_image_that_unfolds(tmp_path, monkeypatch):
+    """The header alone decides."""
+    monkeypatch.setattr(readers, "MAX_PIXELS", 999_999)
+    Image.new("1", (1000, 1000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match="bomb.png has more than 999999 pixels"):
+        readers.read_image(str(tmp_path / "bomb.png"))
+    monkeypatch.setattr(readers, "MAX_PIXELS", 1_000_000)
+    assert readers.read_image(str(tmp_path / "bomb.png")).shape == (1000, 1000, 3)
+
+
+def test_image_that_is_a_program(tmp_path):
+    """Pillow would hand PostScript to Ghostscript."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n%%EOF\n")
+    with pytest.raises(UserError, match="a.png cannot be read"):
+        readers.read_image(str(tmp_path / "a.png"))
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    """No ink is white, all black ink is black."""
+    cmyk = np.zeros((8, 16, 4), np.uint8)
+    cmyk[:, 8:, 3] = 255
+    Image.fromarray(cmyk, "CMYK").save(tmp_path / "a.jpg", quality=100)
+    image = readers.read_image(str(tmp_path / "a.jpg"))
+    assert image[:, :7].min() > 250 and image[:, 9:].max() < 5
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("MODEL.PIXEL_DECODER.HEADS", "3", "DIM .256. must be a multiple of MODEL.PIXEL_DECODER.HEADS"),
+        ("MODEL.QUERY_DECODER.HEADS", "0", "MODEL.QUERY_DECODER.HEADS is 0"),
+        ("MODEL.PIXEL_DECODER.DIM", "30", "MODEL.PIXEL_DECODER.DIM is 30"),
+        ("TEST.OVERLAP", "1.0", "TEST.OVERLAP is 1.0, but must be at least 0 and less than 1"),
+        ("INPUT.CROP_SIZE", "0", "INPUT.CROP_SIZE is 0, but must be at least 1"),
+        ("INPUT.SCALE", "(2.0, 0.5)", "INPUT.SCALE"),
+        ("SOLVER.ACCUMULATION", "0", "SOLVER.ACCUMULATION is 0"),
+        ("SEMI.SHARPEN", "0.0", "SEMI.SHARPEN"),
+        ("TEST.NETWORK", "techer", "TEST.NETWORK is 'teacher' or 'student'"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_work(tmp_path, key, value, words):
+    with pytest.raises(UserError, match=words):
+        prepare_config(load_config("", [key, value, "OUTPUT_DIR", str(tmp_path)]), training=False)
+
+
+def test_test_set_without_labels(camvid_root):
+    from hiervl.semi_supervised.trainer import _check_test_labels
+
+    with pytest.raises(UserError, match="DATASETS.TEST: 'camvid_train_12_unlabeled' holds .*png, which has no label"):
+        _check_test_labels("camvid_train_12_unlabeled")
+
+
+@pytest.fixture
+def camvid_root(world, monkeypatch):
+    import hiervl.data  # noqa: F401  registers the datasets
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
