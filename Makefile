@@ -1,4 +1,4 @@
-# make demo | test | lint. Each sets up .venv first, which takes some minutes once and nothing afterwards.
+# make demo | test | soak | lint. Each sets up .venv first, which takes some minutes once and nothing afterwards.
 # PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,11 +9,12 @@ STAMP := $(VENV)/.complete
 # Holds the process number of make while it sets up. A set-up that finds it left behind starts from scratch.
 INCOMPLETE := .venv-incomplete
 
-.PHONY: help .venv demo test lint
+.PHONY: help .venv demo test soak lint
 
 help:
 	@echo "make demo   train and judge HierVL on a small synthetic world"
 	@echo "make test   run the tests"
+	@echo "make soak   the long form of the robustness tests (hours)"
 	@echo "make lint   check the code's style"
 	@echo "make .venv  only set up the environment in $(VENV)"
 
@@ -39,6 +40,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(VENV_PYTHON) -m pytest tests
+
+soak: $(STAMP)
+	HIERVL_SOAK=1 $(VENV_PYTHON) -m pytest --timeout 0 -rP tests/processes tests/strangers \
+		tests/semi_supervised/test_interruptions.py
 
 lint: $(STAMP)
 	$(VENV_PYTHON) -m ruff check .
