@@ -22,6 +22,7 @@ def add_hiervl_config(cfg: CN) -> None:
     _add_loss_config(cfg)
     _add_semi_supervised_config(cfg)
     _add_data_config(cfg)
+    _add_folder_dataset_config(cfg)
     _add_solver_config(cfg)
     _add_test_config(cfg)
 
@@ -239,6 +240,37 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.STRONG.BLUR_SIGMA = (0.1, 2.0)
 
 
+def _add_folder_dataset_config(cfg: CN) -> None:
+    cfg.DATASET = CN()
+    # Name of a dataset in your own folders; it fills DATASETS.TRAIN, UNLABELED and TEST. Empty: there is none.
+    cfg.DATASET.NAME = ""
+    # Folder that the paths below are relative to; itself relative to the YAML file, and that file's folder if empty.
+    cfg.DATASET.ROOT = ""
+    # YAML file of the classes, relative to the YAML file that names it.
+    cfg.DATASET.CLASSES = ""
+    cfg.DATASET.LABELED = CN()
+    # Folder of the images that have masks, subfolders included.
+    cfg.DATASET.LABELED.IMAGES = ""
+    # Folder of their masks (same stems), or a COCO JSON file of instances.
+    cfg.DATASET.LABELED.MASKS = ""
+    # List file of the images whose masks training may see, as `python -m hiervl split` writes; empty: all.
+    cfg.DATASET.LABELED.LIST = ""
+    # Folders (or .txt list files) of images without masks: one, or a list of them.
+    cfg.DATASET.UNLABELED = None
+    # Validation images: a fraction of the labelled ones, a list file, or {IMAGES: …, MASKS: …}; None stands for 0.2.
+    cfg.DATASET.VAL = None
+    # Test images, in the same three forms; None: none. `--eval-only DATASETS.TEST "('NAME_test',)"` evaluates on them.
+    cfg.DATASET.TEST = None
+    # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
+    cfg.DATASET.MASK_VALUES = "auto"
+    # What a mask's file name has after the stem of its image, such as "_mask".
+    cfg.DATASET.MASK_SUFFIX = ""
+    # Seed of the images that the fractions draw.
+    cfg.DATASET.SEED = 0
+    # Folder for converted masks; empty: ~/.cache/hiervl.
+    cfg.DATASET.CACHE = ""
+
+
 def _add_solver_config(cfg: CN) -> None:
     # Labelled images per iteration, over all processes.
     cfg.SOLVER.IMS_PER_BATCH = 8
@@ -263,6 +295,10 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY = False
     # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16" or "float16".
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
+    cfg.SOLVER.PRESET = ""
+    # Keys that the preset leaves alone; those set in your YAML or on the command line join them.
+    cfg.SOLVER.PRESET_KEEPS = []
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0

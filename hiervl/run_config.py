@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 import torch
 import yaml
@@ -13,13 +13,14 @@ from detectron2.config import CfgNode
 
 from hiervl.config import get_hiervl_cfg
 from hiervl.config_check import check_config
+from hiervl.config_files import read_layers, written_keys
+from hiervl.data.folder_dataset import register_from_config
+from hiervl.data.folder_layout import FolderLayout
 from hiervl.data.loaders import iterations_per_epoch
 from hiervl.errors import UserError
-from hiervl.safe_yaml import check_yaml
+from hiervl.presets import apply_preset
 
 logger = logging.getLogger(__name__)
-
-MAX_BASES = 20
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Sequence[str] = ()) -> CfgNode:
@@ -38,11 +39,15 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
             continue
         if not os.path.isfile(path):
             raise UserError(f"there is no config file '{path}'{_similar_files(path)}.")
-        _check_files(path)
         before = cfg.OUTPUT_DIR
-        _merge(cfg, path, lambda: cfg.merge_from_file(path, allow_unsafe=False))  # noqa: B023
+        layers = read_layers(Path(path))
+        for layer in layers:
+            _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(layer.settings)))  # noqa: B023
+        cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *written_keys(layers)]
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
+    if config_file:
+        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
     return cfg
 
@@ -63,21 +68,60 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(list(overrides)))
+    cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
 
 
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
+    settle_device(cfg)
+    layout = register_own_dataset(cfg, training)
+    apply_preset(cfg, layout)
     check_config(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
     if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
         logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
     _check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     return cfg
+
+
+def settle_device(cfg: CfgNode) -> None:
+    """The CPU where there is no CUDA device."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def register_own_dataset(cfg: CfgNode, training: bool = True) -> Optional[FolderLayout]:
+    """Register the dataset of the section ``DATASET``, if there is one, and fill in ``DATASETS``.
+
+    A finished run's config already names its datasets: where it is not trained, it may do without the files.
+    """
+    if not cfg.DATASET.NAME:
+        if cfg.DATASET.LABELED.IMAGES or cfg.DATASET.CLASSES:
+            raise UserError("DATASET.NAME is empty: give your dataset a name.")
+        return None
+    named_already = bool(cfg.DATASETS.TRAIN)
+    try:
+        return register_from_config(cfg)
+    except UserError as error:
+        if training or not named_already:
+            raise
+        logger.warning("The dataset '%s' is not at hand: %s", cfg.DATASET.NAME, error)
+        return None
+
+
+def require_own_dataset(cfg: CfgNode) -> FolderLayout:
+    """Register the dataset of the section ``DATASET``.
+
+    Raises:
+        UserError: the config has no such section.
+    """
+    layout = register_own_dataset(cfg)
+    if layout is None:
+        raise UserError("the config has no section DATASET: copy configs/custom.yaml and fill it in.")
+    return layout
 
 
 def _merge(cfg: CfgNode, source: str, merge) -> None:
@@ -95,27 +139,16 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
     except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
         raise UserError(f"{source}: it is empty, or sets a section where a value belongs (or the reverse).") from error
     except (ValueError, yaml.YAMLError, OSError) as error:
-        raise UserError(f"{source}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{source}: {_type_mismatch(str(error)) or ' '.join(str(error).split())}") from error
 
 
-def _check_files(config_file: str) -> None:
-    """The size of a config file and of those that it builds on."""
-    seen = set()
-    while isinstance(config_file, str) and os.path.isfile(config_file) and config_file not in seen:
-        seen.add(config_file)
-        try:
-            text = Path(config_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{config_file} cannot be read ({error}).") from None
-        check_yaml(text, config_file)
-        try:
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-            raise UserError(f"{config_file}: {' '.join(str(error).split())[:300]}") from None
-        base = content.get("_BASE_") if isinstance(content, dict) else None
-        config_file = os.path.join(os.path.dirname(config_file), os.path.expanduser(base)) if base else None
-        if len(seen) > MAX_BASES or config_file in seen:
-            raise UserError(f"{config_file} and its _BASE_ files build on one another in a circle.")
+def _type_mismatch(message: str) -> str:
+    """What yacs says of a value of another type, as a sentence; nothing if it says something else."""
+    found = re.match(r"Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).*config key: (\S+)", message, re.DOTALL)
+    if found is None:
+        return ""
+    expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
+    return f"{found.group(3)} takes {expected}, not {given}."
 
 
 def _keys(node: CfgNode, prefix: str = "") -> List[str]:

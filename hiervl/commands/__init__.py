@@ -5,6 +5,9 @@ the exit status. It is imported only when it is called, so that one which cannot
 """
 
 COMMANDS = {
+    "check-data": "hiervl.commands.check_data",
+    "split": "hiervl.commands.split",
+    "prompts": "hiervl.commands.prompts",
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
 }

@@ -3,7 +3,7 @@
 import colorsys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 import yaml
 
@@ -41,6 +41,13 @@ def read_classes(path: Union[str, Path]) -> List[ClassDefinition]:
         UserError: the file is missing, no YAML, or an entry is wrong.
     """
     path = Path(path)
+    classes = [class_of_entry(entry, index, path) for index, entry in enumerate(read_entries(path))]
+    check_names([definition.name for definition in classes], path)
+    return classes
+
+
+def read_entries(path: Path) -> list:
+    """The list ``classes`` of a YAML file, as it stands there; errors as :func:`read_classes`."""
     try:
         text = path.read_text(encoding="utf-8")
         check_yaml(text, f"the class file {path}")
@@ -52,12 +59,14 @@ def read_classes(path: Union[str, Path]) -> List[ClassDefinition]:
     entries = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"the class file {path} needs a list 'classes' with an entry per class.")
-    classes = [_class_of(entry, index, path) for index, entry in enumerate(entries)]
-    names = [definition.name for definition in classes]
+    return entries
+
+
+def check_names(names: Sequence[str], path: Path) -> None:
+    """Refuse a name that occurs twice: results are listed by name."""
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise UserError(f"the class file {path} names '{doubled}' twice.")
-    return classes
 
 
 def distinct_color(index: int) -> Tuple[int, int, int]:
@@ -67,14 +76,20 @@ def distinct_color(index: int) -> Tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def _class_of(entry, index: int, path: Path) -> ClassDefinition:
+def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) -> ClassDefinition:
+    """The class that an entry of a class file defines.
+
+    Args:
+        index: the entry's place in the file, for its colour and the error message.
+        keys: what an entry may hold; keys beyond this module's are checked only for their names.
+    """
     where = f"the class file {path}, entry {index + 1}"
     entry = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
         raise UserError(f"{where}: it needs a 'name' that is text (quote names like yes, no or 1).")
-    unknown = sorted(set(entry) - set(KEYS))
+    unknown = sorted(set(map(str, entry)) - set(keys))
     if unknown:
-        raise UserError(f"{where} ('{entry['name']}'): there is no key '{unknown[0]}'; the keys are {', '.join(KEYS)}.")
+        raise UserError(f"{where} ('{entry['name']}'): there is no key '{unknown[0]}'; the keys are {', '.join(keys)}.")
     phrases = entry.get("phrases", [entry["name"]])
     phrases = [phrases] if isinstance(phrases, str) else phrases
     if not isinstance(phrases, list) or not phrases or not all(isinstance(p, str) and p.strip() for p in phrases):

@@ -35,7 +35,7 @@ def read_image(path: str) -> np.ndarray:
         UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
             that is no image.
     """
-    image = _open(path, upright=True)
+    image = open_image(path, upright=True)
     if image.mode in DEEP_GREY_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:
@@ -92,7 +92,7 @@ def read_instances(path: str, image_size: Optional[Tuple[int, int]] = None) -> n
 
 
 def _read_indices(path: str, image_size: Optional[Tuple[int, int]]) -> np.ndarray:
-    image = _open(path)
+    image = open_image(path)
     if image.mode not in INDEX_MODES:
         raise UserError(f"{path} holds {image.mode} colours: save it with one class or instance index per pixel.")
     indices = np.array(image)
@@ -115,7 +115,7 @@ def _values_in(indices: np.ndarray) -> list:
     return np.unique(indices).tolist()
 
 
-def _open(path: str, upright: bool = False) -> Image.Image:
+def open_image(path: str, upright: bool = False) -> Image.Image:
     """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says."""
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")

@@ -1,0 +1,148 @@
+"""``python -m hiervl check-data CONFIG``: the dataset's faults, explained before they cost GPU time."""
+
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+
+from hiervl.data.check import ERROR, UNLABELED, Report, check
+from hiervl.data.class_maps import IGNORED
+from hiervl.data.folder_layout import FolderLayout, Sample
+from hiervl.data.readers import read_image, read_label
+from hiervl.data.stratified import stratified_order
+from hiervl.errors import UserError
+from hiervl.inference.pictures import comparison_sheet, overlay
+from hiervl.presets import apply_preset, format_choices
+from hiervl.run_config import load_config, require_own_dataset, settle_device
+
+HELP = "look for faults in your images and masks, before training"
+
+BAR = 30  # characters of the histogram's longest bar
+FILES_SHOWN = 5
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("config", help="YAML with a section DATASET, as configs/custom.yaml")
+    parser.add_argument("--images", type=int, default=8, help="images on the overlay sheet")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
+
+
+def run(args) -> int:
+    """0: training can start; 1: there are errors."""
+    cfg = load_config(args.config, args.opts)
+    settle_device(cfg)
+    layout = require_own_dataset(cfg)
+    choices: Optional[list] = None
+    try:
+        choices = apply_preset(cfg, layout, show=False)
+    except UserError:  # whatever it is, the check explains it better
+        pass
+    report = check(layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE)
+    folder = Path(cfg.OUTPUT_DIR) / "check_data"
+    text = format_report(report)
+    if choices:
+        text += f"\n{format_choices(choices)}\n"
+    sheet = draw_sheet(layout, report, folder / "overlays.png", args.images)
+    if sheet is not None:
+        text += f"\nOverlays of masks on images, to be looked at: {sheet}\n"
+    text += f"\n{verdict(report)}"
+    print(text)
+    _write(folder / "report.txt", text + "\n")
+    return 0 if report.is_sound else 1
+
+
+def verdict(report: Report) -> str:
+    """The last line."""
+    errors = sum(finding.level == ERROR for finding in report.findings)
+    warnings = len(report.findings) - errors
+    if errors:
+        return f"Verdict: not ready. {errors} error(s) to mend, {warnings} warning(s)."
+    if warnings:
+        return f"Verdict: ready to train, with {warnings} warning(s) that you should have read."
+    return "Verdict: ready to train."
+
+
+def format_report(report: Report) -> str:
+    """Counts and sizes, histogram, findings."""
+    return "\n".join([*_counts(report), "", *_histogram(report), "", *_findings(report), ""])
+
+
+def _counts(report: Report) -> List[str]:
+    lines = ["Images"]
+    for split in ("labelled", "train", "val", "test", UNLABELED):
+        paths = report.splits.get(split, [])
+        sizes = np.array([report.images[path].size for path in paths if path in report.images])
+        if not len(sizes):
+            if paths or split in ("train", UNLABELED):
+                lines.append(f"  {split:<12}{len(paths):>6}")
+            continue
+        (low_h, low_w), (high_h, high_w) = sizes.min(axis=0), sizes.max(axis=0)
+        size = f"{low_w}×{low_h}" + ("" if (low_h, low_w) == (high_h, high_w) else f" to {high_w}×{high_h}")
+        lines.append(f"  {split:<12}{len(paths):>6}  {size}")
+    return lines
+
+
+def _histogram(report: Report) -> List[str]:
+    """Share of the labelled pixels and number of images of every class."""
+    total = sum(report.pixels.values(), np.zeros(len(report.class_names), dtype=np.int64))
+    share = total / max(total.sum(), 1)
+    splits = [split for split in ("labelled", "train", "val", "test") if report.splits.get(split)]
+    shown = {split: report.presence(split).sum(axis=0) for split in splits}
+    width = max(5, *(len(name) for name in report.class_names))
+    lines = [f"{'Class':<{width + 2}}{'pixels':>8}" + "".join(f"{split:>10}" for split in splits) + "  (images)"]
+    for label, name in enumerate(report.class_names):
+        bar = "█" * int(np.ceil(BAR * share[label] / max(share.max(), 1e-9)))
+        counts = "".join(f"{shown[split][label]:>10}" for split in splits)
+        lines.append(f"  {name:<{width}}{share[label]:>8.2%}{counts}  {bar}".rstrip())
+    return lines
+
+
+def _findings(report: Report) -> List[str]:
+    lines = []
+    for finding in report.findings:
+        lines.append(f"{finding.level}: {finding.sentence}")
+        lines.extend(f"    {name}" for name in finding.files[:FILES_SHOWN])
+        if len(finding.files) > FILES_SHOWN:
+            lines.append(f"    … and {len(finding.files) - FILES_SHOWN} more")
+    return lines or ["No faults were found."]
+
+
+def draw_sheet(layout: FolderLayout, report: Report, path: Path, count: int) -> Optional[Path]:
+    """Image, mask laid over it and mask of some images that show all classes between them; None: none can be read."""
+    samples = [
+        sample for sample in layout.labeled.samples.values()
+        if str(sample.image) in report.images and str(sample.image) in report.pixels
+    ]  # fmt: skip
+    if not samples or count < 1:
+        return None
+    presence = np.array([report.pixels[str(sample.image)] > 0 for sample in samples])
+    rows = []
+    for index in stratified_order(presence):
+        row = _sheet_row(layout, samples[index])
+        rows += [row] if row else []
+        if len(rows) == count:
+            break
+    if not rows:
+        return None
+    classes = layout.class_map.classes
+    comparison_sheet(rows, layout.class_map.class_names, [definition.color for definition in classes], str(path))
+    return path
+
+
+def _sheet_row(layout: FolderLayout, sample: Sample):
+    try:
+        label = read_label(layout.label_files(sample)[0], len(layout.class_map.classes), IGNORED)
+        image = read_image(str(sample.image))
+        colours = [definition.color for definition in layout.class_map.classes]
+        panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]
+    except (UserError, ValueError):  # named among the findings
+        return None
+    return sample.image.name, panels
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR: {path} cannot be written ({error.strerror}).") from None

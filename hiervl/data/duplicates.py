@@ -1,0 +1,39 @@
+"""Images that are the same or nearly the same, found by a perceptual hash."""
+
+from typing import Dict, List, NamedTuple, Tuple
+
+import cv2
+import numpy as np
+
+SIDE = 16  # the hash has SIDE × SIDE bits
+MAX_BITS = 12  # of 256 that may differ: what recompression and resizing change
+MAX_GREY = 6.0  # mean difference of the thumbnails, in 0…255; flat images have a hash without meaning
+
+
+class Fingerprint(NamedTuple):
+    """What is compared of an image."""
+
+    bits: np.ndarray  # (SIDE * SIDE / 8,) uint8
+    thumbnail: np.ndarray  # (SIDE, SIDE + 1) uint8
+
+
+def fingerprint(image: np.ndarray) -> Fingerprint:
+    """Difference hash of an image (H, W, 3), uint8 RGB: whether brightness falls from each cell to the next."""
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    thumbnail = cv2.resize(grey, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
+    return Fingerprint(np.packbits(thumbnail[:, :-1] > thumbnail[:, 1:]), thumbnail)
+
+
+def near_duplicates(first: Dict[str, Fingerprint], second: Dict[str, Fingerprint]) -> List[Tuple[str, str]]:
+    """Pairs of names, one of each set, whose images look the same."""
+    if not first or not second:
+        return []
+    names = list(second)
+    bits = np.stack([second[name].bits for name in names])
+    thumbnails = np.stack([second[name].thumbnail for name in names]).astype(np.float32)
+    pairs = []
+    for name, mark in first.items():
+        close = np.flatnonzero(np.unpackbits(bits ^ mark.bits, axis=1).sum(axis=1) <= MAX_BITS)
+        grey = np.abs(thumbnails[close] - mark.thumbnail).mean(axis=(1, 2))
+        pairs.extend((name, names[index]) for index in close[grey <= MAX_GREY])
+    return pairs

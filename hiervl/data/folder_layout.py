@@ -1,0 +1,376 @@
+"""The files of a dataset in the user's own folders: found, matched, divided into train, val, test and unlabelled.
+
+:class:`FolderSource` says where things lie (the section ``DATASET`` of the configuration), :class:`FolderLayout` finds
+them. What becomes of them in Detectron2 is in ``folder_dataset.py``.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from hiervl.data.class_maps import IGNORED, ClassMap, read_class_map
+from hiervl.data.folder_files import choose_names, find_files, find_folder, image_size, match_masks, read_list
+from hiervl.data.masks import AUTO, FORMS, CocoFile, MaskFolder
+from hiervl.data.readers import read_label
+from hiervl.data.stratified import choose_validation
+from hiervl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_VAL = 0.2
+MAX_8_BIT = 255
+CACHE_VARIABLE = "XDG_CACHE_HOME"
+
+Part = Union[None, float, str, Sequence[str]]  # nothing, a fraction, a list file, or folders of images and masks
+
+
+class Sample(NamedTuple):
+    """An image and its mask: the key of the mask in its source."""
+
+    image: Path
+    masks: Union[MaskFolder, CocoFile]
+    key: str
+
+
+class Pool(NamedTuple):
+    """Images with masks, by stem, and what found no partner."""
+
+    samples: Dict[str, Sample]
+    missing: List[Path]  # images without a mask
+    extra: List[str]  # names of masks without an image
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Where a dataset's files lie; paths are relative to ``root``.
+
+    Attributes:
+        name: start of the registered names.
+        images, masks: folder of the labelled images; folder of their masks, or a COCO JSON file.
+        classes: the class file.
+        unlabeled: folders of images without masks, or list files (.txt) of such images.
+        labeled_list: list file of the images that training may see with masks; "": all but validation and test.
+        val, test: a fraction of the labelled images, a list file of some of them, or [images, masks] of their own.
+        mask_values: "index", "color" or "auto", see :class:`MaskFolder`.
+        mask_suffix: what a mask's stem has beyond its image's, such as ``_mask``.
+        seed: of the fractions.
+        cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
+    """
+
+    name: str
+    root: Path
+    images: str
+    masks: str
+    classes: Path
+    unlabeled: Tuple[str, ...] = ()
+    labeled_list: str = ""
+    val: Part = None
+    test: Part = None
+    mask_values: str = AUTO
+    mask_suffix: str = ""
+    seed: int = 0
+    cache: str = ""
+
+    def __post_init__(self):
+        if not self.name or not self.images or not self.masks:
+            empty = "NAME" if not self.name else "LABELED.IMAGES" if not self.images else "LABELED.MASKS"
+            raise UserError(f"DATASET.{empty} is empty: the dataset needs a name, a folder of images and their masks.")
+        if self.mask_values not in FORMS:
+            raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
+        for key, part in (("VAL", self.val), ("TEST", self.test)):
+            _check_part(key, part)
+
+    @classmethod
+    def from_config(cls, cfg) -> "FolderSource":
+        """Of the section ``DATASET``.
+
+        Raises:
+            UserError: a value is missing or has no meaning.
+        """
+        node = cfg.DATASET
+        unlabeled = (node.UNLABELED,) if isinstance(node.UNLABELED, str) else tuple(node.UNLABELED or ())
+        if not node.CLASSES:
+            raise UserError("DATASET.CLASSES is empty: name the YAML file of the classes (see configs/custom.yaml).")
+        return cls(
+            name=node.NAME,
+            root=Path(node.ROOT).expanduser().absolute(),
+            images=node.LABELED.IMAGES,
+            masks=node.LABELED.MASKS,
+            classes=Path(node.CLASSES).expanduser(),
+            unlabeled=tuple(str(folder) for folder in unlabeled if str(folder)),
+            labeled_list=node.LABELED.LIST,
+            val=DEFAULT_VAL if node.VAL is None else node.VAL,
+            test=node.TEST,
+            mask_values=node.MASK_VALUES,
+            mask_suffix=node.MASK_SUFFIX,
+            seed=node.SEED,
+            cache=node.CACHE,
+        )
+
+
+class FolderLayout:
+    """The files of a :class:`FolderSource`, divided into train, val, test and unlabelled; found on first use."""
+
+    def __init__(self, source: FolderSource):
+        """
+        Raises:
+            UserError: the class file is missing or wrong.
+        """
+        self.source = source
+        self.class_map: ClassMap = read_class_map(source.classes)
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def labeled(self) -> Pool:
+        """All images of LABELED with their masks, those of the fractions and lists included."""
+        return self._pool(self.source.images, self.source.masks, "DATASET.LABELED")
+
+    @functools.cached_property
+    def unlabeled_files(self) -> List[Path]:
+        """The files of UNLABELED that are no masks, whatever else they are used for."""
+        masks = {Path(os.path.abspath(path)) for path in self._mask_files()}
+        files: Dict[Path, None] = {}
+        for entry in self.source.unlabeled:
+            if entry.endswith(".txt"):
+                path = self.source.root / entry
+                found = [self.source.root / name for name in read_list(path, "DATASET.UNLABELED")]
+                absent = next((file for file in found if not file.is_file()), None)
+                if absent is not None:
+                    raise UserError(f"DATASET.UNLABELED: {path} names {absent}, which does not exist.")
+            else:
+                folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
+                found = list(find_files(folder).values())
+                if not found:
+                    raise UserError(f"DATASET.UNLABELED: {folder} holds no images.")
+            files.update(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
+        return [file for file in files if file not in masks]
+
+    def missing_masks(self) -> List[Path]:
+        """Images of LABELED without a mask that are not meant to be unlabelled either."""
+        unlabeled = set(self.unlabeled_files)
+        return [path for path in self.labeled.missing if Path(os.path.abspath(path)) not in unlabeled]
+
+    def separate(self, key: str) -> Optional[Pool]:
+        """Images and masks of VAL or TEST where these are folders of their own."""
+        part = self.source.val if key == "VAL" else self.source.test
+        if not isinstance(part, (list, tuple)):
+            return None
+        return self._separate[key]
+
+    @functools.cached_property
+    def _separate(self) -> Dict[str, Pool]:
+        parts = {"VAL": self.source.val, "TEST": self.source.test}
+        return {
+            key: self._pool(part[0], part[1], f"DATASET.{key}")
+            for key, part in parts.items()
+            if isinstance(part, (list, tuple))
+        }
+
+    def _pool(self, images: str, masks: str, key: str) -> Pool:
+        folder = find_folder(self.source.root, images, f"{key}.IMAGES")
+        mask_path = (self.source.root / masks).expanduser()
+        source: Union[MaskFolder, CocoFile]
+        suffix = ""
+        if mask_path.suffix.lower() == ".json":
+            source = CocoFile(mask_path, self.class_map)
+        else:
+            suffix = self.source.mask_suffix
+            mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
+            if not suffix and mask_folder.resolve() == folder.resolve():
+                raise UserError(
+                    f"{folder} holds both images and masks: move the masks into a folder of their own, or set "
+                    "DATASET.MASK_SUFFIX to what their names have in addition."
+                )
+            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values)
+        files = find_files_beside_masks(folder, source, suffix)
+        if not files:
+            raise UserError(f"{key}.IMAGES: {folder} holds no images.")
+        matching = match_masks(files, source.keys, suffix)
+        return Pool(
+            {stem: Sample(files[stem], source, mask) for stem, mask in matching.masks.items()},
+            [files[stem] for stem in matching.missing],
+            [source.name(mask) for mask in matching.extra],
+        )
+
+    def _mask_files(self) -> List[Path]:
+        pools = [self.labeled, *self._separate.values()]
+        return [
+            path
+            for pool in pools
+            for sample in list(pool.samples.values())[:1]
+            if isinstance(sample.masks, MaskFolder)
+            for path in _files_of_masks(sample.masks, self.source.mask_suffix)
+        ]
+
+    # ---- division -----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def division(self) -> Dict[str, Dict[str, Sample]]:
+        """The labelled images of "train", "val" and "test", by stem, and in "rest" those whose mask stays unseen."""
+        self._require_masks(self.labeled, self.missing_masks(), "DATASET.LABELED")
+        for key, pool in self._separate.items():
+            self._require_masks(pool, pool.missing, f"DATASET.{key}")
+        pool = dict(self.labeled.samples)
+        parts: Dict[str, Dict[str, Sample]] = {}
+        for split, key, part in (("test", "TEST", self.source.test), ("val", "VAL", self.source.val)):
+            separate = self.separate(key)
+            chosen = self._chosen(part, pool, f"DATASET.{key}") if separate is None else {}
+            parts[split] = chosen if separate is None else separate.samples
+            pool = {stem: sample for stem, sample in pool.items() if stem not in chosen}
+        parts["train"], parts["rest"] = self._listed(pool)
+        if not parts["train"]:
+            raise UserError(
+                f"no labelled image is left for training: {len(self.labeled.samples)} have a mask, "
+                f"{len(parts['val'])} are for validation, {len(parts['test'])} for test; lower DATASET.VAL or TEST."
+            )
+        return parts
+
+    def unlabeled(self) -> List[Path]:
+        """Images for the unlabelled stream: those of UNLABELED and of "rest", without any of train, val and test."""
+        used = {
+            Path(os.path.abspath(sample.image))
+            for split in ("train", "val", "test")
+            for sample in self.division[split].values()
+        }
+        rest = [Path(os.path.abspath(sample.image)) for sample in self.division["rest"].values()]
+        return [path for path in dict.fromkeys([*self.unlabeled_files, *rest]) if path not in used]
+
+    def _chosen(self, part: Part, pool: Dict[str, Sample], key: str) -> Dict[str, Sample]:
+        """The images of the pool that a fraction or a list takes."""
+        if part is None or part == 0:
+            return {}
+        if isinstance(part, str):
+            path = self.source.root / part
+            names = choose_names(read_list(path, key), self.labeled.samples, path, key)
+            return {stem: pool[stem] for stem in names if stem in pool}
+        stems = list(pool)
+        wanted = min(max(1, round(part * len(self.labeled.samples))), len(stems) - 1)
+        indices = choose_validation(self.presence(list(pool.values())), wanted, self.source.seed)
+        return {stems[index]: pool[stems[index]] for index in indices}
+
+    def _listed(self, pool: Dict[str, Sample]) -> Tuple[Dict[str, Sample], Dict[str, Sample]]:
+        """The pool divided into what LABELED.LIST names and the rest."""
+        if not self.source.labeled_list:
+            return pool, {}
+        key = "DATASET.LABELED.LIST"
+        path = self.source.root / self.source.labeled_list
+        names = choose_names(read_list(path, key), self.labeled.samples, path, key)
+        taken = [stem for stem in names if stem not in pool]
+        if taken:
+            logger.warning("%s: %d of the images are for validation or test and left out.", key, len(taken))
+        listed = set(names)
+        return (
+            {stem: sample for stem, sample in pool.items() if stem in listed},
+            {stem: sample for stem, sample in pool.items() if stem not in listed},
+        )
+
+    @staticmethod
+    def _require_masks(pool: Pool, missing: Sequence[Path], key: str) -> None:
+        if not pool.samples:
+            raise UserError(f"{key}: no image has a mask of the same stem; `python -m hiervl check-data` says more.")
+        if missing:
+            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise UserError(
+                f"{key}: {missing[0]}{others} has no mask: add it, take the image out, or name its folder in "
+                "DATASET.UNLABELED too, which makes images without a mask unlabelled."
+            )
+
+    # ---- label maps ---------------------------------------------------------------------------------------------
+
+    def presence(self, samples: Sequence[Sample]) -> np.ndarray:
+        """(images, C) bool: which classes each image shows."""
+        shown = np.zeros((len(samples), len(self.class_map.classes)), dtype=bool)
+        for row, sample in zip(shown, samples):
+            label_file, _ = self.label_files(sample)
+            label = read_label(label_file, len(row), IGNORED)
+            row[[value for value in np.unique(label) if value != IGNORED]] = True
+        return shown
+
+    def label_files(self, sample: Sample) -> Tuple[str, Optional[str]]:
+        """Files of the label map and, with COCO masks, of the instances; converted into the cache where necessary.
+
+        Raises:
+            UserError: as the source's ``labels``; or the cache cannot be written.
+        """
+        if sample.masks.as_it_is(sample.key):
+            return sample.masks.name(sample.key), None
+        digest = hashlib.sha256(repr(sample.masks.stamp(sample.key)).encode()).hexdigest()[:16]
+        folder = cache_folder(self.source.cache) / self.source.name
+        base = f"{sample.image.stem}-{digest}"
+        label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
+        has_instances = isinstance(sample.masks, CocoFile)
+        if not label_file.is_file() or (has_instances and not instance_file.is_file()):
+            labels, instances = sample.masks.labels(sample.key, image_size(sample.image))
+            _save(labels, label_file)
+            if instances is not None:
+                _save(instances, instance_file)
+        return str(label_file), str(instance_file) if has_instances else None
+
+    # ---- Detectron2 ---------------------------------------------------------------------------------------------
+
+    def dicts(self, split: str) -> List[dict]:
+        """Detectron2's dicts of "train", "val", "test" or "unlabeled"."""
+        if split == "unlabeled":
+            return [{"file_name": str(path), "image_id": path.stem} for path in self.unlabeled()]
+        found = []
+        for stem, sample in self.division[split].items():
+            label_file, instance_file = self.label_files(sample)
+            entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
+            found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
+        return found
+
+
+def find_files_beside_masks(folder: Path, masks: Union[MaskFolder, CocoFile], mask_suffix: str) -> Dict[str, Path]:
+    """Images of a folder, without the masks that may lie in it too."""
+    files = find_files(folder)
+    if isinstance(masks, CocoFile):
+        return files
+    own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_suffix)}
+    return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
+
+
+def _files_of_masks(masks: MaskFolder, mask_suffix: str) -> List[Path]:
+    return [path for key, path in masks.keys.items() if key.endswith(mask_suffix)]
+
+
+def cache_folder(chosen: str = "") -> Path:
+    """Where converted masks are kept."""
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache").expanduser() / "hiervl"
+
+
+def _save(values: np.ndarray, path: Path) -> None:
+    """A PNG of 8 or 16 bits, which appears complete or not at all: several processes may write it at once."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16
+        Image.fromarray(values.astype(kind)).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"the converted mask {path} cannot be written ({error.strerror or error}): set DATASET.CACHE to a folder "
+            "you may write to."
+        ) from None
+
+
+def _check_part(key: str, part: Part) -> None:
+    if part is None or isinstance(part, str):
+        return
+    if isinstance(part, (int, float)) and not isinstance(part, bool) and 0 <= part < 1:
+        return
+    if isinstance(part, (list, tuple)) and len(part) == 2 and all(isinstance(folder, str) for folder in part):
+        return
+    raise UserError(
+        f"DATASET.{key} is a fraction from 0 to below 1, a list file, or two folders {{IMAGES: …, MASKS: …}}, "
+        f"not {part!r}."
+    )

@@ -1,0 +1,67 @@
+"""Drawing images so that every class is there: orders and subsets, from which classes each image shows.
+
+After the idea of iterative stratification (Sechidis et al., *On the stratification of multi-label data*, 2011): the
+class that is worst off chooses next.
+"""
+
+import random
+from typing import Iterator, List
+
+import numpy as np
+
+
+def stratified_order(presence: np.ndarray, seed: int = 0) -> List[int]:
+    """Images in an order whose every beginning shows the classes as evenly as it can.
+
+    First every class gets an image, the rarest first, an image with several missing classes being preferred; then
+    the class with the smallest share of its images drawn is next, always. Ties are broken by a seeded shuffle. The
+    first n are part of the first n + 1, so that labelled subsets of growing sizes are nested.
+
+    Args:
+        presence: (images, C) bool, whether an image shows a class.
+    """
+    return list(_draw(presence, seed, keep_one=False))
+
+
+def choose_validation(presence: np.ndarray, count: int, seed: int = 0) -> List[int]:
+    """At most ``count`` images for validation, sorted, drawn as :func:`stratified_order` does.
+
+    No image is taken that is the last one of a class: training needs it more. So there may be fewer than ``count``.
+    """
+    chosen = []
+    for image in _draw(presence, seed, keep_one=True):
+        if len(chosen) == count:
+            break
+        chosen.append(image)
+    return sorted(chosen)
+
+
+def _draw(presence: np.ndarray, seed: int, keep_one: bool) -> Iterator[int]:
+    presence = np.asarray(presence, dtype=bool)
+    total = presence.sum(axis=0)
+    drawn = np.zeros_like(total)
+    remaining = list(range(len(presence)))
+    random.Random(seed).shuffle(remaining)
+    while remaining:
+        allowed = remaining
+        if keep_one:
+            last = (total > 0) & (total - drawn == 1)
+            allowed = [image for image in remaining if not (presence[image] & last).any()]
+            if not allowed:
+                return
+        image = _next(presence[allowed], drawn, total)
+        yield allowed[image]
+        drawn = drawn + presence[allowed[image]]
+        remaining = [other for other in remaining if other != allowed[image]]
+
+
+def _next(presence: np.ndarray, drawn: np.ndarray, total: np.ndarray) -> int:
+    """Position of the image that the class which is worst off chooses."""
+    available = presence.any(axis=0)
+    if not available.any():  # images that show nothing
+        return 0
+    share = np.where(available, drawn / np.maximum(total, 1), np.inf)
+    worst = np.flatnonzero(share == share.min())
+    chooser = worst[np.argmin(total[worst])]  # the rarest of them
+    missing = (presence & (drawn == 0)).sum(axis=1)
+    return int(np.argmax(np.where(presence[:, chooser], missing + 1, 0)))
