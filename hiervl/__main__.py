@@ -58,7 +58,7 @@ def run_command(name: str, arguments: List[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_arguments(parser)
-    return command.run(parser.parse_args(arguments))
+    return command.run(parser.parse_intermixed_args(arguments))
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

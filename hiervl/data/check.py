@@ -213,17 +213,19 @@ def _classes(report: Report) -> List[Finding]:
             "file, and label images of other classes.",
         )]  # fmt: skip
     findings = []
+    named: List[str] = []
     for split in ("train", "val"):
         if not report.splits.get(split):
             continue
         shown = report.presence(split).any(axis=0)
-        absent = [name for name, there in zip(names, shown) if not there]
+        absent = [name for name, there in zip(names, shown) if not there and name not in named]
+        named += absent
         if not absent:
             continue
         if split == "train":
-            mend = "label images that show them, or take them out of the class file (or merge them)"
+            mend = "label images of it, or take it out of the class file (or merge it)"
         else:
-            mend = "their score will be unknown; put images that show them into DATASET.VAL, or raise its fraction"
+            mend = "its score will be unknown; put images of it into DATASET.VAL, or raise its fraction"
         findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {mend}."))
     return findings
 

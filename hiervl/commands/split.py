@@ -1,0 +1,70 @@
+"""``python -m hiervl split CONFIG --labels 50``: which images are labelled, drawn so that every class is there."""
+
+import argparse
+from pathlib import Path
+from typing import List
+
+import numpy as np
+
+from hiervl.data.folder_files import write_list
+from hiervl.data.stratified import stratified_order
+from hiervl.errors import UserError
+from hiervl.run_config import load_config, require_own_dataset
+
+HELP = "draw labelled subsets of growing sizes and write them as list files"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("config", help="YAML with a section DATASET, as configs/custom.yaml")
+    parser.add_argument("--labels", type=_counts, required=True, help="how many: 50, or several: 10,25,50")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--output", default="", help="folder of the lists (default: lists below DATASET.ROOT)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
+
+
+def run(args) -> int:
+    """Write ``labels_N.txt`` for every count; a smaller list is part of a larger one."""
+    cfg = load_config(args.config, args.opts)
+    layout = require_own_dataset(cfg)
+    parts = layout.division
+    pool = dict(sorted({**parts["train"], **parts["rest"]}.items()))
+    if args.labels[-1] > len(pool):
+        raise UserError(
+            f"--labels {args.labels[-1]}: only {len(pool)} images with masks are left for training, "
+            f"{len(parts['val'])} being for validation and {len(parts['test'])} for test."
+        )
+    names = list(pool)
+    presence = layout.presence(list(pool.values()))
+    order = stratified_order(presence, args.seed)
+    folder = Path(args.output) if args.output else layout.source.root / "lists"
+    for count in args.labels:
+        path = folder / f"labels_{count}.txt"
+        try:
+            digest = write_list(path, sorted(names[index] for index in order[:count]))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): name a folder by --output.") from None
+        print(f"{path}  sha256 {digest[:16]}…  {_coverage(presence[order[:count]], layout.class_map.class_names)}")
+    value = path.absolute() if args.output else path.relative_to(layout.source.root)
+    print("\nTo train with it, write LIST beside IMAGES and MASKS of DATASET.LABELED, or after any command:")
+    print(f"  DATASET.LABELED.LIST {value}")
+    return 0
+
+
+def _coverage(presence: np.ndarray, names: List[str]) -> str:
+    """Which class has fewest images."""
+    images = presence.sum(axis=0)
+    absent = [name for name, count in zip(names, images) if not count]
+    if absent:
+        return f"without {', '.join(absent)}"
+    rarest = int(np.argmin(images))
+    return f"all {len(names)} classes; fewest images: {names[rarest]} ({images[rarest]})"
+
+
+def _counts(text: str) -> List[int]:
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        counts = [0]
+    if counts[0] < 1:
+        raise argparse.ArgumentTypeError(f"numbers from 1 on are expected, not '{text}'")
+    return counts

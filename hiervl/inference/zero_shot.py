@@ -1,0 +1,181 @@
+"""What CLIP makes of a dataset's phrases before any training: scores and pictures that help to choose words."""
+
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import cv2
+import numpy as np
+import torch
+from detectron2.modeling import build_backbone
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hiervl.modeling  # noqa: F401  fills Detectron2's registries
+from hiervl.data.augmentation import resize_image, short_side_size
+from hiervl.data.mappers import image_tensor
+from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
+from hiervl.modeling.clip import load_clip
+from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.modeling.text_encoder import PromptedTextEncoder
+
+from .pictures import Row
+
+HEAT = 0.6  # share of the colour in a picture of a class's probability
+
+
+class ZeroShotMaps(NamedTuple):
+    """What CLIP says of one image, at its original size."""
+
+    classes: Tensor  # (C, H, W) logits, the phrases of a class averaged as the guidance of the training does
+    phrases: Tensor  # (K, H, W) logits of every phrase alone, on the same scale
+
+
+class ZeroShotClip(nn.Module):
+    """CLIP's dense similarity to the phrases of the classes (MaskCLIP), one image at a time."""
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        class_text: Tensor,
+        phrase_text: Tensor,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        side: int,
+    ):
+        """
+        Args:
+            clip: the image tower.
+            class_text: (C, D) and phrase_text: (K, D), embeddings of length 1.
+            pixel_mean, pixel_std: RGB statistics in 0…255.
+            side: the shorter side, in pixels, at which an image is looked at.
+        """
+        super().__init__()
+        self.clip = clip
+        self.side = side
+        self.register_buffer("text", torch.cat((class_text, phrase_text)))
+        self.num_classes = len(class_text)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1))
+
+    @classmethod
+    def from_config(cls, cfg, class_phrases: Sequence[Sequence[str]]) -> "ZeroShotClip":
+        """The CLIP of ``MODEL.CLIP`` and the template of ``MODEL.TEXT``; images as large as ``INPUT.CROP_SIZE``."""
+        model, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        text = PromptedTextEncoder(
+            model,
+            tokenize,
+            start_token,
+            end_token,
+            class_phrases,
+            num_prompts=0,
+            template=cfg.MODEL.TEXT.TEMPLATE,
+        ).eval()
+        of_classes = text().prototypes
+        text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
+        frozen = FrozenClip(build_backbone(cfg), model.logit_scale.exp().item())
+        return cls(
+            frozen, of_classes, text().prototypes, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.CROP_SIZE
+        ).to(cfg.MODEL.DEVICE)
+
+    @torch.no_grad()
+    def forward(self, image: np.ndarray) -> ZeroShotMaps:
+        """image: (H, W, 3) uint8 RGB."""
+        size = image.shape[:2]
+        small = resize_image(image, short_side_size(*size, self.side))
+        pixels = (image_tensor(small).to(self.text.device) - self.pixel_mean) / self.pixel_std
+        height, width = pixels.shape[1:]
+        step = self.clip.encoder.size_divisibility
+        padded = F.pad(pixels, (0, -width % step, 0, -height % step))[None]
+        dense = self.clip.encoder.dense_embedding(padded).float()
+        logits = self.clip.logit_scale * torch.einsum("bdhw,kd->bkhw", dense, self.text.float())
+        logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits[:, :, :height, :width], size=size, mode="bilinear", align_corners=False)[0]
+        return ZeroShotMaps(logits[: self.num_classes], logits[self.num_classes :])
+
+
+class ZeroShotScores:
+    """IoU of the classes with all their phrases, and of each class with one of its phrases alone."""
+
+    def __init__(self, class_names: Sequence[str], class_phrases: Sequence[Sequence[str]], ignore_label: int = 255):
+        """
+        Args:
+            class_names, class_phrases: of the C classes; ignore_label: label of pixels that do not count.
+        """
+        self.class_names, self.ignore_label = list(class_names), ignore_label
+        self.owners = [(label, phrase) for label, phrases in enumerate(class_phrases) for phrase in phrases]
+        self.confusion = np.zeros((len(class_names),) * 2, dtype=np.int64)
+        self.hits = np.zeros(len(self.owners), dtype=np.int64)
+        self.unions = np.zeros(len(self.owners), dtype=np.int64)
+
+    def add(self, maps: ZeroShotMaps, truth: np.ndarray) -> np.ndarray:
+        """Count an image with its label map (H, W); returns the predicted label map."""
+        prediction = maps.classes.argmax(dim=0).cpu().numpy()
+        self.confusion += confusion_matrix(truth, prediction, len(self.class_names), self.ignore_label)
+        counted = torch.from_numpy(truth != self.ignore_label)
+        labels = torch.from_numpy(truth.astype(np.int64))
+        best, second = _two_best(maps.classes)
+        for index, (label, _) in enumerate(self.owners):
+            others = torch.where(best.indices == label, second, best.values)
+            claimed = (maps.phrases[index] > others).cpu() & counted
+            is_class = labels == label
+            self.hits[index] += int((claimed & is_class).sum())
+            self.unions[index] += int((claimed | is_class).sum())
+        return prediction
+
+    def class_scores(self) -> dict:
+        """mIoU and IoU by class name, in percent, as the evaluation computes them."""
+        return scores_from_confusion(self.confusion, self.class_names)
+
+    def phrase_scores(self) -> List[List[Tuple[str, float]]]:
+        """For every class its phrases with the class's IoU, in percent, were it described by that phrase alone.
+
+        The other classes keep all their phrases; nan where nothing shows the class nor is taken for it.
+        """
+        scores: List[List[Tuple[str, float]]] = [[] for _ in self.class_names]
+        for (label, phrase), hits, union in zip(self.owners, self.hits, self.unions):
+            scores[label].append((phrase, 100 * hits / union if union else float("nan")))
+        return scores
+
+
+def _two_best(logits: Tensor):
+    """The best class of every pixel, and the score of the second best (-inf if there is one class)."""
+    best = logits.max(dim=0)
+    if len(logits) == 1:
+        return best, torch.full_like(best.values, -torch.inf)
+    return best, logits.topk(2, dim=0).values[1]
+
+
+class ClassPictures:
+    """For every class a row of pictures of the image that shows most of it."""
+
+    def __init__(self, class_names: Sequence[str]):
+        self.class_names = list(class_names)
+        self._best: Dict[int, Tuple[int, str, list]] = {}
+
+    def add(
+        self, title: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, maps: ZeroShotMaps
+    ) -> None:
+        """Consider an image (H, W, 3) with label maps (H, W)."""
+        counts = np.bincount(truth.ravel(), minlength=len(self.class_names))
+        probability = None
+        for label in np.flatnonzero(counts[: len(self.class_names)]):
+            if counts[label] <= self._best.get(label, (0,))[0]:
+                continue
+            if probability is None:
+                probability = maps.classes.softmax(dim=0)
+            heat = heat_picture(image, probability[label].cpu().numpy())
+            panels = [("image", image), ("truth", truth), ("CLIP", prediction), (self.class_names[label], heat)]
+            self._best[label] = (int(counts[label]), title, panels)
+
+    def rows(self, notes: Sequence[str]) -> List[Row]:
+        """A row per class that some image shows, titled with its name and its note."""
+        return [
+            (f"{self.class_names[label]}: {notes[label]} ({title})", panels)
+            for label, (_, title, panels) in sorted(self._best.items())
+        ]
+
+
+def heat_picture(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """``image`` in grey, tinted from blue to red where a class's probability (H, W) goes from 0 to 1."""
+    grey = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    heat = cv2.applyColorMap(np.rint(255 * probability).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
+    return np.rint((1 - HEAT) * grey + HEAT * heat).astype(np.uint8)
