@@ -154,3 +154,73 @@ def options():
         return [word for pair in fixed.items() for word in pair] + list(extra)
 
     return make
+
+
+class OwnDataset:
+    """A small dataset in plain folders, made up, which tests spoil."""
+
+    classes = (
+        "classes:\n  - {name: background, background: true, color: [0, 0, 0]}\n"
+        "  - {name: cap, color: [200, 0, 0]}\n  - {name: stem, color: [0, 0, 200]}\n"
+    )
+
+    def __init__(self, root):
+        self.root = root
+        self.rng = np.random.default_rng(0)
+        (root / "classes.yaml").write_text(self.classes)
+        for number in range(10):
+            self.image(f"labelled/images/{number:02d}.png")
+            self.mask(f"labelled/masks/{number:02d}.png", self.labels())
+        for number in range(4):
+            self.image(f"unlabelled/u{number}.png")
+
+    def image(self, name, size=(64, 64)):
+        """Random clouds, so that no two images look alike."""
+        blocks = self.rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        return self.save(name, np.array(Image.fromarray(blocks).resize(size[::-1], Image.Resampling.BICUBIC)))
+
+    def labels(self, values=(0, 1, 2), size=(64, 64)):
+        """A label map in which every value has a stripe."""
+        stripes = np.array(values, dtype=np.uint8)[np.arange(size[1]) * len(values) // size[1]]
+        return np.repeat(stripes[None], size[0], axis=0)
+
+    def mask(self, name, labels):
+        return self.save(name, labels)
+
+    def masks(self, make):
+        """Rewrite every mask as ``make(label map)``."""
+        for path in sorted((self.root / "labelled/masks").iterdir()):
+            self.save(path.relative_to(self.root), make(np.array(Image.open(path))))
+
+    def save(self, name, array):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+        return path
+
+    def config(self, dataset="", rest=""):
+        """Write own.yaml; ``dataset`` are further lines of its section DATASET."""
+        lines = [
+            "DATASET:",
+            "  NAME: own",
+            "  LABELED: {IMAGES: labelled/images, MASKS: labelled/masks}" * (not dataset.startswith("LABELED:")),
+            "  UNLABELED: unlabelled" * ("UNLABELED:" not in dataset),
+            "  CLASSES: classes.yaml",
+            f"  CACHE: {self.root / 'cache'}",
+            *(f"  {line}" for line in dataset.splitlines()),
+            rest,
+        ]
+        path = self.root / "own.yaml"
+        path.write_text("\n".join(line for line in lines if line.strip()) + "\n")
+        return str(path)
+
+    def layout(self, dataset=""):
+        from hiervl.run_config import load_config, require_own_dataset
+
+        return require_own_dataset(load_config(self.config(dataset)))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A sound dataset of 10 labelled and 4 unlabelled images of 64×64, three classes."""
+    return OwnDataset(tmp_path)

@@ -60,7 +60,8 @@ def test_config_file_loads(path):
     assert cfg.MODEL.META_ARCHITECTURE == "HierVL" and cfg.INPUT.FORMAT == "RGB"
     if not path.stem.startswith("Base"):
         assert path.stem in cfg.OUTPUT_DIR
-        assert cfg.DATASETS.TRAIN and cfg.DATASETS.UNLABELED and cfg.DATASETS.TEST
+        filled_later = cfg.DATASET.NAME and cfg.DATASET.UNLABELED and cfg.DATASET.VAL
+        assert filled_later or (cfg.DATASETS.TRAIN and cfg.DATASETS.UNLABELED and cfg.DATASETS.TEST)
         assert cfg.SOLVER.EPOCHS or cfg.SOLVER.MAX_ITER
 
 

@@ -36,15 +36,15 @@ def find_folder(root: Path, folder: str, key: str) -> Path:
     path = (root / folder).expanduser()
     if path.is_dir():
         return path
-    raise UserError(f"{key}: there is no folder {path}{similar(path)}.")
+    raise UserError(f"{key}: there is no folder {path}{_end_of_sentence(path)}")
 
 
-def similar(path: Path) -> str:
-    """ "; did you mean …?" with a neighbour of a like name, or nothing."""
+def _end_of_sentence(path: Path) -> str:
+    """Of a sentence that says that ``path`` is missing: names a neighbour of a like name, if there is one."""
     if not path.parent.is_dir():
-        return f" (nor {path.parent})"
+        return f" (nor {path.parent})."
     close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    return f"; did you mean {path.parent / close[0]}?" if close else "."
 
 
 def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
@@ -140,7 +140,7 @@ def read_list(path: Path, key: str) -> List[str]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"{key}: the list {path} cannot be read ({reason}){similar(path)}.") from None
+        raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
         raise UserError(f"{key}: the list {path} names no image: write one per line.")

@@ -163,7 +163,8 @@ class ClassPictures:
             if probability is None:
                 probability = maps.classes.softmax(dim=0)
             heat = heat_picture(image, probability[label].cpu().numpy())
-            panels = [("image", image), ("truth", truth), ("CLIP", prediction), (self.class_names[label], heat)]
+            heat_caption = f"CLIP: {self.class_names[label]}"
+            panels = [("image", image), ("truth", truth), ("CLIP", prediction), (heat_caption, heat)]
             self._best[label] = (int(counts[label]), title, panels)
 
     def rows(self, notes: Sequence[str]) -> List[Row]:
