@@ -142,6 +142,12 @@ def _unknown_colors(statistics: ValueStatistics) -> List[Finding]:
             "`color: [red, green, blue]` into every entry.",
             files,
         )]  # fmt: skip
+    if all(len(set(decode_color(code))) == 1 and decode_color(code)[0] in class_map.values for code in codes):
+        return [Finding(
+            ERROR,
+            f"{what}: these are class indices that were saved as grey RGB; set DATASET.MASK_VALUES to index.",
+            files,
+        )]  # fmt: skip
     near = [code for code in codes if _distance(code, class_map) <= NEAR_COLOR]
     if len(near) > MOSTLY * len(codes) or any(len(own) > MANY_CODES for own in unknown.values()):
         return [Finding(
@@ -150,10 +156,11 @@ def _unknown_colors(statistics: ValueStatistics) -> List[Finding]:
             "anti-aliasing); export them again as PNG, resized by nearest neighbour only.",
             files,
         )]  # fmt: skip
+    bare = f" (without a colour: {', '.join(class_map.uncolored)})" if class_map.uncolored else ""
     return [Finding(
         ERROR,
         f"{what}, which {class_map.path} does not name: add an entry with `color: {list(decode_color(codes[0]))}` "
-        "(with `ignore: true` if it is no class), or correct the colours there.",
+        f"(with `ignore: true` if it is no class), or correct the colours there{bare}.",
         files,
     )]  # fmt: skip
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-import numpy as np
-
 from hiervl.data.classes import KEYS, ClassDefinition, check_names, class_of_entry, read_entries
 from hiervl.errors import UserError
 
@@ -61,14 +59,6 @@ class ClassMap:
         return {value: label for value, label in self.values.items() if value != IGNORED} == expected and (
             self.values.get(IGNORED, IGNORED) == IGNORED
         )
-
-    def table(self, values: Sequence[int]) -> np.ndarray:
-        """Labels of mask values 0 … max(values), -1 for those that the class file does not name."""
-        table = np.full(int(max(values, default=0)) + 1, -1, dtype=np.int16)
-        for value, label in self.known_values().items():
-            if value < len(table):
-                table[value] = label
-        return table
 
     def known_values(self) -> Dict[int, int]:
         """``values``, and 255 ignored unless the class file says otherwise."""

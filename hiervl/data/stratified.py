@@ -38,30 +38,32 @@ def choose_validation(presence: np.ndarray, count: int, seed: int = 0) -> List[i
 
 def _draw(presence: np.ndarray, seed: int, keep_one: bool) -> Iterator[int]:
     presence = np.asarray(presence, dtype=bool)
+    shuffled = list(range(len(presence)))
+    random.Random(seed).shuffle(shuffled)
+    presence = presence[shuffled]
+    remaining = np.ones(len(presence), dtype=bool)
     total = presence.sum(axis=0)
     drawn = np.zeros_like(total)
-    remaining = list(range(len(presence)))
-    random.Random(seed).shuffle(remaining)
-    while remaining:
+    while remaining.any():
         allowed = remaining
         if keep_one:
             last = (total > 0) & (total - drawn == 1)
-            allowed = [image for image in remaining if not (presence[image] & last).any()]
-            if not allowed:
+            allowed = remaining & ~presence[:, last].any(axis=1)
+            if not allowed.any():
                 return
-        image = _next(presence[allowed], drawn, total)
-        yield allowed[image]
-        drawn = drawn + presence[allowed[image]]
-        remaining = [other for other in remaining if other != allowed[image]]
+        position = _next(presence, allowed, drawn, total)
+        yield shuffled[position]
+        drawn = drawn + presence[position]
+        remaining[position] = False
 
 
-def _next(presence: np.ndarray, drawn: np.ndarray, total: np.ndarray) -> int:
-    """Position of the image that the class which is worst off chooses."""
-    available = presence.any(axis=0)
+def _next(presence: np.ndarray, allowed: np.ndarray, drawn: np.ndarray, total: np.ndarray) -> int:
+    """Position of the allowed image that the class which is worst off chooses."""
+    available = presence[allowed].any(axis=0)
     if not available.any():  # images that show nothing
-        return 0
+        return int(np.argmax(allowed))
     share = np.where(available, drawn / np.maximum(total, 1), np.inf)
     worst = np.flatnonzero(share == share.min())
     chooser = worst[np.argmin(total[worst])]  # the rarest of them
-    missing = (presence & (drawn == 0)).sum(axis=1)
-    return int(np.argmax(np.where(presence[:, chooser], missing + 1, 0)))
+    missing = presence[:, drawn == 0].sum(axis=1)
+    return int(np.argmax(np.where(allowed & presence[:, chooser], missing + 1, 0)))

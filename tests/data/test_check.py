@@ -87,6 +87,17 @@ def rgb_turned_grey(own):
     return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
 
 
+def index_saved_as_grey_rgb(own):
+    own.masks(lambda labels: np.repeat(labels[:, :, None], 3, axis=2))
+    return "error", ["saved as grey RGB", "MASK_VALUES to index"], "masks/00.png"
+
+
+def class_without_color(own):
+    (own.root / "classes.yaml").write_text(own.classes.replace(", color: [0, 0, 200]", ""))
+    own.masks(lambda labels: PALETTE[labels])
+    return "error", [r"the colour \[0, 0, 200\]", "(without a colour: stem)"], "masks/00.png"
+
+
 def unknown_color(own):
     own.masks(lambda labels: PALETTE[labels])
     own.mask(FIRST, np.full((64, 64, 3), (10, 200, 30), dtype=np.uint8))
@@ -183,10 +194,11 @@ def dark_16_bit(own):
 
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
-    labels_from_1, background_not_listed, label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_grey,
-    unknown_color, blurred_masks, photographs_as_masks, palette_in_another_order, single_class, single_class_shown,
-    absent_from_train, absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask,
-    other_size, unrotated_mask, dark_16_bit,
+    labels_from_1, background_not_listed, label_0_never_used, label_0_always, rgb_taken_for_index,
+    rgb_turned_grey, index_saved_as_grey_rgb, class_without_color, unknown_color, blurred_masks,
+    photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
+    absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
+    unrotated_mask, dark_16_bit,
 ]  # fmt: skip
 
 
@@ -209,7 +221,7 @@ def test_fault_is_explained(own, fault):
 
 
 def _found(pattern, text):
-    return re.search(pattern.replace("(", r"\("), text) is not None
+    return re.search(pattern.replace("(", r"\(").replace(")", r"\)"), text) is not None
 
 
 def test_images_smaller_than_the_crop(own):

@@ -14,7 +14,6 @@ def test_simple_form_is_the_identity(tmp_path):
     class_map = read_class_map(write(tmp_path, "classes: [background, cap, stem]"))
     assert class_map.class_names == ["background", "cap", "stem"]
     assert class_map.values == {0: 0, 1: 1, 2: 2} and class_map.is_identity
-    assert class_map.table([0, 4]).tolist() == [0, 1, 2, -1, -1]
     assert class_map.known_values()[255] == 255
     assert class_map.background is None and class_map.colors == {}
 
