@@ -142,7 +142,9 @@ def _unknown_colors(statistics: ValueStatistics) -> List[Finding]:
             "`color: [red, green, blue]` into every entry.",
             files,
         )]  # fmt: skip
-    if all(len(set(decode_color(code))) == 1 and decode_color(code)[0] in class_map.values for code in codes):
+    values = class_map.known_values()
+    everything = [decode_color(code) for code in statistics.counts[COLOR]]
+    if all(len(set(color)) == 1 and color[0] in values for color in everything):  # no true colour among them
         return [Finding(
             ERROR,
             f"{what}: these are class indices that were saved as grey RGB; set DATASET.MASK_VALUES to index.",

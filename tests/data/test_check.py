@@ -98,6 +98,13 @@ def class_without_color(own):
     return "error", [r"the colour \[0, 0, 200\]", "(without a colour: stem)"], "masks/00.png"
 
 
+def black_without_an_entry(own):
+    """Not to be taken for a class index."""
+    (own.root / "classes.yaml").write_text(own.classes.replace("[0, 0, 0]", "[9, 99, 9]"))
+    own.masks(lambda labels: PALETTE[labels])
+    return "error", [r"the colour \[0, 0, 0\], which", "add an entry with `color: \\[0, 0, 0\\]`"], "masks/00.png"
+
+
 def unknown_color(own):
     own.masks(lambda labels: PALETTE[labels])
     own.mask(FIRST, np.full((64, 64, 3), (10, 200, 30), dtype=np.uint8))
@@ -195,7 +202,7 @@ def dark_16_bit(own):
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     labels_from_1, background_not_listed, label_0_never_used, label_0_always, rgb_taken_for_index,
-    rgb_turned_grey, index_saved_as_grey_rgb, class_without_color, unknown_color, blurred_masks,
+    rgb_turned_grey, index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
     unrotated_mask, dark_16_bit,
