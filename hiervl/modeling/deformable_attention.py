@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .row_sampling import sum_of_rows
+
 
 def deformable_attention(
     value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor
@@ -21,7 +23,18 @@ def deformable_attention(
 
     Returns:
         (B, Q, d)
+
+    On a CPU it is computed by :func:`sum_of_rows`, elsewhere by :func:`sampled_maps`.
     """
+    with torch.autocast(value.device.type, enabled=False):  # half precision would move the points by 0.1 pixel
+        precise = torch.promote_types(value.dtype, torch.float32)
+        value, locations, weights = value.to(precise), locations.to(precise), weights.to(precise)
+        compute = sum_of_rows if value.device.type == "cpu" else sampled_maps
+        return compute(value, shapes, locations, weights)
+
+
+def sampled_maps(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """The same by ``F.grid_sample``, map by map: on any device, but it copies the maps and keeps every sample."""
     batch, _, heads, head_dim = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     maps = value.split([h * w for h, w in shapes], dim=1)
@@ -30,13 +43,11 @@ def deformable_attention(
     samples: List[Tensor] = []
     for (height, width), flat, grid in zip(shapes, maps, grids):
         image = flat.permute(0, 2, 3, 1).reshape(batch * heads, head_dim, height, width)
-        with torch.autocast(value.device.type, enabled=False):  # half precision would move the points by 0.1 pixel
-            precise = torch.promote_types(image.dtype, torch.float32)
-            samples.append(F.grid_sample(image.to(precise), grid.to(precise), align_corners=False))
+        samples.append(F.grid_sample(image, grid, align_corners=False))
     sampled = torch.cat(samples, dim=-1)  # (B·heads, d/heads, Q, maps·points)
 
     weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, len(shapes) * points)
-    out = (sampled * weights.to(sampled.dtype)).sum(-1)  # (B·heads, d/heads, Q)
+    out = (sampled * weights).sum(-1)  # (B·heads, d/heads, Q)
     return out.reshape(batch, heads * head_dim, queries).transpose(1, 2)
 
 
