@@ -12,6 +12,7 @@ from .assignment import Assignment, assign
 from .mask_losses import point_sample, random_points, sampled_mask_losses, uncertain_points
 from .normalisation import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
+from .target_maps import TargetMaps
 from .targets import ImageTargets, image_targets
 
 if TYPE_CHECKING:
@@ -112,45 +113,52 @@ class SupervisedCriterion(nn.Module):
         """
         labelled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
         row_valid = predictions.row_valid & labelled[:, None]
-        points = random_points(self.num_points, semantic_scores.device)
         losses: Dict[str, Tensor] = {}
         aligns = bool(self.weights["align"]) and predictions.joint_embeddings is not None
-        last = len(predictions.pred_logits) - 1
-        compared = zip(predictions.pred_logits, predictions.pred_masks) if self.uses_every_layer or aligns else ()
-        for index, (logits, masks) in enumerate(compared):
-            logits, masks = logits.float(), masks.float()
-            assignment = assign(
-                logits,
-                masks,
-                predictions.row_classes,
-                row_valid,
-                targets,
-                fixed=self.fixed,
-                points=points,
-                weights=(self.weights["class"], self.weights["mask"], self.weights["dice"]),
-            )
-            suffix = "" if index == last else f"_{index}"
-            for name, loss in self._prediction_losses(logits, masks, row_valid, targets, assignment).items():
-                losses[name + suffix] = loss
+        if self.uses_every_layer or aligns:
+            maps = TargetMaps(targets)
+            assignments = self._assignments(predictions, row_valid, targets, maps)
+            last = len(assignments) - 1
+            for index, assignment in enumerate(assignments):
+                suffix = "" if index == last else f"_{index}"
+                logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index].float()
+                for name, loss in self._prediction_losses(logits, masks, row_valid, maps, assignment).items():
+                    losses[name + suffix] = loss
         if self.weights["pixel"]:
             losses["loss_pixel"] = pixel_cross_entropy(
                 semantic_scores, torch.stack([target.sem_seg for target in targets]), self.ignore_value
             )
         if aligns:
-            losses["loss_align"] = self._align_loss(predictions, text, assignment)
+            losses["loss_align"] = self._align_loss(predictions, text, assignments[-1])
         if self.weights["relevance"] and relevance_logits is not None:
             losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
         return self._weighted(losses)
 
+    def _assignments(
+        self, predictions: "QueryPredictions", row_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
+    ) -> List[Assignment]:
+        """Of every prediction."""
+        return assign(
+            predictions.pred_logits,
+            predictions.pred_masks,
+            predictions.row_classes,
+            row_valid,
+            targets,
+            maps,
+            fixed=self.fixed,
+            points=random_points(self.num_points, row_valid.device),
+            weights=(self.weights["class"], self.weights["mask"], self.weights["dice"]),
+        )
+
     def _prediction_losses(
-        self, logits: Tensor, masks: Tensor, row_valid: Tensor, targets: Sequence[ImageTargets], assignment: Assignment
+        self, logits: Tensor, masks: Tensor, row_valid: Tensor, maps: TargetMaps, assignment: Assignment
     ) -> Dict[str, Tensor]:
         """loss_class, loss_mask and loss_dice of one prediction, as far as they have a weight."""
         losses = {}
         if self.weights["class"]:
             losses["loss_class"] = self._class_loss(logits, row_valid, assignment)
         if self.weights["mask"] or self.weights["dice"]:
-            losses.update(self._mask_losses(masks, targets, assignment))
+            losses.update(self._mask_losses(masks, maps, assignment))
         return losses
 
     def _class_loss(self, logits: Tensor, row_valid: Tensor, assignment: Assignment) -> Tensor:
@@ -163,19 +171,14 @@ class SupervisedCriterion(nn.Module):
             logits.flatten(0, 1), target_classes.flatten(), class_weight, reduction="sum", ignore_index=-100
         ) / mean_over_processes(row_weight.sum(), least=1e-6)
 
-    def _mask_losses(
-        self, masks: Tensor, targets: Sequence[ImageTargets], assignment: Assignment
-    ) -> Dict[str, Tensor]:
+    def _mask_losses(self, masks: Tensor, maps: TargetMaps, assignment: Assignment) -> Dict[str, Tensor]:
         num_rows = mean_over_processes(torch.tensor(assignment.row.numel(), device=masks.device))
         if not assignment.row.numel():
             nothing = masks.sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
-        predicted = masks[assignment.image, assignment.row]  # (R, h, w)
+        predicted = masks.flatten(0, 1).index_select(0, assignment.image * masks.shape[1] + assignment.row)  # (R, h, w)
         points = uncertain_points(predicted, self.num_points, self.oversample_ratio, self.importance_share)
-        with torch.no_grad():
-            truth = point_sample(assignment.masks.unsqueeze(1).float(), points).squeeze(1)
-            valid = torch.stack([target.valid for target in targets])[assignment.image]
-            counts = (point_sample(valid.unsqueeze(1).float(), points).squeeze(1) > 0.5).float()
+        truth, counts = maps.sample(assignment.target_map, assignment.target_number, points)
         at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
         cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
         return {"loss_mask": cross_entropy.sum() / num_rows, "loss_dice": dice.sum() / num_rows}

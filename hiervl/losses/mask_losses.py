@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 def point_sample(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of maps (R, C, H, W) at points (R, P, 2), x and y in [0, 1] → (R, C, P)."""
-    return F.grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False).squeeze(3)
+    grid = points.unsqueeze(2).mul(2).sub_(1)
+    return F.grid_sample(maps, grid, align_corners=False).squeeze(3)
 
 
 def random_points(num_points: int, device: torch.device) -> Tensor:
@@ -24,9 +25,9 @@ def uncertain_points(
     """Points (R, P, 2) for masks (R, H, W): a share where the prediction is least sure, the rest uniform."""
     num_masks = len(mask_logits)
     candidates = torch.rand(num_masks, int(num_points * oversample_ratio), 2, device=mask_logits.device)
-    uncertainty = -point_sample(mask_logits.unsqueeze(1), candidates).squeeze(1).abs()
+    certainty = point_sample(mask_logits.unsqueeze(1), candidates).squeeze(1).abs_()
     num_important = int(importance_share * num_points)
-    best = uncertainty.topk(num_important, dim=1).indices
+    best = certainty.topk(num_important, dim=1, largest=False, sorted=False).indices
     important = candidates.gather(1, best.unsqueeze(-1).expand(-1, -1, 2))
     uniform = torch.rand(num_masks, num_points - num_important, 2, device=mask_logits.device)
     return torch.cat((important, uniform), dim=1)

@@ -8,18 +8,29 @@ from torch.nn import functional as F
 
 
 class ImageTargets(NamedTuple):
-    """Label map of one image, its classes as masks, and its segments.
+    """Label map of one image, its classes, and its segments.
 
-    ``segments`` are what instance rows are matched to: annotated instances (and, beside them, the class regions that
-    belong to no instance) where the image has instances, else the classes themselves.
+    Segments are what instance rows are matched to: annotated instances (and, beside them, the class regions that
+    belong to no instance) where the image has instances, else the classes themselves. They do not overlap, so that one
+    map of their numbers says all of their masks.
     """
 
     sem_seg: Tensor  # (H, W) int64, the ignore value on unlabelled pixels and padding
     valid: Tensor  # (H, W) bool: pixels with a label
     class_labels: Tensor  # (T,) classes of the image, ascending
-    class_masks: Tensor  # (T, H, W) bool
-    segment_labels: Tensor  # (S,)
-    segment_masks: Tensor  # (S, H, W) bool
+    segments: Tensor  # (H, W) int64: number of the segment, S where the pixel has no label
+    segment_labels: Tensor  # (S,) class of every segment
+
+    @property
+    def class_masks(self) -> Tensor:
+        """(T, H, W) bool"""
+        return self.sem_seg == self.class_labels[:, None, None]
+
+    @property
+    def segment_masks(self) -> Tensor:
+        """(S, H, W) bool"""
+        numbers = torch.arange(len(self.segment_labels), device=self.segments.device)
+        return self.segments == numbers[:, None, None]
 
     def presence(self, num_classes: int) -> Tensor:
         """(C,) bool: classes with at least one labelled pixel."""
@@ -41,12 +52,14 @@ def image_targets(
     padding = (0, size[1] - sem_seg.shape[1], 0, size[0] - sem_seg.shape[0])
     sem_seg = F.pad(sem_seg.long(), padding, value=ignore_value)
     valid = sem_seg != ignore_value
-    class_labels = torch.unique(sem_seg[valid])
-    class_masks = sem_seg == class_labels[:, None, None]
+    class_labels, of_pixel = torch.unique(sem_seg[valid], return_inverse=True)
     if instance_ids is None:
-        return ImageTargets(sem_seg, valid, class_labels, class_masks, class_labels, class_masks)
-
-    instance_ids = F.pad(instance_ids.long(), padding)
-    pairs = torch.unique(torch.stack((sem_seg[valid], instance_ids[valid]), dim=1), dim=0)  # (S, 2)
-    segment_masks = (sem_seg == pairs[:, :1, None]) & (instance_ids == pairs[:, 1:, None])
-    return ImageTargets(sem_seg, valid, class_labels, class_masks, pairs[:, 0], segment_masks)
+        segment_labels = class_labels
+    else:
+        instance_ids = F.pad(instance_ids.long(), padding)
+        pairs = torch.stack((sem_seg[valid], instance_ids[valid]), dim=1)
+        pairs, of_pixel = torch.unique(pairs, dim=0, return_inverse=True)  # (S, 2)
+        segment_labels = pairs[:, 0]
+    segments = torch.full_like(sem_seg, len(segment_labels))
+    segments[valid] = of_pixel
+    return ImageTargets(sem_seg, valid, class_labels, segments, segment_labels)

@@ -3,7 +3,9 @@ import itertools
 import pytest
 import torch
 
-from hiervl.losses.assignment import assign, match, matching_cost
+from hiervl.losses.assignment import assign, match, matching_costs
+from hiervl.losses.mask_losses import point_sample
+from hiervl.losses.target_maps import TargetMaps
 from hiervl.losses.targets import image_targets
 
 CLASSES = 4
@@ -14,6 +16,30 @@ def random_image(seed, size=(12, 16)):
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(0, CLASSES, (size[0] // 4, size[1] // 4), generator=generator)
     return blocks.repeat_interleave(4, 0).repeat_interleave(4, 1)
+
+
+def cost_of(logits, masks, target, points):
+    """Of one image, its target masks sampled one by one."""
+    truth = point_sample(target.segment_masks[None].float(), points[None])[0].T
+    counts = (point_sample(target.valid[None, None].float(), points[None])[0, 0] > 0.5).float()
+    return matching_costs(
+        logits[None], masks[None], target.segment_labels[None], truth[None], counts[None], points, WEIGHTS
+    )[0]
+
+
+def assign_one(logits, masks, row_classes, valid, targets, fixed):
+    maps = TargetMaps(targets)
+    return maps, assign(
+        [logits], [masks], row_classes, valid, targets, maps, fixed=fixed, points=torch.rand(100, 2), weights=WEIGHTS
+    )[0]
+
+
+def mask_of(maps, target_map, number):
+    """The target mask itself, read at the centres of its pixels."""
+    y, x = torch.meshgrid(torch.arange(maps.height), torch.arange(maps.width), indexing="ij")
+    centres = torch.stack(((x + 0.5) / maps.width, (y + 0.5) / maps.height), -1).view(1, -1, 2)
+    truth, _ = maps.sample(target_map.view(1), number.view(1), centres)
+    return truth.view(maps.height, maps.width) > 0.5
 
 
 def test_matching_equals_mask2former(monkeypatch):
@@ -31,11 +57,9 @@ def test_matching_equals_mask2former(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "rand", lambda *size, points=points, **options: points.view(size))
             expected = theirs(masks[None], logits[None], [target.segment_masks], [target.segment_labels])[0]
-        cost = matching_cost(
-            logits, masks, target.segment_labels, target.segment_masks, target.valid, points, WEIGHTS
-        )
+        cost = cost_of(logits, masks, target, points)
         torch.testing.assert_close(cost, costs[-1], atol=1e-5, rtol=1e-5)
-        assert [part.tolist() for part in match(cost)] == [part.tolist() for part in expected]
+        assert [part.tolist() for part in match(cost.numpy())] == [part.tolist() for part in expected]
 
 
 def test_unlabelled_pixels_do_not_matter_to_the_cost():
@@ -51,22 +75,20 @@ def test_unlabelled_pixels_do_not_matter_to_the_cost():
     points = points[(points[:, 0] < 7.5 / 16) | (points[:, 0] > 9.5 / 16)]  # away from the edge
     left = points[points[:, 0] < 0.5]
 
-    def cost(masks, points):
-        labels, segments = target.segment_labels, target.segment_masks
-        return matching_cost(logits, masks, labels, segments, target.valid, points, WEIGHTS)
-
-    torch.testing.assert_close(cost(masks, points), cost(changed, points))
-    torch.testing.assert_close(cost(masks, points), cost(masks, left), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cost_of(logits, masks, target, points), cost_of(logits, changed, target, points))
+    torch.testing.assert_close(
+        cost_of(logits, masks, target, points), cost_of(logits, masks, target, left), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_match_is_the_cheapest_and_survives_non_finite_costs():
     torch.manual_seed(0)
     cost = torch.rand(5, 3)
-    rows, targets = match(cost)
+    rows, targets = match(cost.numpy())
     cheapest = min(sum(cost[r, t].item() for t, r in enumerate(p)) for p in itertools.permutations(range(5), 3))
     assert cost[rows, targets].sum().item() == pytest.approx(cheapest)
     cost[1], cost[:, 2] = float("nan"), float("inf")
-    rows, targets = match(cost)
+    rows, targets = match(cost.numpy())
     assert 1 not in rows.tolist() and sorted(targets.tolist()) == [0, 1, 2]
 
 
@@ -90,15 +112,13 @@ def test_fixed_assignment_by_hand():
         masks[0, 5], masks[0, 6], masks[1, 4] = -9.0, 9.0, 9.0
         masks[0, 5, :, 4:], masks[0, 6, :, 4:] = 9.0, -9.0
         logits[0, 5, 1] = logits[0, 6, 0] = logits[1, 4, 2] = 9.0
-    found = assign(
-        logits, masks, row_classes, valid, targets, fixed=True, points=torch.rand(100, 2), weights=WEIGHTS
-    )
+    maps, found = assign_one(logits, masks, row_classes, valid, targets, fixed=True)
     none = CLASSES
     assert found.target_classes.tolist() == [[0, none, 0, none, none, 1, 0], [2, none, 2, none, 2, none, none]]
     of_row = {
-        (image, row): (mask, matched)
-        for image, row, mask, matched in zip(
-            found.image.tolist(), found.row.tolist(), found.masks, found.is_matched.tolist()
+        (image, row): (mask_of(maps, target_map, number), matched)
+        for image, row, target_map, number, matched in zip(
+            found.image.tolist(), found.row.tolist(), found.target_map, found.target_number, found.is_matched.tolist()
         )
     }
     assert set(of_row) == {(0, r) for r in (0, 1, 2, 3, 5, 6)} | {(1, r) for r in (0, 2, 4)}
@@ -117,15 +137,44 @@ def test_hungarian_assignment_gives_every_segment_one_row_of_any_kind():
     with torch.no_grad():  # the padded row would fit best
         masks[0, 1] = torch.where(targets[0].segment_masks[0][::2, ::2], 9.0, -9.0)
         logits[0, 1, targets[0].segment_labels[0]] = 9.0
-    found = assign(
-        logits, masks, row_classes, valid, targets, fixed=False, points=torch.rand(100, 2), weights=WEIGHTS
-    )
+    maps, found = assign_one(logits, masks, row_classes, valid, targets, fixed=False)
     for image, target in enumerate(targets):
         here = found.image == image
         rows = found.row[here].tolist()
         assert len(set(rows)) == len(rows) == min(int(valid[image].sum()), len(target.segment_labels))
-        for row, mask in zip(rows, found.masks[here]):
+        for row, target_map, number in zip(rows, found.target_map[here], found.target_number[here]):
             assert valid[image, row]
             which = found.target_classes[image, row]
-            assert torch.equal(mask, target.sem_seg == which)
+            assert torch.equal(mask_of(maps, target_map, number), target.sem_seg == which)
     assert found.is_matched.all()
+
+
+def test_all_layers_at_once_equal_each_alone():
+    """Also where images have different numbers of segments and rows, and one has no label at all."""
+    torch.manual_seed(0)
+    sem_segs = [random_image(0), torch.full((12, 16), 255), torch.zeros(12, 16, dtype=torch.long)]
+    targets = [image_targets(sem_seg, None, (12, 16), 255) for sem_seg in sem_segs]
+    row_classes = torch.tensor([[0, 1, -1, -1, -1, -1]] * 3)
+    valid = torch.ones(3, 6, dtype=torch.bool)
+    valid[1], valid[2, 1] = False, False
+    logits = [torch.randn(3, 6, CLASSES + 1) for _ in range(3)]
+    masks = [3 * torch.randn(3, 6, 6, 8) for _ in range(3)]
+    points, maps = torch.rand(100, 2), TargetMaps(targets)
+
+    def run(logits, masks):
+        return assign(
+            logits, masks, row_classes, valid, targets, maps, fixed=True, points=points, weights=WEIGHTS
+        )
+
+    together = run(logits, masks)
+    assert not torch.equal(together[0].target_classes, together[1].target_classes)
+    for layer, found in enumerate(together):
+        alone = run(logits[layer : layer + 1], masks[layer : layer + 1])[0]
+        assert all(torch.equal(a, b) for a, b in zip(found, alone))
+        # By the costs of every image alone, too.
+        for image in (0, 2):
+            target = targets[image]
+            rows, segments = match(cost_of(logits[layer][image, 2:], masks[layer][image, 2:], target, points).numpy())
+            expected = torch.full((4,), CLASSES)
+            expected[rows] = target.segment_labels[segments]
+            assert torch.equal(found.target_classes[image, 2:], expected)

@@ -11,7 +11,8 @@ def test_classes_by_hand_and_padding_is_ignored():
     assert torch.equal(target.valid, target.sem_seg != 255)
     assert target.class_labels.tolist() == [0, 2]
     assert target.class_masks[1].tolist() == [[False, False, True, False], [True, True, False, False], [False] * 4]
-    assert target.segment_labels is target.class_labels and target.segment_masks is target.class_masks
+    assert target.segments.tolist() == [[0, 0, 1, 2], [1, 1, 2, 2], [2] * 4]
+    assert target.segment_labels.tolist() == [0, 2] and torch.equal(target.segment_masks, target.class_masks)
     assert target.presence(4).tolist() == [True, False, True, False]
 
 

@@ -1,0 +1,57 @@
+"""The shared maps against every mask sampled on its own."""
+
+import torch
+
+from hiervl.losses.mask_losses import point_sample
+from hiervl.losses.target_maps import EMPTY, TargetMaps
+from hiervl.losses.targets import image_targets
+
+SIZE = (7, 11)
+
+
+def targets():
+    """Classes alone; instances of one class beside each other; unlabelled pixels; nothing labelled."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 4, SIZE, generator=generator)
+    instances = torch.randint(0, 3, SIZE, generator=generator)
+    holes = classes.masked_fill(torch.rand(SIZE, generator=generator) < 0.3, 255)
+    return [
+        image_targets(classes, None, SIZE, 255),
+        image_targets(holes[:5, :9], instances[:5, :9], SIZE, 255),
+        image_targets(torch.full(SIZE, 255), None, SIZE, 255),
+    ]
+
+
+def plain(mask, points):
+    return point_sample(mask[None, None].float(), points[None])[0, 0]
+
+
+def test_rows_with_points_of_their_own():
+    """Every class, every segment and an empty mask of every image; points reach the border of the image."""
+    images = targets()
+    rows = [(b, int(c), mask) for b, t in enumerate(images) for c, mask in zip(t.class_labels, t.class_masks)]
+    rows += [(3 + b, s, mask) for b, t in enumerate(images) for s, mask in enumerate(t.segment_masks)]
+    rows += [(b, EMPTY, torch.zeros(SIZE)) for b in range(3)]
+    assert len(rows) > 15
+    torch.manual_seed(0)
+    points = torch.rand(len(rows), 50, 2)
+    points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 0.6], [0.3, 1.0]])
+    which, numbers = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
+    truth, labelled = TargetMaps(images).sample(which, numbers, points)
+    for (which, _, mask), at, of_row, counts in zip(rows, points, truth, labelled):
+        torch.testing.assert_close(of_row, plain(mask, at), atol=1e-5, rtol=0)
+        assert torch.equal(counts.bool(), plain(images[which % 3].valid, at) > 0.5)
+
+
+def test_all_segments_at_shared_points():
+    images = targets()
+    torch.manual_seed(0)
+    points = torch.rand(80, 2)
+    most = max(len(target.segment_labels) for target in images)
+    truth, labelled = TargetMaps(images).segments_at(points, most)
+    assert truth.shape == (3, 80, most)
+    for target, of_image, counts in zip(images, truth, labelled):
+        for s in range(most):
+            mask = target.segment_masks[s] if s < len(target.segment_labels) else torch.zeros(SIZE)
+            torch.testing.assert_close(of_image[:, s], plain(mask, points), atol=1e-5, rtol=0)
+        assert torch.equal(counts.bool(), plain(target.valid, points) > 0.5)
