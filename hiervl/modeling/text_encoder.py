@@ -44,7 +44,8 @@ class PromptedTextEncoder(nn.Module):
     """tokens = [SOS] p_1 … p_P [phrase] . [EOS] → unit embeddings of every class.
 
     The tower is frozen: gradients reach the prompt tokens p, not its weights. Sequences are cut to the longest
-    prompt. In evaluation the embeddings are computed once and kept until prompts, weights or classes change.
+    prompt. In evaluation the embeddings are computed once and kept until prompts, weights or classes change; those of
+    the fixed prompt, which nothing trains, in training too.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class PromptedTextEncoder(nn.Module):
         self._set_tokens("prompted", prompted, placeholders=self.num_prompts, device=device)
         self._set_tokens("fixed", self._templated(phrases), placeholders=0, device=device)
         self._cache = None
+        self._fixed_cache = None
 
     def _templated(self, phrases: Sequence[str]) -> List[str]:
         return [self.template.format(phrase) for phrase in phrases]
@@ -142,14 +144,15 @@ class PromptedTextEncoder(nn.Module):
 
     def _state(self) -> tuple:
         """Changes whenever a weight is written or moved, and with mixed precision."""
-        tensors = (self.tower.text_projection, self.prompts)
-        is_mixed = torch.is_autocast_enabled(self.tower.text_projection.device.type)
-        return (is_mixed, *((t.data_ptr(), t._version) for t in tensors if t is not None))
+        return (*self._tower_state(), *(() if self.prompts is None else _written(self.prompts)))
+
+    def _tower_state(self) -> tuple:
+        weight = self.tower.text_projection
+        return (torch.is_autocast_enabled(weight.device.type), *_written(weight))
 
     def _encode(self) -> TextFeatures:
-        phrases = self._embed_phrases("prompted", self.prompts)
-        with torch.no_grad():
-            fixed = self._embed_phrases("fixed", None)
+        fixed = self._fixed_phrases()
+        phrases = fixed if self.prompts is None else self._embed_phrases("prompted", self.prompts)
         return TextFeatures(
             text_embeddings=self._mean_over_phrases(phrases),
             phrase_embeddings=phrases,
@@ -157,6 +160,13 @@ class PromptedTextEncoder(nn.Module):
             phrase_class=self.phrase_class,
             phrase_prototypes=fixed,
         )
+
+    @torch.no_grad()
+    def _fixed_phrases(self) -> Tensor:
+        key = self._tower_state()
+        if self._fixed_cache is None or self._fixed_cache[0] != key:
+            self._fixed_cache = (key, self._embed_phrases("fixed", None))
+        return self._fixed_cache[1]
 
     def _embed_phrases(self, name: str, prompts: Optional[Tensor]) -> Tensor:
         ids, ends = getattr(self, f"{name}_ids"), getattr(self, f"{name}_ends")
@@ -179,8 +189,13 @@ class PromptedTextEncoder(nn.Module):
         memo[id(self)] = copied
         nn.Module.__init__(copied)
         for key, value in self.__dict__.items():
-            copied.__dict__[key] = None if key == "_cache" else deepcopy(value, memo)
+            copied.__dict__[key] = None if key in ("_cache", "_fixed_cache") else deepcopy(value, memo)
         return copied
+
+
+def _written(tensor: Tensor) -> tuple:
+    """Where a tensor lies and how often it was written."""
+    return tensor.data_ptr(), tensor._version
 
 
 class _TextTower(nn.Module):

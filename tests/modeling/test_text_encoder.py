@@ -117,6 +117,20 @@ def test_training_never_reads_kept_embeddings(clip):
     assert encoder.train()().text_embeddings.requires_grad
 
 
+def test_training_encodes_the_fixed_prompts_once(clip, clip_file, monkeypatch):
+    encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").train()
+    first = encoder()
+    encoded = []
+    embed = encoder._embed_phrases
+    monkeypatch.setattr(encoder, "_embed_phrases", lambda name, prompts: encoded.append(name) or embed(name, prompts))
+    changes_of(encoder, clip_file)["optimiser"]()
+    again = encoder()
+    assert encoded == ["prompted"] and torch.equal(first.prototypes, again.prototypes)
+    changes_of(encoder, clip_file)["load_state_dict"]()
+    assert not torch.allclose(encoder().prototypes, first.prototypes, atol=1e-4)
+    assert encoded[-2:] == ["fixed", "prompted"]
+
+
 def test_set_classes_takes_another_number_of_classes(clip):
     encoder = make_encoder(clip, num_prompts=0).eval()
     encoder.set_classes([["a very long phrase of many words"], ["sky"], ["tree"], ["sea"]])

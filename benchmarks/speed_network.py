@@ -1,0 +1,211 @@
+"""Rows of ``speed.py`` that have no counterpart: text embeddings, a training iteration, sliding windows."""
+
+import contextlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List
+
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from hiervl.data.loaders import build_semi_supervised_loader
+from hiervl.evaluation import SlidingWindowSegmenter
+from hiervl.modeling.clip import load_clip
+from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.modeling.text_encoder import PromptedTextEncoder
+from hiervl.run_config import load_config, prepare_config
+from hiervl.semi_supervised.solver import build_optimizer
+from hiervl.semi_supervised.step import SemiSupervisedStep
+
+from .timing import Measurement, interleaved, synchronise
+
+QUICKSTART = str(Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml")
+
+
+def text(device: torch.device, args) -> List[Measurement]:
+    """Embeddings of the classes by the text tower of ViT-B/16: in training with gradients, in evaluation kept.
+
+    The other candidate of the training lines encodes whole sequences of 77 tokens. On a CPU the larger numbers of
+    classes are only measured in evaluation, of which the first call is no median.
+    """
+    clip, tokenize, start, end = load_clip("ViT-B-16-quickgelu", "")
+    del clip.visual
+    found = []
+    for classes in (21, 81, 150, 1000):
+        names = [[f"thing {index}"] for index in range(classes)]
+        encoder = PromptedTextEncoder(clip, tokenize, start, end, names).to(device)
+        whole = PromptedTextEncoder(clip, tokenize, start, end, names).to(device)
+        _fill_up(whole)
+        if classes <= 81 or device.type == "cuda":
+            candidates = {"ours": _text_step(encoder), "77 tokens": _text_step(whole)}
+            seconds = interleaved(candidates, device, args.repeats, warmup=1)
+            found.append(Measurement(f"text, {classes} classes, training", seconds, "77 tokens"))
+        if classes <= 150 or device.type == "cuda":
+            encoder.eval()
+            begin = time.perf_counter()
+            encoder()
+            synchronise(device)
+            note = f"the first call: {time.perf_counter() - begin:.2f} s"
+            seconds = interleaved({"ours": lambda _, encoder=encoder: encoder()}, device, args.repeats)
+            found.append(Measurement(f"text, {classes} classes, evaluation", seconds, None, note))
+    return found
+
+
+def _text_step(encoder: PromptedTextEncoder) -> Callable[[int], None]:
+    def call(index: int) -> None:
+        encoder.train()().text_embeddings.square().sum().backward()
+
+    return call
+
+
+def _fill_up(encoder: PromptedTextEncoder) -> None:
+    """Sequences of CLIP's full length, as its own ``encode_text`` takes them."""
+    for name in ("prompted_ids", "fixed_ids"):
+        ids = getattr(encoder, name)
+        setattr(encoder, name, nn.functional.pad(ids, (0, encoder.tower.context_length - ids.shape[1])))
+
+
+def iteration(device: torch.device, args) -> List[Measurement]:
+    """One training iteration of a config, and how its time divides into parts."""
+    overrides = ["MODEL.DEVICE", device.type, "OUTPUT_DIR", "output/speed"]
+    cfg = prepare_config(load_config(args.config or QUICKSTART, overrides))
+    student = build_model(cfg)
+    step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
+    optimizer = build_optimizer(cfg, student)
+    batches = iter(build_semi_supervised_loader(cfg))
+    clock = _Parts(device)
+    clock.measure(step.teacher.network, "semantic_maps", "teacher")
+    clock.measure(student, "segment", "student, forward")
+    clock.measure(student, "encode_text", "text")
+    clock.measure(student.criterion, "forward", "matching and losses")
+    for module in step.modules():
+        if isinstance(module, FrozenClip):
+            clock.measure(module.encoder, "dense_embedding", "frozen CLIP")
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index in range(2 + args.repeats):
+        clock.start(keep=index >= 2)
+        with clock.part("data"):
+            batch = next(batches)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED):
+            losses = step(batch)
+        with clock.part("backward"):
+            sum(losses.values()).backward()
+        with clock.part("optimiser"):
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        with clock.part("moving average"):
+            step.update_teacher()
+        step.iteration += 1
+        clock.stop()
+    images = cfg.SOLVER.IMS_PER_BATCH + cfg.SOLVER.UNLABELED_PER_BATCH
+    total = clock.median("whole")
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * _peak_of_process()
+    note = f"{images / total:.1f} images/s, peak {peak / 2**20:.0f} MiB, {Path(args.config or QUICKSTART).name}"
+    found = [Measurement("iteration", {"ours": total}, None, note)]
+    for name in clock.names():
+        seconds = clock.median(name)
+        found.append(Measurement(f"iteration: {name}", {"ours": seconds}, None, f"{100 * seconds / total:.0f} %"))
+    return found
+
+
+class _Parts:
+    """Seconds of named parts, round by round; what no part covers is "the rest"."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.rounds: List[Dict[str, float]] = []
+
+    def measure(self, owner: nn.Module, method: str, name: str) -> None:
+        """Count every call of the method."""
+        original = getattr(owner, method)
+
+        def timed(*args, **kwargs):
+            with self.part(name):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        if self.inside:  # a part of another part, which counts as a whole
+            yield
+            return
+        self.inside = True
+        synchronise(self.device)
+        begin = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.now[name] += time.perf_counter() - begin
+        self.inside = False
+
+    def start(self, keep: bool) -> None:
+        self.now, self.keep, self.inside = defaultdict(float), keep, False
+        self.begin = time.perf_counter()
+
+    def stop(self) -> None:
+        synchronise(self.device)
+        self.now["whole"] = time.perf_counter() - self.begin
+        self.now["the rest"] = self.now["whole"] - sum(s for name, s in self.now.items() if name != "whole")
+        if self.keep:
+            self.rounds.append(dict(self.now))
+
+    def names(self) -> List[str]:
+        return [name for name in self.rounds[-1] if name != "whole"]
+
+    def median(self, name: str) -> float:
+        return statistics.median(part[name] for part in self.rounds)
+
+
+def sliding_window(device: torch.device, args) -> List[Measurement]:
+    """Evaluation of images of several sizes by the quickstart's network, each in a process of its own for its peak."""
+    found = []
+    for side, classes in ((512, 19), (1024, 19), (2048, 19), (512, 150), (512, 1000)):
+        code = f"from benchmarks.speed_network import _segment; _segment({side}, {classes}, '{device.type}')"
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+        if result.returncode:
+            raise RuntimeError(result.stderr[-2000:])
+        seconds, before, peak = (float(word) for word in result.stdout.split()[-3:])
+        note = f"{1 / seconds:.2f} images/s; peak {peak:.0f} MiB, of which {before:.0f} before the first image"
+        found.append(Measurement(f"sliding window, {side}², {classes} classes", {"ours": seconds}, None, note))
+    return found
+
+
+def _segment(side: int, classes: int, device_type: str) -> None:
+    """Prints the median seconds of an image, and the peak memory in MiB before and after all of them."""
+    import hiervl  # noqa: F401
+
+    device = torch.device(device_type)
+    torch.manual_seed(0)
+    cfg = load_config(QUICKSTART, ["MODEL.DEVICE", device_type])
+    cfg.MODEL.CLASS_NAMES = [f"thing {index}" for index in range(classes)]
+    cfg.INPUT.CROP_SIZE = 256
+    segmenter = SlidingWindowSegmenter(build_model(cfg).to(device).eval(), 256, window_batch=4)
+
+    def peak() -> float:
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return _peak_of_process() / 1024
+
+    segmenter([{"image": torch.zeros(3, 256, 256, dtype=torch.uint8)}])
+    before, times = peak(), []
+    for _ in range(3):
+        image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
+        synchronise(device)
+        start = time.perf_counter()
+        segmenter([{"image": image}])
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    print(statistics.median(times), before, peak())
+
+
+def _peak_of_process() -> int:
+    """KiB of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
