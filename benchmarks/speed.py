@@ -15,7 +15,7 @@ import hiervl  # noqa: F401  applies what Detectron2 needs
 
 from .speed_network import iteration, sliding_window, text
 from .speed_parts import attention, decoder, decoder_training, losses
-from .timing import RESULTS, print_table, record
+from .timing import RESULTS, commit, print_table, record
 
 ROWS = {
     "attention": attention,
@@ -43,6 +43,7 @@ def main() -> None:
         parser.error(f"no row '{unknown[0]}'; choose from {', '.join(ROWS)}")
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    measured = commit()  # files may change while it runs
     args.batch = args.batch or (8 if device.type == "cuda" else 1)
     for name in args.rows or ROWS:
         torch.manual_seed(0)
@@ -50,7 +51,7 @@ def main() -> None:
         print(f"\n{name}")
         print_table(measurements)
         options = {"repeats": args.repeats, "crop": args.crop, "batch": args.batch}
-        record(RESULTS / f"speed_{device.type}.json", name, measurements, device, options)
+        record(RESULTS / f"speed_{device.type}.json", name, measurements, device, measured, options)
 
 
 if __name__ == "__main__":

@@ -92,12 +92,14 @@ def print_table(measurements: List[Measurement]) -> None:
         print(f"{m.name:58}{_readable(m.seconds['ours']):>12}{_readable(other):>12}{ratio:>8}  {m.note}")
 
 
-def record(path: Path, row: str, measurements: List[Measurement], device: torch.device, options: dict) -> None:
+def record(
+    path: Path, row: str, measurements: List[Measurement], device: torch.device, measured: str, options: dict
+) -> None:
     """Put one row into the JSON file, leaving the others that are there."""
     known = json.loads(path.read_text()) if path.exists() else {}
     known[row] = {
         "machine": machine(device),
-        "commit": commit(),
+        "commit": measured,
         "date": time.strftime("%Y-%m-%d"),
         "options": options,
         "measurements": [

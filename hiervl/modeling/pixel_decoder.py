@@ -46,7 +46,7 @@ class DeformableLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, points: Tensor, shapes) -> Tensor:
         """x and position (B, P, d), points (1, P, 2) → (B, P, d)."""
         x = self.norm1(x + self.dropout(self.self_attn(x + position, points, x, shapes)))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))))
 
 
 class DeformablePixelDecoder(nn.Module):

@@ -54,7 +54,7 @@ class MaskedAttentionLayer(nn.Module):
         rows = self.norm1(rows + self.dropout(seen))
         positioned = rows + row_position
         rows = self.norm2(rows + self.dropout(self.self_attn(positioned, positioned, rows, row_bias)))
-        return self.norm3(rows + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(rows))))))
+        return self.norm3(rows + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(rows), inplace=True)))))
 
 
 class DualQueryDecoder(nn.Module):
@@ -128,15 +128,12 @@ class DualQueryDecoder(nn.Module):
             for m in pixels.pixel_features
         ]
         # Resizing is linear: masks of a coarse map come from the resized mask features, not from full-size masks.
-        coarse = [
-            _resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features
-        ]
+        coarse = [_resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features]
         own_class = F.one_hot(row_classes.clamp(min=0), self.class_head.out_features) * (row_classes >= 0).unsqueeze(-1)
         row_prior = _of_rows(mask_prior, row_classes)
-
-        def masks_of(kernel: Tensor, features: Tensor) -> Tensor:
-            masks = torch.einsum("bqd,bdhw->bqhw", kernel, features)
-            return masks if row_prior is None else masks + _resize(row_prior, features.shape[2:])
+        fine_prior, *coarse_priors = (
+            None if row_prior is None else _resize(row_prior, m.shape[2:]) for m in (pixels.mask_features, *coarse)
+        )
 
         pred_logits: List[Tensor] = []
         pred_masks: List[Tensor] = []
@@ -146,11 +143,11 @@ class DualQueryDecoder(nn.Module):
             kernel = self.mask_head(normed)
             if every_layer or is_last:
                 pred_logits.append(self.class_head(normed) + self.own_class_logit * own_class)
-                pred_masks.append(masks_of(kernel, pixels.mask_features))
+                pred_masks.append(_masks_of(kernel, pixels.mask_features, fine_prior))
             if not is_last:
                 m = index % len(maps)
                 with torch.no_grad():
-                    may_see = _visible_pixels(masks_of(kernel, coarse[m]))
+                    may_see = _visible_pixels(_masks_of(kernel, coarse[m], coarse_priors[m]))
                 rows = self.layers[index](rows, position, maps[m], positions[m], may_see, row_bias)
         joint = None if self.align_head is None else F.normalize(self.align_head(normed).float(), dim=-1)
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
@@ -188,8 +185,25 @@ def _of_rows(mask_prior: Optional[Tensor], row_classes: Tensor) -> Optional[Tens
     return mask_prior.gather(1, index) * (row_classes >= 0)[:, :, None, None]
 
 
+def _masks_of(kernel: Tensor, features: Tensor, prior: Optional[Tensor]) -> Tensor:
+    """kernel (B, Q, d), features (B, d, h, w), prior (B, Q, h, w) → (B, Q, h, w) logits."""
+    masks = torch.einsum("bqd,bdhw->bqhw", kernel, features)
+    return masks if prior is None else masks + prior
+
+
 def _resize(maps: Tensor, size) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    """Bilinear resizing of (B, C, H, W).
+
+    To a half, a quarter or an eighth, which the strides of the maps amount to, it is the mean of the four pixels
+    around every new centre. Taken as such, it is many times faster on a CPU.
+    """
+    height, width = size
+    factor = maps.shape[2] // max(height, 1)
+    if factor < 2 or factor % 2 or maps.shape[2:] != (factor * height, factor * width):
+        return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+    first = factor // 2 - 1
+    rows = maps[:, :, first::factor] + maps[:, :, first + 1 :: factor]
+    return (rows[..., first::factor] + rows[..., first + 1 :: factor]) * 0.25
 
 
 def semantic_map(logits: Tensor, masks: Tensor, row_valid: Tensor) -> Tensor:

@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from hiervl.modeling.pixel_decoder import PixelFeatures
-from hiervl.modeling.query_decoder import DualQueryDecoder, MaskedAttentionLayer, _visible_pixels, semantic_map
+from hiervl.modeling.query_decoder import (
+    DualQueryDecoder,
+    MaskedAttentionLayer,
+    _resize,
+    _visible_pixels,
+    semantic_map,
+)
 from hiervl.modeling.semantic_queries import TextQueries
 
 
@@ -101,3 +107,12 @@ def test_semantic_map_by_hand():
     valid = torch.tensor([[True, True, False]])
     found = semantic_map(log.unsqueeze(0), masks, valid).flatten()
     torch.testing.assert_close(found, torch.tensor([0.5 * 0.8 + 0.1 * 0.5, 0.25 * 0.8 + 0.7 * 0.5]))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (4, 6), (2, 3), (5, 7), (32, 48), (16, 12)])
+def test_resizing_equals_bilinear_interpolation(size):
+    """By whole even factors and by others, down and up."""
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(_resize(maps, size), expected)
