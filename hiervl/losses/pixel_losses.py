@@ -1,6 +1,6 @@
 """Losses on the normalised semantic map."""
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ def pixel_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int, keep:
         labels: (B, H, W), ``ignore_value`` where a pixel does not count.
         keep: (B, H, W) bool, pixels whose loss is kept; the others still count in the average (UniMatch).
     """
-    if scores.shape[2:] != labels.shape[1:]:
-        scores = F.interpolate(scores, size=labels.shape[1:], mode="bilinear", align_corners=False)
     valid = labels != ignore_value
-    at_label = scores.gather(1, labels.masked_fill(~valid, 0).unsqueeze(1)).squeeze(1)
-    total = scores.sum(1) + EPSILON * scores.shape[1]
+    at_label = resized_at_labels(scores, labels.masked_fill(~valid, 0))
+    total = scores.sum(1, keepdim=True)
+    if total.shape[2:] != labels.shape[1:]:  # a sum of resized maps is the resized sum
+        total = F.interpolate(total, size=labels.shape[1:], mode="bilinear", align_corners=False)
+    total = total.squeeze(1) + EPSILON * scores.shape[1]
     loss = torch.log(total) - torch.log(at_label + EPSILON)
     kept = valid if keep is None else valid & keep
     return (loss * kept).sum() / mean_over_processes(valid.sum())
@@ -48,3 +49,37 @@ def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
     probability = normalised(scores)
     entropy = -(probability * probability.log()).sum(1)
     return (entropy * valid).sum() / mean_over_processes(valid.sum())
+
+
+def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """What bilinear resizing to the labels' size gives at every pixel's own label.
+
+    Only that is computed: maps of all classes at full size would be the largest tensors of a training iteration.
+
+    Args:
+        scores: (B, C, h, w); labels: (B, H, W), each in 0 … C − 1.
+
+    Returns:
+        (B, H, W)
+    """
+    (height, width), size = scores.shape[2:], labels.shape[1:]
+    if size == (height, width):
+        return scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+    flat = scores.flatten(1)
+    first = labels * (height * width)  # of the label's map
+    result = 0.0
+    for row, of_row in _neighbours(size[0], height, scores):
+        for column, of_column in _neighbours(size[1], width, scores):
+            place = first + (row[:, None] * width + column)
+            corner = flat.gather(1, place.flatten(1)).view(labels.shape)
+            result = result + corner * (of_row[:, None] * of_column)
+    return result
+
+
+def _neighbours(length: int, source: int, like: Tensor) -> Tuple[Tuple[Tensor, Tensor], ...]:
+    """Lower and upper neighbour along an axis resized from ``source`` to ``length``: (indices, weights) each."""
+    place = torch.arange(length, device=like.device, dtype=torch.float32)
+    place = ((place + 0.5) * (source / length) - 0.5).clamp(min=0)
+    lower = place.long().clamp(max=source - 1)
+    of_upper = (place - lower).to(like.dtype)
+    return (lower, 1 - of_upper), ((lower + 1).clamp(max=source - 1), of_upper)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy
+from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy, resized_at_labels
 
 
 def test_by_hand():
@@ -72,3 +72,18 @@ def test_gradient_of_the_entropy():
     assert torch.autograd.gradcheck(lambda s: pixel_entropy(s, valid), scores)
     step = scores.detach() - 0.01 * torch.autograd.grad(pixel_entropy(scores, valid), scores)[0]
     assert pixel_entropy(step, valid) < pixel_entropy(scores, valid)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (16, 24), (9, 14), (3, 5)])
+def test_only_what_the_labels_ask_for_is_resized(size):
+    """As if all classes were resized: up by a whole factor and by another, not at all, and down; gradients too."""
+    torch.manual_seed(0)
+    scores = torch.rand(2, 5, 4, 6, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 5, (2, *size))
+    resized = torch.nn.functional.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    expected = resized.gather(1, labels.unsqueeze(1)).squeeze(1)
+    found = resized_at_labels(scores, labels)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    weight = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weight).sum(), scores)[0] for out in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
