@@ -94,6 +94,15 @@ def test_deltas_are_laid_on_in_order_below_the_command_line(tmp_path):
         load_config(base, deltas=[str(tmp_path / "aa.yaml")])
 
 
+def test_deltas_are_named_on_the_command_line():
+    import train_net
+
+    line = "--config-file a.yaml --with b.yaml --with c.yaml --eval-only SEED 1".split()
+    args = train_net.argument_parser().parse_args(line)
+    assert (args.config_file, args.deltas, args.opts) == ("a.yaml", ["b.yaml", "c.yaml"], ["SEED", "1"])
+    assert train_net.argument_parser().parse_args([]).deltas == []
+
+
 def test_command_line_wins_over_file_over_base():
     quickstart = str(SOURCES.parent / "configs" / "quickstart.yaml")
     cfg = load_config(quickstart, ["SOLVER.MAX_ITER", "7"])

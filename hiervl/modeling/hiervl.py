@@ -20,10 +20,10 @@ from .mask_prior import TextMaskPrior
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
+from .switches import build_frozen_judge, needs_align_head, reads_text
 from .text_encoder import PromptedTextEncoder, TextFeatures
 
 CLASSIFIERS = ("linear", "text", "mean")
-IMAGE_EMBEDDINGS = ("trained", "frozen")
 
 
 class NetworkOutput(NamedTuple):
@@ -117,8 +117,7 @@ class HierVL(nn.Module):
         backbone = build_backbone(cfg)
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
-        reads_text = decoder.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT
-        num_prompts = cfg.MODEL.TEXT.PROMPTS if reads_text else 0
+        num_prompts = cfg.MODEL.TEXT.PROMPTS if reads_text(cfg) else 0
         background = [i for i, name in enumerate(class_names) if name in hsqg.ALWAYS_ACTIVE]
         return {
             "backbone": backbone,
@@ -142,7 +141,7 @@ class HierVL(nn.Module):
                 min_active=hsqg.MIN_ACTIVE,
                 always_active=background,
             )
-            if reads_text
+            if reads_text(cfg)
             else None,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "query_decoder": DualQueryDecoder(
@@ -155,7 +154,7 @@ class HierVL(nn.Module):
                 dropout=decoder.DROPOUT,
                 num_instance_queries=decoder.INSTANCE_QUERIES,
                 text_queries=decoder.TEXT_QUERIES,
-                align_head=_needs_align_head(cfg),
+                align_head=needs_align_head(cfg),
             ),
             "mask_prior": TextMaskPrior(clip.logit_scale.exp().item())
             if decoder.MASK_PRIOR and decoder.TEXT_QUERIES
@@ -176,7 +175,7 @@ class HierVL(nn.Module):
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
             "background": background,
-            "frozen_clip": _frozen_judge(cfg, backbone, clip.logit_scale.exp().item()),
+            "frozen_clip": build_frozen_judge(cfg, backbone, clip.logit_scale.exp().item()),
         }
 
     @property
@@ -309,33 +308,6 @@ class HierVL(nn.Module):
         size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
         return {"sem_seg": scores / scores.sum(0, keepdim=True).clamp(min=1e-6)}
-
-
-def _needs_align_head(cfg) -> bool:
-    """φ is trained by loss_align on instance rows, and read by the classifiers by text.
-
-    Raises:
-        UserError: it would be read without having been trained.
-    """
-    decoder = cfg.MODEL.QUERY_DECODER
-    is_trained = bool(cfg.LOSS.ALIGN and decoder.INSTANCE_QUERIES)
-    if decoder.CLASSIFIER in ("text", "mean") and not is_trained:
-        raise UserError(
-            f"MODEL.QUERY_DECODER.CLASSIFIER '{decoder.CLASSIFIER}' needs rows that were aligned with text: set "
-            "LOSS.ALIGN and MODEL.QUERY_DECODER.INSTANCE_QUERIES above 0, or the classifier to 'linear'."
-        )
-    return is_trained
-
-
-def _frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> Optional[FrozenClip]:
-    """The untrained tower, where it is to judge the relevance of the classes."""
-    which = cfg.MODEL.HSQG.IMAGE_EMBEDDING
-    if which not in IMAGE_EMBEDDINGS:
-        raise UserError(f"MODEL.HSQG.IMAGE_EMBEDDING is one of {', '.join(IMAGE_EMBEDDINGS)}, not '{which}'.")
-    reads_text = cfg.MODEL.QUERY_DECODER.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT
-    if which == "trained" or not cfg.MODEL.HSQG.RELEVANCE or not reads_text:
-        return None
-    return FrozenClip(backbone, logit_scale, share=False)
 
 
 def classes_of(cfg):

@@ -14,6 +14,7 @@ from .cross_modal import CrossModalSpatialAlignment
 from .deformable_attention import DeformableAttention, reference_points
 from .layers import SinePositionEmbedding, activation_dropout, group_norm
 from .semantic_queries import TextQueries
+from .switches import reads_text
 
 PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
 PIXEL_DECODER_REGISTRY.__doc__ = """
@@ -150,8 +151,7 @@ def build_deformable_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> De
         feedforward=c.FEEDFORWARD,
         dropout=c.DROPOUT,
         # Text rows that nobody reads afterwards need not read either.
-        text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS
-        and (cfg.MODEL.QUERY_DECODER.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT),
+        text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS and reads_text(cfg),
         pixels_read_text=cfg.MODEL.CMSAM.PIXELS_READ_TEXT,
     )
 

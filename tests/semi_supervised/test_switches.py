@@ -74,6 +74,10 @@ SWITCHES = [
     (("SEMI.STRONG_VIEWS", 1), {"loss_strong2"}),
     (("SEMI.PERTURBATION_WEIGHT", 0.0), {"loss_feature_perturbation"}),
     (("SEMI.GUIDANCE_WEIGHT", 0.0), {"loss_clip_guidance"}),
+    (
+        ("SEMI.STRONG_WEIGHT", 0.0, "LOSS.ENTROPY", 0.0, "SEMI.GUIDANCE_WEIGHT", 0.0),
+        UNLABELLED - {"loss_feature_perturbation"},
+    ),
     (("SEMI.ENABLED", False), UNLABELLED),
     (("SEMI.TEACHER", "student"), set()),
     (("MODEL.HSQG.LEVELS", 1), set()),
