@@ -6,7 +6,7 @@ from typing import Dict, List, Set, Tuple
 import numpy as np
 
 from hiervl.data.class_maps import IGNORED, ClassMap
-from hiervl.data.masks import COLOR, INDEX, RawMask, decode_color, describe_codes, encode_color, label_of_code
+from hiervl.data.masks import COLOR, INDEX, LABEL, RawMask, decode_color, describe_codes, encode_color, label_of_code
 
 ERROR, WARNING = "error", "warning"
 MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
@@ -25,14 +25,18 @@ class Finding:
     files: Tuple[str, ...] = ()
 
 
+def _by_form() -> Dict[str, dict]:
+    return {INDEX: {}, COLOR: {}, LABEL: {}}
+
+
 @dataclass
 class ValueStatistics:
     """Which codes the masks hold, gathered mask by mask."""
 
     class_map: ClassMap
-    counts: Dict[str, Dict[int, int]] = field(default_factory=lambda: {INDEX: {}, COLOR: {}})
-    files: Dict[str, Dict[int, List[str]]] = field(default_factory=lambda: {INDEX: {}, COLOR: {}})
-    unknown: Dict[str, Dict[str, List[int]]] = field(default_factory=lambda: {INDEX: {}, COLOR: {}})
+    counts: Dict[str, Dict[int, int]] = field(default_factory=_by_form)
+    files: Dict[str, Dict[int, List[str]]] = field(default_factory=_by_form)
+    unknown: Dict[str, Dict[str, List[int]]] = field(default_factory=_by_form)
     palettes: Dict[str, Tuple[Set[int], dict]] = field(default_factory=dict)
 
     def add(self, name: str, raw: RawMask) -> np.ndarray:

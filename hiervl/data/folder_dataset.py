@@ -10,7 +10,8 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Union
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data.class_maps import IGNORED, ClassMap
-from hiervl.data.folder_layout import DEFAULT_VAL, FolderLayout, FolderSource
+from hiervl.data.folder_layout import FolderLayout
+from hiervl.data.folder_source import DEFAULT_VAL, FolderSource
 from hiervl.errors import UserError
 
 _registered: set = set()  # names that this module put into Detectron2's catalogs
@@ -92,6 +93,7 @@ def register_from_config(cfg) -> FolderLayout:
     """
     layout = FolderLayout(FolderSource.from_config(cfg))
     names = register_layout(layout)
+    cfg.DATASET.ROOT, cfg.DATASET.CLASSES = str(layout.source.root), str(layout.source.classes)  # for config.yaml
     if not cfg.DATASETS.TRAIN:
         cfg.DATASETS.TRAIN = (names.train,)
     if not cfg.DATASETS.UNLABELED and names.unlabeled:

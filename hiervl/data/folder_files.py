@@ -47,18 +47,24 @@ def _end_of_sentence(path: Path) -> str:
     return f"; did you mean {path.parent / close[0]}?" if close else "."
 
 
+def list_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:
+    """Files of a folder and its subfolders, sorted; hidden ones are left out."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
 def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
-    """Files of a folder and its subfolders by relative path without suffix, sorted; hidden ones are left out.
+    """What :func:`list_files` finds, by relative path without suffix.
 
     Raises:
         UserError: two files differ only in their suffix, so that a mask would belong to both.
     """
     found: Dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
-            continue
-        stem = relative.with_suffix("").as_posix()
+    for path in list_files(folder, suffixes):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
             raise UserError(f"{found[stem]} and {path.name} share one stem, and so one mask: remove one of them.")
         found[stem] = path

@@ -18,7 +18,7 @@ from hiervl.data.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folder_files import MASK_SUFFIXES, find_files
 from hiervl.errors import UserError
 
-INDEX, COLOR, AUTO = "index", "color", "auto"
+INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
 FORMS = (AUTO, INDEX, COLOR)
 MAX_LISTED = 5
 
@@ -28,7 +28,7 @@ class RawMask:
     """What a mask holds.
 
     Attributes:
-        form: "index" or "color".
+        form: "index", "color", or "label" where the codes are class labels already.
         codes: (H, W) the value of every pixel; a colour is red · 65536 + green · 256 + blue.
         palette: colour of every index, where the file has a palette.
     """
@@ -172,7 +172,7 @@ class CocoFile:
 
     def raw(self, key: str) -> RawMask:
         image = self.images[self.keys[key]]
-        return RawMask(INDEX, self.labels(key, (image["height"], image["width"]))[0].astype(np.int32))
+        return RawMask(LABEL, self.labels(key, (image["height"], image["width"]))[0].astype(np.int32))
 
     def labels(self, key: str, size: Tuple[int, int]) -> Tuple[np.ndarray, np.ndarray]:
         """Label map (H, W) uint8 and numbers of instances (H, W) int32, 0 outside; small objects lie on large ones.
@@ -220,6 +220,8 @@ class CocoFile:
 
 def label_of_code(raw: RawMask, class_map: ClassMap) -> Dict[int, int]:
     """Label of every value or colour that the class file names, in the form of ``raw``."""
+    if raw.form == LABEL:
+        return {label: label for label in [*range(len(class_map.classes)), IGNORED]}
     if raw.form == INDEX:
         return class_map.known_values()
     return {encode_color(color): label for color, label in class_map.colors.items()}

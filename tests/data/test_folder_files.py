@@ -9,6 +9,7 @@ from hiervl.data.folder_files import (
     find_folder,
     guess_mask_suffix,
     image_size,
+    list_files,
     match_masks,
     read_list,
     write_list,
@@ -30,6 +31,7 @@ def test_files_of_all_formats_in_subfolders(tmp_path):
     touch(tmp_path, "a/1.png")
     with pytest.raises(UserError, match="1.jpg and 1.png share one stem"):
         find_files(tmp_path)
+    assert [path.name for path in list_files(tmp_path / "a")] == ["1.jpg", "1.png"]  # unlabelled images need no mask
 
 
 def test_folder_of_a_like_name_is_named(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from hiervl.data.check_values import ValueStatistics, value_findings
 from hiervl.data.class_maps import read_class_map
 from hiervl.data.masks import COLOR, INDEX, CocoFile, MaskFolder
 from hiervl.errors import UserError
@@ -142,6 +143,17 @@ def test_pixels_of_no_object_are_ignored_without_a_background(tmp_path):
     )
     labels, _ = source.labels("photos/a", (6, 8))
     assert labels[:, :4].tolist() == [[0] * 4] * 6 and (labels[:, 4:] == 255).all()
+
+
+def test_labels_of_coco_are_not_taken_for_mask_values(tmp_path):
+    """An ignored entry in front shifts the labels: cap is the entry 1 but the label 0."""
+    (tmp_path / "classes.yaml").write_text("classes: [{name: void, ignore: true}, cap, {name: rest, background: true}]")
+    class_map = read_class_map(tmp_path / "classes.yaml")
+    annotation = {"category_id": 1, "segmentation": rectangle(0, 0, 4, 6)}
+    source = CocoFile(coco(tmp_path / "m.json", [annotation], categories=(("cap", 1),)), class_map)
+    statistics = ValueStatistics(class_map)
+    assert statistics.add("m", source.raw("photos/a")).tolist() == [24, 24]
+    assert value_findings(statistics) == []
 
 
 def test_wrong_coco_files_are_user_errors(tmp_path, class_map):
