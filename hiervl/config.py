@@ -41,7 +41,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP = CN()
     # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, "shapesworld", or empty for random weights.
+    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (MODEL.WEIGHTS brings them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
     # Blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches.
     cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]

@@ -1,6 +1,6 @@
 """Semantic segmentation of images of any size, window by window."""
 
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,25 @@ from torch import nn
 # Added to every class before normalising, so that a pixel without any score becomes uniform instead of 0 / 0.
 SCORE_FLOOR = 1e-12
 
-Window = Tuple[int, int]  # top, left
+
+
+class Window(NamedTuple):
+    """A part of an image that the model sees at once."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    seen_size: Tuple[int, int]  # height and width that the model is given it in
+    view: int = 0  # which scale it belongs to
+
+
+class Strip(NamedTuple):
+    """A finished part of the averaged class maps."""
+
+    top: int
+    left: int
+    class_map: torch.Tensor  # (C, h, w); the classes of every pixel sum to 1
 
 
 def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> List[int]:
@@ -35,6 +53,131 @@ def normalise_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
     return class_maps / class_maps.sum(dim=1, keepdim=True)
 
 
+def plan_windows(
+    image_size: Tuple[int, int], crop_size: int, overlap: float = 0.5, scales: Sequence[float] = (1.0,)
+) -> List[Window]:
+    """Windows that cover an image (height, width) once per scale, from the top to the bottom.
+
+    At scale s a window of ``crop_size`` / s pixels is shown to the model resized by s. An axis that is shorter than
+    the window is one window.
+    """
+    windows = []
+    for view, scale in enumerate(scales):
+        side = max(1, round(crop_size / scale))
+        height, width = (min(side, length) for length in image_size)
+        seen = tuple(crop_size if length == side else max(1, round(length * scale)) for length in (height, width))
+        tops = sliding_window_positions(image_size[0], height, overlap)
+        lefts = sliding_window_positions(image_size[1], width, overlap)
+        windows += [Window(top, left, height, width, seen, view) for top in tops for left in lefts]
+    return sorted(windows, key=lambda window: (window.top, window.view, window.left))
+
+
+def averaged_strips(
+    read: Callable[[Window], torch.Tensor],
+    image_size: Tuple[int, int],
+    windows: Sequence[Window],
+    predict: Callable[[torch.Tensor, Sequence[Window]], torch.Tensor],
+    *,
+    window_batch: int = 4,
+    blend: bool = False,
+    max_width: Optional[int] = None,
+) -> Iterator[Strip]:
+    """Average what a model says in overlapping windows, and hand out every part of the image once it is finished.
+
+    Memory: one accumulator of C × (rows in which windows are still open) × ``max_width``, and one batch.
+
+    Args:
+        read: window → its pixels (3, height, width), uint8 or float in 0…255, on the model's device.
+        image_size: height and width of the image.
+        windows: of :func:`plan_windows`.
+        predict: pixels (n, 3, *seen_size) of n windows of one size → class maps (n, C, *seen_size) that sum to 1.
+        window_batch: windows that go through the model at once.
+        blend: a window counts less towards its edges; otherwise all its pixels count alike.
+        max_width: images wider than this are done in columns, the windows between two columns twice; None: in one.
+    """
+    height, width = image_size
+    step = width if max_width is None else max(1, max_width)
+    for left in range(0, width, step):
+        right = min(width, left + step)
+        inside = [window for window in windows if window.left < right and window.left + window.width > left]
+        yield from _strips_of_column(read, height, (left, right), inside, predict, window_batch, blend)
+
+
+def _strips_of_column(read, height, column, windows, predict, window_batch, blend) -> Iterator[Strip]:
+    left, right = column
+    batches = _batches(windows, window_batch)
+    rows = _open_rows(batches)
+    total = weight = None
+    done = 0  # rows above are handed out; the accumulator starts here
+    for batch in batches:
+        top = batch[0].top
+        if top > done:
+            yield Strip(done, left, _finish(total, weight, top - done))
+            done = top
+        class_maps = _predict_windows(read, predict, batch)
+        if total is None:
+            total = class_maps.new_zeros((class_maps.shape[1], rows, right - left))
+            weight = class_maps.new_zeros((rows, right - left))
+        window_weight = _window_weight(class_maps, blend)
+        for window, class_map in zip(batch, class_maps * window_weight):
+            first, last = max(window.left, left), min(window.left + window.width, right)
+            part = slice(first - window.left, last - window.left)
+            place = (slice(window.top - done, window.top - done + window.height), slice(first - left, last - left))
+            total[(slice(None), *place)] += class_map[..., part]
+            weight[place] += window_weight[..., part]
+    yield Strip(done, left, _finish(total, weight, height - done))
+
+
+def _batches(windows: Sequence[Window], window_batch: int) -> List[List[Window]]:
+    """Neighbours in the list that the model sees in one size."""
+    batches: List[List[Window]] = []
+    for window in windows:
+        last = batches[-1] if batches else None
+        if last is not None and len(last) < window_batch and last[0][2:] == window[2:]:
+            last.append(window)
+        else:
+            batches.append([window])
+    return batches
+
+
+def _open_rows(batches: Sequence[Sequence[Window]]) -> int:
+    """The most rows between the start of a batch and the end of any window up to it."""
+    bottom = rows = 0
+    for batch in batches:
+        bottom = max(bottom, *(window.top + window.height for window in batch))
+        rows = max(rows, bottom - batch[0].top)
+    return rows
+
+
+def _predict_windows(read, predict, batch: Sequence[Window]) -> torch.Tensor:
+    pixels = torch.stack([read(window) for window in batch])
+    own_size, seen_size = (batch[0].height, batch[0].width), batch[0].seen_size
+    if own_size == seen_size:
+        return predict(pixels, batch)
+    pixels = F.interpolate(pixels.float(), seen_size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(predict(pixels, batch), own_size, mode="bilinear", align_corners=False)
+
+
+def _window_weight(class_maps: torch.Tensor, blend: bool) -> torch.Tensor:
+    """(h, w): ones, or rising from every edge to the middle."""
+    ramps = []
+    for length in class_maps.shape[-2:]:
+        index = torch.arange(length, device=class_maps.device, dtype=class_maps.dtype)
+        distance = torch.minimum(index + 1, length - index) / length
+        ramps.append(distance if blend else torch.ones_like(index))
+    return ramps[0][:, None] * ramps[1]
+
+
+def _finish(total: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
+    """Take the mean of the first ``rows`` rows out of the accumulator and move the others up."""
+    class_map = total[:, :rows] / weight[:rows]
+    kept = total.shape[1] - rows
+    for accumulator in (total, weight):
+        accumulator[..., :kept, :] = accumulator[..., rows:, :].clone()
+        accumulator[..., kept:, :] = 0
+    return class_map
+
+
 class SlidingWindowSegmenter(nn.Module):
     """Applies a model to overlapping windows of every image and averages what it says about each pixel.
 
@@ -43,7 +186,7 @@ class SlidingWindowSegmenter(nn.Module):
       2. each window's class maps are normalised over the classes;
       3. their mean, with equal weight, over the windows that cover a pixel;
       4. bilinear resizing to the image's original height and width.
-    Beside the results it holds one accumulator (C, H, W) and one batch of windows at a time.
+    Beside the result (C, H, W) it holds an accumulator of a few windows' height and one batch of windows at a time.
 
     ``model`` is a module that offers ``semantic_maps(images)``: (n, 3, h, w), uint8 or float in 0…255, to
     non-negative class maps (n, C, h, w). This wrapper switches no modes: whoever calls it puts it into
@@ -96,27 +239,20 @@ class SlidingWindowSegmenter(nn.Module):
         """Mean of the windows' normalised class maps for ``image`` (3, H, W): float32 (C, H, W)."""
         image = image.to(_device_of(self.model))
         image_size = tuple(image.shape[-2:])
-        window_size = (min(self.crop_size, image_size[0]), min(self.crop_size, image_size[1]))
-        windows = self._windows(image_size, window_size)
-
         total = None
-        for start in range(0, len(windows), self.window_batch):
-            batch = windows[start : start + self.window_batch]
-            class_maps = self._normalised_maps(torch.stack([_cut(image, at, window_size) for at in batch]))
+        for top, left, class_map in averaged_strips(
+            lambda window: cut(image, window),
+            image_size,
+            plan_windows(image_size, self.crop_size, self.overlap),
+            lambda pixels, _: self._normalised_maps(pixels),
+            window_batch=self.window_batch,
+        ):
+            if class_map.shape[-2:] == image.shape[-2:]:
+                return class_map
             if total is None:
-                total = class_maps.new_zeros((class_maps.shape[1], *image_size))
-            for at, class_map in zip(batch, class_maps):
-                _cut(total, at, window_size).add_(class_map)
-
-        count = total.new_zeros(image_size)
-        for at in windows:
-            _cut(count, at, window_size).add_(1)
-        return total.div_(count)
-
-    def _windows(self, image_size: Tuple[int, int], window_size: Tuple[int, int]) -> List[Window]:
-        tops = sliding_window_positions(image_size[0], window_size[0], self.overlap)
-        lefts = sliding_window_positions(image_size[1], window_size[1], self.overlap)
-        return [(top, left) for top in tops for left in lefts]
+                total = class_map.new_empty((class_map.shape[0], *image_size))
+            total[:, top : top + class_map.shape[1], left : left + class_map.shape[2]] = class_map
+        return total
 
     def _normalised_maps(self, images: torch.Tensor) -> torch.Tensor:
         class_maps = self.model.semantic_maps(images)
@@ -127,9 +263,9 @@ class SlidingWindowSegmenter(nn.Module):
         return normalise_over_classes(class_maps)
 
 
-def _cut(image: torch.Tensor, at: Window, size: Tuple[int, int]) -> torch.Tensor:
-    """A view of the window of ``size`` whose first pixel is ``at``."""
-    return image[..., at[0] : at[0] + size[0], at[1] : at[1] + size[1]]
+def cut(image: torch.Tensor, window: Window) -> torch.Tensor:
+    """A view of the window's pixels."""
+    return image[..., window.top : window.top + window.height, window.left : window.left + window.width]
 
 
 def _device_of(model: nn.Module) -> torch.device:

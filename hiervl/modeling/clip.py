@@ -1,9 +1,10 @@
 """Loading of CLIP models through open_clip: by name, from a model config file, or the one shipped with HierVL."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import open_clip
 from torch import nn
@@ -14,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
 SHIPPED_NAME = "shapesworld"
+# Weights that a checkpoint brings: random ones are as good until it is loaded.
+FROM_CHECKPOINT = "checkpoint"
 
 
 def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], List[int]], int, int]:
@@ -21,7 +24,8 @@ def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], Li
 
     Args:
         name: an open_clip model name, the path of an open_clip model config (.json), or "shapesworld".
-        pretrained: an open_clip tag, a file of weights, "shapesworld", or "" for random weights.
+        pretrained: an open_clip tag, a file of weights, "shapesworld", "checkpoint" where a checkpoint is loaded
+            afterwards, or "" for random weights.
 
     Returns:
         the model, a function from text to token ids (without the start and end tokens), and the ids of those two.
@@ -40,13 +44,20 @@ def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], Li
         )
     if pretrained == SHIPPED_NAME:
         pretrained = str(SHIPPED_CLIP / "weights.safetensors")
-    if not pretrained:
+    if pretrained == FROM_CHECKPOINT:
+        pretrained = ""
+    elif not pretrained:
         logger.warning(
             "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its language carries no knowledge."
         )
     model = _create(name, pretrained)
     tokenizer = _tokenizer(name, config_path)
     return model, tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
+
+
+def read_clip_config(name: str) -> Optional[str]:
+    """Text of the open_clip model config that ``name`` is the path of; None for models that are known by name."""
+    return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 
 
 def _config_file(name: str):
@@ -68,13 +79,31 @@ def _create(name: str, pretrained: str) -> nn.Module:
             f"MODEL.CLIP.PRETRAINED: no weights at '{pretrained}'; give an existing file, or {tags}, or leave it empty."
         )
     try:
-        return open_clip.create_model(name, pretrained=pretrained or None, weights_only=True)
+        if not pretrained:
+            with _without_remark():
+                return open_clip.create_model(name)
+        return open_clip.create_model(name, pretrained=pretrained, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
             "machine with network access and give the file as MODEL.CLIP.PRETRAINED."
         ) from error
+
+
+@contextlib.contextmanager
+def _without_remark() -> Iterator[None]:
+    """Keep back open_clip's remark on random weights: where they are a fault, :func:`load_clip` says so itself."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(is_other)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_other)
 
 
 def _tokenizer(name: str, config_path) -> Any:

@@ -1,6 +1,6 @@
 """The meta-architecture: images and class names in, masks out (paper §3)."""
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from detectron2.config import configurable
@@ -17,6 +17,7 @@ from hiervl.losses.prompt_losses import PromptRegularizer
 from .clip import load_clip
 from .frozen_clip import FrozenClip
 from .mask_prior import TextMaskPrior
+from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
@@ -38,6 +39,14 @@ class NetworkOutput(NamedTuple):
         """(B, C), float32, of the relevance gate; None where there is none."""
         logits = None if self.text_queries is None else self.text_queries.relevance_logits
         return None if logits is None else logits.float()
+
+
+class InstanceRows(NamedTuple):
+    """Final predictions of the N instance rows, for instances and panoptic segments."""
+
+    logits: Tensor  # (B, N, C + 1), the last column "no object"
+    masks: Tensor  # (B, N, H', W') logits at the decoder's size
+    padded_size: Tuple[int, int]  # height and width of the padded batch, which H' × W' stands for
 
 
 @META_ARCH_REGISTRY.register()
@@ -99,14 +108,17 @@ class HierVL(nn.Module):
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
         self.class_names = list(class_names)
+        self.trained_names = list(class_names)  # those of the linear head, see set_classes
         self.ground_truth_presence = ground_truth_presence
         self.classifier = classifier
         self.temperature = temperature
         self.logit_scale = logit_scale
         self.background = tuple(background)
         self.frozen_clip = frozen_clip
-        with torch.no_grad():
-            query_generator.fit_text(text_encoder().text_embeddings)
+        self.open_vocabulary: Optional[OpenVocabularyClassifier] = None
+        if query_generator is not None:
+            with torch.no_grad():
+                query_generator.fit_text(text_encoder().text_embeddings)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -264,6 +276,11 @@ class HierVL(nn.Module):
     def class_logits(self, predictions: QueryPredictions, text: TextFeatures) -> Tensor:
         """Final class scores (B, Q, C + 1) of the chosen classifier; "no object" always comes from the linear head."""
         linear = predictions.pred_logits[-1].float()
+        if self.open_vocabulary is not None:
+            own = self.query_decoder.own_class_logit
+            linear = self.open_vocabulary(
+                linear, predictions.joint_embeddings, predictions.row_classes, own, text
+            )
         if self.classifier == "linear":
             return linear
         similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
@@ -292,15 +309,45 @@ class HierVL(nn.Module):
 
     # ---- inference ----------------------------------------------------------------------------------------------
 
+    def set_classes(
+        self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()
+    ) -> None:
+        """Predict other classes from now on; names that the network was trained on keep their linear score.
+
+        Args:
+            names: of the C' classes; phrases: what CLIP is asked with, one or more per class.
+            always_active: indices of classes that are active in every image (background).
+        """
+        self.text_encoder.set_classes(phrases)
+        known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
+        is_trained = list(names) == self.trained_names
+        self.open_vocabulary = None if is_trained else OpenVocabularyClassifier(known, self.temperature).to(self.device)
+        self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
+        self.query_generator.always_active = tuple(always_active)
+        self.class_names = list(names)
+
     @torch.no_grad()
     def semantic_maps(self, images: Tensor, frozen_embedding: Optional[Tensor] = None) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
+        return self._infer(images, self.encode_text(), frozen_embedding)[0]
+
+    @torch.no_grad()
+    def semantic_maps_and_rows(self, images: Tensor) -> Tuple[Tensor, InstanceRows]:
+        """As :meth:`semantic_maps`, with the instance rows of the same pass."""
+        text = self.encode_text()
+        scores, predictions, padded_size = self._infer(images, text)
+        first = predictions.row_valid.shape[1] - self.query_decoder.instance_queries.num_embeddings  # after text rows
+        logits, masks = self.class_logits(predictions, text), predictions.pred_masks[-1].float()
+        return scores, InstanceRows(logits[:, first:], masks[:, first:], padded_size)
+
+    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Optional[Tensor] = None):
+        """→ S at the images' size (B, C, H, W), the predictions, height and width of the padded batch."""
         height, width = images.shape[2:]
         batch = self.normalise(list(images))
-        text = self.encode_text()
-        scores = self.semantic_scores(self.segment(batch, text, frozen_embedding=frozen_embedding), text)
+        output = self.segment(batch, text, frozen_embedding=frozen_embedding)
+        scores = self.semantic_scores(output, text)
         scores = F.interpolate(scores, size=batch.shape[2:], mode="bilinear", align_corners=False)
-        return scores[:, :, :height, :width]
+        return scores[:, :, :height, :width], output.predictions, (batch.shape[2], batch.shape[3])
 
     def _segment_one(self, item: dict) -> Dict[str, Tensor]:
         """One image at a time: images of other sizes in the batch must not change its padding."""

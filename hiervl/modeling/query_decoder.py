@@ -1,6 +1,6 @@
 """Dual-query masked-attention decoder and dynamic masks (paper §3.4, §3.5; Mask2Former §3.2)."""
 
-from typing import List, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,8 @@ class DualQueryDecoder(nn.Module):
         self.align_head = MLP(dim, dim, embed_dim, 2) if align_head else None
         # A text row starts out predicting the class that owns it.
         self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT), requires_grad=text_queries)
+        # From row classes to columns of class_head, where other classes than the trained ones are predicted.
+        self.linear_class: Optional[Callable[[Tensor], Tensor]] = None
 
     def forward(
         self,
@@ -129,7 +131,8 @@ class DualQueryDecoder(nn.Module):
         ]
         # Resizing is linear: masks of a coarse map come from the resized mask features, not from full-size masks.
         coarse = [_resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features]
-        own_class = F.one_hot(row_classes.clamp(min=0), self.class_head.out_features) * (row_classes >= 0).unsqueeze(-1)
+        columns = row_classes if self.linear_class is None else self.linear_class(row_classes)
+        own_class = F.one_hot(columns.clamp(min=0), self.class_head.out_features) * (columns >= 0).unsqueeze(-1)
         row_prior = _of_rows(mask_prior, row_classes)
         fine_prior, *coarse_priors = (
             None if row_prior is None else _resize(row_prior, m.shape[2:]) for m in (pixels.mask_features, *coarse)

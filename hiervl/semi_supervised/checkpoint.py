@@ -170,7 +170,11 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
     Raises:
         UserError: as :func:`read_checkpoint`; the classes or the architecture differ.
     """
-    checkpoint = read_checkpoint(path)
+    load_weights(network, read_checkpoint(path), path, which)
+
+
+def load_weights(network: nn.Module, checkpoint: Dict[str, Any], path: str, which: str) -> None:
+    """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     _check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
     weights = checkpoint["teacher"] if has_teacher else checkpoint["model"]

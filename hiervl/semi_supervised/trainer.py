@@ -17,12 +17,14 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hiervl.data.class_records import definitions_of, to_records
 from hiervl.data.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.data.loaders import build_semi_supervised_loader, build_test_loader
 from hiervl.errors import UserError
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
 from hiervl.inference import draw_comparisons
 from hiervl.launch import is_lost_connection, peer_failure
+from hiervl.modeling.clip import read_clip_config
 from hiervl.run_config import config_from_text
 from hiervl.run_record import read_record, resume_command, start_record
 
@@ -73,7 +75,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.checkpointer = SegmentationCheckpointer(
             self.student,
             cfg.OUTPUT_DIR,
-            extra={"config": cfg.dump()},
+            extra=self.checkpoint_extra(cfg, self.student.class_names),
             teacher=self.step.teacher,
             threshold=self.step.threshold,
             optimizer=self.optimizer,
@@ -113,6 +115,14 @@ class SemiSupervisedTrainer(DefaultTrainer):
         return SemanticEvaluator(
             cfg.MODEL.CLASS_NAMES or class_names_of(dataset_name), ignore_label=ignore_label_of(dataset_name)
         )
+
+    @staticmethod
+    def checkpoint_extra(cfg, class_names: List[str]) -> dict:
+        """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
+        classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+        extra = {"config": cfg.dump(), "classes": to_records(classes)}
+        clip_config = read_clip_config(cfg.MODEL.CLIP.NAME)
+        return extra if clip_config is None else {**extra, "clip_config": clip_config}
 
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Timing, schedule, evaluation, checkpoints, log."""

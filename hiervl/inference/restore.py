@@ -1,0 +1,121 @@
+"""From a checkpoint alone to a network that predicts: config, classes and CLIP's weights all come from the file."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+import hiervl.modeling  # noqa: F401  fills Detectron2's registries
+from hiervl.config import get_hiervl_cfg
+from hiervl.data.class_records import definitions_of, from_records
+from hiervl.data.classes import ClassDefinition
+from hiervl.errors import UserError
+from hiervl.modeling import HierVL
+from hiervl.modeling.clip import FROM_CHECKPOINT
+from hiervl.semi_supervised.checkpoint import load_weights, read_checkpoint
+
+# What a run directory is searched for, in this order.
+CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
+
+
+class Restored(NamedTuple):
+    """A trained network and what it was trained with."""
+
+    network: HierVL  # in evaluation mode
+    cfg: CfgNode
+    classes: List[ClassDefinition]
+    path: Path  # of the checkpoint
+
+
+def find_checkpoint(run_or_file: str) -> Path:
+    """The checkpoint file: ``run_or_file`` itself, or the best, final or last one of a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(run_or_file)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"there is neither a checkpoint nor a run's folder at '{run_or_file}'.")
+    candidates = [path / name for name in CHECKPOINT_NAMES]
+    last = path / "last_checkpoint"
+    if last.is_file():
+        candidates.append(path / last.read_text().strip())
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"the folder '{run_or_file}' holds no checkpoint ({', '.join(CHECKPOINT_NAMES)}).")
+    return found
+
+
+def restore_network(run_or_file: str, network: str = "", device: str = "") -> Restored:
+    """Build the network that a checkpoint holds and load it.
+
+    Args:
+        run_or_file: a checkpoint, or the folder of a run.
+        network: "teacher" or "student"; "": TEST.NETWORK of the run.
+        device: such as "cpu" or "cuda:1"; "": a CUDA device where there is one.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged or of another kind.
+    """
+    path = find_checkpoint(run_or_file)
+    checkpoint = read_checkpoint(str(path))
+    cfg = config_of(checkpoint, path)
+    cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(cfg.MODEL.DEVICE)
+    classes = classes_of_checkpoint(checkpoint, cfg)
+    cfg.MODEL.CLASS_NAMES = [definition.name for definition in classes]
+    cfg.MODEL.CLIP.PRETRAINED = FROM_CHECKPOINT
+    with tempfile.TemporaryDirectory() as folder:
+        if "clip_config" in checkpoint and not Path(cfg.MODEL.CLIP.NAME).is_file():
+            clip_file = Path(folder) / Path(cfg.MODEL.CLIP.NAME).name
+            clip_file.write_text(checkpoint["clip_config"], encoding="utf-8")
+            cfg.MODEL.CLIP.NAME = str(clip_file)
+        model = build_model(cfg).eval()
+    load_weights(model, checkpoint, str(path), network or cfg.TEST.NETWORK)
+    describe_classes(model, classes)
+    return Restored(model, cfg, classes, path)
+
+
+def config_of(checkpoint: Dict[str, Any], path: Path) -> CfgNode:
+    """The config that a checkpoint carries, not frozen."""
+    if "config" not in checkpoint:
+        raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
+    cfg = get_hiervl_cfg()
+    try:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(checkpoint["config"])))
+    except (KeyError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"'{path}' was written by another version of HierVL ({' '.join(str(error).split())}): use that version."
+        ) from error
+    return cfg
+
+
+def classes_of_checkpoint(checkpoint: Dict[str, Any], cfg: CfgNode) -> List[ClassDefinition]:
+    """Names, phrases and colours that the network was trained with."""
+    if "classes" in checkpoint:
+        return from_records(checkpoint["classes"])
+    dataset = next(iter(cfg.DATASETS.TRAIN), None)  # an older checkpoint: its dataset may be registered here
+    return definitions_of(checkpoint["class_names"], dataset, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+
+
+def describe_classes(network: HierVL, classes: Sequence[ClassDefinition]) -> None:
+    """Let ``network`` predict ``classes``, which may be others than it was trained on."""
+    network.set_classes(
+        [definition.name for definition in classes],
+        [definition.phrases for definition in classes],
+        [index for index, definition in enumerate(classes) if definition.background],
+    )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the device '{device}' cannot be used here ({reason}).") from None
