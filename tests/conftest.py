@@ -224,3 +224,22 @@ class OwnDataset:
 def own(tmp_path):
     """A sound dataset of 10 labelled and 4 unlabelled images of 64×64, three classes."""
     return OwnDataset(tmp_path)
+
+
+@pytest.fixture
+def save_run(tmp_path, make_network, make_cfg):
+    """→ function from config overrides to a network and the folder of its run, as training leaves it."""
+    from hiervl.semi_supervised.checkpoint import SegmentationCheckpointer
+    from hiervl.semi_supervised.trainer import SemiSupervisedTrainer
+
+    def save(*overrides):
+        overrides = ("INPUT.CROP_SIZE", 32, "TEST.WINDOW_BATCH", 3, "TEST.NETWORK", "student", *overrides)
+        cfg = make_cfg(*overrides)
+        network = make_network(*overrides).eval()
+        folder = tmp_path / "run"
+        folder.mkdir()
+        extra = SemiSupervisedTrainer.checkpoint_extra(cfg, network.class_names)
+        SegmentationCheckpointer(network, str(folder), extra=extra).save("model_final")
+        return network, folder
+
+    return save

@@ -10,4 +10,5 @@ COMMANDS = {
     "prompts": "hiervl.commands.prompts",
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
+    "predict": "hiervl.commands.predict",
 }

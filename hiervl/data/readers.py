@@ -35,7 +35,12 @@ def read_image(path: str) -> np.ndarray:
         UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
             that is no image.
     """
-    image = open_image(path, upright=True)
+    return rgb_of(open_image(path, upright=True), path)
+
+
+def rgb_of(image: Image.Image, path: str) -> np.ndarray:
+    """As :func:`read_image`, of an opened image; ``path`` names it in messages."""
+    image = ImageOps.exif_transpose(image)
     if image.mode in DEEP_GREY_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:

@@ -30,6 +30,7 @@ TITLE_SIZE = 18
 TEXT_SIZE = 15
 SWATCH = 16
 LINE_HEIGHT = 24
+LEGEND_WIDTH = 640  # overlays twice as wide have a legend twice as large, and so on
 
 PAPER = (255, 255, 255)
 INK = (30, 30, 30)
@@ -70,8 +71,29 @@ def overlay(image: np.ndarray, labels: np.ndarray, colours: Colours, alpha: floa
         raise ValueError(f"image of size {image.shape[:2]}, labels of size {labels.shape}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0…1, got {alpha}")
-    tinted = np.rint((1 - alpha) * image + alpha * colourise(labels, colours)).astype(np.uint8)
+    tinted = cv2.addWeighted(np.ascontiguousarray(image), 1 - alpha, colourise(labels, colours), alpha, 0)
     return np.where(_is_class(labels, colours)[..., None], tinted, image)
+
+
+def overlay_with_legend(
+    image: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    colours: Colours,
+    shown: Optional[Sequence[int]] = None,
+) -> np.ndarray:
+    """:func:`overlay` above a legend of the classes ``shown`` (None: those that occur): RGB (H', W', 3), uint8."""
+    if shown is None:
+        shown = [label for label in np.unique(labels).tolist() if 0 <= label < len(colours)]
+    entries = [(class_names[label], tuple(int(part) for part in colours[label])) for label in shown]
+    tinted = overlay(image, labels, colours)
+    factor = max(1, tinted.shape[1] // LEGEND_WIDTH)  # in large pictures the legend grows with them
+    legend = _draw_legend(entries, tinted.shape[1] // factor)
+    if legend is None:
+        return tinted
+    legend = np.repeat(np.repeat(np.concatenate([_blank(GAP, legend.shape[1]), legend]), factor, 0), factor, 1)
+    width = max(tinted.shape[1], legend.shape[1])
+    return np.concatenate([_widen(tinted, width), _widen(legend, width)])
 
 
 def comparison_sheet(rows: Sequence[Row], class_names: Sequence[str], colours: Colours, path: str) -> None:
@@ -95,7 +117,7 @@ def comparison_sheet(rows: Sequence[Row], class_names: Sequence[str], colours: C
     spacer = _blank(MARGIN, width)
     sheet = np.concatenate([part for strip in strips for part in (strip, spacer)][:-1])
     sheet = cv2.copyMakeBorder(sheet, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=PAPER)
-    _save_png(sheet, path)
+    save_png(Image.fromarray(sheet), path)
 
 
 @torch.no_grad()
@@ -249,11 +271,12 @@ def _widen(picture: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([picture, _blank(picture.shape[0], missing)], axis=1)
 
 
-def _save_png(picture: np.ndarray, path: str) -> None:
+def save_png(picture: Image.Image, path: str) -> None:
+    """Write a PNG that appears complete or not at all; its directory is made."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        picture.save(temporary, format="PNG")
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hiervl.evaluation import SlidingWindowSegmenter, sliding_window_positions
-from hiervl.evaluation.sliding_window import normalise_over_classes
+from hiervl.evaluation.sliding_window import averaged_strips, cut, normalise_over_classes, plan_windows
 
 
 class PixelwiseModel(nn.Module):
@@ -198,3 +198,52 @@ def test_names_a_map_of_the_wrong_size():
 
     with pytest.raises(ValueError, match="semantic_maps returned"):
         SlidingWindowSegmenter(Strided(), crop_size=16)([{"image": random_image(8, 8)}])
+
+
+def test_blended_windows_count_less_towards_their_edges():
+    # Width 6, windows of 4 at 0 and 2: in columns 2 and 3 the first window is 2 and 1 from its edge, the second 1, 2.
+    strips = averaged_strips(
+        lambda window: cut(random_image(4, 6), window),
+        (4, 6),
+        plan_windows((4, 6), 4),
+        lambda pixels, windows: WindowCounter(2).semantic_maps(pixels) / 3,
+        blend=True,
+    )
+    ((top, left, class_map),) = strips
+    first_class = torch.tensor([1, 1, 2 / 3, 1 / 3, 0, 0]).expand(4, 6)
+    assert (top, left) == (0, 0)
+    torch.testing.assert_close(class_map[0], first_class)
+
+
+def test_windows_at_a_scale_cover_the_image_in_its_own_pixels():
+    half = plan_windows((20, 50), 16, overlap=0.5, scales=(0.5,))
+    assert [(w.left, w.width, w.height, w.seen_size) for w in half] == [(0, 32, 20, (10, 16)), (16, 32, 20, (10, 16)),
+                                                                       (18, 32, 20, (10, 16))]  # fmt: skip
+    both = plan_windows((20, 50), 16, scales=(1.0, 0.5))
+    assert {w.view for w in both} == {0, 1}
+    assert [w.top for w in both] == sorted(w.top for w in both)
+
+
+@pytest.mark.parametrize("max_width", [None, 7, 16])
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5, 2.0)])
+def test_strips_hold_every_pixel_once_and_are_the_mean(max_width, scales):
+    image = torch.full((3, 33, 47), 100, dtype=torch.uint8)
+    image[0, :, 30:] = 200
+    strips = averaged_strips(
+        lambda window: cut(image, window),
+        (33, 47),
+        plan_windows((33, 47), 8, scales=scales),
+        lambda pixels, windows: normalise_over_classes(pixels),
+        window_batch=3,
+        blend=True,
+        max_width=max_width,
+    )
+    result = torch.full((3, 33, 47), float("nan"))
+    for top, left, class_map in strips:
+        place = result[:, top : top + class_map.shape[1], left : left + class_map.shape[2]]
+        assert place.isnan().all()
+        place.copy_(class_map)
+    expected = normalise_over_classes(image[None])[0]
+    away = torch.arange(47).sub(30).abs() > 4  # resizing blurs the border between the colours
+    torch.testing.assert_close(result[:, :, away], expected[:, :, away])
+    torch.testing.assert_close(result.sum(0), torch.ones(33, 47))

@@ -1,0 +1,148 @@
+"""TIFFs read and written by windows, with their place on Earth, where rasterio is installed."""
+
+import contextlib
+import importlib.util
+import os
+import warnings
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from hiervl.errors import UserError
+from hiervl.evaluation.sliding_window import Window
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+BLOCK = 256  # side of the tiles in files that are written, in pixels
+CACHE_MEGABYTES = 256  # of GDAL, whose default is a share of the machine's memory
+
+
+class GeoReference(NamedTuple):
+    """Where on Earth an image lies, in rasterio's terms."""
+
+    crs: Any
+    transform: Any
+
+
+class Raster:
+    """A TIFF of any size."""
+
+    def __init__(self, path: str):
+        """Raises: UserError: the file is broken, or its pixels are no image."""
+        rasterio = _rasterio()
+        self.path = path
+        try:
+            with _settings():
+                self._file = rasterio.open(path)
+        except rasterio.errors.RasterioIOError as error:
+            raise UserError(f"{path} cannot be read as a TIFF ({error}): replace the file.") from None
+        self.size: Tuple[int, int] = (self._file.height, self._file.width)
+        if self._file.dtypes[0] not in ("uint8", "uint16"):
+            self._file.close()
+            raise UserError(f"{path} holds {self._file.dtypes[0]} values: save it with 8 or 16 bits.")
+        is_palette = self._file.colorinterp[0].name == "palette"
+        self._palette = _palette_of(self._file) if is_palette else None
+
+    @property
+    def georeference(self) -> Optional[GeoReference]:
+        """None where the file has none."""
+        return GeoReference(self._file.crs, self._file.transform) if self._file.crs is not None else None
+
+    def read(self, window: Optional[Window] = None, reduced_to: Optional[Tuple[int, int]] = None) -> np.ndarray:
+        """RGB pixels (h, w, 3) uint8 of a window, or of the whole file, perhaps reduced to a size (height, width).
+
+        The first three bands are red, green and blue; of one or two bands the first is grey. 16 bits become 8.
+        """
+        rasterio = _rasterio()
+        place = None
+        if window is not None:
+            place = rasterio.windows.Window(window.left, window.top, window.width, window.height)
+        count = 3 if self._file.count >= 3 else 1
+        shape = None if reduced_to is None else (count, *reduced_to)
+        try:
+            with _settings():
+                bands = self._file.read(list(range(1, count + 1)), window=place, out_shape=shape)
+        except rasterio.errors.RasterioIOError as error:
+            raise UserError(f"{self.path} is damaged ({error}): replace the file.") from None
+        if self._palette is not None:
+            return self._palette[bands[0]]
+        if bands.dtype == np.uint16:
+            bands = (bands >> 8).astype(np.uint8)
+        return np.repeat(bands, 3 // count, axis=0).transpose(1, 2, 0)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def has_rasterio() -> bool:
+    return importlib.util.find_spec("rasterio") is not None
+
+
+def is_tiff(path: str) -> bool:
+    return path.lower().endswith(TIFF_SUFFIXES)
+
+
+def read_values(path: str, size: Tuple[int, int]) -> np.ndarray:
+    """The first band as it stands, reduced to ``size`` (height, width) by leaving pixels out."""
+    with _settings(), _rasterio().open(path) as file:
+        return file.read(1, out_shape=size)
+
+
+@contextlib.contextmanager
+def write_raster(
+    path: str,
+    size: Tuple[int, int],
+    dtype: type,
+    georeference: Optional[GeoReference] = None,
+    colours: Optional[Sequence[Sequence[int]]] = None,
+) -> Iterator[Callable[[int, int, np.ndarray], None]]:
+    """Write a one-band TIFF part by part; the file appears when it is whole.
+
+    Args:
+        size: height and width.
+        colours: RGB of the values 0, 1, …; kept in the file where its type is uint8.
+
+    Yields:
+        a function from top, left and an array (h, w) that writes it there.
+    """
+    rasterio = _rasterio()
+    profile = {"driver": "GTiff", "height": size[0], "width": size[1], "count": 1, "dtype": np.dtype(dtype).name}
+    if min(size) >= BLOCK:
+        profile.update(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
+    if georeference is not None:
+        profile.update(crs=georeference.crs, transform=georeference.transform)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with _settings(), rasterio.open(temporary, "w", compress="deflate", bigtiff="if_safer", **profile) as file:
+            if colours is not None and np.dtype(dtype) == np.uint8:
+                file.write_colormap(1, {value: (*map(int, colour), 255) for value, colour in enumerate(colours)})
+
+            def write(top: int, left: int, values: np.ndarray) -> None:
+                place = rasterio.windows.Window(left, top, values.shape[1], values.shape[0])
+                file.write(values.astype(dtype), 1, window=place)
+
+            yield write
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _rasterio():
+    """rasterio, which is optional, without its remark on files that have no place on Earth."""
+    import rasterio
+    import rasterio.windows
+
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    return rasterio
+
+
+def _settings():
+    return _rasterio().Env(GDAL_CACHEMAX=CACHE_MEGABYTES)
+
+
+def _palette_of(file) -> np.ndarray:
+    palette = np.zeros((256, 3), np.uint8)
+    for value, colour in file.colormap(1).items():
+        if value < len(palette):
+            palette[value] = colour[:3]
+    return palette

@@ -1,0 +1,135 @@
+"""What there is to predict: files, folders, patterns and videos as a list of items with names for their results."""
+
+import glob
+import os
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple
+
+import cv2
+import numpy as np
+
+from hiervl.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+DEFAULT_FPS = 25.0  # of videos that do not say
+
+
+class Item(NamedTuple):
+    """One image or video."""
+
+    path: str
+    name: str  # of its results, with / between folders and without a suffix
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def list_items(inputs: Sequence[str], output: str) -> List[Item]:
+    """The images and videos that ``inputs`` mean, sorted, each once.
+
+    Args:
+        inputs: files (any suffix), folders (searched to any depth for known suffixes) and patterns with *, ** or ?.
+        output: folder of the results, in which nothing is looked for.
+
+    Raises:
+        UserError: an input does not exist, or there is nothing to predict.
+    """
+    results = os.path.abspath(output)
+    found: List[Tuple[str, str]] = []  # path, name with suffix
+    for text in inputs:
+        found.extend(_files_of(text, results))
+    items, names, seen = [], set(), set()
+    for path, name in found:
+        key = os.path.abspath(path)
+        if key not in seen:
+            seen.add(key)
+            items.append(Item(path, _free_name(name, names)))
+    if not items:
+        raise UserError(f"no images or videos in {', '.join(inputs)} ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}).")
+    return items
+
+
+def _files_of(text: str, results: str) -> List[Tuple[str, str]]:
+    if os.path.isfile(text):
+        return [(text, os.path.basename(text))]
+    if os.path.isdir(text):
+        if os.path.abspath(text) == results or _is_below(text, results):
+            raise UserError(f"the input '{text}' is in the folder of the results: name another one with --output.")
+        return [(path, os.path.relpath(path, text)) for path in sorted(_walk(text, results))]
+    if not glob.has_magic(text):
+        raise UserError(f"the input '{text}' does not exist.")
+    matches = sorted(path for path in glob.iglob(text, recursive=True) if _is_known(path) and os.path.isfile(path))
+    if not matches:
+        raise UserError(f"no image or video matches '{text}'.")
+    # Folders that the pattern itself spells out are the same for all and say nothing.
+    fixed = Path(*[part for part in _until_magic(Path(text).parts)])
+    return [(path, os.path.relpath(path, fixed)) for path in matches if not _is_below(path, results)]
+
+
+def _until_magic(parts: Sequence[str]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _walk(folder: str, results: str) -> Iterator[str]:
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".") and os.path.abspath(os.path.join(directory, name)) != results
+        ]
+        for name in files:
+            if _is_known(name) and not name.startswith("."):
+                yield os.path.join(directory, name)
+
+
+def _is_known(path: str) -> bool:
+    return path.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.abspath(path).startswith(folder + os.sep)
+
+
+def _free_name(name: str, taken: Set[str]) -> str:
+    """The name without its suffix; with it, and with a number, where another file already has that name."""
+    name = name.replace(os.sep, "/")
+    candidates = [os.path.splitext(name)[0], name]
+    number = 2
+    while candidates[0] in taken:
+        candidates.pop(0)
+        if not candidates:
+            candidates.append(f"{name}_{number}")
+            number += 1
+    taken.add(candidates[0])
+    return candidates[0]
+
+
+class Video:
+    """The frames of a video, one at a time."""
+
+    def __init__(self, path: str):
+        """Raises: UserError: it cannot be opened."""
+        self.path = path
+        self._capture = cv2.VideoCapture(path)
+        if not self._capture.isOpened():
+            raise UserError(f"{path} cannot be read as a video: replace the file.")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = rate if 0 < rate < 1000 else DEFAULT_FPS
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 RGB. Raises: UserError: there is none."""
+        is_empty = True
+        while True:
+            is_read, frame = self._capture.read()
+            if not is_read:
+                break
+            is_empty = False
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        self._capture.release()
+        if is_empty:
+            raise UserError(f"{self.path} holds no frame that can be read: replace the file.")

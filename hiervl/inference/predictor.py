@@ -1,0 +1,306 @@
+"""From Python: ``HierVLPredictor.from_checkpoint(path)(image)`` → :class:`Prediction`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from hiervl.data.classes import ClassDefinition
+from hiervl.data.readers import read_image, rgb_of
+from hiervl.errors import UserError
+from hiervl.evaluation.sliding_window import Window, averaged_strips, cut, normalise_over_classes, plan_windows
+from hiervl.inference.postprocess import (
+    Instance,
+    InstanceCollector,
+    PanopticCollector,
+    Segment,
+    instances_of_regions,
+    instances_of_rows,
+    panoptic_of_regions,
+    panoptic_of_rows,
+    row_masks,
+)
+from hiervl.inference.restore import describe_classes, restore_network
+from hiervl.modeling import HierVL
+
+# What the class maps of the unfinished part of an image may take, in bytes. It is this that bounds the memory for
+# images of any size.
+ACCUMULATOR_BYTES = 2**30
+COPIES = 3  # the accumulator, the part that is handed out, the part that moves up
+
+AnyImage = Union[str, Path, np.ndarray, Image.Image, Tensor]
+
+
+class Panoptic(NamedTuple):
+    """Every pixel in at most one segment."""
+
+    ids: np.ndarray  # (H, W) int32: the segment's number, 0 where there is none
+    segments: List[Segment]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one image of H × W pixels.
+
+    Attributes:
+        semantic: (H, W) index of the class into ``classes``; uint8, or int32 where there are more than 256.
+        confidence: (H, W) float32, share of that class in the normalised class map: 1/C…1.
+        instances: objects, best first; None where they were not asked for.
+        panoptic: None where it was not asked for.
+        classes: name, phrases and colour of every class, in the order of the indices.
+    """
+
+    semantic: np.ndarray
+    confidence: np.ndarray
+    instances: Optional[List[Instance]]
+    panoptic: Optional[Panoptic]
+    classes: Tuple[ClassDefinition, ...]
+
+
+class LabelStrip(NamedTuple):
+    """A finished part of an image that is not held as a whole."""
+
+    top: int
+    left: int
+    labels: np.ndarray  # (h, w), as Prediction.semantic
+    confidence: np.ndarray  # (h, w) float32
+
+
+class HierVLPredictor:
+    """A trained network that segments images of any size, window by window.
+
+    The steps for one image: windows of the training crop at every scale, each also mirrored if so wished; their class
+    maps, normalised and averaged, windows counting less towards their edges; the best class of every pixel. Instances
+    and panoptic segments come from the same passes, those at the first scale; where windows overlap, the parts of an
+    object are joined.
+    """
+
+    def __init__(
+        self,
+        network: HierVL,
+        classes: Sequence[ClassDefinition],
+        *,
+        crop_size: int,
+        short_side: int = 0,
+        overlap: float = 0.5,
+        window_batch: int = 4,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        things: Optional[Sequence[str]] = None,
+        min_score: float = 0.5,
+    ):
+        """
+        Args:
+            network: in evaluation mode, see ``restore_network``.
+            classes: what it predicts, in order.
+            crop_size: side of the windows in pixels.
+            short_side: images are shown to the network with this shorter side; 0: in their own size.
+            overlap: share by which neighbouring windows overlap, 0 ≤ overlap < 1.
+            window_batch: windows that go through the network at once.
+            scales: sizes at which the image is shown, relative to the usual one; instances come from the first.
+            flip: average with the mirrored image.
+            things: names of the classes that come as separate objects; None: all but the background.
+            min_score: instances of lower score are left out.
+        """
+        _check_options(overlap, window_batch, scales)
+        self.network = network
+        self.classes = tuple(classes)
+        self.crop_size = crop_size
+        self.short_side = short_side
+        self.overlap = overlap
+        self.window_batch = window_batch
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.things = _thing_indices(self.classes, things)
+        self.min_score = min_score
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Union[str, Path],
+        *,
+        classes: Optional[Sequence[ClassDefinition]] = None,
+        device: str = "",
+        network: str = "",
+        **options,
+    ) -> "HierVLPredictor":
+        """A predictor from a checkpoint file or the folder of a run; nothing else is needed.
+
+        Args:
+            classes: predict these classes, of ``hiervl.data.classes.read_classes``; None: those it was trained on.
+                Names that it was not trained on are recognised by their phrases.
+            device: such as "cpu" or "cuda:1"; "": a CUDA device where there is one.
+            network: "teacher" or "student"; "": what the run was evaluated with.
+            options: of the constructor, in place of the run's own.
+
+        Raises:
+            UserError: there is no checkpoint, it is damaged, or an option is out of range.
+        """
+        restored = restore_network(str(path), network, device)
+        if classes is not None:
+            describe_classes(restored.network, classes)
+        usual = {
+            "crop_size": restored.cfg.INPUT.CROP_SIZE,
+            "short_side": restored.cfg.INPUT.SHORT_SIDE,
+            "overlap": restored.cfg.TEST.OVERLAP,
+            "window_batch": restored.cfg.TEST.WINDOW_BATCH,
+        }
+        return cls(restored.network, classes or restored.classes, **{**usual, **options})
+
+    @property
+    def has_instance_rows(self) -> bool:
+        """Otherwise instances are connected regions of the semantic map."""
+        return self.network.query_decoder.instance_queries.num_embeddings > 0
+
+    def __call__(self, image: AnyImage, *, instances: bool = True, panoptic: bool = True) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: a file; a PIL image; a NumPy array (H, W), (H, W, 3) or (H, W, 4), RGB, uint8 in 0…255 or float in
+                0…1; or a torch tensor (3, H, W) or (1, H, W), RGB, uint8 in 0…255 or float in 0…1.
+            instances, panoptic: False leaves them out.
+        """
+        pixels = pixels_of(image).to(self.network.device)
+        size = (pixels.shape[1], pixels.shape[2])
+        by_rows = self.has_instance_rows
+        found = InstanceCollector() if instances and by_rows else None
+        whole = PanopticCollector(size) if panoptic and by_rows else None
+        labels = np.empty(size, self.label_type)
+        confidence = np.empty(size, np.float32)
+        for strip in self._strips(lambda window: cut(pixels, window), size, found, whole):
+            height, width = strip.labels.shape
+            place = (slice(strip.top, strip.top + height), slice(strip.left, strip.left + width))
+            labels[place], confidence[place] = strip.labels, strip.confidence
+        if by_rows:
+            objects = found.instances() if instances else None
+            segments = Panoptic(*whole.result()) if panoptic else None
+        else:
+            regions = instances_of_regions(labels, confidence, self.things) if instances else []
+            objects = [region for region in regions if region.score >= self.min_score] if instances else None
+            segments = Panoptic(*panoptic_of_regions(labels, confidence, self.things)) if panoptic else None
+        return Prediction(labels, confidence, objects, segments, self.classes)
+
+    def strips(self, read: Callable[[Window], np.ndarray], size: Tuple[int, int]) -> Iterator[LabelStrip]:
+        """Segment an image that is read by windows, in bounded memory.
+
+        Args:
+            read: window → its pixels (height, width, 3) uint8 RGB.
+            size: height and width of the image.
+
+        Yields:
+            every pixel once, in strips.
+        """
+
+        def pixels(window: Window) -> Tensor:
+            return torch.from_numpy(read(window)).permute(2, 0, 1).to(self.network.device)
+
+        return self._strips(pixels, size, None, None)
+
+    @property
+    def label_type(self) -> type:
+        """Number type of class indices."""
+        return np.uint8 if len(self.classes) <= 256 else np.int32
+
+    @torch.no_grad()
+    def _strips(self, read, size, found, whole) -> Iterator[LabelStrip]:
+        usual = self.short_side / min(size) if self.short_side else 1.0
+        scales = [usual * scale for scale in self.scales]
+        side = round(self.crop_size / min(scales))
+        widest = ACCUMULATOR_BYTES // (4 * COPIES * len(self.classes) * side)
+        strips = averaged_strips(
+            read,
+            size,
+            plan_windows(size, self.crop_size, self.overlap, scales),
+            self._predict_windows(found, whole),
+            window_batch=self.window_batch,
+            blend=True,
+            max_width=max(2 * side, widest),
+        )
+        for top, left, class_map in strips:
+            confidence, labels = class_map.max(0)
+            yield LabelStrip(top, left, labels.cpu().numpy().astype(self.label_type), confidence.cpu().numpy())
+
+    def _predict_windows(self, found: Optional[InstanceCollector], whole: Optional[PanopticCollector]):
+        """What ``averaged_strips`` asks of a model; collects instances and segments by the way."""
+        done = set()  # windows between two columns come twice
+
+        def predict(pixels: Tensor, windows: Sequence[Window]) -> Tensor:
+            class_maps, rows = self.network.semantic_maps_and_rows(pixels)
+            class_maps = normalise_over_classes(class_maps)
+            if self.flip:
+                mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
+                class_maps = (class_maps + mirrored) / 2
+            if found is None and whole is None:
+                return class_maps
+            for index, window in enumerate(windows):
+                if window.view == 0 and window not in done:
+                    done.add(window)
+                    masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)
+                    self._collect(rows.logits[index], masks, window, found, whole)
+            return class_maps
+
+        return predict
+
+    def _collect(self, logits: Tensor, masks: Tensor, window: Window, found, whole) -> None:
+        own_size = (window.height, window.width)
+        if own_size != window.seen_size:
+            masks = F.interpolate(masks[None], own_size, mode="bilinear", align_corners=False)[0]
+        if found is not None:
+            found.add(window, instances_of_rows(logits, masks, self.things, min_score=self.min_score))
+        if whole is not None:
+            whole.add(window, *panoptic_of_rows(logits, masks, self.things))
+
+
+def pixels_of(image: AnyImage) -> Tensor:
+    """Any image that :meth:`HierVLPredictor.__call__` takes → uint8 (3, H, W), RGB.
+
+    Raises:
+        UserError: a file cannot be read.
+        ValueError: the shape, the type or the range of an array is none of those.
+    """
+    if isinstance(image, (str, Path)):
+        array = read_image(str(image))
+    elif isinstance(image, Image.Image):
+        array = rgb_of(image, "the image")
+    elif isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise ValueError(f"a torch image has the shape (3, H, W) or (1, H, W), not {tuple(image.shape)}")
+        array = image.detach().cpu().permute(1, 2, 0).numpy()
+    elif isinstance(image, np.ndarray):
+        array = image[:, :, None] if image.ndim == 2 else image
+    else:
+        raise ValueError(f"an image is a file, a PIL image, a NumPy array or a torch tensor, not {type(image)}")
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        raise ValueError(f"a NumPy image has the shape (H, W), (H, W, 3) or (H, W, 4), not {array.shape}")
+    array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError(f"a floating-point image is in 0…1, not in {array.min()}…{array.max()}")
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"an image is uint8 in 0…255 or floating-point in 0…1, not {array.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _thing_indices(classes: Sequence[ClassDefinition], things: Optional[Sequence[str]]) -> Tuple[int, ...]:
+    names = [definition.name for definition in classes]
+    if things is None:
+        return tuple(index for index, definition in enumerate(classes) if not definition.background)
+    unknown = next((name for name in things if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"there is no class '{unknown}' to be taken apart; the classes are {', '.join(names)}.")
+    return tuple(names.index(name) for name in things)
+
+
+def _check_options(overlap: float, window_batch: int, scales: Sequence[float]) -> None:
+    if not 0 <= overlap < 1:
+        raise UserError(f"the overlap is at least 0 and less than 1, not {overlap}.")
+    if window_batch < 1:
+        raise UserError(f"at least one window goes through the network at once, not {window_batch}.")
+    if not scales or min(scales) <= 0:
+        raise UserError(f"scales are positive numbers, not {' '.join(map(str, scales))}.")

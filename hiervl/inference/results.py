@@ -1,0 +1,277 @@
+"""The folder that predictions are written to: pictures, numbers, and what is needed to go on after an interruption.
+
+``{output}/`` holds ``classes.yaml`` (name, phrases and colour of every index), ``mask/``, ``overlay/``,
+``confidence/``, ``panoptic/`` with a file per image, ``json/`` with what is known of each image, and
+``instances.json`` and ``panoptic.json`` in COCO's formats. An image's JSON file is written last: where it is, the
+image is done.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from hiervl.data.class_records import to_records, write_classes
+from hiervl.data.classes import ClassDefinition
+from hiervl.errors import UserError
+from hiervl.inference.pictures import overlay_with_legend, save_png
+from hiervl.inference.postprocess import Instance
+from hiervl.inference.predictor import Panoptic, Prediction
+
+KINDS = ("mask", "overlay", "confidence", "instances", "panoptic")
+SETTINGS_FILE = "predict.json"
+OUTLINE = (255, 255, 255)
+
+
+class ResultFolder:
+    """Writes what is asked for, under names given with / between folders."""
+
+    def __init__(self, folder: str, classes: Sequence[ClassDefinition], kinds: Sequence[str], things: Sequence[int]):
+        """
+        Args:
+            classes: in the order of the labels.
+            kinds: of ``KINDS``; the JSON file of each image is always written.
+            things: classes that come as separate objects.
+        """
+        self.folder = Path(folder)
+        self.classes = list(classes)
+        self.names = [definition.name for definition in classes]
+        self.colours = [definition.color for definition in classes]
+        self.kinds = tuple(kinds)
+        self.things = tuple(things)
+
+    def prepare(self, settings: Dict[str, Any], overwrite: bool) -> None:
+        """Make the folder; to be called by one process.
+
+        Args:
+            settings: what the predictions depend on, as plain values.
+            overwrite: forget which images are done.
+
+        Raises:
+            UserError: it holds predictions made with other settings, or cannot be written to.
+        """
+        settings = json.loads(json.dumps({**settings, "classes": to_records(self.classes)}))
+        path = self.folder / SETTINGS_FILE
+        if path.is_file() and overwrite:
+            shutil.rmtree(self.folder / "json", ignore_errors=True)
+        elif path.is_file():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            changed = sorted(key for key in {*settings, *earlier} if settings.get(key) != earlier.get(key))
+            if changed:
+                raise UserError(
+                    f"{self.folder} holds predictions that were made with other {', '.join(changed)}: name another "
+                    "folder with --output, or make them anew with --overwrite."
+                )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(settings, indent=2, ensure_ascii=False))
+            write_classes(self.folder / "classes.yaml", self.classes)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written to ({error.strerror}).") from None
+
+    def path(self, kind: str, name: str, suffix: str = ".png") -> str:
+        """The file of a kind and an image, whose folder is made."""
+        path = self.folder / kind / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return str(path)
+
+    def record(self, name: str) -> Optional[Dict[str, Any]]:
+        """The JSON of an image; None where it is not done."""
+        try:
+            return json.loads((self.folder / "json" / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def is_done(self, name: str) -> bool:
+        """Everything that is asked for has been written for this image."""
+        record = self.record(name)
+        return record is not None and set(self.kinds) <= set(record["saved"])
+
+    def write(self, name: str, file: str, image: np.ndarray, prediction: Prediction, skip: Sequence[str] = ()) -> None:
+        """Write one image's results, its JSON last; the kinds in ``skip`` count as written elsewhere."""
+        kinds = [kind for kind in self.kinds if kind not in skip]
+        if "mask" in kinds:
+            save_png(palette_image(prediction.semantic, self.colours), self.path("mask", name))
+        if "confidence" in kinds:
+            save_png(Image.fromarray(confidence_bytes(prediction.confidence)), self.path("confidence", name))
+        if "overlay" in kinds:
+            save_png(Image.fromarray(self.overlay(image, prediction)), self.path("overlay", name))
+        counts, sure = self.count(prediction.semantic, prediction.confidence)
+        extra: Dict[str, Any] = {}
+        if "instances" in self.kinds:
+            size = prediction.semantic.shape
+            extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
+        if "panoptic" in self.kinds:
+            save_png(Image.fromarray(panoptic_colours(prediction.panoptic.ids)), self.path("panoptic", name))
+            extra["panoptic"] = coco_segments(prediction.panoptic)
+        self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)
+
+    def overlay(self, image: np.ndarray, prediction: Prediction, shown: Optional[Sequence[int]] = None) -> np.ndarray:
+        """The image under its classes' colours, objects outlined where there are any, above the legend."""
+        drawn = overlay_with_legend(image, prediction.semantic, self.names, self.colours, shown)
+        drawn = np.ascontiguousarray(drawn)
+        for instance in prediction.instances or ():
+            top, left = instance.box[:2]
+            outlines, _ = cv2.findContours(
+                instance.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top)
+            )
+            cv2.drawContours(drawn, outlines, -1, OUTLINE, 1)
+        return drawn
+
+    def count(self, labels: np.ndarray, confidence: np.ndarray):
+        """Pixels of every class, and the sum of their confidences: (C,) and (C,)."""
+        size = len(self.names)
+        flat = labels.ravel()
+        return np.bincount(flat, minlength=size), np.bincount(flat, confidence.ravel(), minlength=size)
+
+    def write_record(self, name: str, file: str, size, counts: np.ndarray, sure: np.ndarray, **extra: Any) -> None:
+        """The JSON of an image, which marks it as done."""
+        pixels = int(counts.sum())
+        record = {
+            "file": file,
+            "height": int(size[0]),
+            "width": int(size[1]),
+            "mean_confidence": round(float(sure.sum()) / pixels, 6),
+            "classes": [
+                {
+                    "index": index,
+                    "name": self.names[index],
+                    "pixels": int(counts[index]),
+                    "share": round(float(counts[index]) / pixels, 6),
+                    "mean_confidence": round(float(sure[index] / counts[index]), 6),
+                }
+                for index in np.flatnonzero(counts).tolist()
+            ],
+            "saved": list(self.kinds),
+            **extra,
+        }
+        write_text(Path(self.path("json", name, ".json")), json.dumps(record, ensure_ascii=False))
+
+    def write_coco(self, names: Sequence[str]) -> None:
+        """``instances.json`` and ``panoptic.json`` of the images that are done, in the order of ``names``."""
+        for kind in ("instances", "panoptic"):
+            if kind in self.kinds:
+                self._write_coco_file(kind, names)
+
+    def _write_coco_file(self, kind: str, names: Sequence[str]) -> None:
+        """One image at a time, so that the number of images does not matter."""
+        final = self.folder / f"{kind}.json"
+        temporary, later = Path(f"{final}.tmp"), Path(f"{final}.annotations.tmp")
+        number = 0
+        with open(temporary, "w", encoding="utf-8") as images, open(later, "w+", encoding="utf-8") as annotations:
+            images.write('{"images": [')
+            image_id = 0
+            for name in names:
+                record = self.record(name)
+                if record is None or kind not in record:
+                    continue
+                image_id += 1
+                entry = {key: record[key] for key in ("width", "height")}
+                entry.update(id=image_id, file_name=record["file"])
+                images.write((",\n" if image_id > 1 else "\n") + json.dumps(entry, ensure_ascii=False))
+                for annotation in self._coco_entries(kind, name, image_id, record[kind]):
+                    number += 1
+                    if kind == "instances":
+                        annotation["id"] = number
+                    annotations.write((",\n" if number > 1 else "\n") + json.dumps(annotation, ensure_ascii=False))
+            images.write('\n],\n"annotations": [')
+            annotations.seek(0)
+            for line in annotations:
+                images.write(line)
+            categories = [category for category in self._categories() if kind == "panoptic" or category["isthing"]]
+            images.write('\n],\n"categories": ' + json.dumps(categories, ensure_ascii=False) + "}\n")
+        later.unlink()
+        os.replace(temporary, final)
+
+    def _coco_entries(self, kind: str, name: str, image_id: int, entries: List[Dict]) -> List[Dict]:
+        if kind == "instances":
+            return [{"image_id": image_id, **entry} for entry in entries]
+        return [{"image_id": image_id, "file_name": f"{name}.png", "segments_info": entries}]
+
+    def _categories(self) -> List[Dict]:
+        return [
+            {
+                "id": category_id(index),
+                "name": definition.name,
+                "isthing": int(index in self.things),
+                "color": list(definition.color),
+            }
+            for index, definition in enumerate(self.classes)
+        ]
+
+
+def category_id(label: int) -> int:
+    """COCO counts categories from 1."""
+    return label + 1
+
+
+def palette_image(labels: np.ndarray, colours: Sequence[Sequence[int]]) -> Image.Image:
+    """A palette image of uint8 labels: the pixels are the indices; of other types a 16- or 32-bit one."""
+    if labels.dtype != np.uint8:
+        return Image.fromarray(labels.astype(np.int32 if labels.max() > 65535 else np.uint16))
+    image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
+    image.putpalette([int(channel) for colour in colours for channel in colour])
+    return image
+
+
+def confidence_bytes(confidence: np.ndarray) -> np.ndarray:
+    """0…1 → uint8 0…255."""
+    return np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8)
+
+
+def panoptic_colours(ids: np.ndarray) -> np.ndarray:
+    """Segment numbers as COCO's panoptic PNGs hold them: id = R + 256·G + 65536·B."""
+    return np.stack((ids % 256, ids // 256 % 256, ids // 65536), axis=-1).astype(np.uint8)
+
+
+def coco_annotation(instance: Instance, size) -> Dict[str, Any]:
+    """An instance in COCO's format, without its numbers."""
+    encoded = coco_mask.encode(np.asfortranarray(instance.full_mask(size).astype(np.uint8)))
+    return {
+        "category_id": category_id(instance.label),
+        "score": round(instance.score, 6),
+        "bbox": _coco_box(instance.box),
+        "area": instance.area,
+        "iscrowd": 0,
+        "segmentation": {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode("ascii")},
+    }
+
+
+def coco_segments(panoptic: Panoptic) -> List[Dict[str, Any]]:
+    """The ``segments_info`` of COCO's panoptic format."""
+    infos = []
+    for segment in panoptic.segments:
+        mask = panoptic.ids == segment.id
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        infos.append(
+            {
+                "id": segment.id,
+                "category_id": category_id(segment.label),
+                "isthing": int(segment.is_thing),
+                "score": round(segment.score, 6),
+                "area": int(mask.sum()),
+                "bbox": _coco_box(box),
+                "iscrowd": 0,
+            }
+        )
+    return infos
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _coco_box(box) -> List[int]:
+    """Left, top, width, height."""
+    top, left, bottom, right = box
+    return [left, top, right - left, bottom - top]

@@ -1,0 +1,102 @@
+"""A checkpoint is enough: the network comes back from the file alone."""
+
+import json
+import logging
+import os
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from hiervl.data.class_records import definitions_of, from_records, to_records, write_classes
+from hiervl.data.classes import ClassDefinition, distinct_color, read_classes
+from hiervl.errors import UserError
+from hiervl.inference.restore import find_checkpoint, restore_network
+
+
+@torch.no_grad()
+def test_nothing_but_the_file_is_needed(save_run, clip_file, caplog):
+    network, folder = save_run()
+    images = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = network.semantic_maps(images)
+    caplog.clear()
+    hidden = f"{clip_file}.hidden"
+    os.rename(clip_file, hidden)
+    try:
+        with caplog.at_level(logging.WARNING):
+            restored = restore_network(str(folder), device="cpu")
+    finally:
+        os.rename(hidden, clip_file)
+    assert caplog.records == []
+    torch.testing.assert_close(restored.network.semantic_maps(images), expected)
+    assert [definition.name for definition in restored.classes] == network.class_names
+    assert restored.classes[0].background and not restored.classes[1].background
+    assert restored.path == folder / "model_final.pth"
+    assert not restored.network.training
+
+
+def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
+    name = "restore_test_dataset"
+    names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(
+        stuff_classes=names,
+        stuff_colors=[[index, 2, 3] for index in range(6)],
+        class_phrases=[["wall", "floor"], *[[n] for n in names[1:]]],
+    )
+    try:
+        network, folder = save_run("DATASETS.TRAIN", (name,), "MODEL.CLASS_NAMES", [])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    restored = restore_network(str(folder), device="cpu")
+    assert restored.classes[0] == ClassDefinition("background", ("wall", "floor"), (0, 2, 3), True)
+    assert restored.classes[5].color == (5, 2, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(restored.network.encode_text(), network.encode_text())
+
+
+def test_a_checkpoint_without_class_records_names_its_classes(save_run):
+    _, folder = save_run()
+    path = folder / "model_final.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["classes"]
+    torch.save(checkpoint, path)
+    classes = restore_network(str(path), device="cpu").classes
+    assert classes[2] == ClassDefinition("red bus", ("red bus",), distinct_color(2), False)
+
+
+def test_what_is_no_run_is_said_in_a_sentence(save_run, tmp_path):
+    with pytest.raises(UserError, match="neither a checkpoint nor a run"):
+        find_checkpoint(str(tmp_path / "absent"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        find_checkpoint(str(tmp_path / "empty"))
+    torch.save({"model": {}, "class_names": ["a"]}, tmp_path / "bare.pth")
+    with pytest.raises(UserError, match="carries no config"):
+        restore_network(str(tmp_path / "bare.pth"))
+    _, folder = save_run()
+    with pytest.raises(UserError, match="cannot be used here"):
+        restore_network(str(folder), device="cuda:99")
+
+
+def test_the_best_checkpoint_is_preferred_and_the_last_one_found(tmp_path):
+    (tmp_path / "model_0000009.pth").touch()
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    assert find_checkpoint(str(tmp_path)).name == "model_0000009.pth"
+    (tmp_path / "model_final.pth").touch()
+    assert find_checkpoint(str(tmp_path)).name == "model_final.pth"
+    (tmp_path / "model_best.pth").touch()
+    assert find_checkpoint(str(tmp_path)).name == "model_best.pth"
+
+
+def test_records_are_a_class_file(tmp_path):
+    classes = [ClassDefinition("a", ("a", "b c"), (1, 2, 3), True), ClassDefinition("ä", ("ä",), (0, 0, 255))]
+    assert from_records(json.loads(json.dumps(to_records(classes)))) == classes
+    write_classes(tmp_path / "classes.yaml", classes)
+    assert read_classes(tmp_path / "classes.yaml") == classes
+
+
+def test_classes_of_an_unknown_dataset_have_colours_of_their_own():
+    first, second = definitions_of(["a", "b"], "no_such_dataset", ["b"])
+    assert first.phrases == ("a",) and first.color != second.color and second.background

@@ -1,0 +1,78 @@
+"""Scores over classes of which the linear head knows only some."""
+
+import math
+
+import pytest
+import torch
+
+from hiervl.modeling.open_vocabulary import OpenVocabularyClassifier
+from hiervl.modeling.text_encoder import TextFeatures
+
+
+def text_of(*embeddings):
+    rows = torch.tensor(embeddings)
+    return TextFeatures(rows, rows, rows, torch.arange(len(rows)))
+
+
+TEXT = text_of((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
+LINEAR = torch.tensor([[[math.log(3.0), math.log(1.0), math.log(4.0)]]])  # two known classes, "no object": 3 : 1 : 4
+
+
+def classify(known, row_class, joint=(1.0, 0.0), temperature=1.0, text=TEXT):
+    classifier = OpenVocabularyClassifier(known, temperature)
+    joint = torch.tensor([[joint]])
+    scores = classifier(LINEAR, joint, torch.tensor([[row_class]]), torch.tensor(0.0), text)
+    return scores.softmax(-1)[0, 0].tolist()
+
+
+def test_known_classes_in_another_order_keep_their_linear_scores():
+    assert classify([1, 0], -1, text=text_of((1.0, 0.0), (0.0, 1.0))) == pytest.approx([1 / 8, 3 / 8, 4 / 8])
+
+
+def test_a_class_left_out_gives_its_probability_to_the_others():
+    assert classify([1], -1, text=text_of((1.0, 0.0))) == pytest.approx([1 / 5, 4 / 5])
+
+
+def test_an_instance_row_shares_the_probability_of_some_object_by_similarity():
+    # Similarities 1, 0, −1 at τ = 1; the second class is new. P(object) = 4/8 in all.
+    e = math.e
+    new = 1 / (e + 1 + 1 / e)
+    expected = [(1 - new) * 3 / 8, new * 4 / 8, (1 - new) * 1 / 8, 4 / 8]
+    assert classify([0, None, 1], -1) == pytest.approx(expected)
+
+
+def test_a_text_row_of_a_new_class_is_that_class_or_nothing():
+    assert classify([0, None, 1], 1) == pytest.approx([0, 4 / 8, 0, 4 / 8])
+
+
+def test_a_text_row_of_a_known_class_is_never_a_new_one():
+    assert classify([0, None, 1], 0) == pytest.approx([3 / 8, 0, 1 / 8, 4 / 8])
+
+
+def test_all_classes_new():
+    e = math.e
+    total = e + 1 + 1 / e
+    assert classify([None] * 3, -1) == pytest.approx([e / total / 2, 1 / total / 2, 1 / e / total / 2, 1 / 2])
+
+
+def test_columns_of_rows():
+    classifier = OpenVocabularyClassifier([1, None, 0], 1.0)
+    assert classifier.linear_class(torch.tensor([0, 1, 2, -1])).tolist() == [1, -1, 0, -1]
+
+
+@torch.no_grad()
+def test_a_network_with_other_classes_and_back(make_network):
+    network = make_network().eval()
+    images = 255 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = network.semantic_maps(images)
+    names = list(network.class_names)
+
+    network.set_classes(["lamp", *names], [["lamp", "a street light"], *[[name] for name in names]], [1])
+    assert network.semantic_maps(images).shape == (2, 7, 64, 64)
+    assert network.query_generator.always_active == (1,)
+    network.set_classes(names[::-1], [[name] for name in names[::-1]], [5])
+    reversed_maps = network.semantic_maps(images).flip(1)
+    network.set_classes(names, [[name] for name in names], [0])
+
+    torch.testing.assert_close(network.semantic_maps(images), before)
+    torch.testing.assert_close(reversed_maps, before, rtol=1e-3, atol=1e-4)
