@@ -1,0 +1,181 @@
+"""What the instance queries are worth on ShapesWorld: instance AP, panoptic quality, touching objects told apart.
+
+    python benchmarks/instances.py [--seeds 0 1 2] [--jobs 2] [KEY VALUE …]
+
+Three arms: with instance queries and the instance annotations of the labelled images; with instance queries and
+without those annotations (rows are matched to class regions); without instance queries (objects are the connected
+regions of the semantic map). Trains what is missing below ``--output``; writes ``benchmarks/results/instances.json``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from detectron2.engine import default_argument_parser  # noqa: E402
+from pycocotools import mask as coco_mask  # noqa: E402
+from pycocotools.coco import COCO  # noqa: E402
+from pycocotools.cocoeval import COCOeval  # noqa: E402
+
+import train_net  # noqa: E402
+from hiervl.data.datasets import load_dataset  # noqa: E402
+from hiervl.data.readers import read_image, read_instances, read_label  # noqa: E402
+from hiervl.evaluation.panoptic_quality import PanopticQuality  # noqa: E402
+from hiervl.inference.predictor import HierVLPredictor  # noqa: E402
+from hiervl.inference.results import coco_annotation  # noqa: E402
+
+CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
+LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
+UNANNOTATED = f"{LABELLED}_without_instances"
+ARMS: Dict[str, List[str]] = {
+    "instance queries, instance annotations": [],
+    "instance queries": ["DATASETS.TRAIN", f"('{UNANNOTATED}',)"],
+    "no instance queries": ["MODEL.QUERY_DECODER.INSTANCE_QUERIES", "0"],
+}
+
+
+def register_unannotated() -> None:
+    """The labelled images without their instance files."""
+
+    def load() -> List[dict]:
+        return [
+            {key: value for key, value in entry.items() if key != "instance_file_name"}
+            for entry in load_dataset(LABELLED)
+        ]
+
+    DatasetCatalog.register(UNANNOTATED, load)
+    metadata = {key: value for key, value in MetadataCatalog.get(LABELLED).as_dict().items() if key != "name"}
+    MetadataCatalog.get(UNANNOTATED).set(**metadata)
+
+
+def train(arm: str, seed: int, folder: Path, opts: List[str]) -> None:
+    """Train one network in a process of its own, unless it is there already."""
+    if (folder / "model_final.pth").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = [*ARMS[arm], "SEED", str(seed), "OUTPUT_DIR", str(folder), *opts]
+    command = [sys.executable, __file__, "--train", "--config-file", CONFIG, *overrides]
+    with open(folder / "output.txt", "w") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def truth_of(entry: dict, num_classes: int):
+    """Instance numbers (H, W) and the class of each."""
+    labels = read_label(entry["sem_seg_file_name"], num_classes)
+    instances = read_instances(entry["instance_file_name"], labels.shape)
+    return instances, {int(n): int(labels[instances == n][0]) for n in np.unique(instances) if n}
+
+
+def touching_pairs(instances: np.ndarray, labels: Dict[int, int]) -> List[tuple]:
+    """Pairs of objects of one class whose masks touch."""
+    grown = {n: cv2.dilate((instances == n).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0 for n in labels}
+    numbers = sorted(labels)
+    return [
+        (a, b)
+        for a in numbers
+        for b in numbers
+        if a < b and labels[a] == labels[b] and (grown[a] & (instances == b)).any()
+    ]
+
+
+def evaluate(folder: Path, count: int) -> Dict[str, float]:
+    """AP, PQ and the share of touching objects told apart, in percent."""
+    predictor = HierVLPredictor.from_checkpoint(folder / "model_final.pth", device="cpu", min_score=0.0)
+    things = list(predictor.things)
+    quality = PanopticQuality(len(predictor.classes))
+    truths, found = [], []
+    pairs = apart = 0
+    entries = load_dataset(TEST)[:count]
+    for image_id, entry in enumerate(entries, start=1):
+        instances, labels = truth_of(entry, len(predictor.classes))
+        prediction = predictor(read_image(entry["file_name"]))
+        for number, label in labels.items():
+            mask = coco_mask.encode(np.asfortranarray((instances == number).astype(np.uint8)))
+            truths.append(
+                {"id": len(truths) + 1, "image_id": image_id, "category_id": label + 1, "segmentation": mask}
+                | {"area": int((instances == number).sum()), "bbox": coco_mask.toBbox(mask).tolist(), "iscrowd": 0}
+            )
+        found += [
+            {"image_id": image_id, **coco_annotation(instance, instances.shape)} for instance in prediction.instances
+        ]
+        # The background is a segment of the truth as well.
+        whole = np.where(instances > 0, instances, instances.max() + 1).astype(int)
+        background = int(instances.max()) + 1
+        segments = {segment.id: segment.label for segment in prediction.panoptic.segments}
+        matches = quality.add(whole, {**labels, background: 0}, prediction.panoptic.ids, segments)
+        for a, b in touching_pairs(instances, labels):
+            pairs += 1
+            apart += a in matches and b in matches
+    return {
+        **average_precision(truths, found, len(entries), instances.shape, things),
+        "PQ": quality.score(range(len(predictor.classes))),
+        "PQ of objects": quality.score(things),
+        "touching pairs of one class": pairs,
+        "of them apart": 100 * apart / pairs if pairs else float("nan"),
+    }
+
+
+def average_precision(truths, found, images: int, size, things) -> Dict[str, float]:
+    """COCO's AP over IoUs 0.5 … 0.95, and at 0.5."""
+    if not found:
+        return {"AP": 0.0, "AP50": 0.0}
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": i + 1, "height": size[0], "width": size[1]} for i in range(images)],
+        "annotations": truths,
+        "categories": [{"id": thing + 1} for thing in things],
+    }
+    coco.createIndex()
+    evaluation = COCOeval(coco, coco.loadRes(found), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return {"AP": 100 * float(evaluation.stats[0]), "AP50": 100 * float(evaluation.stats[1])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("output/instances"))
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="trainings at a time")
+    parser.add_argument("--images", type=int, default=200, help="test images")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "instances.json")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values for all trainings")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    names = {arm: arm.replace(",", "").replace(" ", "_") for arm in ARMS}
+    folders = {(arm, seed): args.output / f"{names[arm]}_{seed}" for arm in ARMS for seed in args.seeds}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda item: train(*item[0], item[1], args.opts), folders.items()))
+    runs = {arm: {seed: evaluate(folders[arm, seed], args.images) for seed in args.seeds} for arm in ARMS}
+    means = {
+        arm: {key: float(np.mean([run[key] for run in of_arm.values()])) for key in next(iter(of_arm.values()))}
+        for arm, of_arm in runs.items()
+    }
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    versions = {"commit": commit, "torch": torch.__version__, "python": platform.python_version()}
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    args.results.write_text(json.dumps({**versions, "opts": args.opts, "mean": means, "runs": runs}, indent=2) + "\n")
+    for arm, mean in means.items():
+        print(f"{arm}: " + ", ".join(f"{key} {value:.1f}" for key, value in mean.items()))
+
+
+if __name__ == "__main__":
+    register_unannotated()
+    if sys.argv[1:2] == ["--train"]:
+        train_net.run(default_argument_parser().parse_args(sys.argv[2:]))
+    else:
+        main()
