@@ -11,4 +11,5 @@ COMMANDS = {
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
     "predict": "hiervl.commands.predict",
+    "report": "hiervl.commands.report",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from hiervl.errors import UserError
+from hiervl.inference.report import write_report
 
 HELP = "train the quickstart with and without unlabelled images and compare the two"
 
@@ -35,12 +36,14 @@ def run(args) -> int:
     _wait(processes, folders)
     scores = {name: _score(folder) for name, folder in folders.items()}
     pictures = _draw(args, folders, output / "predictions.png")
+    report = write_report(folders[SEMI_SUPERVISED], compare=folders[SUPERVISED])
     print(
         f"\nmIoU on unseen images, same labels and iterations ({time.monotonic() - started:.0f} s):\n"
         f"  {SEMI_SUPERVISED:<16} {scores[SEMI_SUPERVISED]:6.2f}\n"
         f"  {SUPERVISED:<16} {scores[SUPERVISED]:6.2f}\n"
         f"  unlabelled images gained {scores[SEMI_SUPERVISED] - scores[SUPERVISED]:+.2f}\n"
-        f"pictures: {pictures}"
+        f"pictures: {pictures}\n"
+        f"report: {report}"
     )
     return 0
 

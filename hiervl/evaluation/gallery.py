@@ -1,4 +1,4 @@
-"""What the report shows of an evaluation: the best, the worst and the most uncertain images, and the confusion matrix."""
+"""What the report shows of an evaluation: the best, worst and most uncertain images, and the confusion matrix."""
 
 import base64
 import bisect
@@ -90,7 +90,8 @@ class EvaluationGallery(DatasetEvaluator):
         """Data URLs by caption."""
         factor = min(1.0, SIDE / max(labels.shape))
         size = tuple(max(1, round(length * factor)) for length in labels.shape[::-1])
-        photo = cv2.resize(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()), size, interpolation=cv2.INTER_AREA)
+        photo = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+        photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
         def of_labels(indices: np.ndarray) -> np.ndarray:
             small = cv2.resize(indices.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)

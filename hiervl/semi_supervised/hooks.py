@@ -12,6 +12,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from hiervl.errors import UserError
+from hiervl.inference.report import write_report
 
 from .checkpoint import PERIODIC, RandomState, SegmentationCheckpointer, checkpoints_by_age, remove_unfinished
 from .interruption import StopRequest
@@ -149,6 +150,23 @@ class PeriodicEvaluation(HookBase):
 def best_metric(test_datasets: Sequence[str]) -> str:
     """The scalar by which the best checkpoint is chosen: mIoU on the first of the test datasets."""
     return "sem_seg/mIoU" if len(test_datasets) < 2 else f"{test_datasets[0]}/sem_seg/mIoU"
+
+
+class RunReport(HookBase):
+    """Write the run's ``report.html`` after evaluations; runs after the log is written. A failure ends no training."""
+
+    def __init__(self, folder: str, period: int):
+        self.folder = folder
+        self.period = period
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        if next_iter != self.trainer.max_iter and (self.period <= 0 or next_iter % self.period):
+            return
+        try:
+            logger.info("Report: %s", write_report(self.folder))
+        except Exception:
+            logger.exception("The report could not be written; `python -m hiervl report %s` tries again.", self.folder)
 
 
 class BestCheckpoint(HookBase):

@@ -11,7 +11,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
@@ -22,7 +22,8 @@ from hiervl.data.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.data.loaders import build_semi_supervised_loader, build_test_loader
 from hiervl.errors import UserError
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
-from hiervl.inference import draw_comparisons
+from hiervl.evaluation.gallery import EvaluationGallery
+from hiervl.inference import draw_comparisons, report
 from hiervl.launch import is_lost_connection, peer_failure
 from hiervl.modeling.clip import read_clip_config
 from hiervl.run_config import config_from_text
@@ -35,6 +36,7 @@ from .hooks import (
     BestCheckpoint,
     PeriodicCheckpoints,
     PeriodicEvaluation,
+    RunReport,
     StopOnRequest,
     Stopped,
     TolerantWriter,
@@ -124,6 +126,16 @@ class SemiSupervisedTrainer(DefaultTrainer):
         clip_config = read_clip_config(cfg.MODEL.CLIP.NAME)
         return extra if clip_config is None else {**extra, "clip_config": clip_config}
 
+    @classmethod
+    def build_gallery(cls, cfg, dataset_name, evaluator) -> list:
+        """What the report shows of an evaluation, for evaluators that count a confusion matrix."""
+        if not cfg.TEST.PICTURES or not isinstance(evaluator, SemanticEvaluator):
+            return []
+        classes = definitions_of(evaluator.class_names, dataset_name)
+        path = Path(cfg.OUTPUT_DIR) / report.evaluation_file(dataset_name)
+        colours = [definition.color for definition in classes]
+        return [EvaluationGallery(evaluator, str(path), colours, facts=report.facts_of_run(cfg, dataset_name))]
+
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Timing, schedule, evaluation, checkpoints, log."""
         cfg = self.cfg
@@ -136,6 +148,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             checkpoints,
             *self._watching_hooks(),
             TolerantWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
+            RunReport(cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD) if comm.is_main_process() else None,
             StopOnRequest(self.stop_request, checkpoints),
         ]
 
@@ -227,7 +240,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
             _check_test_classes(cfg, name, model.class_names)
             _check_test_labels(name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
-            results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), evaluator) or {}
+            watched = DatasetEvaluators([evaluator, *cls.build_gallery(cfg, name, evaluator)])
+            results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), watched) or {}
             if comm.is_main_process() and cfg.TEST.PICTURES:
                 path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
                 loader = cls.build_test_loader(cfg, name)

@@ -1,0 +1,143 @@
+"""A run as one HTML page that needs neither a server nor a network: read from what the run has left in its folder."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Union
+
+import yaml
+
+from hiervl import __version__
+from hiervl.errors import UserError
+from hiervl.inference.report_html import page
+
+REPORT_FILE = "report.html"
+EVALUATION_PREFIX, EVALUATION_SUFFIX = "report_", ".json"
+
+
+class RunData(NamedTuple):
+    """What a run has left; parts that it has not are empty."""
+
+    name: str
+    curves: Dict[str, Dict[int, float]]  # by name, by iteration
+    results: Dict[str, Any]  # of its last evaluation: by dataset if there were several
+    evaluations: List[Dict[str, Any]]  # what the galleries wrote
+    config: str  # YAML
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A config value such as "SEMI.ENABLED"."""
+        value: Any = yaml.safe_load(self.config) or {}
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    def scores(self) -> Dict[str, Dict[str, Any]]:
+        """Scores by dataset."""
+        if "sem_seg" in self.results:
+            names = self.setting("DATASETS.TEST") or ["test"]
+            return {names[0]: self.results["sem_seg"]}
+        return {name: of_set["sem_seg"] for name, of_set in self.results.items() if "sem_seg" in of_set}
+
+
+def evaluation_file(dataset: str) -> str:
+    """Name of the file that holds what the report shows of an evaluation."""
+    return f"{EVALUATION_PREFIX}{dataset}{EVALUATION_SUFFIX}"
+
+
+def facts_of_run(cfg, dataset: str) -> Dict[str, Any]:
+    """What was evaluated, and with which versions."""
+    import detectron2
+    import numpy
+    import torch
+
+    is_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    return {
+        "dataset": dataset,
+        "network": cfg.TEST.NETWORK,
+        "device": torch.cuda.get_device_name() if is_cuda else f"{platform.machine()} CPU",
+        "versions": {
+            "HierVL": __version__,
+            "Python": platform.python_version(),
+            "PyTorch": torch.__version__,
+            "Detectron2": getattr(detectron2, "__version__", "unknown"),
+            "NumPy": numpy.__version__,
+        },
+    }
+
+
+def read_run(folder: Union[str, Path]) -> RunData:
+    """Read a run's folder.
+
+    Raises:
+        UserError: it is no run's folder.
+    """
+    folder = Path(folder)
+    config, metrics, results = folder / "config.yaml", folder / "metrics.json", folder / "results.json"
+    if not metrics.is_file() and not results.is_file():
+        raise UserError(f"'{folder}' is no run's folder: it has neither metrics.json nor results.json.")
+    evaluations = sorted(folder.glob(f"{EVALUATION_PREFIX}*{EVALUATION_SUFFIX}"))
+    return RunData(
+        folder.absolute().name,
+        _read_curves(metrics) if metrics.is_file() else {},
+        json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {},
+        [json.loads(path.read_text(encoding="utf-8")) for path in evaluations],
+        config.read_text(encoding="utf-8") if config.is_file() else "",
+    )
+
+
+def write_report(
+    folder: Union[str, Path], *, compare: Union[None, str, Path] = None, output: Optional[Path] = None
+) -> Path:
+    """Write the page of a run.
+
+    Args:
+        compare: folder of the supervised-only run; None: one beside it that was trained on the same labelled images.
+        output: the page; None: ``report.html`` in the run's folder.
+
+    Raises:
+        UserError: a folder is none of a run, or the page cannot be written.
+    """
+    run = read_run(folder)
+    other = read_run(compare) if compare is not None else find_supervised(Path(folder), run)
+    path = output or Path(folder) / REPORT_FILE
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page(run, other), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+    return path
+
+
+def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
+    """A finished supervised-only run beside a semi-supervised one, on the same data; None if there is none."""
+    if not run.setting("SEMI.ENABLED", False):
+        return None
+    for neighbour in sorted(folder.absolute().parent.iterdir()):
+        if neighbour == folder.absolute() or not (neighbour / "results.json").is_file():
+            continue
+        if not (neighbour / "config.yaml").is_file():
+            continue
+        other = read_run(neighbour)
+        same = ("DATASETS.TRAIN", "DATASETS.TEST", "SOLVER.MAX_ITER", "SEED")
+        if not other.setting("SEMI.ENABLED", True) and all(run.setting(k) == other.setting(k) for k in same):
+            return other
+    return None
+
+
+def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:
+    """Values by name and iteration; after a resumed training the later value counts."""
+    curves: Dict[str, Dict[int, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of an interrupted run
+            continue
+        for name, value in row.items():
+            if name != "iteration" and isinstance(value, (int, float)) and value == value:
+                curves.setdefault(name, {})[row.get("iteration", 0)] = float(value)
+    return curves
