@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image
 
 from hiervl.data.check_values import ERROR, WARNING, Finding, ValueStatistics, value_findings
 from hiervl.data.duplicates import Fingerprint, fingerprint, near_duplicates
 from hiervl.data.folder_files import guess_mask_suffix
 from hiervl.data.folder_layout import FolderLayout, Pool, Sample
 from hiervl.data.masks import MaskFolder
-from hiervl.data.readers import DECODING_ERRORS, read_image
+from hiervl.data.readers import image_header, read_image
 from hiervl.errors import UserError
 
 DARK = 16  # an image that is nowhere brighter uses a corner of its range
@@ -177,9 +176,9 @@ def _is_unrotated(sample: Sample, shape: Tuple[int, int]) -> bool:
     if not isinstance(sample.masks, MaskFolder):
         return False
     try:
-        with Image.open(sample.image) as image:
+        with image_header(sample.image) as image:
             return image.size == (shape[1], shape[0])
-    except DECODING_ERRORS:
+    except UserError:
         return False
 
 

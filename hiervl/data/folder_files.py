@@ -6,9 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
-from PIL import Image
-
-from hiervl.data.readers import DECODING_ERRORS
+from hiervl.data.readers import image_header
 from hiervl.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -115,12 +113,9 @@ def image_size(path: Path) -> Tuple[int, int]:
     Raises:
         UserError: it is missing or no image.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
-    except DECODING_ERRORS as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): replace the file.") from None
+    with image_header(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
     return (width, height) if turned else (height, width)
 
 

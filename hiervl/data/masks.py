@@ -76,9 +76,9 @@ class MaskFolder:
         if self.form == COLOR or not self.class_map.is_identity:
             return False
         try:
-            with Image.open(self.keys[key]) as image:
+            with readers.image_header(self.keys[key]) as image:
                 return image.mode in readers.INDEX_MODES
-        except readers.DECODING_ERRORS:
+        except UserError:
             return False  # whoever reads it will say so
 
     def raw(self, key: str) -> RawMask:

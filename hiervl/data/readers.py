@@ -1,9 +1,10 @@
 """Image, label and instance files as arrays; whatever is wrong with a file becomes one sentence that names it."""
 
+import contextlib
 import io
 import os
 import warnings
-from typing import Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -134,6 +135,22 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
             return ImageOps.exif_transpose(image) if upright else image
     except Image.DecompressionBombError:
         raise UserError(f"{path} has more than {MAX_PIXELS} pixels: cut it into tiles.") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as an image ({reason}): replace the file.") from None
+
+
+@contextlib.contextmanager
+def image_header(path: str) -> Iterator[Image.Image]:
+    """A file whose pixels are not decoded, for its size, kind and EXIF data.
+
+    Raises:
+        UserError: it is missing or no image, also where that shows only inside the ``with`` block.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            yield image
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as an image ({reason}): replace the file.") from None
