@@ -7,7 +7,7 @@ import warnings
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hiervl.errors import UserError
 
@@ -135,6 +135,8 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
             return ImageOps.exif_transpose(image) if upright else image
     except Image.DecompressionBombError:
         raise UserError(f"{path} has more than {MAX_PIXELS} pixels: cut it into tiles.") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as an image ({reason}): replace the file.") from None
