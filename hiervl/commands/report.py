@@ -9,7 +9,7 @@ HELP = "write one HTML page about a run: curves, classes, confusions, pictures, 
 
 def add_arguments(parser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a run (OUTPUT_DIR)")
-    parser.add_argument("--compare", metavar="RUN", help="the supervised-only run (one beside it of the same data)")
+    parser.add_argument("--compare", metavar="RUN", help="the supervised-only run (one beside it of the same config)")
     parser.add_argument("--output", help="the page (report.html in the run's folder)")
 
 

@@ -94,7 +94,7 @@ def write_report(
     """Write the page of a run.
 
     Args:
-        compare: folder of the supervised-only run; None: one beside it that was trained on the same labelled images.
+        compare: folder of the supervised-only run; None: one beside it whose config differs in ``SEMI`` alone.
         output: the page; None: ``report.html`` in the run's folder.
 
     Raises:
@@ -114,7 +114,7 @@ def write_report(
 
 
 def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
-    """A finished supervised-only run beside a semi-supervised one, on the same data; None if there is none."""
+    """A finished supervised-only run beside a semi-supervised one, of the same config but for SEMI; None: none."""
     if not run.setting("SEMI.ENABLED", False):
         return None
     for neighbour in sorted(folder.absolute().parent.iterdir()):
@@ -123,10 +123,15 @@ def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
         if not (neighbour / "config.yaml").is_file():
             continue
         other = read_run(neighbour)
-        same = ("DATASETS.TRAIN", "DATASETS.TEST", "SOLVER.MAX_ITER", "SEED")
-        if not other.setting("SEMI.ENABLED", True) and all(run.setting(k) == other.setting(k) for k in same):
+        if not other.setting("SEMI.ENABLED", True) and _comparable(run) == _comparable(other):
             return other
     return None
+
+
+def _comparable(run: RunData) -> Dict[str, Any]:
+    """The settings that two runs must share for their difference to be that of the unlabelled images."""
+    config = yaml.safe_load(run.config) or {}
+    return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR")}
 
 
 def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
 LINE_COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700", "#0aa2c0", "#cf222e")
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 42, 20, 8  # of a chart, in units of its view box
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units of its view box
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
 LEAST_KEPT = 0.01  # share of foreground pixels with a pseudo-label below which the report warns
@@ -154,7 +154,7 @@ def _chart(title: str, lines: Dict[str, Dict[int, float]]) -> str:
         else:
             parts.append(f'<polyline points="{" ".join(path)}" stroke="{colour}"/>')
         latest = points[max(points)]
-        keys.append(f'<span class="key" style="background:{colour}"></span>{escape(name)} {latest:.4g}')
+        keys.append(_key(colour, f"{name} {latest:.4g}"))
     base = HEIGHT - BOTTOM
     return (
         f'<figure><h3>{escape(title)}</h3><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
@@ -217,6 +217,11 @@ def _confusions(evaluation: Dict[str, Any]) -> str:
     )
 
 
+def _key(colour: str, text: str) -> str:
+    """An entry of a legend."""
+    return f'<span class="entry"><span class="key" style="background:{colour}"></span>{escape(text)}</span>'
+
+
 def _confusion_cell(share: float, is_right: bool) -> str:
     colour = "46, 160, 67" if is_right else "207, 34, 46"
     shown = f"{100 * share:.0f}" if share >= 0.005 else ""
@@ -228,8 +233,8 @@ def _confusion_cell(share: float, is_right: bool) -> str:
 
 def _images(evaluation: Dict[str, Any]) -> str:
     titles = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
-    keys = "".join(
-        f'<span class="key" style="background:rgb({",".join(map(str, colour))})"></span>{escape(name)}'
+    keys = " ".join(
+        _key(f"rgb({','.join(map(str, colour))})", name)
         for name, colour in zip(evaluation["class_names"], evaluation["colours"])
     )
     parts = [f'<p class="pale">{keys}</p>']

@@ -148,6 +148,15 @@ def test_parts_that_a_run_lacks_are_left_out(tmp_path):
     assert "Not evaluated yet." in write_report(run).read_text()
 
 
+def test_a_neighbour_with_other_settings_is_no_comparison(tmp_path):
+    run = make_run(tmp_path / "semi", 55.5)
+    other = make_run(tmp_path / "supervised", 50.0, enabled=False)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, "SEED": 1}))
+    assert "gained" not in write_report(run).read_text()
+    assert "gained" in write_report(run, compare=other).read_text()
+
+
 def test_a_folder_that_is_no_run_is_a_sentence(tmp_path, capsys):
     with pytest.raises(UserError, match="no run's folder"):
         read_run(tmp_path)
