@@ -1,13 +1,17 @@
 """A small HierVL around a small random CLIP, for tests of every part."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import hiervl  # noqa: F401  applies what Detectron2 needs, before any test imports it
+if not torch.cuda.is_available():  # read when Triton is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import hiervl  # noqa: E402, F401  applies what Detectron2 needs, before any test imports it
 
 CLIP_CONFIG = {
     "embed_dim": 32,

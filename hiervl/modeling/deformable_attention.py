@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import triton_attention
 from .row_sampling import sum_of_rows
 
 
@@ -24,13 +25,16 @@ def deformable_attention(
     Returns:
         (B, Q, d)
 
-    On a CPU it is computed by :func:`sum_of_rows`, elsewhere by :func:`sampled_maps`.
+    On a CPU it is computed by :func:`sum_of_rows`, on CUDA devices by :func:`fused_sampling` where that can be built,
+    and elsewhere by :func:`sampled_maps`.
     """
     with torch.autocast(value.device.type, enabled=False):  # half precision would move the points by 0.1 pixel
         precise = torch.promote_types(value.dtype, torch.float32)
-        value, locations, weights = value.to(precise), locations.to(precise), weights.to(precise)
+        locations, weights = locations.to(precise), weights.to(precise)
+        if triton_attention.is_usable(value.device):
+            return triton_attention.fused_sampling(value, shapes, locations, weights)
         compute = sum_of_rows if value.device.type == "cpu" else sampled_maps
-        return compute(value, shapes, locations, weights)
+        return compute(value.to(precise), shapes, locations, weights)
 
 
 def sampled_maps(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:

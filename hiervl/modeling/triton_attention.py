@@ -1,0 +1,183 @@
+"""Deformable attention on CUDA devices: one Triton kernel forward and one backward.
+
+Each program takes a few queries of one head, reads the four pixels around every sample straight from the maps as they
+lie in memory, and adds them up in registers: no copy of the maps and no tensor of samples.
+"""
+
+import functools
+import logging
+from typing import Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # it comes with PyTorch for CUDA on Linux
+    triton = None
+
+logger = logging.getLogger(__name__)
+QUERIES_PER_PROGRAM = 32
+
+if triton is not None:
+
+    @triton.jit
+    def _forward_kernel(
+        value, locations, weights, maps, out, num_pixels, num_queries,
+        HEADS: tl.constexpr, DIM: tl.constexpr, SAMPLES: tl.constexpr, POINTS: tl.constexpr,
+        BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATOR: tl.constexpr,
+    ):
+        """Grid: (blocks of queries, heads, images). ``maps``: width, height and first pixel of every map."""
+        head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+        query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        channel = tl.arange(0, BLOCK_D)
+        is_query, is_channel = query < num_queries, channel < DIM
+        row = (image * num_queries + query) * HEADS + head
+        total = tl.zeros((BLOCK_Q, BLOCK_D), dtype=ACCUMULATOR)
+        for sample in range(SAMPLES):
+            of_map = maps + 3 * (sample // POINTS)
+            width, height, first = tl.load(of_map), tl.load(of_map + 1), tl.load(of_map + 2)
+            at = row * SAMPLES + sample
+            x = tl.load(locations + 2 * at, mask=is_query, other=0.0) * width - 0.5
+            y = tl.load(locations + 2 * at + 1, mask=is_query, other=0.0) * height - 0.5
+            weight = tl.load(weights + at, mask=is_query, other=0.0)
+            left, upper = tl.floor(x), tl.floor(y)
+            for corner in tl.static_range(4):
+                column, line = left + corner % 2, upper + corner // 2
+                factor = (1 - tl.abs(x - column)) * (1 - tl.abs(y - line))
+                is_inside = is_query & (column >= 0) & (column < width) & (line >= 0) & (line < height)
+                pixel = first + line.to(tl.int32) * width + column.to(tl.int32)
+                place = ((image * num_pixels + pixel) * HEADS + head) * DIM
+                pixels = tl.load(
+                    value + place[:, None] + channel[None, :], mask=is_inside[:, None] & is_channel[None, :], other=0.0
+                )
+                total += (weight * factor)[:, None] * pixels
+        mask = is_query[:, None] & is_channel[None, :]
+        tl.store(out + row[:, None] * DIM + channel[None, :], total, mask=mask)
+
+    @triton.jit
+    def _backward_kernel(
+        value, locations, weights, maps, grad, of_value, of_locations, of_weights, num_pixels, num_queries,
+        HEADS: tl.constexpr, DIM: tl.constexpr, SAMPLES: tl.constexpr, POINTS: tl.constexpr,
+        BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATOR: tl.constexpr,
+    ):
+        """The same grid. Gradients of the value are added up by atomic operations: many queries read one pixel."""
+        head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+        query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        channel = tl.arange(0, BLOCK_D)
+        is_query, is_channel = query < num_queries, channel < DIM
+        row = (image * num_queries + query) * HEADS + head
+        mask = is_query[:, None] & is_channel[None, :]
+        of_out = tl.load(grad + row[:, None] * DIM + channel[None, :], mask=mask, other=0.0).to(ACCUMULATOR)
+        for sample in range(SAMPLES):
+            of_map = maps + 3 * (sample // POINTS)
+            width, height, first = tl.load(of_map), tl.load(of_map + 1), tl.load(of_map + 2)
+            at = row * SAMPLES + sample
+            x = tl.load(locations + 2 * at, mask=is_query, other=0.0) * width - 0.5
+            y = tl.load(locations + 2 * at + 1, mask=is_query, other=0.0) * height - 0.5
+            weight = tl.load(weights + at, mask=is_query, other=0.0)
+            left, upper = tl.floor(x), tl.floor(y)
+            by_x = tl.zeros((BLOCK_Q,), dtype=ACCUMULATOR)
+            by_y = tl.zeros((BLOCK_Q,), dtype=ACCUMULATOR)
+            by_weight = tl.zeros((BLOCK_Q,), dtype=ACCUMULATOR)
+            for corner in tl.static_range(4):
+                column, line = left + corner % 2, upper + corner // 2
+                of_x, of_y = 1 - tl.abs(x - column), 1 - tl.abs(y - line)
+                is_inside = is_query & (column >= 0) & (column < width) & (line >= 0) & (line < height)
+                pixel = first + line.to(tl.int32) * width + column.to(tl.int32)
+                place = (((image * num_pixels + pixel) * HEADS + head) * DIM)[:, None] + channel[None, :]
+                is_read = is_inside[:, None] & is_channel[None, :]
+                pixels = tl.load(value + place, mask=is_read, other=0.0).to(ACCUMULATOR)
+                tl.atomic_add(of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read)
+                product = tl.sum(pixels * of_out, axis=1)  # 0 outside the map
+                by_weight += product * of_x * of_y
+                by_x += product * of_y * (2 * (corner % 2) - 1)
+                by_y += product * of_x * (2 * (corner // 2) - 1)
+            tl.store(of_weights + at, by_weight, mask=is_query)
+            tl.store(of_locations + 2 * at, by_x * weight * width, mask=is_query)
+            tl.store(of_locations + 2 * at + 1, by_y * weight * height, mask=is_query)
+
+
+class _FusedSampling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor, shapes) -> Tensor:
+        value, locations, weights = (x.contiguous() for x in (value, locations, weights))
+        batch, num_pixels, heads, head_dim = value.shape
+        queries = locations.shape[1]
+        maps = _maps(shapes, value.device)
+        out = value.new_empty(batch, queries, heads * head_dim)
+        with torch.cuda.device_of(value):  # Triton launches on the current device
+            _forward_kernel[_grid(batch, queries, heads)](
+                value, locations, weights, maps, out, num_pixels, queries, **_constants(value, weights)
+            )
+        ctx.save_for_backward(value, locations, weights, maps)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        value, locations, weights, maps = ctx.saved_tensors
+        batch, num_pixels, heads, _ = value.shape
+        queries = locations.shape[1]
+        of_value = torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
+        of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+        with torch.cuda.device_of(value):
+            _backward_kernel[_grid(batch, queries, heads)](
+                value, locations, weights, maps, grad.contiguous(), of_value, of_locations, of_weights,
+                num_pixels, queries, **_constants(value, weights),
+            )
+        return of_value.to(value.dtype), of_locations, of_weights, None
+
+
+def _maps(shapes: Sequence[Tuple[int, int]], device: torch.device) -> Tensor:
+    first, rows = 0, []
+    for height, width in shapes:
+        rows.append((width, height, first))
+        first += height * width
+    return torch.tensor(rows, dtype=torch.int32, device=device)
+
+
+def _grid(batch: int, queries: int, heads: int) -> Tuple[int, int, int]:
+    return triton.cdiv(queries, QUERIES_PER_PROGRAM), heads, batch
+
+
+def _constants(value: Tensor, weights: Tensor) -> dict:
+    heads, head_dim = value.shape[2:]
+    maps, points = weights.shape[3:]
+    return {
+        "HEADS": heads, "DIM": head_dim, "SAMPLES": maps * points, "POINTS": points, "BLOCK_Q": QUERIES_PER_PROGRAM,
+        "BLOCK_D": triton.next_power_of_2(head_dim),
+        "ACCUMULATOR": tl.float64 if value.dtype == torch.float64 else tl.float32,
+    }
+
+
+def fused_sampling(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """What ``deformable_attention`` computes, with the same arguments, on a CUDA device.
+
+    ``value`` may have half precision, in which the result comes then; sums are of float32. Locations and weights have
+    float32 (or all three float64).
+    """
+    return _FusedSampling.apply(value, locations, weights, tuple(shapes))
+
+
+@functools.lru_cache(maxsize=None)
+def is_usable(device: torch.device) -> bool:
+    """Whether the kernels can be built and run there; tried once. Without Triton, or the C compiler it needs: no."""
+    if triton is None or device.type != "cuda":
+        return False
+    try:
+        with torch.inference_mode(False), torch.enable_grad():  # an evaluation may ask first
+            value = torch.ones(1, 1, 1, 16, device=device, requires_grad=True)
+            locations = torch.full((1, 1, 1, 1, 1, 2), 0.5, device=device)
+            weights = torch.ones(1, 1, 1, 1, 1, device=device)
+            out = fused_sampling(value, [(1, 1)], locations, weights)
+            out.sum().backward()
+        if not (torch.allclose(out, torch.ones_like(out)) and torch.allclose(value.grad, torch.ones_like(value))):
+            raise RuntimeError("its result on a single pixel is wrong")
+    except Exception as error:  # what Triton raises depends on driver, compiler and version
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        logger.warning("The fused kernel of deformable attention is not used on %s: %s", device, reason)
+        return False
+    return True
