@@ -132,25 +132,28 @@ def test_instances_are_the_targets_of_instance_rows(make_network, monkeypatch):
     instance_ids[:, 40:] = 2
     item = {"image": random_images(1)[0], "sem_seg": torch.full((64, 64), 2), "instance_ids": instance_ids}
     train_once(make_network(), [item])
-    assert len(seen) == 4  # before the first layer, and after each of three
-    for (_, _, row_classes, *_), found in seen:
+    ((_, _, row_classes, _, (target,), *_), assignments), = seen
+    assert len(assignments) == 4  # before the first layer, and after each of three
+    for found in assignments:
+        numbers = [(target.sem_seg, target.segments)[which] for which in found.target_map]  # one image: maps 0 and 1
+        areas = torch.stack([(at == number).sum() for at, number in zip(numbers, found.target_number)])
         of_instances = row_classes[found.image, found.row] < 0
-        areas = [found.masks[of_instances].sum((1, 2)), found.masks[~of_instances & found.is_matched].sum((1, 2))]
-        assert sorted(areas[0].tolist()) == [64 * 24, 64 * 40]
-        assert areas[1].tolist() == [64 * 64] * 2  # class 2 on both levels
+        assert sorted(areas[of_instances].tolist()) == [64 * 24, 64 * 40]
+        assert areas[~of_instances & found.is_matched].tolist() == [64 * 64] * 2  # class 2 on both levels
 
 
 @pytest.mark.parametrize("mask_prior", [True, False])
 def test_matching_is_in_float32_under_autocast(make_network, monkeypatch, mask_prior):
-    seen = watch(monkeypatch, assignment, "matching_cost")
-    in_autocast = []
+    seen = watch(monkeypatch, assignment, "matching_costs")
+    in_autocast, types = [], []
     sample = assignment.point_sample
     monkeypatch.setattr(
         assignment, "point_sample",
-        lambda *args: in_autocast.append(torch.is_autocast_enabled("cpu")) or sample(*args),
+        lambda maps, points: in_autocast.append(torch.is_autocast_enabled("cpu"))
+        or types.append(maps.dtype)
+        or sample(maps, points),
     )  # fmt: skip
     with torch.autocast("cpu", dtype=torch.bfloat16):
         train_once(make_network("MODEL.QUERY_DECODER.MASK_PRIOR", mask_prior), labelled())
     assert seen and in_autocast and not any(in_autocast)
-    for (logits, masks, *_), cost in seen:
-        assert logits.dtype == masks.dtype == cost.dtype == torch.float32
+    assert {*types, *(cost.dtype for _, cost in seen)} == {torch.float32}
