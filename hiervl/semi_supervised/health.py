@@ -44,9 +44,9 @@ class HealthCheck(HookBase):
         guidance = self.step.guidance
         if guidance is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
             return
-        self.zero_shot_iou, labelled = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
+        self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
-        worthless = [c for c in worthless_classes(self.zero_shot_iou, labelled, least) if c not in guidance.mute]
+        worthless = [c for c in worthless_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
         guidance.mute.update(worthless)
         for c in worthless:
             logger.warning(
@@ -145,18 +145,21 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
 @torch.no_grad()
 def zero_shot(cfg, network, clip: FrozenClip) -> Tuple[np.ndarray, np.ndarray]:
     """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
-    the pixels of every class there (C,)."""
+    in how many of the images each class occurs (C,)."""
     num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    shown = np.zeros(num_classes, dtype=np.int64)
     text = network.encode_text()
     for images, truth in _labelled_images(cfg, network):
+        for of_image in truth:
+            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
         batch = network.normalise(list(images))
         probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
         labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
         confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
     hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     iou = np.divide(hits, union, out=np.full(num_classes, np.nan), where=union > 0)
-    return iou, confusion.sum(1)
+    return iou, shown
 
 
 def _labelled_images(cfg, network):

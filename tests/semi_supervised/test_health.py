@@ -60,10 +60,10 @@ def test_classes_that_no_labelled_image_shows_cannot_vanish():
 
 
 def test_classes_that_clip_does_not_know():
-    """Below the least IoU and in the labelled images; of a class that is not in them nothing is known."""
-    iou, labelled = np.array([0.5, 0.019, 0.0, NAN]), np.array([10, 10, 0, 0])
-    assert worthless_classes(iou, labelled, 0.02) == [1]
-    assert worthless_classes(iou, labelled, 0.0) == []
+    """Below the least IoU on three images or more: of a class that one or two show, little is known."""
+    iou, shown = np.array([0.5, 0.019, 0.0, NAN, 0.0]), np.array([10, 3, 2, 0, 0])
+    assert worthless_classes(iou, shown, 0.02) == [1]
+    assert worthless_classes(iou, shown, 0.0) == []
 
 
 def test_auc_by_hand():
