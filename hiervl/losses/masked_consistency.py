@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .normalisation import mean_over_processes
+
 HIDDEN_SHARE = 0.5  # a patch is hidden where the class covers at least this share of it
 HIDDEN_VALUE = 0.0  # of a normalised pixel: CLIP's mean colour
 
@@ -56,7 +58,7 @@ def masked_consistency_loss(masked: Tensor, whole: Tensor, patches: Tensor) -> T
         patches: (B, h, w) bool.
     """
     distance = 1.0 - F.cosine_similarity(masked, whole, dim=1)
-    return (distance * patches).sum() / patches.sum().clamp(min=1)
+    return (distance * patches).sum() / mean_over_processes(patches.sum())
 
 
 def pixel_text_loss(similarity: Tensor, classes: Tensor, patches: Tensor, temperature: float) -> Tensor:
@@ -69,4 +71,4 @@ def pixel_text_loss(similarity: Tensor, classes: Tensor, patches: Tensor, temper
     """
     log_p = (similarity / temperature).log_softmax(-1)
     of_hidden = log_p.gather(3, classes[:, None, None, None].expand(*log_p.shape[:3], 1)).squeeze(3)
-    return -(of_hidden * patches).sum() / patches.sum().clamp(min=1)
+    return -(of_hidden * patches).sum() / mean_over_processes(patches.sum())

@@ -4,11 +4,8 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hiervl.errors import UserError
 from hiervl.losses.criterion import SupervisedCriterion
@@ -20,6 +17,7 @@ from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
+from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .switches import build_frozen_judge, needs_align_head, reads_text
 from .text_encoder import PromptedTextEncoder, TextFeatures
@@ -50,11 +48,10 @@ class InstanceRows(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class HierVL(nn.Module):
+class HierVL(ClipSegmenter):
     """CLIP image encoder → HSQG → pixel decoder with CMSAM → dual-query decoder → dynamic masks.
 
-    Called as Detectron2 calls its models: in training with labelled inputs it returns a dict of losses, else a list of
-    ``{"sem_seg": (C, height, width)}``. The semi-supervised step uses the stages below directly.
+    How it is called, and what its inputs and outputs are, is in :class:`ClipSegmenter`.
     """
 
     @configurable
@@ -94,11 +91,9 @@ class HierVL(nn.Module):
             background: classes that no caption names.
             frozen_clip: judges the relevance of the classes in place of the trained tower.
         """
-        super().__init__()
+        super().__init__(backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background)
         if classifier not in CLASSIFIERS:
             raise UserError(f"MODEL.QUERY_DECODER.CLASSIFIER is one of {', '.join(CLASSIFIERS)}, not '{classifier}'.")
-        self.backbone = backbone
-        self.text_encoder = text_encoder
         self.query_generator = query_generator
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
@@ -107,20 +102,15 @@ class HierVL(nn.Module):
         self.mask_prior = mask_prior
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
-        self.class_names = list(class_names)
         self.trained_names = list(class_names)  # those of the linear head, see set_classes
         self.ground_truth_presence = ground_truth_presence
         self.classifier = classifier
         self.temperature = temperature
-        self.logit_scale = logit_scale
-        self.background = tuple(background)
         self.frozen_clip = frozen_clip
         self.open_vocabulary: Optional[OpenVocabularyClassifier] = None
         if query_generator is not None:
             with torch.no_grad():
                 query_generator.fit_text(text_encoder().text_embeddings)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -190,27 +180,7 @@ class HierVL(nn.Module):
             "frozen_clip": build_frozen_judge(cfg, backbone, clip.logit_scale.exp().item()),
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: List[dict]):
-        """Losses of labelled inputs in training, ``[{"sem_seg": (C, height, width)}]`` otherwise."""
-        if self.training:
-            text = self.encode_text()
-            return {**self.supervised_losses(batched_inputs, text), **self.prompt_losses(text)}
-        return [self._segment_one(item) for item in batched_inputs]
-
     # ---- stages -------------------------------------------------------------------------------------------------
-
-    def encode_text(self) -> TextFeatures:
-        """Embeddings of the classes; one call serves all passes of an iteration."""
-        return self.text_encoder()
-
-    def normalise(self, images: Sequence[Tensor]) -> Tensor:
-        """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
-        images = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
     def segment(
         self,
@@ -342,30 +312,8 @@ class HierVL(nn.Module):
 
     def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Optional[Tensor] = None):
         """→ S at the images' size (B, C, H, W), the predictions, height and width of the padded batch."""
-        height, width = images.shape[2:]
         batch = self.normalise(list(images))
         output = self.segment(batch, text, frozen_embedding=frozen_embedding)
         scores = self.semantic_scores(output, text)
-        scores = F.interpolate(scores, size=batch.shape[2:], mode="bilinear", align_corners=False)
-        return scores[:, :, :height, :width], output.predictions, (batch.shape[2], batch.shape[3])
-
-    def _segment_one(self, item: dict) -> Dict[str, Tensor]:
-        """One image at a time: images of other sizes in the batch must not change its padding."""
-        scores = self.semantic_maps(item["image"].unsqueeze(0))
-        size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
-        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
-        return {"sem_seg": scores / scores.sum(0, keepdim=True).clamp(min=1e-6)}
-
-
-def classes_of(cfg):
-    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
-    dataset = next(iter(cfg.DATASETS.TRAIN), None)
-    metadata = MetadataCatalog.get(dataset) if dataset else None
-    registered = list(getattr(metadata, "stuff_classes", ()))
-    names = list(cfg.MODEL.CLASS_NAMES) or registered
-    if not names:
-        raise UserError(
-            f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
-        )
-    phrases = getattr(metadata, "class_phrases", None) if names == registered else None
-    return names, phrases or [[name] for name in names]
+        scores = resized_and_cropped(scores, batch.shape[2:], images.shape[2:])
+        return scores, output.predictions, (batch.shape[2], batch.shape[3])

@@ -5,15 +5,14 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.losses.pixel_losses import pixel_cross_entropy
 
 from .clip import load_clip
-from .hiervl import classes_of
 from .layers import group_norm
+from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .text_encoder import PromptedTextEncoder, TextFeatures
 
 
@@ -25,7 +24,7 @@ class PixelOutput(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class PixelClassifier(nn.Module):
+class PixelClassifier(ClipSegmenter):
     """CLIP image encoder → the four maps, projected, resized to the finest and added → convolution → class of a pixel.
 
     It has the stages of :class:`HierVL` that training and evaluation use, so both are trained and judged by the same
@@ -61,9 +60,7 @@ class PixelClassifier(nn.Module):
             background: classes that no caption names.
             logit_scale: the factor that CLIP was trained to put on its similarities.
         """
-        super().__init__()
-        self.backbone = backbone
-        self.text_encoder = text_encoder
+        super().__init__(backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background)
         shapes = backbone.output_shape()
         self.maps = sorted(shapes, key=lambda name: shapes[name].stride)  # finest first
         self.projections = nn.ModuleList(nn.Conv2d(shapes[name].channels, dim, 1) for name in self.maps)
@@ -71,13 +68,8 @@ class PixelClassifier(nn.Module):
             group_norm(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU()
         )
         self.classify = nn.Conv2d(dim, len(class_names), 1)
-        self.class_names = list(class_names)
         self.pixel_weight = pixel_weight
         self.ignore_value = ignore_value
-        self.background = tuple(background)
-        self.logit_scale = logit_scale
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -104,26 +96,7 @@ class PixelClassifier(nn.Module):
             "logit_scale": clip.logit_scale.exp().item(),
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: List[dict]):
-        """Losses of labelled inputs in training, ``[{"sem_seg": (C, height, width)}]`` otherwise."""
-        if self.training:
-            return self.supervised_losses(batched_inputs, self.encode_text())
-        return [self._segment_one(item) for item in batched_inputs]
-
     # ---- stages, as of HierVL -----------------------------------------------------------------------------------
-
-    def encode_text(self) -> TextFeatures:
-        """Embeddings of the classes, of the fixed prompt."""
-        return self.text_encoder()
-
-    def normalise(self, images: Sequence[Tensor]) -> Tensor:
-        """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
-        images = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
     def segment(
         self,
@@ -170,14 +143,7 @@ class PixelClassifier(nn.Module):
     @torch.no_grad()
     def semantic_maps(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → class probabilities at that size (B, C, H, W)."""
-        height, width = images.shape[2:]
         batch = self.normalise(list(images))
         text = self.encode_text()
         scores = self.semantic_scores(self.segment(batch, text), text)
-        return F.interpolate(scores, size=batch.shape[2:], mode="bilinear", align_corners=False)[..., :height, :width]
-
-    def _segment_one(self, item: dict) -> Dict[str, Tensor]:
-        """One image at a time: images of other sizes in the batch must not change its padding."""
-        scores = self.semantic_maps(item["image"].unsqueeze(0))
-        size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
-        return {"sem_seg": F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]}
+        return resized_and_cropped(scores, batch.shape[2:], images.shape[2:])

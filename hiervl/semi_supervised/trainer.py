@@ -14,6 +14,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -262,6 +263,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         """
         content = read_step(path)
         cfg = config_from_text(content["config"], overrides, path)
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # as training does: a random CLIP is in no checkpoint
         step = SemiSupervisedStep.from_config(cfg, cls.build_model(cfg)).to(cfg.MODEL.DEVICE).train()
         loop = OptimisationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
         loop.parts = content["replay"]["parts"]

@@ -190,6 +190,6 @@ def test_training_says_what_is_wrong_in_one_sentence(own):
     (own.root / "labelled/masks/03.png").unlink()
     arguments = default_argument_parser().parse_args(["--config-file", own.config()])
     with pytest.raises(SystemExit) as ended:
-        train_net.worker(arguments)
+        train_net.run(arguments)
     message = str(ended.value)
     assert message.startswith("error: DATASET.LABELED: ") and "03.png has no mask" in message and "\n" not in message

@@ -43,6 +43,8 @@ def test_two_processes_train_and_evaluate_as_one(world, options, tmp_path):
     settings = (
         "SOLVER.MAX_ITER", "10", "SOLVER.UNLABELED_PER_BATCH", "4", "SEMI.CONFIDENCE", "0.1",
         "SEMI.GUIDANCE_CONFIDENCE", "0.1", "TEST.PICTURES", "0", "SOLVER.CHECKPOINT_PERIOD", "0",
+        # What every process draws for itself: the channels that are dropped, the class that is hidden.
+        "SEMI.PERTURBATION_WEIGHT", "0.0", "LOSS.MASKED_CONSISTENCY", "0.0", "LOSS.PIXEL_TEXT", "0.0",
     )  # fmt: skip
     folders = {count: tmp_path / str(count) for count in (1, 2)}
     weights = ""

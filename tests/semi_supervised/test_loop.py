@@ -148,11 +148,12 @@ def test_out_of_memory_is_one_sentence(make_loop):
 def test_halved_batches_are_those_of_accumulation(make_loop):
     """4 unlabelled images make strong batches of 8; with room for 4, two halves are computed: bit for bit what
     SOLVER.ACCUMULATION 2 does from the start, statistics of the threshold included."""
-    halved = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True", "SEMI.THRESHOLD", "class")
+    common = ("SEMI.THRESHOLD", "class", "SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
+    halved = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True", *common)
     out_of_memory_above(halved, 4)
     run_steps(halved, 2)
     assert halved._trainer.state_dict()["parts"] == 2
-    accumulated = make_loop("SOLVER.ACCUMULATION", "2", "SEMI.THRESHOLD", "class")
+    accumulated = make_loop("SOLVER.ACCUMULATION", "2", *common)
     run_steps(accumulated, 2)
     others = weights(accumulated)
     assert all(torch.equal(value, others[name]) for name, value in weights(halved).items())

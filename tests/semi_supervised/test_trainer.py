@@ -15,80 +15,35 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A CamVid of 24 + 3 tiny images, and the command line of a tiny network on it."""
-    root = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 3)):
-        for kind in ("images", "labels"):
-            (root / "camvid" / kind / split).mkdir(parents=True)
-        for index in range(count):
-            labels = np.repeat(np.repeat(rng.integers(0, 11, (4, 5)), 8, 0), 8, 1).astype(np.uint8)
-            image = np.stack((labels * 20, 255 - labels * 20, labels * 7), -1).astype(np.uint8)
-            cv2.imwrite(str(root / "camvid" / "images" / split / f"{index:03d}.png"), image)
-            cv2.imwrite(str(root / "camvid" / "labels" / split / f"{index:03d}.png"), labels)
-    clip = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    (root / "tiny_clip.json").write_text(json.dumps(clip))
-    return root
+@pytest.fixture
+def train(options):
+    """→ function that trains in this process and returns the last results."""
 
+    def run(world: Path, output: Path, *extra: str, resume: bool = False, stop_at: int = 0) -> dict:
+        """Train in this process; ``stop_at``: interrupted before that iteration."""
+        from hiervl.run_config import load_config, prepare_config
+        from hiervl.semi_supervised import SemiSupervisedTrainer
 
-def options(world: Path, output: Path, *extra: str):
-    fixed = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.CLIP.NAME": str(world / "tiny_clip.json"),
-        "MODEL.CLIP.PRETRAINED": "",
-        "MODEL.CLIP.BLOCKS": "[0, 1, 2, 3]",
-        "MODEL.PIXEL_DECODER.DIM": "16",
-        "MODEL.PIXEL_DECODER.HEADS": "2",
-        "MODEL.PIXEL_DECODER.LAYERS": "1",
-        "MODEL.PIXEL_DECODER.FEEDFORWARD": "16",
-        "MODEL.QUERY_DECODER.LAYERS": "2",
-        "MODEL.QUERY_DECODER.HEADS": "2",
-        "MODEL.QUERY_DECODER.FEEDFORWARD": "16",
-        "MODEL.QUERY_DECODER.INSTANCE_QUERIES": "4",
-        "LOSS.NUM_POINTS": "64",
-        "DATASETS.TRAIN": "('camvid_train_12',)",
-        "DATASETS.UNLABELED": "('camvid_train_12_unlabeled',)",
-        "DATASETS.TEST": "('camvid_val',)",
-        "INPUT.CROP_SIZE": "32",
-        "SOLVER.IMS_PER_BATCH": "2",
-        "SOLVER.UNLABELED_PER_BATCH": "2",
-        "SOLVER.MAX_ITER": "4",
-        "SOLVER.BASE_LR": "0.001",
-        "DATALOADER.NUM_WORKERS": "0",
-        "OUTPUT_DIR": str(output),
-    }
-    return [word for pair in fixed.items() for word in pair] + list(extra)
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+        os.environ["DETECTRON2_DATASETS"] = str(world)
+        trainer = SemiSupervisedTrainer(prepare_config(load_config("", options(world, output, *extra))))
+        trainer.resume_or_load(resume)
+        if stop_at:
+            run_step = trainer.run_step
 
+            def interrupted():
+                if trainer.iter == stop_at:
+                    raise KeyboardInterrupt
+                run_step()
 
-def train(world: Path, output: Path, *extra: str, resume: bool = False, stop_at: int = 0) -> dict:
-    """Train in this process; ``stop_at``: interrupted before that iteration."""
-    from hiervl.run_config import load_config, prepare_config
-    from hiervl.semi_supervised import SemiSupervisedTrainer
+            trainer.run_step = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+            return {}
+        return trainer.train()
 
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    os.environ["DETECTRON2_DATASETS"] = str(world)
-    trainer = SemiSupervisedTrainer(prepare_config(load_config("", options(world, output, *extra))))
-    trainer.resume_or_load(resume)
-    if stop_at:
-        run_step = trainer.run_step
-
-        def interrupted():
-            if trainer.iter == stop_at:
-                raise KeyboardInterrupt
-            run_step()
-
-        trainer.run_step = interrupted
-        with pytest.raises(KeyboardInterrupt):
-            trainer.train()
-        return {}
-    return trainer.train()
+    return run
 
 
 def run_program(world: Path, output: Path, *arguments: str, config: str = "") -> subprocess.CompletedProcess:
@@ -97,7 +52,7 @@ def run_program(world: Path, output: Path, *arguments: str, config: str = "") ->
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
 
 
-def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, tmp_path):
+def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, tmp_path, train):
     common = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "20", "SOLVER.EPOCHS", "0", "TEST.PICTURES", "0")
     train(world, tmp_path / "whole", *common)
     train(world, tmp_path / "parts", *common, stop_at=25)
@@ -114,7 +69,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, t
     assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
 
 
-def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_path):
+def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_path, options):
     trained = run_program(world, tmp_path, *options(world, tmp_path))
     assert trained.returncode == 0, trained.stderr[-2000:]
     for name in ("model_final.pth", "model_best.pth", "results.json", "metrics.json", "config.yaml"):
@@ -155,18 +110,18 @@ def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_p
         (("DATASETS.TEST", "('shapesworld_val',)", "SOLVER.MAX_ITER", "1"), ("shapesworld_val", "13", "11")),
     ],
 )
-def test_wrong_settings_are_one_sentence(world, tmp_path, extra, words):
+def test_wrong_settings_are_one_sentence(world, tmp_path, extra, words, options):
     assert_one_sentence(run_program(world, tmp_path, *options(world, tmp_path, *extra)), *words)
 
 
-def test_missing_config_and_missing_weights_are_one_sentence(world, tmp_path):
+def test_missing_config_and_missing_weights_are_one_sentence(world, tmp_path, options):
     missing = run_program(world, tmp_path, "--config-file", str(REPOSITORY / "configs" / "quickstar.yaml"))
     assert_one_sentence(missing, "quickstar.yaml", "quickstart.yaml")
     assert_one_sentence(run_program(world, tmp_path, "--eval-only", *options(world, tmp_path)), "MODEL.WEIGHTS")
 
 
 @pytest.mark.parametrize("damage", ["missing", "unreadable", "size", "value"])
-def test_damaged_data_is_one_sentence_that_names_the_file(world, tmp_path, damage):
+def test_damaged_data_is_one_sentence_that_names_the_file(world, tmp_path, damage, options):
     import shutil
 
     broken = tmp_path / "data"
