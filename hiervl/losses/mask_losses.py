@@ -2,6 +2,7 @@
 
 from typing import Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,10 +28,26 @@ def uncertain_points(
     candidates = torch.rand(num_masks, int(num_points * oversample_ratio), 2, device=mask_logits.device)
     certainty = point_sample(mask_logits.unsqueeze(1), candidates).squeeze(1).abs_()
     num_important = int(importance_share * num_points)
-    best = certainty.topk(num_important, dim=1, largest=False, sorted=False).indices
-    important = candidates.gather(1, best.unsqueeze(-1).expand(-1, -1, 2))
+    best = _smallest(certainty, num_important)
+    # Both coordinates of a point at once: 64 bits that are moved, not read.
+    pairs = candidates.view(torch.int64).squeeze(-1)
+    important = pairs.gather(1, best).unsqueeze(-1).view(candidates.dtype)
     uniform = torch.rand(num_masks, num_points - num_important, 2, device=mask_logits.device)
     return torch.cat((important, uniform), dim=1)
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """Places (R, count) of the smallest values of every row (R, N), in any order."""
+    num_rows, length = values.shape
+    if values.device.type == "cpu" and count and num_rows:
+        # NumPy finds the limits with vector instructions: with them it takes two thirds of topk's time.
+        limits = [np.partition(row, count - 1)[count - 1 : count] for row in values.numpy()]
+        places = np.flatnonzero(values.numpy() <= np.stack(limits))
+        if len(places) == num_rows * count:
+            places = places.reshape(num_rows, count) - length * np.arange(num_rows)[:, None]
+            if places[:, 0].min() >= 0 and places[:, -1].max() < length:  # else values equal a limit, or are no numbers
+                return torch.from_numpy(places)
+    return values.topk(count, dim=1, largest=False, sorted=False).indices
 
 
 def sampled_mask_losses(logits: Tensor, targets: Tensor, counts: Tensor) -> Tuple[Tensor, Tensor]:

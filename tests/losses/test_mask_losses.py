@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hiervl.losses.mask_losses import point_sample, sampled_mask_losses, uncertain_points
+from hiervl.losses.mask_losses import _smallest, point_sample, sampled_mask_losses, uncertain_points
 
 
 def test_equal_mask2former():
@@ -48,3 +48,19 @@ def test_uncertain_points_lie_where_the_prediction_changes_sign():
     near = (points[0, :, 0] - 0.5).abs() < 1 / 32
     assert near[:300].float().mean() > 0.6  # beyond the border of the image grid_sample finds 0, which looks unsure
     assert near[300:].float().mean() < 0.2  # uniform: 1/16 of them
+
+
+@pytest.mark.parametrize("kind", ["distinct", "many equal", "some NaN", "no row"])
+def test_the_smallest_values_of_every_row(kind):
+    torch.manual_seed(0)
+    values = torch.rand(0 if kind == "no row" else 5, 40)
+    if kind == "many equal":
+        values = (4 * values).floor()
+    if kind == "some NaN":
+        values[1, 3:38], values[2, 0] = float("nan"), float("nan")
+    for count in (1, 7, 40):
+        places = _smallest(values, count)
+        assert places.shape == (len(values), count)
+        assert all(len(set(row)) == count for row in places.tolist())
+        expected = values.sort(dim=1).values[:, :count]
+        torch.testing.assert_close(values.gather(1, places).sort(dim=1).values, expected, equal_nan=True)
