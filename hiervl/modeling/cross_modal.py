@@ -4,6 +4,7 @@ from typing import Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .layers import Attention
 
@@ -44,5 +45,28 @@ class _Read(nn.Module):
         self.scale = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, source: Tensor, bias) -> Tensor:
-        source = self.norm_source(source)
-        return x + self.scale * self.attention(self.norm_query(x), source, source, bias)
+        query, source = self.norm_query(x), self.norm_source(source)
+        # Fewer multiplications than keys and values of all sources: 2·heads·M·d per source against 2·(d + M)·d.
+        if bias is None and query.shape[1] * (self.attention.num_heads - 1) < query.shape[2]:
+            return x + self.scale * few_read_many(self.attention, query, source)
+        return x + self.scale * self.attention(query, source, source, bias)
+
+
+def few_read_many(attention: Attention, query: Tensor, source: Tensor) -> Tensor:
+    """``attention(query, source, source)`` without keys and values: query (B, M, d), source (B, K, d) → (B, M, d).
+
+    qᵀ(W_k x + b_k) = (W_kᵀ q)ᵀ x + a number that is the same for all sources, which the softmax takes out; and
+    Σ a·(W_v x + b_v) = W_v Σ a·x + b_v. So the M queries of every head go through the projections, not the K sources.
+    """
+
+    def of_heads(projection: nn.Linear) -> Tensor:
+        return projection.weight.unflatten(0, (attention.num_heads, -1))  # (heads, d/heads, d)
+
+    q = attention.q_proj(query).unflatten(-1, (attention.num_heads, -1))  # (B, M, heads, d/heads)
+    rows = torch.einsum("bmhe,hed->bhmd", q, of_heads(attention.k_proj)).flatten(1, 2).unsqueeze(1)
+    source = source.to(rows.dtype).unsqueeze(1)
+    read = F.scaled_dot_product_attention(rows, source, source, scale=q.shape[-1] ** -0.5)
+    read = read.squeeze(1).unflatten(1, (attention.num_heads, -1))  # (B, heads, M, d)
+    value = torch.einsum("bhmd,hed->bmhe", read, of_heads(attention.v_proj)).flatten(2)
+    # The keys' bias has no effect; it takes part so that it has its gradient, which is 0.
+    return attention.out_proj(value + (attention.v_proj.bias + 0 * attention.k_proj.bias))

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from hiervl.modeling.cross_modal import CrossModalSpatialAlignment
+from hiervl.modeling.cross_modal import CrossModalSpatialAlignment, few_read_many
+from hiervl.modeling.layers import Attention
 
 
 @pytest.fixture
@@ -47,3 +48,19 @@ def test_each_direction_can_be_switched_off(direction):
     new_pixels, new_queries = module(pixels, queries, torch.zeros(1, 3))
     assert torch.equal(new_queries, queries) == (direction == "text_reads_pixels")
     assert torch.equal(new_pixels, pixels) == (direction == "pixels_read_text")
+
+
+def test_few_read_many_equals_the_attention():
+    """Output and all gradients, of which that of the keys' bias is 0."""
+    torch.manual_seed(0)
+    attention = Attention(12, 3).double()
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter)
+    query = torch.randn(2, 4, 12, dtype=torch.float64, requires_grad=True)
+    source = torch.randn(2, 20, 12, dtype=torch.float64, requires_grad=True)
+    out, expected = few_read_many(attention, query, source), attention(query, source, source)
+    torch.testing.assert_close(out, expected)
+    inputs = [query, source, *attention.parameters()]
+    gradients = [torch.autograd.grad(y.square().sum(), inputs) for y in (out, expected)]
+    for found, wanted in zip(*gradients):
+        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-7)
