@@ -1,6 +1,6 @@
 """CMSAM: text queries and pixel features read each other inside the pixel decoder (paper §3.3, eq. 1)."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +46,22 @@ class _Read(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, bias) -> Tensor:
         query, source = self.norm_query(x), self.norm_source(source)
-        # Fewer multiplications than keys and values of all sources: 2·heads·M·d per source against 2·(d + M)·d.
-        if bias is None and query.shape[1] * (self.attention.num_heads - 1) < query.shape[2]:
-            return x + self.scale * few_read_many(self.attention, query, source)
-        return x + self.scale * self.attention(query, source, source, bias)
+        return x + self.scale * _attend(self.attention, query, source, bias)
+
+
+def _attend(attention: Attention, query: Tensor, source: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """``attention(query, source, source, bias)``, by fewer multiplications where one side has few rows.
+
+    Per row of the other side, these are 2·heads·M·d of M few rows, against 2·(d + M)·d.
+    """
+    few = min(query.shape[1], source.shape[1])
+    if few * (attention.num_heads - 1) >= query.shape[2]:
+        return attention(query, source, source, bias)
+    if bias is None and few == query.shape[1]:
+        return few_read_many(attention, query, source)
+    if bias is not None and few == source.shape[1]:
+        return many_read_few(attention, query, source, bias)
+    return attention(query, source, source, bias)
 
 
 def few_read_many(attention: Attention, query: Tensor, source: Tensor) -> Tensor:
@@ -58,15 +70,36 @@ def few_read_many(attention: Attention, query: Tensor, source: Tensor) -> Tensor
     qᵀ(W_k x + b_k) = (W_kᵀ q)ᵀ x + a number that is the same for all sources, which the softmax takes out; and
     Σ a·(W_v x + b_v) = W_v Σ a·x + b_v. So the M queries of every head go through the projections, not the K sources.
     """
-
-    def of_heads(projection: nn.Linear) -> Tensor:
-        return projection.weight.unflatten(0, (attention.num_heads, -1))  # (heads, d/heads, d)
-
-    q = attention.q_proj(query).unflatten(-1, (attention.num_heads, -1))  # (B, M, heads, d/heads)
-    rows = torch.einsum("bmhe,hed->bhmd", q, of_heads(attention.k_proj)).flatten(1, 2).unsqueeze(1)
+    heads = attention.num_heads
+    q = attention.q_proj(query).unflatten(-1, (heads, -1))  # (B, M, heads, d/heads)
+    rows = torch.einsum("bmhe,hed->bhmd", q, _of_heads(attention.k_proj, heads)).flatten(1, 2).unsqueeze(1)
     source = source.to(rows.dtype).unsqueeze(1)
     read = F.scaled_dot_product_attention(rows, source, source, scale=q.shape[-1] ** -0.5)
-    read = read.squeeze(1).unflatten(1, (attention.num_heads, -1))  # (B, heads, M, d)
-    value = torch.einsum("bhmd,hed->bmhe", read, of_heads(attention.v_proj)).flatten(2)
+    read = read.squeeze(1).unflatten(1, (heads, query.shape[1]))  # (B, heads, M, d)
+    value = torch.einsum("bhmd,hed->bmhe", read, _of_heads(attention.v_proj, heads)).flatten(2)
     # The keys' bias has no effect; it takes part so that it has its gradient, which is 0.
     return attention.out_proj(value + (attention.v_proj.bias + 0 * attention.k_proj.bias))
+
+
+def many_read_few(attention: Attention, query: Tensor, source: Tensor, bias: Tensor) -> Tensor:
+    """``attention(query, source, source, bias)`` without projecting the queries or what they read: query (B, P, d),
+    source (B, M, d), bias (B, 1, 1, M) → (B, P, d).
+
+    (W_q x + b_q)ᵀ k = xᵀ (W_qᵀ k) + b_qᵀ k, and W_o Σ a·v = Σ a·(W_o v): the M sources of every head go through W_q and
+    W_o, not the P queries.
+    """
+    heads = attention.num_heads
+    k = attention.k_proj(source).unflatten(-1, (heads, -1))  # (B, M, heads, d/heads)
+    k = k * k.shape[-1] ** -0.5
+    v = attention.v_proj(source).unflatten(-1, (heads, -1))
+    keys = torch.einsum("bmhe,hed->bhmd", k, _of_heads(attention.q_proj, heads)).flatten(1, 2)  # (B, heads · M, d)
+    offset = torch.einsum("bmhe,he->bhm", k, attention.q_proj.bias.unflatten(0, (heads, -1))) + bias[:, 0]
+    values = torch.einsum("bmhe,dhe->bhmd", v, attention.out_proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)
+    scores = query @ keys.transpose(1, 2) + offset.flatten(1).unsqueeze(1)  # (B, P, heads · M)
+    weights = scores.unflatten(2, (heads, source.shape[1])).softmax(-1).flatten(2)
+    return weights @ values + attention.out_proj.bias
+
+
+def _of_heads(projection: nn.Linear, heads: int) -> Tensor:
+    """The weight of every head: (heads, d/heads, d)."""
+    return projection.weight.unflatten(0, (heads, -1))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hiervl.modeling.cross_modal import CrossModalSpatialAlignment, few_read_many
+from hiervl.modeling.cross_modal import CrossModalSpatialAlignment, few_read_many, many_read_few
 from hiervl.modeling.layers import Attention
 
 
@@ -50,17 +50,44 @@ def test_each_direction_can_be_switched_off(direction):
     assert torch.equal(new_pixels, pixels) == (direction == "pixels_read_text")
 
 
-def test_few_read_many_equals_the_attention():
-    """Output and all gradients, of which that of the keys' bias is 0."""
+@pytest.mark.parametrize("few_read", [True, False])
+def test_what_few_rows_save_changes_nothing(few_read):
+    """Output and all gradients, of which that of the keys' bias is 0; with a bias where many read few."""
     torch.manual_seed(0)
     attention = Attention(12, 3).double()
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
-    query = torch.randn(2, 4, 12, dtype=torch.float64, requires_grad=True)
-    source = torch.randn(2, 20, 12, dtype=torch.float64, requires_grad=True)
-    out, expected = few_read_many(attention, query, source), attention(query, source, source)
+    few = torch.randn(2, 4, 12, dtype=torch.float64, requires_grad=True)
+    many = torch.randn(2, 20, 12, dtype=torch.float64, requires_grad=True)
+    if few_read:
+        out, expected = few_read_many(attention, few, many), attention(few, many, many)
+    else:
+        bias = torch.tensor([[0.0, -1.0, float("-inf"), 0.5], [-2.0, 0.0, 0.3, -0.1]]).double()[:, None, None]
+        out, expected = many_read_few(attention, many, few, bias), attention(many, few, few, bias)
     torch.testing.assert_close(out, expected)
-    inputs = [query, source, *attention.parameters()]
+    inputs = [few, many, *attention.parameters()]
     gradients = [torch.autograd.grad(y.square().sum(), inputs) for y in (out, expected)]
     for found, wanted in zip(*gradients):
-        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-7)
+        torch.testing.assert_close(found, wanted, atol=1e-8, rtol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [0, 2, 30])
+def test_many_text_rows_equal_the_attention_too(rows):
+    """Beyond some number of rows the plain attention is used; both sides of it agree with the equation."""
+    torch.manual_seed(0)
+    module = CrossModalSpatialAlignment(8, 2)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    pixels, queries, bias = torch.randn(1, 50, 8), torch.randn(1, rows, 8), torch.randn(1, rows)
+    read = module.text_reads_pixels
+    source = read.norm_source(pixels)
+    expected = queries + read.scale * read.attention(read.norm_query(queries), source, source)
+    new_pixels, new_queries = module(pixels, queries, bias)
+    torch.testing.assert_close(new_queries, expected, atol=1e-5, rtol=1e-5)
+    read = module.pixels_read_text
+    if not rows:  # nothing to read but the bias
+        assert new_pixels.isfinite().all()
+        return
+    source = read.norm_source(expected)
+    wanted = pixels + read.scale * read.attention(read.norm_query(pixels), source, source, bias[:, None, None])
+    torch.testing.assert_close(new_pixels, wanted, atol=1e-5, rtol=1e-5)
