@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from .layers import Attention
 
+PADDING_SCORE = -1e4  # so far below every other score that its weight is 0
+
 
 class CrossModalSpatialAlignment(nn.Module):
     """One exchange between text rows and pixels, each direction with its own switch.
@@ -93,8 +95,12 @@ def many_read_few(attention: Attention, query: Tensor, source: Tensor, bias: Ten
     k = k * k.shape[-1] ** -0.5
     v = attention.v_proj(source).unflatten(-1, (heads, -1))
     keys = torch.einsum("bmhe,hed->bhmd", k, _of_heads(attention.q_proj, heads)).flatten(1, 2)  # (B, heads · M, d)
-    offset = torch.einsum("bmhe,he->bhm", k, attention.q_proj.bias.unflatten(0, (heads, -1))) + bias[:, 0]
-    values = torch.einsum("bmhe,dhe->bhmd", v, attention.out_proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)
+    # An image may have padding alone, of which a softmax over −inf would make NaN: it reads rows of 0.
+    is_padding = bias[:, 0] == float("-inf")  # (B, 1, M)
+    offset = torch.einsum("bmhe,he->bhm", k, attention.q_proj.bias.unflatten(0, (heads, -1)))
+    offset = offset + bias[:, 0].masked_fill(is_padding, PADDING_SCORE)
+    values = torch.einsum("bmhe,dhe->bhmd", v, attention.out_proj.weight.unflatten(1, (heads, -1)))
+    values = values.masked_fill(is_padding.unsqueeze(-1), 0.0).flatten(1, 2)
     scores = query @ keys.transpose(1, 2) + offset.flatten(1).unsqueeze(1)  # (B, P, heads · M)
     weights = scores.unflatten(2, (heads, source.shape[1])).softmax(-1).flatten(2)
     return weights @ values + attention.out_proj.bias
