@@ -2,6 +2,8 @@
 # PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
 
 PYTHON ?= python3
+# Test files are shared out over so many processes.
+TEST_PROCESSES ?= 2
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 # Written last, so that it stands for a complete set-up.
@@ -39,7 +41,7 @@ demo: $(STAMP)
 	@$(VENV_PYTHON) -m hiervl demo
 
 test: $(STAMP)
-	$(VENV_PYTHON) -m pytest tests
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest tests --numprocesses $(TEST_PROCESSES)
 
 soak: $(STAMP)
 	HIERVL_SOAK=1 $(VENV_PYTHON) -m pytest --timeout 0 -rP tests/processes tests/strangers \
