@@ -17,7 +17,6 @@ from torch import nn
 from hiervl.data.loaders import build_semi_supervised_loader
 from hiervl.evaluation import SlidingWindowSegmenter
 from hiervl.modeling.clip import load_clip
-from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
 from hiervl.run_config import load_config, prepare_config
 from hiervl.semi_supervised.solver import build_optimizer
@@ -90,9 +89,8 @@ def iteration(device: torch.device, args) -> List[Measurement]:
     clock.measure(student, "segment", "student, forward")
     clock.measure(student, "encode_text", "text")
     clock.measure(student.criterion, "forward", "matching and losses")
-    for module in step.modules():
-        if isinstance(module, FrozenClip):
-            clock.measure(module.encoder, "dense_embedding", "frozen CLIP")
+    if step.frozen_clip is not None:
+        clock.measure(step.frozen_clip, "embed", "frozen CLIP")
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index in range(2 + args.repeats):
         clock.start(keep=index >= 2)
