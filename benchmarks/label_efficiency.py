@@ -83,6 +83,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
     curve = curve_of(folder / "metrics.json")
     record = {
         **run._asdict(),
+        "config": f"configs/{CONFIGS[run.data]}.yaml",
         "mIoU": scores["mIoU"],
         "IoU": scores["IoU"],
         "curve": curve,
@@ -191,7 +192,7 @@ def write_tables(data: str) -> None:
         return
     image = DOCUMENT.parent / "images" / f"label_efficiency_{data}.png"
     draw(records, labels, image, data)
-    smallest = labels[:1]
+    smallest = labels[:1]  # where the paper's ablations stand
     ablations = names_of("ablations")
     components = [name for name in ablations if name.startswith("components")]
     lines = [
