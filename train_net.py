@@ -5,7 +5,10 @@
 """
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
+from typing import Iterator, Optional
 
 import hiervl  # noqa: F401  prepares older Detectron2 versions for today's packages
 
@@ -33,11 +36,22 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args) -> dict:
+@contextlib.contextmanager
+def kept_config(output_dir: str) -> Iterator[None]:
+    """Leave the config.yaml of an earlier training as it is: Detectron2's set-up overwrites it, fitting or not."""
+    path = Path(output_dir) / "config.yaml"
+    before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
+    yield
+    if before is not None:
+        path.write_bytes(before)
+
+
+def main(args) -> Optional[dict]:
     """The work of one process."""
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
-    default_setup(cfg, args)
+    with kept_config(cfg.OUTPUT_DIR) if args.eval_only or args.resume else contextlib.nullcontext():
+        default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
     if args.eval_only:
         return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
@@ -46,11 +60,12 @@ def main(args) -> dict:
     return train(cfg, args.resume)
 
 
-def train(cfg, resume: bool) -> dict:
-    """Train one config; returns the results of the last evaluation."""
+def train(cfg, resume: bool) -> Optional[dict]:
+    """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
     trainer = SemiSupervisedTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    return trainer.train()
+    results = trainer.train()
+    return None if trainer.was_stopped else results
 
 
 def run(args) -> None:
@@ -60,7 +75,8 @@ def run(args) -> None:
             print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
             return
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
-        launch(main, args, device=cfg.MODEL.DEVICE)
+        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS
+        launch(main, args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -155,7 +155,7 @@ class HierVLPredictor:
     @property
     def has_instance_rows(self) -> bool:
         """Otherwise instances are connected regions of the semantic map."""
-        return self.network.query_decoder.instance_queries.num_embeddings > 0
+        return self.network.has_instance_rows
 
     def __call__(self, image: AnyImage, *, instances: bool = True, panoptic: bool = True) -> Prediction:
         """Segment one image.
@@ -230,14 +230,16 @@ class HierVLPredictor:
         done = set()  # windows between two columns come twice
 
         def predict(pixels: Tensor, windows: Sequence[Window]) -> Tensor:
-            class_maps, rows = self.network.semantic_maps_and_rows(pixels)
+            collects = found is not None or whole is not None
+            if collects:
+                class_maps, rows = self.network.semantic_maps_and_rows(pixels)
+            else:
+                class_maps = self.network.semantic_maps(pixels)
             class_maps = normalise_over_classes(class_maps)
             if self.flip:
                 mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
                 class_maps = (class_maps + mirrored) / 2
-            if found is None and whole is None:
-                return class_maps
-            for index, window in enumerate(windows):
+            for index, window in enumerate(windows if collects else ()):
                 if window.view == 0 and window not in done:
                     done.add(window)
                     masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)

@@ -12,6 +12,8 @@ from hiervl import __version__
 from hiervl.errors import UserError
 from hiervl.inference.report_html import page
 
+TWIN_FOLDER = "supervised"  # of a run with SEMI.COMPARE_SUPERVISED, inside its own
+
 REPORT_FILE = "report.html"
 EVALUATION_PREFIX, EVALUATION_SUFFIX = "report_", ".json"
 
@@ -117,15 +119,22 @@ def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
     """A finished supervised-only run beside a semi-supervised one, of the same config but for SEMI; None: none."""
     if not run.setting("SEMI.ENABLED", False):
         return None
-    for neighbour in sorted(folder.absolute().parent.iterdir()):
-        if neighbour == folder.absolute() or not (neighbour / "results.json").is_file():
+    for neighbour in (folder.absolute() / TWIN_FOLDER, *_folders_beside(folder.absolute())):
+        try:
+            is_run = (neighbour / "results.json").is_file() and (neighbour / "config.yaml").is_file()
+            other = read_run(neighbour) if is_run else None
+        except (OSError, ValueError, yaml.YAMLError, UserError):  # another user's, or one that is being written
             continue
-        if not (neighbour / "config.yaml").is_file():
-            continue
-        other = read_run(neighbour)
-        if not other.setting("SEMI.ENABLED", True) and _comparable(run) == _comparable(other):
+        if other is not None and not other.setting("SEMI.ENABLED", True) and _comparable(run) == _comparable(other):
             return other
     return None
+
+
+def _folders_beside(folder: Path) -> List[Path]:
+    try:
+        return [path for path in sorted(folder.parent.iterdir()) if path != folder]
+    except OSError:
+        return []
 
 
 def _comparable(run: RunData) -> Dict[str, Any]:

@@ -180,6 +180,11 @@ class HierVL(ClipSegmenter):
             "frozen_clip": build_frozen_judge(cfg, backbone, clip.logit_scale.exp().item()),
         }
 
+    @property
+    def has_instance_rows(self) -> bool:
+        """Whether instances can be read off rows of their own."""
+        return self.query_decoder.instance_queries.num_embeddings > 0
+
     # ---- stages -------------------------------------------------------------------------------------------------
 
     def segment(
@@ -293,7 +298,8 @@ class HierVL(ClipSegmenter):
         is_trained = list(names) == self.trained_names
         self.open_vocabulary = None if is_trained else OpenVocabularyClassifier(known, self.temperature).to(self.device)
         self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
-        self.query_generator.always_active = tuple(always_active)
+        if self.query_generator is not None:
+            self.query_generator.always_active = tuple(always_active)
         self.class_names = list(names)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import pixel_cross_entropy
 
 from .clip import load_clip
@@ -34,6 +35,7 @@ class PixelClassifier(ClipSegmenter):
     # Parts of HierVL that this network does not have.
     query_generator = None
     frozen_clip = None
+    has_instance_rows = False
 
     @configurable
     def __init__(
@@ -129,6 +131,21 @@ class PixelClassifier(ClipSegmenter):
         scores = self.semantic_scores(self.segment(images, text), text)
         with torch.autocast(images.device.type, enabled=False):
             return {"loss_pixel": self.pixel_weight * pixel_cross_entropy(scores, labels, self.ignore_value)}
+
+    def set_classes(
+        self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()
+    ) -> None:
+        """For the interface's sake: a network without language knows the classes that it was trained on, no others.
+
+        Raises:
+            UserError: other classes are asked for.
+        """
+        if list(names) != self.class_names:
+            raise UserError(
+                "this network (MODEL.META_ARCHITECTURE PixelClassifier) has no language: it predicts those it was "
+                f"trained on ({', '.join(self.class_names)}), no others."
+            )
+        self.text_encoder.set_classes(phrases)
 
     def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
         """None: nothing of the text is learnt."""

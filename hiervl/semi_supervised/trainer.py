@@ -88,6 +88,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self._last_eval_results: dict = {}
+        self.was_stopped = False  # by a signal, before the end
         self.stop_request = StopRequest()
         self.register_hooks(self.build_hooks())
 
@@ -197,6 +198,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         except _UserStop as stop:
             raise stop.error from None
         except Stopped as stopped:
+            self.was_stopped = True
             if comm.is_main_process():
                 print(f"Saved after iteration {stopped.iteration}; go on with\n  {resume_command()}", flush=True)
         finally:

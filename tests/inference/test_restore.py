@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hiervl.data.class_records import definitions_of, from_records, to_records, write_classes
 from hiervl.data.classes import ClassDefinition, distinct_color, read_classes
 from hiervl.errors import UserError
+from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint, restore_network
 
 
@@ -33,6 +34,24 @@ def test_nothing_but_the_file_is_needed(save_run, clip_file, caplog):
     assert restored.classes[0].background and not restored.classes[1].background
     assert restored.path == folder / "model_final.pth"
     assert not restored.network.training
+
+
+@torch.no_grad()
+def test_a_network_without_language_predicts_its_own_classes_alone(save_run):
+    network, folder = save_run("MODEL.META_ARCHITECTURE", "PixelClassifier")
+    predictor = HierVLPredictor.from_checkpoint(folder, device="cpu")
+    image = 255 * torch.rand(3, 40, 72, generator=torch.Generator().manual_seed(0))
+    prediction = predictor(image.byte())
+    assert prediction.semantic.shape == (40, 72) and not predictor.has_instance_rows
+    other = [ClassDefinition("unseen", ("unseen",), (1, 2, 3))]
+    with pytest.raises(UserError, match="has no language"):
+        HierVLPredictor.from_checkpoint(folder, device="cpu", classes=other)
+
+
+@torch.no_grad()
+def test_a_network_without_text_rows_is_restored(save_run):
+    _, folder = save_run("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False)
+    assert restore_network(str(folder), device="cpu").network.query_generator is None
 
 
 def test_phrases_and_colours_travel_in_the_checkpoint(save_run):

@@ -153,4 +153,16 @@ def test_both_are_trained_from_the_same_random_state_and_compared(make_cfg, tmp_
 
 def test_without_results_the_gain_is_unknown(make_cfg, tmp_path):
     assert np.isnan(mean_iou(make_cfg(), tmp_path))
-    assert "nan" in gain_line(50.0, NAN)
+    assert "not known" in gain_line(50.0, NAN)
+
+
+def test_a_signal_ends_the_comparison(make_cfg, tmp_path, capsys):
+    """Neither is the run trained after its stopped twin, nor is a gain claimed."""
+    cfg, trained = make_cfg("OUTPUT_DIR", str(tmp_path)), []
+
+    def stopped(config, resume):
+        trained.append(config.SEMI.ENABLED)
+
+    assert train_both(cfg, stopped, resume=False) == {}
+    assert trained == [False] and "gained" not in capsys.readouterr().out
+    assert "ENABLED: false" in (tmp_path / "supervised" / "config.yaml").read_text()
