@@ -37,7 +37,7 @@ class Brightest(nn.Module):
     def __init__(self, num_classes=3):
         super().__init__()
         self.num_classes = num_classes
-        self.query_decoder = type("", (), {"instance_queries": nn.Embedding(0, 1)})
+        self.has_instance_rows = False
 
     def semantic_maps_and_rows(self, images):
         maps = images.new_zeros(len(images), self.num_classes, *images.shape[2:], dtype=torch.float32)
