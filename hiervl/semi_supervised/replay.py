@@ -47,6 +47,8 @@ def dump_step(
             "parts": parts,
             "amp": amp,
             "random_cpu": before.random_cpu,
+            "random_cuda": before.random_cuda,
+            "mute": sorted(step.guidance.mute) if step.guidance is not None else [],
             "threshold": before.threshold,
         },
         "class_names": list(step.student.class_names),
@@ -91,6 +93,10 @@ def replay_step(step: nn.Module, content: Dict[str, Any], accumulate: Callable[[
     step.threshold.load_state_dict(saved["threshold"])
     step.iteration = saved["iteration"]
     torch.set_rng_state(saved["random_cpu"])
+    if saved["random_cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["random_cuda"])
+    if step.guidance is not None:
+        step.guidance.mute.update(saved["mute"])
     first = FirstBrokenModule(step)
     lines = [f"iteration {saved['iteration']}"]
     for number, losses in enumerate(accumulate(saved["batches"])):
