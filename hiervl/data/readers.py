@@ -40,8 +40,7 @@ def read_image(path: str) -> np.ndarray:
 
 
 def rgb_of(image: Image.Image, path: str) -> np.ndarray:
-    """As :func:`read_image`, of an opened image; ``path`` names it in messages."""
-    image = ImageOps.exif_transpose(image)
+    """As :func:`read_image`, of an opened image that is upright; ``path`` names it in messages."""
     if image.mode in DEEP_GREY_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:

@@ -6,7 +6,7 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -268,7 +268,7 @@ def pixels_of(image: AnyImage) -> Tensor:
     if isinstance(image, (str, Path)):
         array = read_image(str(image))
     elif isinstance(image, Image.Image):
-        array = rgb_of(image, "the image")
+        array = rgb_of(ImageOps.exif_transpose(image), "the image")
     elif isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise ValueError(f"a torch image has the shape (3, H, W) or (1, H, W), not {tuple(image.shape)}")

@@ -13,9 +13,8 @@ import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.data.augmentation import resize_image, short_side_size
 from hiervl.data.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
-from hiervl.modeling.clip import load_clip
 from hiervl.modeling.frozen_clip import FrozenClip
-from hiervl.modeling.text_encoder import PromptedTextEncoder
+from hiervl.modeling.text_encoder import build_text_encoder
 
 from .pictures import Row
 
@@ -59,19 +58,11 @@ class ZeroShotClip(nn.Module):
     @classmethod
     def from_config(cls, cfg, class_phrases: Sequence[Sequence[str]]) -> "ZeroShotClip":
         """The CLIP of ``MODEL.CLIP`` and the template of ``MODEL.TEXT``; images as large as ``INPUT.CROP_SIZE``."""
-        model, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
-        text = PromptedTextEncoder(
-            model,
-            tokenize,
-            start_token,
-            end_token,
-            class_phrases,
-            num_prompts=0,
-            template=cfg.MODEL.TEXT.TEMPLATE,
-        ).eval()
+        text, logit_scale = build_text_encoder(cfg, class_phrases)
+        text.eval()
         of_classes = text().prototypes
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
-        frozen = FrozenClip(build_backbone(cfg), model.logit_scale.exp().item())
+        frozen = FrozenClip(build_backbone(cfg), logit_scale)
         return cls(
             frozen, of_classes, text().prototypes, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.CROP_SIZE
         ).to(cfg.MODEL.DEVICE)

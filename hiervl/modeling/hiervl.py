@@ -11,7 +11,6 @@ from hiervl.errors import UserError
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
 
-from .clip import load_clip
 from .frozen_clip import FrozenClip
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
@@ -20,7 +19,7 @@ from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .switches import build_frozen_judge, needs_align_head, reads_text
-from .text_encoder import PromptedTextEncoder, TextFeatures
+from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
 
@@ -115,24 +114,15 @@ class HierVL(ClipSegmenter):
     @classmethod
     def from_config(cls, cfg) -> dict:
         class_names, class_phrases = classes_of(cfg)
-        clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        num_prompts = cfg.MODEL.TEXT.PROMPTS if reads_text(cfg) else 0
+        text_encoder, logit_scale = build_text_encoder(cfg, class_phrases, num_prompts)
         backbone = build_backbone(cfg)
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
-        num_prompts = cfg.MODEL.TEXT.PROMPTS if reads_text(cfg) else 0
         background = [i for i, name in enumerate(class_names) if name in hsqg.ALWAYS_ACTIVE]
         return {
             "backbone": backbone,
-            "text_encoder": PromptedTextEncoder(
-                clip,
-                tokenize,
-                start_token,
-                end_token,
-                class_phrases,
-                num_prompts=num_prompts,
-                prompt_init=cfg.MODEL.TEXT.PROMPT_INIT,
-                template=cfg.MODEL.TEXT.TEMPLATE,
-            ),
+            "text_encoder": text_encoder,
             "query_generator": HierarchicalSemanticQueryGenerator(
                 backbone.embed_dim,
                 dim,
@@ -158,10 +148,10 @@ class HierVL(ClipSegmenter):
                 text_queries=decoder.TEXT_QUERIES,
                 align_head=needs_align_head(cfg),
             ),
-            "mask_prior": TextMaskPrior(clip.logit_scale.exp().item())
+            "mask_prior": TextMaskPrior(logit_scale)
             if decoder.MASK_PRIOR and decoder.TEXT_QUERIES
             else None,
-            "logit_scale": clip.logit_scale.exp().item(),
+            "logit_scale": logit_scale,
             "criterion": SupervisedCriterion.from_config(cfg),
             "prompt_regularizer": PromptRegularizer(
                 backbone.embed_dim,
@@ -177,7 +167,7 @@ class HierVL(ClipSegmenter):
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
             "background": background,
-            "frozen_clip": build_frozen_judge(cfg, backbone, clip.logit_scale.exp().item()),
+            "frozen_clip": build_frozen_judge(cfg, backbone, logit_scale),
         }
 
     @property

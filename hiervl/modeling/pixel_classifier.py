@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import pixel_cross_entropy
 
-from .clip import load_clip
 from .layers import group_norm
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
-from .text_encoder import PromptedTextEncoder, TextFeatures
+from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
 
 
 class PixelOutput(NamedTuple):
@@ -76,18 +75,10 @@ class PixelClassifier(ClipSegmenter):
     @classmethod
     def from_config(cls, cfg) -> dict:
         class_names, class_phrases = classes_of(cfg)
-        clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        text_encoder, logit_scale = build_text_encoder(cfg, class_phrases)
         return {
             "backbone": build_backbone(cfg),
-            "text_encoder": PromptedTextEncoder(
-                clip,
-                tokenize,
-                start_token,
-                end_token,
-                class_phrases,
-                num_prompts=0,
-                template=cfg.MODEL.TEXT.TEMPLATE,
-            ),
+            "text_encoder": text_encoder,
             "dim": cfg.MODEL.PIXEL_DECODER.DIM,
             "class_names": class_names,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -95,7 +86,7 @@ class PixelClassifier(ClipSegmenter):
             "pixel_weight": cfg.LOSS.PIXEL,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "background": [i for i, name in enumerate(class_names) if name in cfg.MODEL.HSQG.ALWAYS_ACTIVE],
-            "logit_scale": clip.logit_scale.exp().item(),
+            "logit_scale": logit_scale,
         }
 
     # ---- stages, as of HierVL -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the networks share that the semi-supervised step trains: CLIP's two towers, their inputs and outputs."""
 
+import abc
 from typing import Dict, List, Optional, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from hiervl.errors import UserError
 from .text_encoder import PromptedTextEncoder, TextFeatures
 
 
-class ClipSegmenter(nn.Module):
+class ClipSegmenter(nn.Module, abc.ABC):
     """Called as Detectron2 calls its models: in training with labelled inputs it returns a dict of losses, else a list
     of ``{"sem_seg": (C, height, width)}``. The semi-supervised step uses the stages directly.
 
@@ -68,17 +69,17 @@ class ClipSegmenter(nn.Module):
         images = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
+    @abc.abstractmethod
     def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
         """Losses that tie what is learnt of the text to CLIP."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def semantic_maps(self, images: Tensor, frozen_embedding: Optional[Tensor] = None) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
-        raise NotImplementedError
 
     def _segment_one(self, item: dict) -> Dict[str, Tensor]:
         """One image at a time: images of other sizes in the batch must not change its padding."""

@@ -1,13 +1,15 @@
 """CLIP's frozen text tower behind learnable prompt tokens (paper §3.1, §3.6.1)."""
 
 from copy import deepcopy
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.errors import UserError
+
+from .clip import load_clip
 
 NOISE = 0.02  # standard deviation of CLIP's own token embeddings before its training
 
@@ -196,6 +198,24 @@ class PromptedTextEncoder(nn.Module):
 def _written(tensor: Tensor) -> tuple:
     """Where a tensor lies and how often it was written."""
     return tensor.data_ptr(), tensor._version
+
+
+def build_text_encoder(
+    cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
+) -> Tuple[PromptedTextEncoder, float]:
+    """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
+    clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    encoder = PromptedTextEncoder(
+        clip,
+        tokenize,
+        start_token,
+        end_token,
+        class_phrases,
+        num_prompts=num_prompts,
+        prompt_init=cfg.MODEL.TEXT.PROMPT_INIT,
+        template=cfg.MODEL.TEXT.TEMPLATE,
+    )
+    return encoder, clip.logit_scale.exp().item()
 
 
 class _TextTower(nn.Module):

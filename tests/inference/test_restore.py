@@ -13,6 +13,7 @@ from hiervl.data.classes import ClassDefinition, distinct_color, read_classes
 from hiervl.errors import UserError
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint, restore_network
+from hiervl.modeling.clip import load_clip
 
 
 @torch.no_grad()
@@ -46,6 +47,20 @@ def test_a_network_without_language_predicts_its_own_classes_alone(save_run):
     other = [ClassDefinition("unseen", ("unseen",), (1, 2, 3))]
     with pytest.raises(UserError, match="has no language"):
         HierVLPredictor.from_checkpoint(folder, device="cpu", classes=other)
+
+
+@torch.no_grad()
+def test_a_frozen_judge_comes_from_its_own_weights(save_run, clip_file, tmp_path):
+    """The frozen CLIP is in no checkpoint: it must not be taken from the random tower that the rest is loaded into."""
+    torch.manual_seed(1)
+    clip, *_ = load_clip(clip_file, "")
+    weights = tmp_path / "clip.pt"
+    torch.save(clip.state_dict(), weights)
+    network, folder = save_run("MODEL.HSQG.IMAGE_EMBEDDING", "frozen", "MODEL.CLIP.PRETRAINED", str(weights))
+    restored = restore_network(str(folder), device="cpu").network
+    images = network.normalise(list(255 * torch.rand(1, 3, 32, 32)))
+    expected = network.frozen_clip.embed(images, pooled=True).pooled
+    torch.testing.assert_close(restored.frozen_clip.embed(images, pooled=True).pooled, expected)
 
 
 @torch.no_grad()

@@ -301,3 +301,11 @@ def test_refuses_what_it_cannot_build(make_network):
         make_network("MODEL.QUERY_DECODER.CLASSIFIER", "lineal", trained=False)
     with pytest.raises(UserError, match="no class names"):
         make_network("MODEL.CLASS_NAMES", [], trained=False)
+
+
+def test_text_queries_are_fitted_to_the_classes(make_network):
+    """Without it the queries would see CLIP's narrow cone: its mean is taken when the network is built."""
+    network = make_network("MODEL.TEXT.PROMPTS", 0)
+    generator, text = network.query_generator, network.eval().encode_text()
+    torch.testing.assert_close(generator.text_mean, text.text_embeddings.mean(0))
+    assert generator.text_mean.norm() > 0.1
