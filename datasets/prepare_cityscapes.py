@@ -67,7 +67,7 @@ def prepare(
 
 
 def main() -> None:
-    arguments = script_parser(__doc__, [archive.name for archive in ARCHIVES], FOLDER).parse_args()
+    arguments = script_parser(__doc__, [archive.name for archive in ARCHIVES], FOLDER, may_keep=False).parse_args()
     prepare(arguments.root / FOLDER, arguments.source, workers=arguments.workers)
 
 

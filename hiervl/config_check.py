@@ -67,6 +67,8 @@ def check_config(cfg) -> None:
     for key in HEADS:
         if width % value_of(cfg, key):
             raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({value_of(cfg, key)}).")
+    if cfg.INPUT.FORMAT != "RGB":
+        raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but CLIP was trained on RGB: leave the key out.")
     if cfg.TEST.NETWORK not in ("teacher", "student"):
         raise UserError(f"TEST.NETWORK is 'teacher' or 'student', not '{cfg.TEST.NETWORK}'.")
 

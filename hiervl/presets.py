@@ -242,7 +242,7 @@ def _choose_length(chooser: _Chooser, facts: Facts) -> None:
         return
     cfg = chooser.cfg
     if facts.memory is None:
-        iterations, reason = CPU_ITERATIONS, "what a CPU does in an hour or a few; more is better"
+        iterations, reason = CPU_ITERATIONS, "few, since a CPU is slow; more is better"
     else:
         images, per_batch = facts.labeled, cfg.SOLVER.IMS_PER_BATCH
         if facts.unlabeled > images and cfg.SOLVER.UNLABELED_PER_BATCH:

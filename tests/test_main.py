@@ -65,3 +65,25 @@ def test_the_overview_lists_every_command_without_importing_it(tmp_path, monkeyp
     output = capsys.readouterr().out
     assert all(name in output for name in entry.COMMANDS)
     assert "Slow to import." in output
+
+
+def test_an_earlier_config_is_kept_as_it_was(tmp_path):
+    import train_net
+
+    (tmp_path / "config.yaml").write_text("SEED: 1\n")
+    with train_net.kept_config(str(tmp_path)):
+        (tmp_path / "config.yaml").write_text("SEED: 2\n")
+    assert (tmp_path / "config.yaml").read_text() == "SEED: 1\n"
+    with train_net.kept_config(str(tmp_path / "new")):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_stopped_training_has_no_results(monkeypatch):
+    import train_net
+
+    trainer = types.SimpleNamespace(resume_or_load=lambda resume: None, train=lambda: {"a": 1}, was_stopped=True)
+    monkeypatch.setattr(train_net, "SemiSupervisedTrainer", lambda cfg: trainer)
+    assert train_net.train(None, resume=False) is None
+    trainer.was_stopped = False
+    assert train_net.train(None, resume=False) == {"a": 1}

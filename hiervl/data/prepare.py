@@ -22,15 +22,18 @@ REFRESH = 0.2  # seconds between two states of a progress line
 # ---------------------------------------------------------------------------- scripts
 
 
-def script_parser(description: str, archive_names: Sequence[str], folder: str) -> argparse.ArgumentParser:
-    """The options that all scripts of large datasets have."""
+def script_parser(
+    description: str, archive_names: Sequence[str], folder: str, may_keep: bool = True
+) -> argparse.ArgumentParser:
+    """The options of the scripts of large datasets; ``may_keep``: whether archives are kept is for the user to say."""
     parser = argparse.ArgumentParser(
         description=description.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--root", type=Path, default=dataset_root(), help=f"folder in which {folder} is made")
     names = ", ".join(archive_names)
     parser.add_argument("--source", type=Path, help=f"folder that holds {names}; none: they are downloaded")
-    parser.add_argument("--keep", action="store_true", help="keep downloaded archives when they are unpacked")
+    if may_keep:
+        parser.add_argument("--keep", action="store_true", help="keep downloaded archives when they are unpacked")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make the label maps")
     return parser
 

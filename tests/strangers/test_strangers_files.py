@@ -129,6 +129,7 @@ def test_cmyk_becomes_rgb(tmp_path):
         ("INPUT.SCALE", "(2.0, 0.5)", "INPUT.SCALE"),
         ("SOLVER.ACCUMULATION", "0", "SOLVER.ACCUMULATION is 0"),
         ("SEMI.SHARPEN", "0.0", "SEMI.SHARPEN"),
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is BGR, but CLIP was trained on RGB"),
         ("TEST.NETWORK", "techer", "TEST.NETWORK is 'teacher' or 'student'"),
     ],
 )  # fmt: skip
