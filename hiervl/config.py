@@ -25,6 +25,8 @@ def add_hiervl_config(cfg: CN) -> None:
     _add_folder_dataset_config(cfg)
     _add_solver_config(cfg)
     _add_test_config(cfg)
+    # Loggers beside TensorBoard and metrics.json: "csv" (metrics.csv), "wandb" (Weights & Biases).
+    cfg.LOGGERS = []
 
 
 def _add_model_config(cfg: CN) -> None:

@@ -1,5 +1,6 @@
 """Values of the config that cannot work, each answered by a sentence that names its key."""
 
+import importlib.util
 from typing import Any, Callable, Dict, Tuple
 
 from hiervl.errors import UserError
@@ -51,6 +52,7 @@ RULES: Dict[str, Rule] = {
     "TEST.WINDOW_BATCH": AT_LEAST_1,
     "TEST.PICTURES": AT_LEAST_0,
 }
+LOGGERS = ("csv", "wandb")
 # Widths that are divided among attention heads.
 HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
 
@@ -69,6 +71,11 @@ def check_config(cfg) -> None:
             raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({value_of(cfg, key)}).")
     if cfg.INPUT.FORMAT != "RGB":
         raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but CLIP was trained on RGB: leave the key out.")
+    unknown = [name for name in cfg.LOGGERS if name not in LOGGERS]
+    if unknown:
+        raise UserError(f"LOGGERS: '{unknown[0]}' is none of {', '.join(LOGGERS)}.")
+    if "wandb" in cfg.LOGGERS and importlib.util.find_spec("wandb") is None:
+        raise UserError("LOGGERS has 'wandb', which is not installed: `pip install wandb`, or leave it out.")
     if cfg.TEST.NETWORK not in ("teacher", "student"):
         raise UserError(f"TEST.NETWORK is 'teacher' or 'student', not '{cfg.TEST.NETWORK}'.")
 

@@ -140,7 +140,7 @@ def _folders_beside(folder: Path) -> List[Path]:
 def _comparable(run: RunData) -> Dict[str, Any]:
     """The settings that two runs must share for their difference to be that of the unlabelled images."""
     config = yaml.safe_load(run.config) or {}
-    return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR")}
+    return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR", "LOGGERS")}
 
 
 def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:

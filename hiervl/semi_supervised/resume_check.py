@@ -13,7 +13,10 @@ logger = logging.getLogger(__name__)
 # The network, and what the positions in the data streams stand for.
 FIXED = ("MODEL", "DATASETS.TRAIN", "DATASETS.UNLABELED", "SEMI.ENABLED", "SEMI.TEACHER", "SEMI.THRESHOLD")
 # Where it runs, what it is called and what it says change nothing of what is learnt.
-FREE = ("MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "DATALOADER", "TEST", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD")
+FREE = (
+    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "DATALOADER", "TEST", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD",
+    "LOGGERS",
+)  # fmt: skip
 
 
 def check_resumed_config(saved: str, current: str, path: str) -> None:

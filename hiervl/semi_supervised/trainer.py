@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,6 +45,7 @@ from .hooks import (
     best_metric,
 )
 from .interruption import StopRequest
+from .loggers import build_loggers, drop_logged
 from .loop import OptimisationLoop
 from .replay import dump_step, read_step, replay_step
 from .solver import build_lr_scheduler, build_optimizer
@@ -138,6 +140,10 @@ class SemiSupervisedTrainer(DefaultTrainer):
         colours = [definition.color for definition in classes]
         return [EvaluationGallery(evaluator, str(path), colours, facts=report.facts_of_run(cfg, dataset_name))]
 
+    def build_writers(self) -> List[EventWriter]:
+        """Detectron2's, and those of ``LOGGERS``."""
+        return [*super().build_writers(), *build_loggers(self.cfg)]
+
     def build_hooks(self) -> List[Optional[HookBase]]:
         """Timing, schedule, evaluation, checkpoints, log."""
         cfg = self.cfg
@@ -184,6 +190,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
             self.step.update_teacher()  # at iteration 0 the average is the student itself
         _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
         run = self.checkpointer.resumed_run if is_resumed else None
+        if comm.is_main_process():
+            drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
         self.checkpointer.extra["run"] = start_record(self.cfg, is_resumed, self.start_iter, run)
 
     def train(self) -> dict:

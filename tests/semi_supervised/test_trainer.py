@@ -54,6 +54,7 @@ def run_program(world: Path, output: Path, *arguments: str, config: str = "") ->
 
 def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, tmp_path, train):
     common = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "20", "SOLVER.EPOCHS", "0", "TEST.PICTURES", "0")
+    common += ("LOGGERS", "['csv']")
     train(world, tmp_path / "whole", *common)
     train(world, tmp_path / "parts", *common, stop_at=25)
     assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000019.pth"
@@ -67,6 +68,13 @@ def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, t
             assert torch.equal(value, parts[part][key]), f"{part} {key}"
     moments = [checkpoint["optimizer"]["state"] for checkpoint in (whole, parts)]
     assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
+    logged = [
+        [json.loads(line)["iteration"] for line in (tmp_path / name / "metrics.json").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert logged[0] == logged[1] == sorted(set(logged[0]))  # the interrupted one had logged up to iteration 24
+    table = (tmp_path / "parts" / "metrics.csv").read_text().splitlines()
+    assert [int(line.partition(",")[0]) for line in table[1:]] == logged[0]
 
 
 def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_path, options):
