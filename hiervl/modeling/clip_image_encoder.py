@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from hiervl.errors import UserError
 
 from .clip import load_clip
-from .layers import ChannelNorm
+from .layers import ChannelNorm, HasExportForm
 
 MAPS = ("res2", "res3", "res4", "res5")
 TRAINABLE_PARTS = ("all", "attention", "none")
 
 
-class ClipImageEncoder(Backbone):
+class ClipImageEncoder(HasExportForm, Backbone):
     """A ViT of the CLIP layout, read out at four blocks.
 
     1. patches + position embedding (interpolated to the input's grid), class token, learnable visual prompts;
@@ -133,18 +133,18 @@ class ClipImageEncoder(Backbone):
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, width, h, w) → (B, h·w, width)
-        class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        class_token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         position = self._position_embedding(grid).to(patches.dtype)
         tokens = visual.ln_pre(torch.cat((class_token, patches), dim=1) + position)
         if self.visual_prompts is not None:
-            prompts = self.visual_prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+            prompts = self.visual_prompts.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat((tokens[:, :1], prompts, tokens[:, 1:]), dim=1)
         return tokens
 
     def _position_embedding(self, grid) -> Tensor:
         """The learnt position embedding (1 + patches, width), bicubically interpolated to another grid."""
         position = self.visual.positional_embedding
-        if tuple(grid) == tuple(self.visual.grid_size):
+        if not self.export_form and tuple(grid) == tuple(self.visual.grid_size):
             return position
         learnt = position[1:].T.reshape(1, -1, *self.visual.grid_size)
         resized = F.interpolate(learnt.float(), size=tuple(grid), mode="bicubic", align_corners=False)
@@ -159,7 +159,7 @@ class ClipImageEncoder(Backbone):
 
     @staticmethod
     def _to_map(tokens: Tensor, grid) -> Tensor:
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
 
 
 class DetailStem(nn.Module):

@@ -52,18 +52,17 @@ class _Read(nn.Module):
 
 
 def _attend(attention: Attention, query: Tensor, source: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """``attention(query, source, source, bias)``, by fewer multiplications where one side has few rows.
+    """``attention(query, source, source, bias)``, by fewer multiplications where there are few text rows: those of
+    ``source``, which have a bias, or of ``query``, which reads pixels without one.
 
-    Per row of the other side, these are 2·heads·M·d of M few rows, against 2·(d + M)·d.
+    Per pixel, these are 2·heads·M·d of M text rows, against 2·(d + M)·d.
     """
-    few = min(query.shape[1], source.shape[1])
-    if few * (attention.num_heads - 1) >= query.shape[2]:
+    rows = query.shape[1] if bias is None else source.shape[1]
+    if rows * (attention.num_heads - 1) >= query.shape[2]:
         return attention(query, source, source, bias)
-    if bias is None and few == query.shape[1]:
+    if bias is None:
         return few_read_many(attention, query, source)
-    if bias is not None and few == source.shape[1]:
-        return many_read_few(attention, query, source, bias)
-    return attention(query, source, source, bias)
+    return many_read_few(attention, query, source, bias)
 
 
 def few_read_many(attention: Attention, query: Tensor, source: Tensor) -> Tensor:

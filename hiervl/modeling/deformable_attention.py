@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import triton_attention
+from .layers import HasExportForm
 from .row_sampling import sum_of_rows
 
 
@@ -55,7 +56,7 @@ def sampled_maps(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Te
     return out.reshape(batch, heads * head_dim, queries).transpose(1, 2)
 
 
-class DeformableAttention(nn.Module):
+class DeformableAttention(HasExportForm, nn.Module):
     """Every query attends to a few points of every map, at learnt offsets from its reference point."""
 
     def __init__(self, dim: int, num_maps: int, num_heads: int, num_points: int):
@@ -96,9 +97,17 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
         weights = weights.softmax(-1).view(batch, queries, heads, levels, points)
         # Offsets are in pixels of their map: divide by (width, height) to reach [0, 1].
-        pixels = query.new_tensor([(w, h) for h, w in shapes])
+        pixels = self._sizes(shapes, query)
         locations = reference_points[:, :, None, None, None, :] + offsets / pixels[:, None, :]
-        return self.output_proj(deformable_attention(value, shapes, locations, weights))
+        attend = sampled_maps if self.export_form else deformable_attention
+        return self.output_proj(attend(value, shapes, locations, weights))
+
+    def _sizes(self, shapes: Sequence[Tuple[int, int]], like: Tensor) -> Tensor:
+        """Width and height of every map: (maps, 2)."""
+        if not self.export_form:
+            return like.new_tensor([(w, h) for h, w in shapes])
+        sides = [like.new_full((), side) for h, w in shapes for side in (w, h)]
+        return torch.stack(sides).view(len(shapes), 2)
 
 
 def reference_points(shapes: Sequence[Tuple[int, int]], device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
 
 from .frozen_clip import FrozenClip
+from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
@@ -259,7 +260,7 @@ class HierVL(ClipSegmenter):
     def semantic_scores(self, output: NetworkOutput, text: TextFeatures) -> Tensor:
         """S of the final prediction: (B, C, H', W'), float32, not normalised."""
         predictions = output.predictions
-        with torch.autocast(predictions.pred_masks[-1].device.type, enabled=False):
+        with without_autocast(predictions.pred_masks[-1].device):
             logits = predictions.pred_logits[-1] if self.training else self.class_logits(predictions, text)
             return semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
 

@@ -1,11 +1,27 @@
 """Small building blocks that several boxes of the network share."""
 
+import contextlib
 import math
-from typing import Optional
+from typing import ContextManager, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class HasExportForm:
+    """A part with a second way to the same result, in which no decision in Python depends on the sizes or the values
+    of its input. With ``export_form`` it takes that way, so that one graph holds for all inputs.
+    """
+
+    export_form = False
+
+
+def without_autocast(device: torch.device) -> ContextManager:
+    """Keeps mixed precision out; nothing at all where there is none, so that no graph records it."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 class MLP(nn.Module):

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .layers import without_autocast
 from .text_encoder import TextFeatures
 
 
@@ -26,7 +27,7 @@ class TextMaskPrior(nn.Module):
 
     def forward(self, text: TextFeatures, dense: Tensor) -> Tensor:
         """dense (B, D, h, w), of length 1 → (B, C, h, w)."""
-        with torch.autocast(dense.device.type, enabled=False):
+        with without_autocast(dense.device):
             similarity = text.class_similarity(dense.float().permute(0, 2, 3, 1))  # (B, h, w, C)
             log_p = (similarity * self.log_scale.exp()).log_softmax(-1)
             log_not_p = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))

@@ -31,6 +31,7 @@ class OpenVocabularyClassifier(nn.Module):
         super().__init__()
         columns = torch.tensor([-1 if column is None else column for column in known])
         self.register_buffer("columns", columns, persistent=False)
+        self.knows_all = None not in known
         self.temperature = temperature
 
     @property
@@ -56,7 +57,7 @@ class OpenVocabularyClassifier(nn.Module):
         """
         is_known = self.columns >= 0
         known = linear[..., self.columns.clamp(min=0)].masked_fill(~is_known, IMPOSSIBLE)
-        if is_known.all():
+        if self.knows_all:
             return torch.cat((known, linear[..., -1:]), dim=-1)
         log_object = linear[..., :-1].logsumexp(-1, keepdim=True)
         share = (text.class_similarity(joint) / self.temperature).log_softmax(-1)

@@ -158,7 +158,7 @@ class DualQueryDecoder(nn.Module):
     def _start(self, pixels: PixelFeatures, text: Optional[TextQueries]):
         """Rows, their positions, classes, validity, and the bias on attention scores towards them."""
         features = pixels.mask_features
-        batch, num_instances = len(features), self.instance_queries.num_embeddings
+        batch, num_instances = features.shape[0], self.instance_queries.num_embeddings
         rows = self.instance_queries.weight.expand(batch, -1, -1)
         position = self.instance_position.weight.expand(batch, -1, -1)
         classes = torch.full((batch, num_instances), INSTANCE_ROW, device=features.device)
@@ -201,7 +201,7 @@ def _resize(maps: Tensor, size) -> Tensor:
     around every new centre. Taken as such, it is many times faster on a CPU.
     """
     height, width = size
-    factor = maps.shape[2] // max(height, 1)
+    factor = maps.shape[2] // height if height else 0
     if factor < 2 or factor % 2 or maps.shape[2:] != (factor * height, factor * width):
         return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
     first = factor // 2 - 1

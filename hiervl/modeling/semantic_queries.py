@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers import MLP
+from .layers import MLP, HasExportForm, without_autocast
 from .text_encoder import TextFeatures
 
 
@@ -21,7 +21,7 @@ class TextQueries(NamedTuple):
     relevance_logits: Optional[Tensor]  # (B, C): α·s_c + β of the gate, for loss_relevance; None without a gate
 
 
-class HierarchicalSemanticQueryGenerator(nn.Module):
+class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
     """Gate the classes by their relevance r to the image and project the active ones on every level.
 
     1. s_c = cos(v, t_c) with v the pooled image embedding; r_c = σ(α·s_c + β);
@@ -122,15 +122,13 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
         """
         logits = None
         if self.relevance:
-            with torch.autocast(pooled.device.type, enabled=False):  # hundredths of similarity decide
+            with without_autocast(pooled.device):  # hundredths of similarity decide
                 logits = self.gate_logits(text.class_similarity(pooled.float()))
             relevance, active = self._relevance(logits, presence)
         else:
-            relevance = pooled.new_ones(len(pooled), len(text.text_embeddings))
+            relevance = pooled.new_ones(pooled.shape[0], len(text.text_embeddings))
             active = relevance > 0
-        # Active classes first, in order of the classes; inactive ones fill the padding.
-        num_rows = int(active.sum(1).max())
-        order = active.float().sort(dim=1, descending=True, stable=True).indices[:, :num_rows]  # (B, K)
+        order = self._order(active)  # (B, K)
         valid = active.gather(1, order)
         relevance = relevance.gather(1, order)
 
@@ -152,6 +150,14 @@ class HierarchicalSemanticQueryGenerator(nn.Module):
             log_relevance=relevance.clamp(min=1e-4).log().repeat(repeat),
             relevance_logits=logits,
         )
+
+    def _order(self, active: Tensor) -> Tensor:
+        """The classes (B, K) of an image's rows, from which classes are active (B, C)."""
+        if self.export_form:  # K = C whatever the images show: rows of inactive classes are padding, too
+            return torch.arange(active.shape[1], device=active.device).expand_as(active)
+        # Active classes first, in order of the classes; inactive ones fill the padding.
+        num_rows = int(active.sum(1).max())
+        return active.float().sort(dim=1, descending=True, stable=True).indices[:, :num_rows]
 
     def active_classes(self, relevance: Tensor) -> Tensor:
         """Which classes take part where the gate decides, from its r: (B, C) → (B, C) bool."""
