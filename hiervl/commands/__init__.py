@@ -11,5 +11,6 @@ COMMANDS = {
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
     "predict": "hiervl.commands.predict",
+    "export": "hiervl.commands.export",
     "report": "hiervl.commands.report",
 }

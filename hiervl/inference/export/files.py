@@ -1,0 +1,136 @@
+"""Export: graph, file, comparison with the original, description beside it."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import List, NamedTuple, Sequence
+
+import torch
+
+from hiervl import __version__
+from hiervl.data.class_records import to_records
+from hiervl.data.classes import ClassDefinition
+from hiervl.errors import UserError
+from hiervl.modeling.segmenter import ClipSegmenter
+
+from .formats import FORMATS
+from .graph import FixedClassSegmenter, export_graph
+from .parity import Parity, check_parity, shapes_to_check
+
+MIN_AGREEMENT = 0.999  # share of the pixels with the same label
+
+
+class Exported(NamedTuple):
+    """A written file and how it compares with the network."""
+
+    path: Path
+    description: Path  # JSON
+    parity: List[Parity]
+    metadata: dict
+
+    def lines(self) -> List[str]:
+        """What the user is told."""
+        size = self.path.stat().st_size / 1e6
+        side = self.metadata["smallest_side"]
+        return [
+            *parity_lines(self.path.name, self.parity),
+            f"{self.path} ({size:.1f} MB): {len(self.metadata['classes'])} classes, any batch, any size from "
+            f"{side} × {side} pixels; {self.description.name} describes it.",
+        ]
+
+
+def export_network(
+    network: ClipSegmenter,
+    classes: Sequence[ClassDefinition],
+    format_name: str,
+    path: Path,
+    *,
+    cfg,
+    tolerance: float = 1e-3,
+) -> Exported:
+    """Write ``network`` as one file, with ``FILE.json`` beside it, and compare it with the original.
+
+    Args:
+        network: in evaluation mode, predicting ``classes``.
+        format_name: of :data:`FORMATS`.
+        cfg: of the run, for the windows it was trained with.
+        tolerance: largest difference of the scores S on random images.
+
+    Raises:
+        UserError: a package is missing, the suffix is another format's, the file cannot be written, or the scores
+            differ by more than ``tolerance`` or the labels at more than 0.1 % of the pixels; no file is left then.
+    """
+    form = FORMATS[format_name]
+    _check_request(format_name, path)
+    segmenter = FixedClassSegmenter(network)
+    metadata = describe(segmenter, classes, format_name, cfg)
+    program = export_graph(segmenter)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{form.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        form.write(program, temporary, metadata)
+        shapes = shapes_to_check(cfg.INPUT.CROP_SIZE, segmenter.smallest_side)
+        parity = check_parity(network, form.read(temporary), shapes)
+        _check(path, parity, tolerance)
+        metadata["parity"] = [of_batch._asdict() for of_batch in parity]
+        description = path.with_name(f"{path.name}.json")
+        description.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written ({error.strerror or error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(path, description, parity, metadata)
+
+
+def describe(segmenter: FixedClassSegmenter, classes: Sequence[ClassDefinition], format_name: str, cfg) -> dict:
+    """What a program needs to know that runs the file; plain values."""
+    return {
+        "hiervl": __version__,
+        "torch": torch.__version__,
+        "format": format_name,
+        "input": "images: float32 (batch, 3, height, width), RGB in 0…255; normalisation and padding are inside",
+        "output": "scores: float32 (batch, classes, height, width); the class of a pixel is the largest, its "
+        "confidence that score's share of their sum",
+        "classes": to_records(classes),
+        "crop_size": cfg.INPUT.CROP_SIZE,
+        "short_side": cfg.INPUT.SHORT_SIDE,
+        "overlap": cfg.TEST.OVERLAP,
+        "pixel_mean": segmenter.pixel_mean.flatten().tolist(),
+        "pixel_std": segmenter.pixel_std.flatten().tolist(),
+        "stride": segmenter.stride,
+        "smallest_side": segmenter.smallest_side,
+    }
+
+
+def parity_lines(name: str, parity: Sequence[Parity]) -> List[str]:
+    """A line per batch."""
+    lines = [f"{name} against the network, on random images:"]
+    for of_batch in parity:
+        batch, height, width = of_batch.shape
+        lines.append(
+            f"  {batch} × {height} × {width}: max |difference| {of_batch.difference:.1e} (scores up to "
+            f"{of_batch.largest:.2f}), same label at {100 * of_batch.agreement:.2f} % of the pixels"
+        )
+    return lines
+
+
+def _check_request(format_name: str, path: Path) -> None:
+    form = FORMATS[format_name]
+    if path.suffix != form.suffix:
+        raise UserError(f"--output '{path}': the format {format_name} is written to files ending in {form.suffix}.")
+    missing = [package for package in form.packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"the format {format_name} needs more packages: pip install {' '.join(missing)}")
+
+
+def _check(path: Path, parity: Sequence[Parity], tolerance: float) -> None:
+    # A NaN is no agreement.
+    is_same = all(of_batch.difference <= tolerance and of_batch.agreement >= MIN_AGREEMENT for of_batch in parity)
+    if not is_same:
+        details = "\n".join(parity_lines(path.name, parity))
+        raise UserError(
+            f"'{path}' is not written: it would differ from the network by more than {tolerance:g}, or at more than "
+            f"{100 * (1 - MIN_AGREEMENT):.1f} % of the pixels.\n{details}"
+        )

@@ -1,0 +1,54 @@
+"""Whether an exported file computes what the network does."""
+
+from typing import Callable, List, NamedTuple, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hiervl.modeling.segmenter import ClipSegmenter
+
+Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) in 0…255 → S (B, C, H, W)
+DETAILS = 16  # pixels between the colours that are drawn: patterns as coarse as things, not noise
+
+
+class Parity(NamedTuple):
+    """Of one batch."""
+
+    shape: Tuple[int, int, int]  # images, height, width
+    difference: float  # largest between two values of S
+    largest: float  # value of S
+    agreement: float  # share of the pixels whose best class is the same
+
+
+def check_parity(network: ClipSegmenter, run: Run, shapes: Sequence[Tuple[int, int, int]]) -> List[Parity]:
+    """Compare ``run`` with the network, which is in evaluation mode, on random images of the given shapes."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for shape in shapes:
+        images = random_images(shape, generator).to(network.device)
+        expected, scores = network.semantic_maps(images), run(images)
+        found.append(
+            Parity(
+                shape,
+                (expected - scores).abs().max().item(),
+                expected.max().item(),
+                (expected.argmax(1) == scores.argmax(1)).float().mean().item(),
+            )
+        )
+    return found
+
+
+def random_images(shape: Tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Coloured clouds with some noise: (B, 3, H, W), float32 in 0…255."""
+    batch, height, width = shape
+    coarse = torch.rand(batch, 3, height // DETAILS + 2, width // DETAILS + 2, generator=generator)
+    clouds = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+    noise = 0.05 * torch.randn(batch, 3, height, width, generator=generator)
+    return ((clouds + noise) * 255).clamp(0, 255)
+
+
+def shapes_to_check(crop_size: int, smallest: int) -> List[Tuple[int, int, int]]:
+    """The training crop, another size in another batch, and a small one."""
+    wide = (max(smallest, crop_size * 3 // 4 + 1), max(smallest, crop_size * 5 // 4 + 3))
+    return [(1, max(smallest, crop_size), max(smallest, crop_size)), (2, *wide), (3, smallest, smallest + 6)]
