@@ -125,20 +125,38 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, MemoryError) as error:
+        raise _unreadable(path, error) from None
+    return decode_image(data, path, upright=upright)
+
+
+def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
+
+    Raises:
+        UserError: it cannot be decoded, or has more than ``max_pixels``, which its header alone tells.
+    """
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about sizes and metadata that do no harm
-            image = Image.open(io.BytesIO(file.read()), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
             image.load()
             return ImageOps.exif_transpose(image) if upright else image
     except Image.DecompressionBombError:
-        raise UserError(f"{path} has more than {MAX_PIXELS} pixels: cut it into tiles.") from None
+        raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.") from None
+        raise UserError(f"{name} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as an image ({reason}): replace the file.") from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: BaseException) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{name} cannot be read as an image ({reason}): replace the file.")
 
 
 @contextlib.contextmanager
@@ -153,5 +171,4 @@ def image_header(path: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             yield image
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as an image ({reason}): replace the file.") from None
+        raise _unreadable(path, error) from None

@@ -152,6 +152,20 @@ class HierVLPredictor:
         }
         return cls(restored.network, classes or restored.classes, **{**usual, **options})
 
+    def set_classes(self, classes: Sequence[ClassDefinition]) -> None:
+        """Predict these classes from now on, all but the background as separate objects.
+
+        Raises:
+            UserError: the network cannot predict them; it keeps the present ones.
+        """
+        try:
+            describe_classes(self.network, classes)
+        except UserError:
+            describe_classes(self.network, self.classes)
+            raise
+        self.classes = tuple(classes)
+        self.things = _thing_indices(self.classes, None)
+
     @property
     def has_instance_rows(self) -> bool:
         """Otherwise instances are connected regions of the semantic map."""
