@@ -22,7 +22,7 @@ help:
 
 .venv: $(STAMP)
 
-$(STAMP): requirements.txt tools/install_detectron2.py
+$(STAMP): requirements.txt requirements-serve.txt tools/install_detectron2.py
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'error: HierVL needs Python 3.10 or \
 newer, name one with PYTHON=')"
 	@if kill -0 "$$(cat $(INCOMPLETE) 2>/dev/null)" 2>/dev/null; then echo "error: another make sets up $(VENV); \
@@ -32,7 +32,8 @@ wait for it, or remove $(INCOMPLETE) if there is none" >&2; exit 1; fi
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@echo "Installing requirements.txt (PyTorch is large: some minutes) ..."
-	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt \
+		--requirement requirements-serve.txt
 	@$(VENV_PYTHON) tools/install_detectron2.py
 	@touch $(STAMP)
 	@rm -f $(INCOMPLETE)

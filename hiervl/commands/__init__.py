@@ -12,5 +12,6 @@ COMMANDS = {
     "doctor": "hiervl.commands.doctor",
     "predict": "hiervl.commands.predict",
     "export": "hiervl.commands.export",
+    "serve": "hiervl.commands.serve",
     "report": "hiervl.commands.report",
 }
