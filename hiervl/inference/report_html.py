@@ -241,7 +241,7 @@ def _images(evaluation: Dict[str, Any]) -> str:
     for group, title in titles.items():
         entries = evaluation["groups"].get(group, [])
         if entries:
-            parts.append(f'<h3>{title}</h3><div class="grid">{"".join(map(_viewer, entries))}</div>')
+            parts.append(f'<h3>{title}</h3><div class="grid pictures">{"".join(map(_viewer, entries))}</div>')
     return "".join(parts) if len(parts) > 1 else ""
 
 
