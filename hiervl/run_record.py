@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shlex
@@ -20,14 +21,17 @@ import hiervl
 from hiervl.data.loaders import load_labeled, load_unlabeled
 from hiervl.launch import is_under_torchrun
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "run.json"
 PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "numpy", "scipy", "pillow")
+HASH_SHOWN = 16  # hexadecimal digits in messages
 
 
 def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) -> str:
     """Write the record of a new run, or add a start to the record of a resumed one; returns the run's identity.
 
-    Every process calls it; the main one writes.
+    Every process calls it; the main one writes, and warns of a resumed run whose splits hold other images than before.
 
     Args:
         run: the identity in the checkpoint that is resumed, should the record be lost.
@@ -35,9 +39,12 @@ def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) 
     path = Path(cfg.OUTPUT_DIR) / FILE_NAME
     record: Optional[Dict[str, Any]] = read_record(cfg.OUTPUT_DIR) if resumed else None
     if comm.is_main_process():
+        inputs = _inputs(cfg)
         if record is None:
-            record = {"run": run or uuid.uuid4().hex, **_inputs(cfg), "starts": []}
-        record["starts"].append({"iteration": iteration, **_circumstances()})
+            record = {"run": run or uuid.uuid4().hex, **inputs, "starts": []}
+        changed = _changed_splits(record, inputs["splits"])
+        start = {"iteration": iteration, **_circumstances()}
+        record["starts"].append({**start, "splits": changed} if changed else start)
         temporary = path.with_name(FILE_NAME + ".tmp")
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
@@ -77,6 +84,26 @@ def _inputs(cfg) -> Dict[str, Any]:
 
 def _split(names, dicts: List[dict]) -> Dict[str, Any]:
     return {"datasets": list(names), "images": len(dicts), "sha256": split_hash(dicts)}
+
+
+def _changed_splits(record: Dict[str, Any], current: Dict[str, Any]) -> Dict[str, Any]:
+    """Those of the current splits that hold other images than at the start before, each warned of."""
+    known: Dict[str, Any] = {}
+    for part in (record, *record["starts"]):
+        known.update(part.get("splits", {}))
+    changed = {}
+    for name, split in current.items():
+        before = known.get(name, split)
+        if before["sha256"] == split["sha256"]:
+            continue
+        changed[name] = split
+        logger.warning(
+            "The split '%s' (%s) is not what this run was last started with: it has %d images with the SHA-256 %s…, "
+            "but had %d with %s…; what follows learns from other images than what came before.",
+            name, ", ".join(split["datasets"]), split["images"], split["sha256"][:HASH_SHOWN],
+            before["images"], before["sha256"][:HASH_SHOWN],
+        )  # fmt: skip
+    return changed
 
 
 def _circumstances() -> Dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -177,8 +178,6 @@ def test_second_interrupt_is_obeyed_at_once(monkeypatch):
 @pytest.fixture
 def copy(whole, tmp_path):
     """A copy of the finished run, from which the last checkpoint was taken away."""
-    import shutil
-
     shutil.copytree(whole, tmp_path / "copy")
     (tmp_path / "copy" / "model_final.pth").unlink()
     return tmp_path / "copy"
@@ -225,6 +224,24 @@ def test_settings_that_cannot_change_are_one_sentence(world, options, copy, chan
 def test_settings_that_can_change_are_logged(world, options, copy, caplog):
     make_trainer(world, copy, options, "SOLVER.BASE_LR", "0.002", "OUTPUT_DIR", str(copy), resume=True)
     assert any("SOLVER.BASE_LR" in record.getMessage() for record in caplog.records)
+
+
+def test_changed_split_is_warned_of_once(world, options, copy, tmp_path, caplog):
+    """An unlabelled image is taken out between two starts; the third start finds what the second found."""
+    changed = tmp_path / "world"
+    shutil.copytree(world, changed)
+    before = json.loads((copy / "run.json").read_text())["splits"]["unlabeled"]
+    make_trainer(world, copy, options, resume=True)
+    assert "is not what this run was last started with" not in caplog.text
+    (changed / "camvid" / "images" / "train" / "023.png").unlink()
+    for _ in range(2):
+        make_trainer(changed, copy, options, resume=True)
+    starts = json.loads((copy / "run.json").read_text())["starts"]
+    now = starts[-2]["splits"]["unlabeled"]
+    assert "splits" not in starts[-1] and (before["images"], now["images"]) == (12, 11)
+    messages = [text for text in caplog.messages if text.startswith("The split 'unlabeled' (camvid_train_12_unlabel")]
+    assert len(messages) == 1
+    assert f"11 images with the SHA-256 {now['sha256'][:16]}" in messages[0] and before["sha256"][:16] in messages[0]
 
 
 # ---------------------------------------------------------------------------- full disks
