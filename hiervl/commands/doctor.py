@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "fvcore": "fvcore",
 }
+# Of the packages that read files of others: the first release without the faults that are known, as requirements.txt.
+OLDEST_SAFE = {"torch": (2, 10), "PIL": (10, 3)}
 # Importing these reaches all of Detectron2 that HierVL uses.
 DETECTRON2_MODULES = ("detectron2.engine", "detectron2.evaluation", "detectron2.utils.visualizer")
 
@@ -122,7 +125,14 @@ def check_package(report: Report, module_name: str, package: str) -> None:
         else:  # that one has its own line and problem
             report.line(module_name, f"needs {missing}")
         return
-    report.line(module_name, getattr(module, "__version__", "of unknown version"))
+    version = getattr(module, "__version__", "of unknown version")
+    report.line(module_name, version)
+    safe = OLDEST_SAFE.get(module_name)
+    if safe and tuple(map(int, re.findall(r"\d+", version)[:2])) < safe:
+        report.notes.append(
+            f"{package} {version} has known faults by which a prepared file can run code: do not open files of others, "
+            f"or run `{PIP} install --upgrade {package}`."
+        )
 
 
 def check_detectron2(report: Report) -> None:

@@ -56,6 +56,20 @@ def test_a_broken_package_is_reported_with_its_cause(shipped_weights, tmp_path, 
     ]
 
 
+def test_versions_with_known_faults_are_noted(tmp_path, monkeypatch):
+    """The same floors as pip's."""
+    requirements = (REPOSITORY_ROOT / "requirements.txt").read_text().splitlines()
+    for module, (major, minor) in doctor.OLDEST_SAFE.items():
+        assert f"{doctor.PACKAGES[module]}>={major}.{minor}" in requirements
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for version, notes in (("2.9.1+cpu", 1), ("2.10.0", 0), ("3.0", 0)):
+        (tmp_path / f"reader{notes}{version[0]}.py").write_text(f"__version__ = '{version}'\n")
+        monkeypatch.setattr(doctor, "OLDEST_SAFE", {f"reader{notes}{version[0]}": (2, 10)})
+        report = doctor.Report()
+        doctor.check_package(report, f"reader{notes}{version[0]}", "reader")
+        assert len(report.notes) == notes and not report.problems
+
+
 def test_without_torch_the_report_is_complete_and_has_one_cause(shipped_weights):
     program = """
 import sys
