@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Union
 
 import torch
 import yaml
@@ -17,6 +17,7 @@ from hiervl.config_files import read_layers, written_keys
 from hiervl.data.folder_dataset import register_from_config
 from hiervl.data.folder_layout import FolderLayout
 from hiervl.data.loaders import iterations_per_epoch
+from hiervl.data.registered_layout import RegisteredLayout
 from hiervl.errors import UserError
 from hiervl.presets import apply_preset
 
@@ -122,6 +123,20 @@ def require_own_dataset(cfg: CfgNode) -> FolderLayout:
     if layout is None:
         raise UserError("the config has no section DATASET: copy configs/custom.yaml and fill it in.")
     return layout
+
+
+def find_layout(cfg: CfgNode) -> Union[FolderLayout, RegisteredLayout]:
+    """The files of the section ``DATASET``, else those of the registered datasets that ``DATASETS`` names.
+
+    Raises:
+        UserError: the config names no data, or a dataset is unknown, missing or wrong.
+    """
+    layout = register_own_dataset(cfg)
+    if layout is None and not cfg.DATASETS.TRAIN:
+        raise UserError(
+            "the config names no data: fill in the section DATASET, as configs/custom.yaml does, or DATASETS.TRAIN."
+        )
+    return layout or RegisteredLayout.from_config(cfg)
 
 
 def _merge(cfg: CfgNode, source: str, merge) -> None:

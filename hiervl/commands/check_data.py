@@ -1,19 +1,20 @@
 """``python -m hiervl check-data CONFIG``: the dataset's faults, explained before they cost GPU time."""
 
+import math
 from pathlib import Path
 from typing import List, Optional
 
 import numpy as np
 
-from hiervl.data.check import ERROR, UNLABELED, Report, check
-from hiervl.data.class_maps import IGNORED
-from hiervl.data.folder_layout import FolderLayout, Sample
-from hiervl.data.readers import read_image, read_label
+from hiervl.data.check import ERROR, UNLABELED, Layout, Report, check
+from hiervl.data.folder_layout import Sample
+from hiervl.data.readers import read_image
+from hiervl.data.registered_layout import RegisteredLayout
 from hiervl.data.stratified import stratified_order
 from hiervl.errors import UserError
 from hiervl.inference.pictures import comparison_sheet, overlay
 from hiervl.presets import apply_preset, format_choices
-from hiervl.run_config import load_config, require_own_dataset, settle_device
+from hiervl.run_config import find_layout, load_config, settle_device
 
 HELP = "look for faults in your images and masks, before training"
 
@@ -22,7 +23,7 @@ FILES_SHOWN = 5
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("config", help="YAML with a section DATASET, as configs/custom.yaml")
+    parser.add_argument("config", help="YAML of the training: configs/custom.yaml filled in, or any other")
     parser.add_argument("--images", type=int, default=8, help="images on the overlay sheet")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
 
@@ -31,15 +32,16 @@ def run(args) -> int:
     """0: training can start; 1: there are errors."""
     cfg = load_config(args.config, args.opts)
     settle_device(cfg)
-    layout = require_own_dataset(cfg)
+    layout = find_layout(cfg)
+    is_registered = isinstance(layout, RegisteredLayout)
     choices: Optional[list] = None
     try:
-        choices = apply_preset(cfg, layout, show=False)
+        choices = apply_preset(cfg, None if is_registered else layout, show=False)
     except UserError:  # whatever it is, the check explains it better
         pass
     report = check(layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE)
     folder = Path(cfg.OUTPUT_DIR) / "check_data"
-    text = format_report(report)
+    text = (format_names(layout) if is_registered else "") + format_report(report)
     if choices:
         text += f"\n{format_choices(choices)}\n"
     sheet = draw_sheet(layout, report, folder / "overlays.png", args.images)
@@ -60,6 +62,12 @@ def verdict(report: Report) -> str:
     if warnings:
         return f"Verdict: ready to train, with {warnings} warning(s) that you should have read."
     return "Verdict: ready to train."
+
+
+def format_names(layout: RegisteredLayout) -> str:
+    """Which registered datasets the splits are."""
+    lines = [f"  {split:<12}{', '.join(names)}" for split, names in layout.names.items() if names]
+    return "\n".join(["Datasets", *lines, "", ""])
 
 
 def format_report(report: Report) -> str:
@@ -91,7 +99,7 @@ def _histogram(report: Report) -> List[str]:
     width = max(5, *(len(name) for name in report.class_names))
     lines = [f"{'Class':<{width + 2}}{'pixels':>8}" + "".join(f"{split:>10}" for split in splits) + "  (images)"]
     for label, name in enumerate(report.class_names):
-        bar = "█" * int(np.ceil(BAR * share[label] / max(share.max(), 1e-9)))
+        bar = "█" * math.ceil(BAR * total[label] / max(total.max(), 1))
         counts = "".join(f"{shown[split][label]:>10}" for split in splits)
         lines.append(f"  {name:<{width}}{share[label]:>8.2%}{counts}  {bar}".rstrip())
     return lines
@@ -107,7 +115,7 @@ def _findings(report: Report) -> List[str]:
     return lines or ["No faults were found."]
 
 
-def draw_sheet(layout: FolderLayout, report: Report, path: Path, count: int) -> Optional[Path]:
+def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Optional[Path]:
     """Image, mask laid over it and mask of some images that show all classes between them; None: none can be read."""
     samples = [
         sample for sample in layout.labeled.samples.values()
@@ -129,9 +137,9 @@ def draw_sheet(layout: FolderLayout, report: Report, path: Path, count: int) -> 
     return path
 
 
-def _sheet_row(layout: FolderLayout, sample: Sample):
+def _sheet_row(layout: Layout, sample: Sample):
     try:
-        label = read_label(layout.label_files(sample)[0], len(layout.class_map.classes), IGNORED)
+        label = layout.label(sample)
         image = read_image(str(sample.image))
         colours = [definition.color for definition in layout.class_map.classes]
         panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]

@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 
 from hiervl.data.class_maps import IGNORED
-from hiervl.data.readers import read_image, read_label
+from hiervl.data.readers import read_image
+from hiervl.data.registered_layout import RegisteredLayout
 from hiervl.inference.pictures import comparison_sheet
 from hiervl.inference.zero_shot import ClassPictures, ZeroShotClip, ZeroShotScores
 from hiervl.presets import apply_preset
-from hiervl.run_config import load_config, require_own_dataset, settle_device
+from hiervl.run_config import find_layout, load_config, settle_device
 
 HELP = "score the phrases of your classes by what CLIP finds with them in the labelled images"
 
@@ -18,7 +19,7 @@ CLEARLY = 1.0  # percent of IoU
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("config", help="YAML with a section DATASET, as configs/custom.yaml")
+    parser.add_argument("config", help="YAML of the training: configs/custom.yaml filled in, or any other")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
 
 
@@ -26,8 +27,8 @@ def run(args) -> int:
     """Tables of IoU by class and phrase, and a picture per class, from the labelled images of training."""
     cfg = load_config(args.config, args.opts)
     settle_device(cfg)
-    layout = require_own_dataset(cfg)
-    apply_preset(cfg, layout, show=False)
+    layout = find_layout(cfg)
+    apply_preset(cfg, None if isinstance(layout, RegisteredLayout) else layout, show=False)
     classes = layout.class_map.classes
     names, phrases = layout.class_map.class_names, [definition.phrases for definition in classes]
     clip = ZeroShotClip.from_config(cfg, phrases)
@@ -35,7 +36,7 @@ def run(args) -> int:
     samples = layout.division["train"]
     for stem, sample in samples.items():
         image = read_image(str(sample.image))
-        truth = read_label(layout.label_files(sample)[0], len(classes), IGNORED, image.shape[:2])
+        truth = layout.label(sample, image.shape[:2])
         maps = clip(image)
         prediction = scores.add(maps, truth)
         pictures.add(stem, image, truth, prediction, maps)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import List
 
 import numpy as np
+from detectron2.data import DatasetCatalog
 
+from hiervl.data.datasets import UNLABELED_SUFFIX
 from hiervl.data.folder_files import write_list
 from hiervl.data.stratified import stratified_order
 from hiervl.errors import UserError
@@ -25,6 +27,8 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Write ``labels_N.txt`` for every count; a smaller list is part of a larger one."""
     cfg = load_config(args.config, args.opts)
+    if cfg.DATASETS.TRAIN and not cfg.DATASET.NAME:
+        raise UserError(_why_not(cfg.DATASETS.TRAIN[0]))
     layout = require_own_dataset(cfg)
     parts = layout.division
     pool = dict(sorted({**parts["train"], **parts["rest"]}.items()))
@@ -48,6 +52,23 @@ def run(args) -> int:
     print("\nTo train with it, write LIST beside IMAGES and MASKS of DATASET.LABELED, or after any command:")
     print(f"  DATASET.LABELED.LIST {value}")
     return 0
+
+
+def _why_not(dataset: str) -> str:
+    """That a registered dataset is not to be divided, and what to use instead."""
+    start = dataset.partition("_train")[0] + "_train_"
+    known = DatasetCatalog.list()
+    subsets = [name for name in known if name.startswith(start) and name + UNLABELED_SUFFIX in known]
+    if not subsets:
+        return (
+            f"'{dataset}' is registered by a program, and split divides only what a section DATASET names: register "
+            "subsets there, or describe the folders in a copy of configs/custom.yaml."
+        )
+    subsets.sort(key=lambda name: (len(name), name))
+    return (
+        f"'{dataset}' comes with labelled subsets, so there is nothing to draw: set DATASETS.TRAIN to one of "
+        f"{', '.join(subsets)}, and DATASETS.UNLABELED to the same name with {UNLABELED_SUFFIX}."
+    )
 
 
 def _coverage(presence: np.ndarray, names: List[str]) -> str:

@@ -1,23 +1,37 @@
-"""Looks at a user's dataset before training does, and explains every fault it finds (``check-data``)."""
+"""Looks at a dataset before training does, and explains every fault it finds (``check-data``)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from tqdm import tqdm
 
-from hiervl.data.check_values import ERROR, WARNING, Finding, ValueStatistics, value_findings
+from hiervl.data.check_values import ERROR, WARNING, Finding, ValueStatistics, registered_findings, value_findings
 from hiervl.data.duplicates import Fingerprint, fingerprint, near_duplicates
 from hiervl.data.folder_files import guess_mask_suffix
 from hiervl.data.folder_layout import FolderLayout, Pool, Sample
-from hiervl.data.masks import MaskFolder
+from hiervl.data.masks import CocoFile
 from hiervl.data.readers import image_header, read_image
+from hiervl.data.registered_layout import RegisteredLayout
 from hiervl.errors import UserError
 
 DARK = 16  # an image that is nowhere brighter uses a corner of its range
 LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
+# What to do about a class that no mask of a split shows.
+MENDS = {
+    FolderLayout: {
+        "train": "label images of it, or take it out of the class file (or merge it)",
+        "val": "its score will be unknown; put images of it into DATASET.VAL, or raise its fraction",
+    },
+    RegisteredLayout: {
+        "train": "it is known by its phrases alone; name a larger labelled subset in DATASETS.TRAIN",
+        "val": "its score will be unknown",
+    },
+}
+Layout = Union[FolderLayout, RegisteredLayout]
 
 
 class ImageFacts(NamedTuple):
@@ -56,7 +70,7 @@ class Report:
         return np.array(rows, dtype=bool).reshape(len(rows), len(self.class_names))
 
 
-def check(layout: FolderLayout, crop_size: Optional[int] = None, short_side: int = 0) -> Report:
+def check(layout: Layout, crop_size: Optional[int] = None, short_side: int = 0) -> Report:
     """Read every image and mask and look for faults.
 
     Args:
@@ -77,7 +91,7 @@ def check(layout: FolderLayout, crop_size: Optional[int] = None, short_side: int
     report.findings += _read_images(report, [*labeled_images, *map(str, unlabeled)])
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
-    report.findings += _classes(report)
+    report.findings += _classes(report, MENDS[type(layout)])
     report.findings += _duplicates(report)
     if crop_size is not None:
         report.findings += _small_images(report, crop_size, short_side)
@@ -85,7 +99,7 @@ def check(layout: FolderLayout, crop_size: Optional[int] = None, short_side: int
     return report
 
 
-def _matching(layout: FolderLayout, pools: Dict[str, Pool]) -> List[Finding]:
+def _matching(layout: Layout, pools: Dict[str, Pool]) -> List[Finding]:
     findings = []
     for split, pool in pools.items():
         missing = layout.missing_masks() if split == LABELED else pool.missing
@@ -114,7 +128,7 @@ def _suffix_hint(missing: Sequence[Path], extra: Sequence[str]) -> str:
 
 def _read_images(report: Report, paths: Iterable[str]) -> List[Finding]:
     corrupt, dark = [], []
-    for path in dict.fromkeys(paths):
+    for path in tqdm(dict.fromkeys(paths), "images", disable=None, leave=False):  # None: not in a log file
         try:
             image = read_image(path)
         except UserError as error:
@@ -142,11 +156,11 @@ def _broken(files: Sequence[Tuple[str, str]], what: str) -> Finding:
     )
 
 
-def _read_masks(report: Report, layout: FolderLayout, pools: Dict[str, Pool]) -> List[Finding]:
+def _read_masks(report: Report, layout: Layout, pools: Dict[str, Pool]) -> List[Finding]:
     statistics = ValueStatistics(layout.class_map)
     corrupt, unequal, turned = [], [], []
     for pool in pools.values():
-        for sample in pool.samples.values():
+        for sample in tqdm(pool.samples.values(), "masks", disable=None, leave=False):
             name, image = sample.masks.name(sample.key), str(sample.image)
             try:
                 raw = sample.masks.raw(sample.key)
@@ -168,12 +182,13 @@ def _read_masks(report: Report, layout: FolderLayout, pools: Dict[str, Pool]) ->
             "rotation from the photographs' EXIF data.",
             tuple(turned),
         ))  # fmt: skip
-    return findings + value_findings(statistics)
+    judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
+    return findings + judge(statistics)
 
 
 def _is_unrotated(sample: Sample, shape: Tuple[int, int]) -> bool:
     """The mask fits the pixels as they are stored, which EXIF asks to be turned."""
-    if not isinstance(sample.masks, MaskFolder):
+    if isinstance(sample.masks, CocoFile):
         return False
     try:
         with image_header(sample.image) as image:
@@ -182,7 +197,7 @@ def _is_unrotated(sample: Sample, shape: Tuple[int, int]) -> bool:
         return False
 
 
-def _divide(report: Report, layout: FolderLayout, pools: Dict[str, Pool]) -> None:
+def _divide(report: Report, layout: Layout, pools: Dict[str, Pool]) -> None:
     report.splits[UNLABELED] = [str(path) for path in layout.unlabeled_files]
     try:
         for split in ("train", "val", "test"):
@@ -195,7 +210,7 @@ def _divide(report: Report, layout: FolderLayout, pools: Dict[str, Pool]) -> Non
             report.findings.append(Finding(ERROR, str(error)))
 
 
-def _classes(report: Report) -> List[Finding]:
+def _classes(report: Report, mends: Dict[str, str]) -> List[Finding]:
     names = report.class_names
     if len(names) == 1:
         return [Finding(
@@ -221,11 +236,7 @@ def _classes(report: Report) -> List[Finding]:
         named += absent
         if not absent:
             continue
-        if split == "train":
-            mend = "label images of it, or take it out of the class file (or merge it)"
-        else:
-            mend = "its score will be unknown; put images of it into DATASET.VAL, or raise its fraction"
-        findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {mend}."))
+        findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {mends[split]}."))
     return findings
 
 

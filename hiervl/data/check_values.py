@@ -89,6 +89,22 @@ def value_findings(statistics: ValueStatistics) -> List[Finding]:
     return findings
 
 
+def registered_findings(statistics: ValueStatistics) -> List[Finding]:
+    """The same of a registered dataset, whose classes no class file of the user's defines."""
+    unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
+    if not unknown:
+        return []
+    class_map = statistics.class_map
+    ignored = next(value for value, label in class_map.values.items() if label == IGNORED)
+    return [Finding(
+        ERROR,
+        f"labels hold {describe_codes(INDEX, unknown)}, but the {len(class_map.classes)} classes are 0 to "
+        f"{len(class_map.classes) - 1} and {ignored} is ignored: prepare the dataset anew (datasets/README.md), or "
+        "correct the files.",
+        tuple(sorted(statistics.unknown[INDEX])),
+    )]  # fmt: skip
+
+
 def _unknown_values(statistics: ValueStatistics, unknown: List[int], used: List[int]) -> Finding:
     class_map = statistics.class_map
     files = tuple(sorted(statistics.unknown[INDEX]))

@@ -7,6 +7,7 @@ import numpy as np
 
 SIDE = 16  # the hash has SIDE × SIDE bits
 MAX_BITS = 12  # of 256 that may differ: what recompression and resizing change
+BITS_SET = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint8)  # of every 16-bit number
 MAX_GREY = 6.0  # mean difference of the thumbnails, in 0…255; flat images have a hash without meaning
 
 
@@ -29,11 +30,11 @@ def near_duplicates(first: Dict[str, Fingerprint], second: Dict[str, Fingerprint
     if not first or not second:
         return []
     names = list(second)
-    bits = np.stack([second[name].bits for name in names])
+    bits = np.stack([second[name].bits for name in names]).view(np.uint16)
     thumbnails = np.stack([second[name].thumbnail for name in names]).astype(np.float32)
     pairs = []
     for name, mark in first.items():
-        close = np.flatnonzero(np.unpackbits(bits ^ mark.bits, axis=1).sum(axis=1) <= MAX_BITS)
+        close = np.flatnonzero(BITS_SET[bits ^ mark.bits.view(np.uint16)].sum(axis=1, dtype=np.int32) <= MAX_BITS)
         grey = np.abs(thumbnails[close] - mark.thumbnail).mean(axis=(1, 2))
         pairs.extend((name, names[index]) for index in close[grey <= MAX_GREY])
     return pairs

@@ -78,6 +78,7 @@ class FolderLayout:
             if entry.endswith(".txt"):
                 path = self.source.root / entry
                 found = [self.source.root / name for name in read_list(path, "DATASET.UNLABELED")]
+                found = [file if file.is_file() else Path(str(file).replace("\\", "/")) for file in found]
                 absent = next((file for file in found if not file.is_file()), None)
                 if absent is not None:
                     raise UserError(f"DATASET.UNLABELED: {path} names {absent}, which does not exist.")
@@ -225,10 +226,16 @@ class FolderLayout:
         """(images, C) bool: which classes each image shows."""
         shown = np.zeros((len(samples), len(self.class_map.classes)), dtype=bool)
         for row, sample in zip(shown, samples):
-            label_file, _ = self.label_files(sample)
-            label = read_label(label_file, len(row), IGNORED)
-            row[[value for value in np.unique(label) if value != IGNORED]] = True
+            row[[value for value in np.unique(self.label(sample)) if value != IGNORED]] = True
         return shown
+
+    def label(self, sample: Sample, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+        """Label map (H, W) with 255 where nothing counts.
+
+        Raises:
+            UserError: as :meth:`label_files`; or it is of another size (height, width) than ``image_size``.
+        """
+        return read_label(self.label_files(sample)[0], len(self.class_map.classes), IGNORED, image_size)
 
     def label_files(self, sample: Sample) -> Tuple[str, Optional[str]]:
         """Files of the label map and, with COCO masks, of the instances; converted into the cache where necessary.

@@ -61,7 +61,7 @@ def test_check_data_of_a_missing_folder_is_one_sentence(own, capsys):
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: DATASET.UNLABELED: there is no folder") and error.endswith("unlabelled?")
     assert len(error.splitlines()) == 1
-    assert run("check-data", REPOSITORY / "configs" / "quickstart.yaml") == 2
+    assert run("split", REPOSITORY / "configs" / "Base-HierVL.yaml", "--labels", 2) == 2
     assert "has no section DATASET" in capsys.readouterr().err
 
 
