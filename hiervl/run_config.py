@@ -50,7 +50,15 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     if config_file:
         cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
+    _expand_home(cfg)
     return cfg
+
+
+def _expand_home(cfg: CfgNode) -> None:
+    """``~`` in paths, which no shell replaces within a YAML file."""
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    clip = cfg.MODEL.CLIP
+    clip.NAME, clip.PRETRAINED = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED))
 
 
 def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNode:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from hiervl.config_files import SHIPPED_BASE, read_layers, written_keys
+from hiervl.data.datasets import dataset_root
 from hiervl.errors import UserError
 from hiervl.run_config import load_config
 
@@ -51,6 +52,17 @@ def test_mistakes_are_user_errors(tmp_path, text, message):
     path = write(tmp_path, "own.yaml", text)
     with pytest.raises(UserError, match=f"own.yaml: .*{message}"):
         load_config(str(path))
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    """In YAML and where a shell was told not to replace it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    (tmp_path / "my.yaml").write_text("OUTPUT_DIR: ~/out\nMODEL: {CLIP: {PRETRAINED: ~/clip.pt}}\n")
+    cfg = load_config(str(tmp_path / "my.yaml"), ["MODEL.WEIGHTS", "~/a.pth"])
+    found = (cfg.OUTPUT_DIR, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.WEIGHTS, str(dataset_root()))
+    assert found == tuple(str(tmp_path / name) for name in ("out", "clip.pt", "a.pth", "data"))
+    assert cfg.MODEL.CLIP.NAME == load_config().MODEL.CLIP.NAME
 
 
 def test_a_written_config_reads_back(tmp_path):

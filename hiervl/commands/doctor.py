@@ -181,7 +181,7 @@ def check_devices(report: Report) -> None:
 
 def datasets_directory() -> Path:
     """Where Detectron2, and so HierVL, looks for datasets."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
 def check_datasets(report: Report) -> None:

@@ -195,7 +195,7 @@ def read_list(path: Path) -> List[str]:
         UserError: the list is missing, no text, or names an image twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError:
         raise UserError(f"{path} cannot be read: run `python datasets/prepare_splits.py`.") from None
     except UnicodeDecodeError:

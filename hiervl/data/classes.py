@@ -87,6 +87,8 @@ def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) ->
     entry = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
         raise UserError(f"{where}: it needs a 'name' that is text (quote names like yes, no or 1).")
+    if len(entry["name"].splitlines()) > 1:
+        raise UserError(f"{where}: its 'name' has several lines ({entry['name']!r}): write one.")
     unknown = sorted(set(map(str, entry)) - set(keys))
     if unknown:
         raise UserError(f"{where} ('{entry['name']}'): there is no key '{unknown[0]}'; the keys are {', '.join(keys)}.")

@@ -165,7 +165,7 @@ def _in_key(key: str) -> str:
 
 def dataset_root() -> Path:
     """The folder that holds the datasets' folders."""
-    return Path(os.environ.get(ROOT_VARIABLE) or "datasets").absolute()
+    return Path(os.environ.get(ROOT_VARIABLE) or "datasets").expanduser().absolute()
 
 
 def load_split(dataset: FolderDataset, split: str) -> List[dict]:

@@ -2,9 +2,10 @@
 
 import difflib
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from hiervl.data.readers import image_header
 from hiervl.errors import UserError
@@ -46,12 +47,22 @@ def _end_of_sentence(path: Path) -> str:
 
 
 def list_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:
-    """Files of a folder and its subfolders, sorted; hidden ones are left out."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    """Files of a folder and its subfolders, linked ones too, sorted; hidden ones are left out."""
+    return sorted(path for path in _walk(folder) if path.suffix.lower() in suffixes)
+
+
+def _walk(folder: Path, above: Tuple[Path, ...] = ()) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:  # a link that leads back
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, (*above, real))
+            else:
+                yield folder / entry.name
 
 
 def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
@@ -138,7 +149,7 @@ def read_list(path: Path, key: str) -> List[str]:
         UserError: the file is missing or empty, or its names differ from the hash that it carries.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None

@@ -1,5 +1,6 @@
 """Where the files of a user's dataset lie: the section ``DATASET`` of the configuration as plain values."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence, Tuple, Union
@@ -47,6 +48,11 @@ class FolderSource:
         if not self.name or not self.images or not self.masks:
             empty = "NAME" if not self.name else "LABELED.IMAGES" if not self.images else "LABELED.MASKS"
             raise UserError(f"DATASET.{empty} is empty: the dataset needs a name, a folder of images and their masks.")
+        if not re.fullmatch(r"\w[\w .-]*", self.name):
+            raise UserError(
+                f"DATASET.NAME names files, too: it may hold letters, digits, blanks, '.', '-' and '_', but it is "
+                f"{self.name!r}."
+            )
         if self.mask_values not in FORMS:
             raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
         for key, part in (("VAL", self.val), ("TEST", self.test)):

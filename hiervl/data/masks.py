@@ -135,7 +135,7 @@ class CocoFile:
         """
         self.path, self.class_map = path, class_map
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts a mark in front
             self.images = {image["id"]: image for image in content["images"]}
             self.annotations: Dict[int, List[dict]] = {}
             for annotation in content["annotations"]:

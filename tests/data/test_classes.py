@@ -36,6 +36,7 @@ def test_default_colors_differ():
         ("", "needs a list 'classes'"),
         ("classes: {sky: 1}", "needs a list 'classes'"),
         ("classes: [yes]", "entry 1: it needs a 'name' that is text"),
+        ('classes: ["a\\nb"]', "entry 1: its 'name' has several lines"),
         ("classes: [cap, cap]", "names 'cap' twice"),
         ("classes: [{name: cap, colour: [1, 2, 3]}]", "there is no key 'colour'"),
         ("classes: [{name: cap, color: [1, 2, 300]}]", "'color' is"),

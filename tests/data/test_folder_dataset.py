@@ -1,6 +1,7 @@
 """A user's folders as datasets of Detectron2."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +119,17 @@ def test_list_of_labelled_images_leaves_the_rest_unlabelled(own):
     assert unlabeled == {f"{n:02d}" for n in range(3, 10)} - val | {"u0", "u1", "u2", "u3"}
 
 
+def test_files_that_windows_saved(own):
+    """YAML with a mark in front and two characters at the end of a line, a list with backslashes."""
+    (own.root / "more.txt").write_bytes(b"\xef\xbb\xbfunlabelled\\u0.png\r\nunlabelled/u1.png\r\n")
+    config = Path(own.config("UNLABELED: [more.txt]"))
+    for path in (config, own.root / "classes.yaml"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    layout = register_own_dataset(load_config(str(config)))
+    assert [path.name for path in layout.unlabeled()] == ["u0.png", "u1.png"]
+    assert layout.class_map.class_names == ["background", "cap", "stem"]
+
+
 def test_unlabelled_images_are_never_masks_nor_labelled_ones(own):
     layout = own.layout("UNLABELED: .")
     assert sorted(path.stem for path in layout.unlabeled()) == ["u0", "u1", "u2", "u3"]
@@ -221,6 +233,8 @@ def test_mistakes_get_one_sentence(own, dataset):
 def test_mistakes_in_files_get_one_sentence(own):
     with pytest.raises(UserError, match="DATASET.NAME is empty"):
         register_own_dataset(load_config(own.config(), ["DATASET.NAME", ""]))
+    with pytest.raises(UserError, match="DATASET.NAME names files, too: .* but it is '../own'"):
+        register_own_dataset(load_config(own.config(), ["DATASET.NAME", "../own"]))
     with pytest.raises(UserError, match="DATASET.CLASSES is empty"):
         register_own_dataset(load_config(own.config(), ["DATASET.CLASSES", ""]))
     (own.root / "labelled/masks/04.png").unlink()

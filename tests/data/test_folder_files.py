@@ -34,6 +34,13 @@ def test_files_of_all_formats_in_subfolders(tmp_path):
     assert [path.name for path in list_files(tmp_path / "a")] == ["1.jpg", "1.png"]  # unlabelled images need no mask
 
 
+def test_linked_folders_are_searched_and_circles_end(tmp_path):
+    touch(tmp_path, "images/1.jpg", "disk/2.jpg")
+    (tmp_path / "images" / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "images")
+    assert list(find_files(tmp_path / "images")) == ["1", "more/2"]
+
+
 def test_folder_of_a_like_name_is_named(tmp_path):
     (tmp_path / "labelled").mkdir()
     with pytest.raises(UserError, match="DATASET.X: there is no folder .*labeled; did you mean .*labelled[?]$"):
@@ -89,6 +96,16 @@ def test_lists_carry_a_hash(tmp_path):
         read_list(path, "KEY")
     with pytest.raises(UserError, match="KEY: the list .*3.txt cannot be read .*did you mean .*2.txt"):
         read_list(tmp_path / "lists" / "3.txt", "KEY")
+
+
+def test_list_that_windows_saved(tmp_path):
+    """A mark in front, two characters at the end of a line; the hash is still that of the names."""
+    digest = write_list(tmp_path / "a.txt", ["ä 1", "b"])
+    content = b"\xef\xbb\xbf" + (tmp_path / "a.txt").read_bytes().replace(b"\n", b"\r\n")
+    (tmp_path / "a.txt").write_bytes(content)
+    assert digest in content.decode() and read_list(tmp_path / "a.txt", "KEY") == ["ä 1", "b"]
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfc\r\n")
+    assert read_list(tmp_path / "b.txt", "KEY") == ["c"]
 
 
 def test_names_of_a_list(tmp_path):

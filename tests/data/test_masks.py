@@ -124,6 +124,7 @@ def test_coco_instances(tmp_path, class_map):
             {"category_id": 1, "iscrowd": 1, "segmentation": {"size": [6, 8], "counts": lengths}},
         ],
     )
+    path.write_text("\ufeff" + path.read_text())  # as Windows saves it
     source = CocoFile(path, class_map)
     assert source.keys == {"photos/a": 7}
     labels, instances = source.labels("photos/a", (6, 8))
