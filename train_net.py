@@ -6,6 +6,7 @@
 
 import argparse
 import contextlib
+import errno
 import sys
 from pathlib import Path
 from typing import Iterator, Optional
@@ -22,6 +23,9 @@ from hiervl.launch import launch
 from hiervl.run_config import load_config, prepare_config
 from hiervl.semi_supervised import SemiSupervisedTrainer
 from hiervl.semi_supervised.comparison import train_both
+from hiervl.semi_supervised.run_lock import RunLock
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -47,17 +51,35 @@ def kept_config(output_dir: str) -> Iterator[None]:
 
 
 def main(args) -> Optional[dict]:
-    """The work of one process."""
+    """The work of one process.
+
+    Raises:
+        UserError: of a user's mistake, or a disk that takes nothing more.
+    """
+    try:
+        return work(args)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = f"'{error.filename}'" if error.filename else "OUTPUT_DIR"
+        raise UserError(
+            f"{place} cannot be written ({error.strerror}): make room and repeat the command, a training with --resume."
+        ) from error
+
+
+def work(args) -> Optional[dict]:
+    """Train or evaluate, as the command line says."""
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
-    with kept_config(cfg.OUTPUT_DIR) if args.eval_only or args.resume else contextlib.nullcontext():
-        default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
-    if args.eval_only:
-        return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
-    if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
-        return train_both(cfg, train, args.resume)
-    return train(cfg, args.resume)
+    with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
+        with kept_config(cfg.OUTPUT_DIR) if args.eval_only or args.resume else contextlib.nullcontext():
+            default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
+        if args.eval_only:
+            return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+        if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
+            return train_both(cfg, train, args.resume)
+        return train(cfg, args.resume)
 
 
 def train(cfg, resume: bool) -> Optional[dict]:

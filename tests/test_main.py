@@ -1,5 +1,7 @@
 """The dispatcher of ``python -m hiervl``."""
 
+import errno
+import os
 import sys
 import types
 
@@ -87,3 +89,18 @@ def test_a_stopped_training_has_no_results(monkeypatch):
     assert train_net.train(None, resume=False) is None
     trainer.was_stopped = False
     assert train_net.train(None, resume=False) == {"a": 1}
+
+
+def test_a_full_disk_is_a_sentence(monkeypatch):
+    import train_net
+
+    def work(args):
+        raise OSError(code, os.strerror(code), "out/run.json.tmp")
+
+    monkeypatch.setattr(train_net, "work", work)
+    code = errno.ENOSPC
+    with pytest.raises(UserError, match="^'out/run.json.tmp' cannot be written .No space left.*--resume.$"):
+        train_net.main(None)
+    code = errno.EBADF  # a fault of ours
+    with pytest.raises(OSError):
+        train_net.main(None)

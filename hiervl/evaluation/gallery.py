@@ -4,7 +4,6 @@ import base64
 import bisect
 import io
 import json
-import os
 from typing import Any, Dict, List, Optional, Sequence
 
 import cv2
@@ -14,8 +13,14 @@ from detectron2.utils import comm
 from PIL import Image
 
 from hiervl.data.readers import read_label
-from hiervl.evaluation.semantic_evaluator import SemanticEvaluator, confusion_matrix, scores_from_confusion
+from hiervl.evaluation.semantic_evaluator import (
+    SemanticEvaluator,
+    confusion_matrix,
+    scores_from_confusion,
+    write_text,
+)
 from hiervl.inference.pictures import colourise
+from hiervl.tolerance import going_on_without
 
 GROUPS = ("best", "worst", "uncertain")
 SIDE = 480  # longer side of the pictures, in pixels; smaller images keep their size
@@ -126,11 +131,8 @@ class EvaluationGallery(DatasetEvaluator):
             "groups": groups,
             **self.facts,
         }
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        temporary = f"{self.path}.{os.getpid()}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(temporary, self.path)
+        with going_on_without(self.path):
+            write_text(json.dumps(content), self.path)
         return None
 
 

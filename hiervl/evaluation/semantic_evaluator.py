@@ -206,7 +206,11 @@ def _percent(value: float) -> str:
 
 def write_results(results: Mapping, path: str) -> None:
     """Write results as JSON, nan as null. The file appears complete, or keeps its old content."""
-    text = json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: str) -> None:
+    """Write a file, which appears complete or keeps its old content; its directory is made."""
     directory = os.path.dirname(os.path.abspath(path))
     os.makedirs(directory, exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"

@@ -74,7 +74,7 @@ def read_run(folder: Union[str, Path]) -> RunData:
     """Read a run's folder.
 
     Raises:
-        UserError: it is no run's folder.
+        UserError: it is no run's folder, or a file in it is damaged.
     """
     folder = Path(folder)
     config, metrics, results = folder / "config.yaml", folder / "metrics.json", folder / "results.json"
@@ -84,8 +84,8 @@ def read_run(folder: Union[str, Path]) -> RunData:
     return RunData(
         folder.absolute().name,
         _read_curves(metrics) if metrics.is_file() else {},
-        json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {},
-        [json.loads(path.read_text(encoding="utf-8")) for path in evaluations],
+        _read_json(results) if results.is_file() else {},
+        [_read_json(path) for path in evaluations],
         config.read_text(encoding="utf-8") if config.is_file() else "",
     )
 
@@ -143,13 +143,25 @@ def _comparable(run: RunData) -> Dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR", "LOGGERS")}
 
 
+def _read_json(path: Path) -> Dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, or evaluate again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: remove it, or evaluate again.")
+    return content
+
+
 def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:
     """Values by name and iteration; after a resumed training the later value counts."""
     curves: Dict[str, Dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:  # the last line of an interrupted run
+            continue
+        if not isinstance(row, dict):  # the end of one
             continue
         for name, value in row.items():
             if name != "iteration" and isinstance(value, (int, float)) and value == value:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 BEST = "model_best.pth"
 TEMPORARY = ".tmp"
+# How the names begin that a training writes, first as temporary files.
+WRITTEN = ("model_", "last_checkpoint", "results.json", "health.json", "run.json", "report", "predictions_")
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
@@ -245,8 +247,9 @@ def _flush_folder(folder: Path) -> None:
 
 def remove_unfinished(folder: str) -> None:
     """Remove what a killed run was writing."""
-    for path in Path(folder).glob("*.pth" + TEMPORARY):
-        path.unlink(missing_ok=True)
+    for path in Path(folder).glob("*" + TEMPORARY):
+        if path.name.startswith(WRITTEN):
+            path.unlink(missing_ok=True)
 
 
 class RandomState:

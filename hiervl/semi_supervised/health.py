@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hiervl.evaluation import confusion_matrix, write_results
 from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.tolerance import going_on_without
 
 from .calibration import has_gate, labelled_batches
 from .health_report import HealthReport, find_problems, presence_auc, worthless_classes
@@ -90,7 +91,8 @@ class HealthCheck(HookBase):
                 logger.warning("Iteration %d: %s", iteration, sentence)
         self.known_problems = {problem.kind: problem.classes for problem in report.problems}
         self.trainer.storage.put_scalars(**report.scalars(), smoothing_hint=False)
-        write_results(report.as_dict(iteration), str(Path(self.cfg.OUTPUT_DIR) / FILE))
+        with going_on_without(FILE):
+            write_results(report.as_dict(iteration), str(Path(self.cfg.OUTPUT_DIR) / FILE))
 
 
 @torch.no_grad()

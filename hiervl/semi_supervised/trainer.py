@@ -30,6 +30,7 @@ from hiervl.launch import is_lost_connection, peer_failure
 from hiervl.modeling.clip import read_clip_config
 from hiervl.run_config import config_from_text
 from hiervl.run_record import read_record, resume_command, start_record
+from hiervl.tolerance import going_on_without
 
 from .calibration import calibrate_threshold, fit_gate, has_gate
 from .checkpoint import RandomState, SegmentationCheckpointer, load_network
@@ -237,12 +238,16 @@ class SemiSupervisedTrainer(DefaultTrainer):
             _take_from_main_process([teacher.query_generator.threshold])
             self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
         network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
-        self._last_eval_results = self.test(self.cfg, network)
+        self._last_eval_results = self.test(self.cfg, network, must_write=False)
         return self._last_eval_results
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None) -> dict:
-        """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR."""
+    def test(cls, cfg, model, evaluators=None, must_write: bool = True) -> dict:
+        """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR.
+
+        Raises:
+            OSError: results.json cannot be written; with ``must_write`` off that is logged.
+        """
         segmenter = SlidingWindowSegmenter(
             model, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP, window_batch=cfg.TEST.WINDOW_BATCH
         )
@@ -256,11 +261,14 @@ class SemiSupervisedTrainer(DefaultTrainer):
             if comm.is_main_process() and cfg.TEST.PICTURES:
                 path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
                 loader = cls.build_test_loader(cfg, name)
-                draw_comparisons(segmenter, loader, MetadataCatalog.get(name), str(path), cfg.TEST.PICTURES)
+                with going_on_without(str(path)):
+                    draw_comparisons(segmenter, loader, MetadataCatalog.get(name), str(path), cfg.TEST.PICTURES)
         if len(results) == 1:
             results = next(iter(results.values()))
         if comm.is_main_process() and results:
-            write_results(results, str(Path(cfg.OUTPUT_DIR) / "results.json"))
+            path = Path(cfg.OUTPUT_DIR) / "results.json"
+            with contextlib.nullcontext() if must_write else going_on_without(str(path)):
+                write_results(results, str(path))
         return results
 
     @classmethod

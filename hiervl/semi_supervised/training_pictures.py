@@ -14,6 +14,7 @@ from hiervl.data.loaders import load_unlabeled
 from hiervl.data.mappers import UnlabeledMapper
 from hiervl.data.streams import sample_generator
 from hiervl.inference.pictures import Row, comparison_sheet, default_colours
+from hiervl.tolerance import going_on_without
 
 from .pseudo_labels import make_pseudo_labels
 from .step import SemiSupervisedStep
@@ -36,9 +37,10 @@ class TrainingPictures(HookBase):
             return
         if comm.is_main_process():
             path = Path(self.cfg.OUTPUT_DIR) / FOLDER / f"iteration_{next_iter:07d}.png"
-            self.draw(str(path))
-            sheet = np.array(Image.open(path))
-            self.trainer.storage.put_image("training", torch.from_numpy(sheet).permute(2, 0, 1))
+            with going_on_without(str(path)):
+                self.draw(str(path))
+                sheet = np.array(Image.open(path))
+                self.trainer.storage.put_image("training", torch.from_numpy(sheet).permute(2, 0, 1))
         comm.synchronize()
 
     def draw(self, path: str) -> None:

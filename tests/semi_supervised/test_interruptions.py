@@ -128,6 +128,7 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(world, options,
         was_evaluating = begun - ended > died["evaluating"]
         was_writing = bool(list(output.glob("*.pth.tmp")))
         died["evaluating" if was_evaluating else "writing" if was_writing else "anywhere"] += 1
+    (output / "results.json.123.tmp").touch()  # as a kill at the right moment leaves it
     assert exit_code(start(world, output, options, resume=True)) == 0, output.with_suffix(".txt").read_text()[-2000:]
     with capsys.disabled():
         print(f"\nkilled {KILLS} times: {json.dumps(died)}")
@@ -155,6 +156,28 @@ def test_signal_saves_and_the_resumed_run_ends_the_same(world, options, tmp_path
     assert [each["iteration"] > 0 for each in record["starts"]] == [False, True]
     assert record["splits"]["labeled"]["images"] == 12 and len(record["splits"]["unlabeled"]["sha256"]) == 64
     assert record["starts"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_second_training_in_a_folder_is_refused(tmp_path):
+    """While the first one's process lives, and no longer."""
+    from hiervl.semi_supervised.run_lock import RunLock
+
+    child = os.fork()
+    if not child:
+        with RunLock(str(tmp_path / "run")):
+            (tmp_path / "locked").touch()
+            time.sleep(300)
+        os._exit(0)
+    wait_until((tmp_path / "locked").exists)
+    try:
+        with pytest.raises(UserError, match=rf"another training .process {child}. writes to '.*run'"):
+            with RunLock(str(tmp_path / "run")):
+                pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        exit_code(child)
+    with RunLock(str(tmp_path / "run")):
+        assert (tmp_path / "run" / "run.lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_second_interrupt_is_obeyed_at_once(monkeypatch):
@@ -269,6 +292,28 @@ def test_full_disk_costs_one_checkpoint(world, options, tmp_path, whole, monkeyp
     assert "No space left on device" in message and "the last good one is" in message and "model_" in message
     assert not list((tmp_path / "full").glob("*.tmp"))
     assert_same_end(tmp_path / "full", whole)
+
+
+def test_full_disk_costs_no_training_its_end(world, options, tmp_path, whole, monkeypatch, caplog):
+    """Results, pictures, health and what the report needs cannot be written: said, and the weights are the same."""
+    from hiervl.evaluation import gallery, semantic_evaluator
+    from hiervl.inference import pictures
+
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gallery, "write_text", write)
+    monkeypatch.setattr(semantic_evaluator, "write_text", write)
+    monkeypatch.setattr(pictures, "save_png", write)
+    extra = ("TEST.PICTURES", "1", "SEMI.PICTURES_PERIOD", "6")
+    trainer = make_trainer(world, tmp_path / "full", options, *extra)
+    trainer.train()
+    for name in ("results.json", "predictions_camvid_val.png", "report_camvid_val.json", "health.json", "_0000006.png"):
+        assert f"{name} could not be written (No space left on device)" in caplog.text
+    shutil.copy(whole / "results.json", tmp_path / "full")
+    assert_same_end(tmp_path / "full", whole)
+    with pytest.raises(OSError):  # of --eval-only it is all that is wanted
+        trainer.test(trainer.cfg, trainer.student.eval())
 
 
 def test_really_full_disk(tmp_path):
