@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
 
-import yaml
-
 from hiervl.errors import UserError
-from hiervl.safe_yaml import check_yaml
+from hiervl.safe_yaml import load_yaml
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 SHIPPED_BASE = SHIPPED / "Base-HierVL.yaml"
@@ -57,11 +55,7 @@ def _read(path: Path) -> Dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    check_yaml(text, str(path))
-    try:
-        settings = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    settings = load_yaml(text, str(path))
     if not isinstance(settings, dict):
         raise UserError(f"{path}: it is empty, or no list of 'KEY: value' lines.")
     return settings

@@ -57,9 +57,17 @@ def read_record(output_dir: str) -> Optional[Dict[str, Any]]:
         record = json.loads((Path(output_dir) / FILE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("starts"), list):
-        return None
-    return record if isinstance(record.get("run"), str) else None
+    parts = [record, *record["starts"]] if isinstance(record, dict) and isinstance(record.get("starts"), list) else []
+    is_whole = bool(parts) and all(isinstance(part, dict) and _has_splits(part) for part in parts)
+    return record if is_whole and isinstance(record.get("run"), str) else None
+
+
+def _has_splits(part: Dict[str, Any]) -> bool:
+    """Whether the splits of a record or of one of its starts, if it has any, are as :func:`_split` writes them."""
+    splits = part.get("splits", {})
+    return isinstance(splits, dict) and all(
+        isinstance(split, dict) and {"datasets", "images", "sha256"} <= split.keys() for split in splits.values()
+    )
 
 
 def resume_command() -> str:

@@ -1,6 +1,6 @@
 """YAML files of strangers: plain values only, and none that unfolds into gigabytes."""
 
-from typing import Dict
+from typing import Any, Dict
 
 import yaml
 
@@ -9,6 +9,17 @@ from hiervl.errors import UserError
 # A config has some hundred nodes, a list of classes some thousand.
 MAX_NODES = 100_000
 MAX_BYTES = 4 << 20
+
+
+def load_yaml(text: Any, source: str) -> Any:
+    """The values of a YAML text that a file of others carries; errors as :func:`check_yaml`."""
+    if not isinstance(text, str):
+        raise UserError(f"{source} holds {type(text).__name__} where a text belongs: it is damaged.")
+    check_yaml(text, source)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def check_yaml(text: str, source: str) -> None:

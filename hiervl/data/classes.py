@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Sequence, Tuple, Union
 
-import yaml
-
 from hiervl.errors import UserError
-from hiervl.safe_yaml import check_yaml
+from hiervl.safe_yaml import load_yaml
 
 CLASS_FILES = Path(__file__).resolve().parents[2] / "configs" / "classes"  # of the datasets HierVL registers itself
 KEYS = ("name", "phrases", "color", "background")
@@ -50,12 +48,11 @@ def read_entries(path: Path) -> list:
     """The list ``classes`` of a YAML file, as it stands there; errors as :func:`read_classes`."""
     try:
         text = path.read_text(encoding="utf-8")
-        check_yaml(text, f"the class file {path}")
-        content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"the class file {path} is no YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the class file {path} is no YAML: {error}") from None
+    content = load_yaml(text, f"the class file {path}")
     entries = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"the class file {path} needs a list 'classes' with an entry per class.")

@@ -11,6 +11,7 @@ import yaml
 from hiervl import __version__
 from hiervl.errors import UserError
 from hiervl.inference.report_html import page
+from hiervl.safe_yaml import load_yaml
 
 TWIN_FOLDER = "supervised"  # of a run with SEMI.COMPARE_SUPERVISED, inside its own
 
@@ -86,7 +87,7 @@ def read_run(folder: Union[str, Path]) -> RunData:
         _read_curves(metrics) if metrics.is_file() else {},
         _read_json(results) if results.is_file() else {},
         [_read_json(path) for path in evaluations],
-        config.read_text(encoding="utf-8") if config.is_file() else "",
+        _read_config(config) if config.is_file() else "",
     )
 
 
@@ -111,6 +112,7 @@ def write_report(
         temporary.write_text(page(run, other), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None
     return path
 
@@ -151,6 +153,12 @@ def _read_json(path: Path) -> Dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: remove it, or evaluate again.")
     return content
+
+
+def _read_config(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    load_yaml(text, str(path))  # that it is YAML
+    return text
 
 
 def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:

@@ -1,11 +1,11 @@
 """From a checkpoint alone to a network that predicts: config, classes and CLIP's weights all come from the file."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
@@ -16,10 +16,12 @@ from hiervl.data.classes import ClassDefinition
 from hiervl.errors import UserError
 from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT
-from hiervl.semi_supervised.checkpoint import load_weights, read_checkpoint
+from hiervl.safe_yaml import load_yaml
+from hiervl.semi_supervised.checkpoint import checkpoints_by_age, load_weights, read_checkpoint
 
 # What a run directory is searched for, in this order.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
+FOREIGN_PARTS = ("hf_", "timm_")  # of open_clip's configs: models of transformers and of timm
 
 
 class Restored(NamedTuple):
@@ -43,10 +45,9 @@ def find_checkpoint(run_or_file: str) -> Path:
     if not path.is_dir():
         raise UserError(f"there is neither a checkpoint nor a run's folder at '{run_or_file}'.")
     candidates = [path / name for name in CHECKPOINT_NAMES]
-    last = path / "last_checkpoint"
-    if last.is_file():
-        candidates.append(path / last.read_text().strip())
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        found = next(iter(checkpoints_by_age(run_or_file)), None)
     if found is None:
         raise UserError(f"the folder '{run_or_file}' holds no checkpoint ({', '.join(CHECKPOINT_NAMES)}).")
     return found
@@ -74,8 +75,8 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
         cfg.MODEL.CLIP.PRETRAINED = FROM_CHECKPOINT
     with tempfile.TemporaryDirectory() as folder:
         if "clip_config" in checkpoint and not Path(cfg.MODEL.CLIP.NAME).is_file():
-            clip_file = Path(folder) / Path(cfg.MODEL.CLIP.NAME).name
-            clip_file.write_text(checkpoint["clip_config"], encoding="utf-8")
+            clip_file = Path(folder) / f"{Path(cfg.MODEL.CLIP.NAME).stem}.json"
+            clip_file.write_text(clip_config_of(checkpoint, path), encoding="utf-8")
             cfg.MODEL.CLIP.NAME = str(clip_file)
         model = build_model(cfg).eval()
     load_weights(model, checkpoint, str(path), network or cfg.TEST.NETWORK)
@@ -88,19 +89,40 @@ def config_of(checkpoint: Dict[str, Any], path: Path) -> CfgNode:
     if "config" not in checkpoint:
         raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
     cfg = get_hiervl_cfg()
+    settings = load_yaml(checkpoint["config"], f"the config in '{path}'")
     try:
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(checkpoint["config"])))
-    except (KeyError, ValueError, AttributeError, yaml.YAMLError) as error:
+        cfg.merge_from_other_cfg(CfgNode(settings))
+    except (KeyError, ValueError, AttributeError, TypeError, AssertionError) as error:
         raise UserError(
             f"'{path}' was written by another version of HierVL ({' '.join(str(error).split())}): use that version."
         ) from error
     return cfg
 
 
+def clip_config_of(checkpoint: Dict[str, Any], path: Path) -> str:
+    """The open_clip model config that a checkpoint carries.
+
+    Raises:
+        UserError: it is damaged, or names parts of other libraries, which they would fetch from where it says.
+    """
+    try:
+        config = json.loads(checkpoint["clip_config"])
+        keys = [key for tower in ("vision_cfg", "text_cfg") for key in config[tower].keys()]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"the config of CLIP in '{path}' is damaged.") from None
+    foreign = [key for key in keys if key.startswith(FOREIGN_PARTS)]
+    if foreign:
+        raise UserError(f"the CLIP in '{path}' is none of open_clip's own parts ({foreign[0]}): it is not loaded.")
+    return checkpoint["clip_config"]
+
+
 def classes_of_checkpoint(checkpoint: Dict[str, Any], cfg: CfgNode) -> List[ClassDefinition]:
     """Names, phrases and colours that the network was trained with."""
     if "classes" in checkpoint:
-        return from_records(checkpoint["classes"])
+        try:
+            return from_records(checkpoint["classes"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the checkpoint's classes are damaged ({type(error).__name__}: {error}).") from None
     dataset = next(iter(cfg.DATASETS.TRAIN), None)  # an older checkpoint: its dataset may be registered here
     return definitions_of(checkpoint["class_names"], dataset, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
 

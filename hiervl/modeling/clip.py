@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
@@ -37,7 +38,7 @@ def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], Li
     if config_path is not None:
         open_clip.add_model_config(config_path)
         name = config_path.stem
-    elif open_clip.get_model_config(name) is None:
+    elif ":" in name or open_clip.get_model_config(name) is None:  # "hf-hub:…" would fetch what a checkpoint asks for
         raise UserError(
             f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
             "nor an existing .json model config."
@@ -84,7 +85,7 @@ def _create(name: str, pretrained: str) -> nn.Module:
                 return open_clip.create_model(name)
         return open_clip.create_model(name, pretrained=pretrained, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
             f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
             "machine with network access and give the file as MODEL.CLIP.PRETRAINED."

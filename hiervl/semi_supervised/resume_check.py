@@ -7,6 +7,7 @@ from typing import Any, Dict, Tuple
 import yaml
 
 from hiervl.errors import UserError
+from hiervl.safe_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def check_resumed_config(saved: str, current: str, path: str) -> None:
     Raises:
         UserError: a key of :data:`FIXED` differs.
     """
-    old, new = _leaves(yaml.safe_load(saved or "{}")), _leaves(yaml.safe_load(current or "{}"))
+    old, new = _leaves(load_yaml(saved or "{}", f"the config in '{path}'")), _leaves(yaml.safe_load(current or "{}"))
     # A key that only one of them knows belongs to another version of HierVL.
     changed = [key for key in old if key in new and not _same(old[key], new[key]) and not _below(key, FREE)]
     for key in changed:

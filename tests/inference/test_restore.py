@@ -116,7 +116,7 @@ def test_what_is_no_run_is_said_in_a_sentence(save_run, tmp_path):
 
 def test_the_best_checkpoint_is_preferred_and_the_last_one_found(tmp_path):
     (tmp_path / "model_0000009.pth").touch()
-    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff../../elsewhere.pth")  # whatever it says
     assert find_checkpoint(str(tmp_path)).name == "model_0000009.pth"
     (tmp_path / "model_final.pth").touch()
     assert find_checkpoint(str(tmp_path)).name == "model_final.pth"

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import socket
 
 import numpy as np
 import pytest
@@ -51,6 +52,43 @@ def test_checkpoint(trap, tmp_path, protocol):
         read_checkpoint(str(path))
 
 
+BOMB = "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+                 + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)])  # fmt: skip
+FETCHED = '{"embed_dim": 16, "vision_cfg": {"timm_model_name": "hf-hub:someone/model"}, "text_cfg": {}}'
+
+
+@pytest.mark.parametrize(
+    "part, value, words",
+    [
+        ("config", BOMB, "unfolds into more than"),
+        ("config", 5, "holds int where a text belongs"),
+        ("config", "[1, 2]", "written by another version"),
+        ("config", "MODEL: {CLIP: {NAME: 'hf-hub:someone/model'}}", "neither an open_clip model"),
+        ("classes", [{"name": "a"}], "classes are damaged"),
+        ("classes", 5, "classes are damaged"),
+        ("clip_config", FETCHED, "none of open_clip's own parts"),
+        ("clip_config", "[]", "config of CLIP in .* is damaged"),
+        ("clip_config", 5, "config of CLIP in .* is damaged"),
+    ],
+)
+def test_what_a_checkpoint_carries(save_run, monkeypatch, part, value, words):
+    """Its config, classes and CLIP: refused in a sentence, and nothing is fetched."""
+    from hiervl.inference import restore
+
+    _, folder = save_run()
+    path = folder / "model_final.pth"
+    content = torch.load(path, weights_only=True)
+    if part == "config":
+        del content["clip_config"]
+    if part == "clip_config":
+        content["config"] = re.sub(r"NAME: .*hiervl_test_clip.json", "NAME: /elsewhere/clip.json", content["config"])
+    torch.save({**content, part: value}, path)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    with pytest.raises(UserError, match=words) as error:
+        restore.restore_network(str(folder))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".npz", ".npy", ".safetensors"])
 def test_clip_weights(trap, tmp_path, clip_file, suffix):
     path = tmp_path / f"evil{suffix}"
@@ -81,9 +119,7 @@ def test_yaml(trap, tmp_path):
 
 def test_yaml_that_unfolds(tmp_path):
     """Nine aliases of nine aliases of … nine values: 9¹⁰ of them in half a kilobyte."""
-    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
-    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "classes: *a9", "SEED: *a9"]))
+    (tmp_path / "bomb.yaml").write_text(f"{BOMB}\nclasses: *a9\nSEED: *a9")
     for read in (lambda path: load_config(str(path)), read_classes):
         with pytest.raises(UserError, match="unfolds into more than"):
             read(tmp_path / "bomb.yaml")
