@@ -1,11 +1,13 @@
 """From a config file and the command line to a configuration that can be run."""
 
+import contextlib
 import difflib
 import logging
+import math
 import os
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 import yaml
@@ -20,6 +22,7 @@ from hiervl.data.loaders import iterations_per_epoch
 from hiervl.data.registered_layout import RegisteredLayout
 from hiervl.errors import UserError
 from hiervl.presets import apply_preset
+from hiervl.safe_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         before = cfg.OUTPUT_DIR
         layers = read_layers(Path(path))
         for layer in layers:
-            _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(layer.settings)))  # noqa: B023
+            settings = _numbers_as_floats(layer.settings, cfg)
+            _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
         cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *written_keys(layers)]
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
@@ -52,6 +56,31 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     _merge_overrides(cfg, overrides)
     _expand_home(cfg)
     return cfg
+
+
+def _numbers_as_floats(settings: Dict[str, Any], cfg: CfgNode) -> Dict[str, Any]:
+    """``settings`` with a float wherever ``cfg`` has one and a number is written, as ``1`` or YAML's text ``1e-4``."""
+    return {
+        key: _numbers_as_floats(value, cfg[key])
+        if isinstance(value, dict) and isinstance(cfg.get(key), CfgNode)
+        else _as_float(value, cfg.get(key))
+        for key, value in settings.items()
+    }
+
+
+def _as_float(value: Any, default: Any) -> Any:
+    if isinstance(default, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value) if math.isfinite(float(value)) else value
+    return value
+
+
+def _default(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
 
 
 def _expand_home(cfg: CfgNode) -> None:
@@ -68,7 +97,7 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
         source: the file that the text comes from, for error messages.
     """
     cfg = get_hiervl_cfg()
-    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text))))
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(load_yaml(text, source))))
     _merge_overrides(cfg, overrides)
     return prepare_config(cfg, training=False)
 
@@ -76,7 +105,9 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
-    _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(list(overrides)))
+    keys = dict(zip(overrides[::2], overrides[1::2]))
+    given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
+    _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
     cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
 
 

@@ -110,6 +110,17 @@ def test_command_line_wins_over_file_over_base():
     assert (cfg.SOLVER.MAX_ITER, cfg.INPUT.CROP_SIZE, cfg.SOLVER.UNLABELED_PER_BATCH) == (7, 64, 8)
 
 
+def test_numbers_may_be_written_as_people_write_them(tmp_path):
+    """YAML takes 1e-4 for a text, and 0 for no float."""
+    (tmp_path / "my.yaml").write_text("SOLVER: {BASE_LR: 1e-4, WARMUP_FACTOR: 1, MAX_ITER: 5}\n")
+    cfg = load_config(str(tmp_path / "my.yaml"), ["SEMI.GUIDANCE_WEIGHT", "0", "SEMI.CONFIDENCE", "9e-1"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.MAX_ITER) == (1e-4, 1.0, 5)
+    assert (cfg.SEMI.GUIDANCE_WEIGHT, cfg.SEMI.CONFIDENCE) == (0.0, 0.9) and type(cfg.SOLVER.WARMUP_FACTOR) is float
+    for number in ("inf", "9" * 400, "true"):
+        with pytest.raises(UserError, match="SEMI.CONFIDENCE takes a float"):
+            load_config("", ["SEMI.CONFIDENCE", number])
+
+
 @pytest.mark.parametrize(
     "wrong, right",
     [

@@ -62,9 +62,10 @@ def format_scores(scores: ZeroShotScores) -> str:
         ranked = sorted(phrases, key=lambda pair: math.inf if math.isnan(pair[1]) else -pair[1])
         listed = ", ".join(f"{phrase} {_percent(score)}" for phrase, score in ranked) if len(ranked) > 1 else ""
         lines.append(f"  {name:<{width}}{_percent(value):>7}   {listed}".rstrip())
-        if value < UNSEEN:
+        is_better = len(ranked) > 1 and ranked[0][1] > max(value + CLEARLY, UNSEEN)
+        if value < UNSEEN and not is_better:
             unseen.append(name)
-        elif len(ranked) > 1 and ranked[0][1] > value + CLEARLY:
+        if is_better:
             better.append(f"'{name}' scores {_percent(ranked[0][1])} with '{ranked[0][0]}' alone: drop other phrases.")
     lines.append(f"\n  mIoU {of_classes['mIoU']:.1f}\n")
     if unseen:

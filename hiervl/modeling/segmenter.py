@@ -101,6 +101,10 @@ def classes_of(cfg):
     metadata = MetadataCatalog.get(dataset) if dataset else None
     registered = list(getattr(metadata, "stuff_classes", ()))
     names = list(cfg.MODEL.CLASS_NAMES) or registered
+    if not names and dataset is None:
+        raise UserError(
+            "no class names: the config names no data; fill in the section DATASET, as configs/custom.yaml does."
+        )
     if not names:
         raise UserError(
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
