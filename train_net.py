@@ -7,6 +7,7 @@
 import argparse
 import contextlib
 import errno
+import logging
 import sys
 from pathlib import Path
 from typing import Iterator, Optional
@@ -75,6 +76,7 @@ def work(args) -> Optional[dict]:
         with kept_config(cfg.OUTPUT_DIR) if args.eval_only or args.resume else contextlib.nullcontext():
             default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
+        logging.raiseExceptions = False  # on a full disk every line for log.txt would print a traceback
         if args.eval_only:
             return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
         if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:

@@ -1,6 +1,7 @@
 """What the trainer does around its iterations, as Detectron2 hooks."""
 
 import contextlib
+import functools
 import logging
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from fvcore.common.history_buffer import HistoryBuffer
 
 from hiervl.errors import UserError
 from hiervl.inference.report import write_report
@@ -100,6 +102,15 @@ class Stopped(BaseException):
     def __init__(self, iteration: int):
         super().__init__(f"stopped after iteration {iteration}")
         self.iteration = iteration
+
+
+class ShortHistory(HookBase):
+    """Keeps the last values of every logged figure; Detectron2 keeps a million, which are kilobytes an iteration."""
+
+    length = 1000  # Detectron2's printer estimates the remaining time from so many
+
+    def before_train(self) -> None:
+        self.trainer.storage.histories().default_factory = functools.partial(HistoryBuffer, self.length)
 
 
 class TolerantWriter(PeriodicWriter):

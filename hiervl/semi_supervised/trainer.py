@@ -40,6 +40,7 @@ from .hooks import (
     PeriodicCheckpoints,
     PeriodicEvaluation,
     RunReport,
+    ShortHistory,
     StopOnRequest,
     Stopped,
     TolerantWriter,
@@ -150,6 +151,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         cfg = self.cfg
         checkpoints = PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
+            ShortHistory(),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +14,24 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+
+
+def test_logged_figures_do_not_pile_up():
+    """The mean still is that of all values, and the median that of the last ones."""
+    from detectron2.utils.events import EventStorage
+
+    from hiervl.semi_supervised.hooks import ShortHistory
+
+    hook = ShortHistory()
+    with EventStorage() as storage:
+        hook.trainer = SimpleNamespace(storage=storage)
+        hook.before_train()
+        for iteration in range(ShortHistory.length + 500):
+            storage.put_scalar("loss", iteration)
+            storage.step()
+    history = storage.history("loss")
+    assert len(history.values()) == ShortHistory.length and history.global_avg() == pytest.approx(749.5)
+    assert history.latest() == 1499 and history.median(1000) == pytest.approx(999.5)
 
 
 @pytest.fixture
