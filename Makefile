@@ -18,7 +18,7 @@ AUDIT := .venv-audit
 help:
 	@echo "make demo   train and judge HierVL on a small synthetic world"
 	@echo "make test   run the tests"
-	@echo "make soak   the long form of the robustness tests (hours)"
+	@echo "make soak   the long form of the robustness tests (half an hour)"
 	@echo "make audit  compare the installed packages with known vulnerabilities (asks the network)"
 	@echo "make lint   check the code's style"
 	@echo "make .venv  only set up the environment in $(VENV)"

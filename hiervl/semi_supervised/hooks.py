@@ -176,6 +176,8 @@ class RunReport(HookBase):
             return
         try:
             logger.info("Report: %s", write_report(self.folder))
+        except UserError as error:  # a full disk
+            logger.error("The report is left out: %s", error)
         except Exception:
             logger.exception("The report could not be written; `python -m hiervl report %s` tries again.", self.folder)
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -299,7 +300,7 @@ def test_full_disk_costs_no_training_its_end(world, options, tmp_path, whole, mo
     from hiervl.evaluation import gallery, semantic_evaluator
     from hiervl.inference import pictures
 
-    def write(*_):
+    def write(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(gallery, "write_text", write)
@@ -307,11 +308,15 @@ def test_full_disk_costs_no_training_its_end(world, options, tmp_path, whole, mo
     monkeypatch.setattr(pictures, "save_png", write)
     extra = ("TEST.PICTURES", "1", "SEMI.PICTURES_PERIOD", "6")
     trainer = make_trainer(world, tmp_path / "full", options, *extra)
+    monkeypatch.setattr(Path, "write_text", write)  # of the report
     trainer.train()
+    monkeypatch.undo()
     for name in ("results.json", "predictions_camvid_val.png", "report_camvid_val.json", "health.json", "_0000006.png"):
         assert f"{name} could not be written (No space left on device)" in caplog.text
+    assert "The report is left out" in caplog.text and "Traceback" not in caplog.text
     shutil.copy(whole / "results.json", tmp_path / "full")
     assert_same_end(tmp_path / "full", whole)
+    monkeypatch.setattr(semantic_evaluator, "write_text", write)
     with pytest.raises(OSError):  # of --eval-only it is all that is wanted
         trainer.test(trainer.cfg, trainer.student.eval())
 
