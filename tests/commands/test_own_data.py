@@ -12,7 +12,9 @@ import yaml
 from PIL import Image
 
 from hiervl.__main__ import main
+from hiervl.commands.prompts import format_scores
 from hiervl.data.classes import CLASS_FILES
+from hiervl.inference.zero_shot import ZeroShotScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAMVID = REPOSITORY.parent / "shared" / "datasets" / "camvid"
@@ -124,6 +126,16 @@ def test_prompts_tell_good_words_from_bad_ones(tmp_path, capsys):
     assert float(printed.split("mIoU ")[1].split()[0]) > 20
     sheets = sorted((tmp_path / "out" / "prompts").iterdir())
     assert [path.name for path in sheets] == ["classes_1.png", "classes_2.png"]
+
+
+def test_phrase_that_finds_an_unseen_class_is_advised():
+    """"a" is taken for "b" everywhere, but "x" alone would find it; for "c" no phrase does."""
+    scores = ZeroShotScores(["a", "b", "c"], [["x", "y"], ["z"], ["v", "w"]])
+    scores.confusion[:] = [[0, 10, 0], [0, 10, 0], [0, 10, 0]]
+    scores.hits[:], scores.unions[:] = [3, 0, 10, 0, 0], [10, 10, 30, 10, 10]
+    advice = format_scores(scores)
+    assert "'a' scores 30.0 with 'x' alone: drop other phrases." in advice
+    assert "CLIP hardly finds c: describe" in advice
 
 
 # ---------------------------------------------------------------------------- the whole way
