@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed [ROW …] [--device cpu|cuda] [--repeats 10] [--threads N]
 
-Rows: attention, decoder, decoder-training, losses, text, iteration, sliding-window; all by default. Candidates take
-turns on random inputs that change from round to round; figures are medians. Each row is written to
+Rows: attention, decoder, decoder-training, losses, text, iteration, sliding-window, large-image; all by default.
+Candidates take turns on random inputs that change from round to round; figures are medians. Each row is written to
 ``benchmarks/results/speed_{cpu|cuda}.json`` beside the rows measured before.
 """
 
@@ -13,7 +13,7 @@ import torch
 
 import hiervl  # noqa: F401  applies what Detectron2 needs
 
-from .speed_network import iteration, sliding_window, text
+from .speed_network import iteration, large_image, sliding_window, text
 from .speed_parts import attention, decoder, decoder_training, losses
 from .timing import RESULTS, commit, print_table, record
 
@@ -25,6 +25,7 @@ ROWS = {
     "text": text,
     "iteration": iteration,
     "sliding-window": sliding_window,
+    "large-image": large_image,
 }
 
 

@@ -1,5 +1,6 @@
 """Evaluation: segmentation of whole images, and the metrics of what comes out."""
 
+from hiervl.evaluation.segmenter import SlidingWindowSegmenter
 from hiervl.evaluation.semantic_evaluator import (
     SemanticEvaluator,
     confusion_matrix,
@@ -7,7 +8,7 @@ from hiervl.evaluation.semantic_evaluator import (
     scores_from_confusion,
     write_results,
 )
-from hiervl.evaluation.sliding_window import SlidingWindowSegmenter, sliding_window_positions
+from hiervl.evaluation.sliding_window import sliding_window_positions
 
 __all__ = [
     "SemanticEvaluator",

@@ -61,14 +61,13 @@ class EvaluationGallery(DatasetEvaluator):
         self._kept: Dict[str, List[tuple]] = {group: [] for group in GROUPS}
 
     def process(self, inputs: List[Dict], outputs: List[Dict]) -> None:
-        """As :meth:`SemanticEvaluator.process`."""
+        """As :meth:`SemanticEvaluator.process`, with "confidence" (height, width), 0…1, beside the labels."""
         for image_inputs, image_outputs in zip(inputs, outputs):
             if "sem_seg_file_name" in image_inputs:
-                self._consider(image_inputs, image_outputs["sem_seg"])
+                self._consider(image_inputs, image_outputs["labels"], image_outputs["confidence"])
 
-    def _consider(self, inputs: Dict, class_map) -> None:
+    def _consider(self, inputs: Dict, labels: np.ndarray, confidence: np.ndarray) -> None:
         """Keep the image in the groups where it belongs among the first."""
-        confidence, labels = (values.cpu().numpy() for values in class_map.max(dim=0))
         names, ignored = self.evaluator.class_names, self.evaluator.ignore_label
         truth = read_label(inputs["sem_seg_file_name"], len(names), ignored, labels.shape)
         confusion = confusion_matrix(truth, labels, len(names), ignored)

@@ -85,13 +85,13 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with "sem_seg_file_name", the file of the truth.
-            outputs: dicts with "sem_seg", class scores (C, height, width) in the truth's size.
+            outputs: dicts with "labels" (height, width), the predicted classes in the truth's size.
 
         Raises:
             ValueError: truth and prediction differ in size, or the truth holds a label that is no class.
         """
         for image_inputs, image_outputs in zip(inputs, outputs):
-            prediction = image_outputs["sem_seg"].argmax(dim=0).cpu().numpy()
+            prediction = image_outputs["labels"]
             truth = self._truth(image_inputs, prediction.shape)
             self.confusion += confusion_matrix(truth, prediction, len(self.class_names), self.ignore_label)
             self.images += 1

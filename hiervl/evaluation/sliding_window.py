@@ -1,14 +1,14 @@
-"""Semantic segmentation of images of any size, window by window."""
+"""Class maps of images of any size: what a model says in overlapping windows, averaged strip by strip."""
 
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+
+from hiervl.evaluation.resizing import resized_column, source_column
 
 # Added to every class before normalising, so that a pixel without any score becomes uniform instead of 0 / 0.
 SCORE_FLOOR = 1e-12
-
 
 
 class Window(NamedTuple):
@@ -23,7 +23,7 @@ class Window(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """A finished part of the averaged class maps."""
+    """A finished part of the averaged class maps, to be used before the next one is asked for: its memory is reused."""
 
     top: int
     left: int
@@ -50,7 +50,7 @@ def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> 
 def normalise_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
     """Scale non-negative maps (n, C, h, w) so that every pixel sums to 1; all-zero pixels become uniform."""
     class_maps = class_maps.float() + SCORE_FLOOR
-    return class_maps / class_maps.sum(dim=1, keepdim=True)
+    return class_maps.div_(class_maps.sum(dim=1, keepdim=True))
 
 
 def plan_windows(
@@ -81,6 +81,7 @@ def averaged_strips(
     window_batch: int = 4,
     blend: bool = False,
     max_width: Optional[int] = None,
+    out_size: Optional[Tuple[int, int]] = None,
 ) -> Iterator[Strip]:
     """Average what a model says in overlapping windows, and hand out every part of the image once it is finished.
 
@@ -94,16 +95,26 @@ def averaged_strips(
         window_batch: windows that go through the model at once.
         blend: a window counts less towards its edges; otherwise all its pixels count alike.
         max_width: images wider than this are done in columns, the windows between two columns twice; None: in one.
+        out_size: height and width that the mean is resized to, bilinearly; None: the image's.
     """
-    height, width = image_size
-    step = width if max_width is None else max(1, max_width)
-    for left in range(0, width, step):
-        right = min(width, left + step)
+    out_size = image_size if out_size is None else out_size
+    out_width = out_size[1]
+    step = out_width if max_width is None else max(1, max_width * out_width // image_size[1])
+    for out_left in range(0, out_width, step):
+        out_columns = (out_left, min(out_width, out_left + step))
+        left, right = columns = source_column(out_columns, image_size, out_size)
         inside = [window for window in windows if window.left < right and window.left + window.width > left]
-        yield from _strips_of_column(read, height, (left, right), inside, predict, window_batch, blend)
+        strips = _strips_of_column(read, image_size[0], columns, inside, predict, window_batch, blend)
+        if out_size != image_size:
+            strips = resized_column(strips, image_size, out_size, out_columns)
+        for top, class_map in strips:
+            yield Strip(top, out_left, class_map)
 
 
-def _strips_of_column(read, height, column, windows, predict, window_batch, blend) -> Iterator[Strip]:
+def _strips_of_column(
+    read, height, column, windows, predict, window_batch, blend
+) -> Iterator[Tuple[int, torch.Tensor]]:
+    """First row and class map (C, h, w) of every strip; the class map is a view of the accumulator."""
     left, right = column
     batches = _batches(windows, window_batch)
     rows = _open_rows(batches)
@@ -112,20 +123,23 @@ def _strips_of_column(read, height, column, windows, predict, window_batch, blen
     for batch in batches:
         top = batch[0].top
         if top > done:
-            yield Strip(done, left, _finish(total, weight, top - done))
+            yield done, _mean(total, weight, top - done)
+            _move_up(total, top - done)
+            _move_up(weight, top - done)
             done = top
         class_maps = _predict_windows(read, predict, batch)
         if total is None:
             total = class_maps.new_zeros((class_maps.shape[1], rows, right - left))
             weight = class_maps.new_zeros((rows, right - left))
         window_weight = _window_weight(class_maps, blend)
-        for window, class_map in zip(batch, class_maps * window_weight):
+        for window, class_map in zip(batch, class_maps):
             first, last = max(window.left, left), min(window.left + window.width, right)
             part = slice(first - window.left, last - window.left)
             place = (slice(window.top - done, window.top - done + window.height), slice(first - left, last - left))
-            total[(slice(None), *place)] += class_map[..., part]
+            total[(slice(None), *place)].addcmul_(class_map[..., part], window_weight[..., part])
             weight[place] += window_weight[..., part]
-    yield Strip(done, left, _finish(total, weight, height - done))
+        del class_maps, class_map  # or they would be held while the next ones are made
+    yield done, _mean(total, weight, height - done)
 
 
 def _batches(windows: Sequence[Window], window_batch: int) -> List[List[Window]]:
@@ -168,109 +182,20 @@ def _window_weight(class_maps: torch.Tensor, blend: bool) -> torch.Tensor:
     return ramps[0][:, None] * ramps[1]
 
 
-def _finish(total: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
-    """Take the mean of the first ``rows`` rows out of the accumulator and move the others up."""
-    class_map = total[:, :rows] / weight[:rows]
-    kept = total.shape[1] - rows
-    for accumulator in (total, weight):
-        accumulator[..., :kept, :] = accumulator[..., rows:, :].clone()
-        accumulator[..., kept:, :] = 0
-    return class_map
+def _mean(total: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
+    """The mean of the first ``rows`` rows, in their place."""
+    return total[:, :rows].div_(weight[:rows])
 
 
-class SlidingWindowSegmenter(nn.Module):
-    """Applies a model to overlapping windows of every image and averages what it says about each pixel.
-
-    The steps for one image:
-      1. windows of ``min(crop, image side)`` per axis, so an image smaller than the crop is one window;
-      2. each window's class maps are normalised over the classes;
-      3. their mean, with equal weight, over the windows that cover a pixel;
-      4. bilinear resizing to the image's original height and width.
-    Beside the result (C, H, W) it holds an accumulator of a few windows' height and one batch of windows at a time.
-
-    ``model`` is a module that offers ``semantic_maps(images)``: (n, 3, h, w), uint8 or float in 0…255, to
-    non-negative class maps (n, C, h, w). This wrapper switches no modes: whoever calls it puts it into
-    evaluation mode first, as Detectron2's ``inference_on_dataset`` does. It records no gradients.
-    """
-
-    def __init__(self, model: nn.Module, crop_size: int, overlap: float = 0.5, window_batch: int = 4):
-        """
-        Args:
-            model: see above.
-            crop_size: side of the square window in pixels (INPUT.CROP_SIZE).
-            overlap: share by which neighbouring windows overlap at least, 0 ≤ overlap < 1 (TEST.OVERLAP).
-            window_batch: windows that go through the model at once (TEST.WINDOW_BATCH).
-        """
-        super().__init__()
-        if crop_size < 1 or window_batch < 1:
-            raise ValueError(f"crop_size ({crop_size}) and window_batch ({window_batch}) must be positive")
-        self.model = model
-        self.crop_size = crop_size
-        self.overlap = overlap
-        self.window_batch = window_batch
-        # inference_on_dataset restores the mode it found on the wrapper, and with it the model's.
-        self.training = model.training
-
-    @torch.no_grad()
-    def forward(self, batched_inputs: List[Dict]) -> List[Dict[str, torch.Tensor]]:
-        """Segment every image of a batch.
-
-        Args:
-            batched_inputs: dicts with "image", uint8 (3, H, W), and the original "height" and "width"
-                (default: H and W).
-
-        Returns:
-            One dict per image with "sem_seg", float32 (C, height, width) on the model's device; the classes
-            of every pixel sum to 1.
-        """
-        if self.model.training:
-            raise RuntimeError("the model is in training mode: call .eval() before segmenting")
-        return [self._segment(inputs) for inputs in batched_inputs]
-
-    def _segment(self, inputs: Dict) -> Dict[str, torch.Tensor]:
-        class_map = self.average_windows(inputs["image"])
-        image_size = tuple(class_map.shape[-2:])
-        original_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
-        if original_size != image_size:
-            class_map = F.interpolate(class_map[None], original_size, mode="bilinear", align_corners=False)[0]
-        return {"sem_seg": class_map}
-
-    def average_windows(self, image: torch.Tensor) -> torch.Tensor:
-        """Mean of the windows' normalised class maps for ``image`` (3, H, W): float32 (C, H, W)."""
-        image = image.to(_device_of(self.model))
-        image_size = tuple(image.shape[-2:])
-        total = None
-        for top, left, class_map in averaged_strips(
-            lambda window: cut(image, window),
-            image_size,
-            plan_windows(image_size, self.crop_size, self.overlap),
-            lambda pixels, _: self._normalised_maps(pixels),
-            window_batch=self.window_batch,
-        ):
-            if class_map.shape[-2:] == image.shape[-2:]:
-                return class_map
-            if total is None:
-                total = class_map.new_empty((class_map.shape[0], *image_size))
-            total[:, top : top + class_map.shape[1], left : left + class_map.shape[2]] = class_map
-        return total
-
-    def _normalised_maps(self, images: torch.Tensor) -> torch.Tensor:
-        class_maps = self.model.semantic_maps(images)
-        if class_maps.shape[0] != images.shape[0] or class_maps.shape[-2:] != images.shape[-2:]:
-            raise ValueError(
-                f"semantic_maps returned {tuple(class_maps.shape)} for images of shape {tuple(images.shape)}"
-            )
-        return normalise_over_classes(class_maps)
+def _move_up(accumulator: torch.Tensor, rows: int) -> None:
+    """Forget the first ``rows`` rows of (…, rows, width)."""
+    height = accumulator.shape[-2]
+    for start in range(rows, height, rows):  # piece by piece, so that none is moved onto itself and none copied aside
+        piece = accumulator[..., start : start + rows, :]
+        accumulator[..., start - rows : start - rows + piece.shape[-2], :] = piece
+    accumulator[..., max(0, height - rows) :, :] = 0
 
 
 def cut(image: torch.Tensor, window: Window) -> torch.Tensor:
     """A view of the window's pixels."""
     return image[..., window.top : window.top + window.height, window.left : window.left + window.width]
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    for tensor in model.parameters():
-        return tensor.device
-    for tensor in model.buffers():
-        return tensor.device
-    return torch.device("cpu")

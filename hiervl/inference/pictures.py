@@ -131,8 +131,8 @@ def draw_comparisons(
     """Draw the first ``count`` images as image | truth | prediction of each model; ``count`` 0 draws nothing.
 
     Args:
-        models: a model in Detectron2's sense, from a list of dicts to a list of dicts with "sem_seg"
-            (C, height, width), such as ``hiervl.evaluation.SlidingWindowSegmenter``; or several by name.
+        models: a model in Detectron2's sense, from a list of dicts to a list of dicts with "labels"
+            (height, width), such as ``hiervl.evaluation.SlidingWindowSegmenter``; or several by name.
             Modules are put into evaluation mode meanwhile.
         data_loader: yields the lists of dicts, with "image" (3, H, W) uint8 RGB, "file_name" and, where there
             is a truth, "sem_seg_file_name".
@@ -166,7 +166,7 @@ def _single_images(data_loader: Iterable[List[Dict]]) -> Iterator[Dict]:
 
 def _predict(model: Callable, inputs: Dict) -> np.ndarray:
     """Label map (H, W)."""
-    return model([inputs])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+    return model([inputs])[0]["labels"]
 
 
 def _comparison_row(

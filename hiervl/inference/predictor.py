@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from hiervl.data.classes import ClassDefinition
 from hiervl.data.readers import read_image, rgb_of
 from hiervl.errors import UserError
-from hiervl.evaluation.sliding_window import Window, averaged_strips, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.label_maps import LabelStrip, assemble, label_strips, label_type
+from hiervl.evaluation.sliding_window import Window, cut, normalise_over_classes, plan_windows
 from hiervl.inference.postprocess import (
     Instance,
     InstanceCollector,
@@ -27,11 +28,6 @@ from hiervl.inference.postprocess import (
 )
 from hiervl.inference.restore import describe_classes, restore_network
 from hiervl.modeling import HierVL
-
-# What the class maps of the unfinished part of an image may take, in bytes. It is this that bounds the memory for
-# images of any size.
-ACCUMULATOR_BYTES = 2**30
-COPIES = 3  # the accumulator, the part that is handed out, the part that moves up
 
 AnyImage = Union[str, Path, np.ndarray, Image.Image, Tensor]
 
@@ -60,15 +56,6 @@ class Prediction:
     instances: Optional[List[Instance]]
     panoptic: Optional[Panoptic]
     classes: Tuple[ClassDefinition, ...]
-
-
-class LabelStrip(NamedTuple):
-    """A finished part of an image that is not held as a whole."""
-
-    top: int
-    left: int
-    labels: np.ndarray  # (h, w), as Prediction.semantic
-    confidence: np.ndarray  # (h, w) float32
 
 
 class HierVLPredictor:
@@ -184,12 +171,8 @@ class HierVLPredictor:
         by_rows = self.has_instance_rows
         found = InstanceCollector() if instances and by_rows else None
         whole = PanopticCollector(size) if panoptic and by_rows else None
-        labels = np.empty(size, self.label_type)
-        confidence = np.empty(size, np.float32)
-        for strip in self._strips(lambda window: cut(pixels, window), size, found, whole):
-            height, width = strip.labels.shape
-            place = (slice(strip.top, strip.top + height), slice(strip.left, strip.left + width))
-            labels[place], confidence[place] = strip.labels, strip.confidence
+        strips = self._strips(lambda window: cut(pixels, window), size, found, whole)
+        labels, confidence = assemble(strips, size, len(self.classes))
         if by_rows:
             objects = found.instances() if instances else None
             segments = Panoptic(*whole.result()) if panoptic else None
@@ -218,26 +201,20 @@ class HierVLPredictor:
     @property
     def label_type(self) -> type:
         """Number type of class indices."""
-        return np.uint8 if len(self.classes) <= 256 else np.int32
+        return label_type(len(self.classes))
 
-    @torch.no_grad()
     def _strips(self, read, size, found, whole) -> Iterator[LabelStrip]:
         usual = self.short_side / min(size) if self.short_side else 1.0
         scales = [usual * scale for scale in self.scales]
-        side = round(self.crop_size / min(scales))
-        widest = ACCUMULATOR_BYTES // (4 * COPIES * len(self.classes) * side)
-        strips = averaged_strips(
+        return label_strips(
             read,
             size,
             plan_windows(size, self.crop_size, self.overlap, scales),
             self._predict_windows(found, whole),
+            len(self.classes),
             window_batch=self.window_batch,
             blend=True,
-            max_width=max(2 * side, widest),
         )
-        for top, left, class_map in strips:
-            confidence, labels = class_map.max(0)
-            yield LabelStrip(top, left, labels.cpu().numpy().astype(self.label_type), confidence.cpu().numpy())
 
     def _predict_windows(self, found: Optional[InstanceCollector], whole: Optional[PanopticCollector]):
         """What ``averaged_strips`` asks of a model; collects instances and segments by the way."""

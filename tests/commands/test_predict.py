@@ -19,7 +19,8 @@ from torch import nn
 from hiervl import __main__ as entry
 from hiervl.data.classes import ClassDefinition, read_classes
 from hiervl.errors import UserError
-from hiervl.inference import batch, predictor
+from hiervl.evaluation import label_maps
+from hiervl.inference import batch
 from hiervl.inference.batch import BatchPredictor
 from hiervl.inference.inputs import Item, list_items
 from hiervl.inference.predictor import HierVLPredictor
@@ -207,7 +208,7 @@ def test_a_large_tiff_is_read_and_written_by_windows_in_bounded_memory(tmp_path,
             file.write(values, band + 1)
     del values
     monkeypatch.setattr(batch, "WHOLE_PIXELS", 1_000_000)
-    monkeypatch.setattr(predictor, "ACCUMULATOR_BYTES", 20_000_000)
+    monkeypatch.setattr(label_maps, "CLASS_MAP_BYTES", 20_000_000)
     classes = [ClassDefinition(str(i), (str(i),), (i, i, i)) for i in range(num_classes)]
     network = HierVLPredictor(Brightest(num_classes), classes, crop_size=256, overlap=0.25, window_batch=1)
     results = ResultFolder(str(tmp_path / "out"), classes, ("mask", "confidence", "overlay"), ())

@@ -24,18 +24,17 @@ def evaluate(tmp_path, images, count):
     gallery = EvaluationGallery(evaluator, str(tmp_path / "g" / "g.json"), COLOURS, count=count, facts={"seed": 3})
     for number, (right, confidence) in enumerate(images):
         truth = np.zeros((4, 4), np.uint8)
-        labels = np.ones(16, int)
-        labels[:right] = 0
+        labels = np.ones((4, 4), np.uint8)
+        labels.reshape(-1)[:right] = 0
         Image.fromarray(truth).save(tmp_path / f"{number}.png")
-        class_map = torch.full((2, 4, 4), 1 - confidence)
-        class_map.flatten(1)[torch.from_numpy(labels), torch.arange(16)] = confidence
         inputs = [{
             "file_name": f"{number}.jpg",
             "sem_seg_file_name": str(tmp_path / f"{number}.png"),
             "image": torch.full((3, 4, 4), 7, dtype=torch.uint8),
         }]  # fmt: skip
-        evaluator.process(inputs, [{"sem_seg": class_map}])
-        gallery.process(inputs, [{"sem_seg": class_map}])
+        outputs = [{"labels": labels, "confidence": np.full((4, 4), confidence, np.float32)}]
+        evaluator.process(inputs, outputs)
+        gallery.process(inputs, outputs)
     assert gallery.evaluate() is None
     return json.loads((tmp_path / "g" / "g.json").read_text())
 
@@ -66,7 +65,7 @@ def test_images_without_a_truth_or_a_counted_pixel_are_left_out(tmp_path):
     evaluator = SemanticEvaluator(["a", "b"], distributed=False)
     gallery = EvaluationGallery(evaluator, str(tmp_path / "g.json"), COLOURS)
     Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "ignored.png")
-    outputs = [{"sem_seg": torch.full((2, 4, 4), 0.5)}]
+    outputs = [{"labels": np.zeros((4, 4), np.uint8), "confidence": np.full((4, 4), 0.5, np.float32)}]
     image = torch.zeros(3, 4, 4, dtype=torch.uint8)
     gallery.process([{"file_name": "x", "image": image}], outputs)
     ignored = {"file_name": "y", "image": image, "sem_seg_file_name": str(tmp_path / "ignored.png")}

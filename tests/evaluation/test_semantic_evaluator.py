@@ -30,14 +30,9 @@ def evaluator_of(truths, class_names, **options):
     return SemanticEvaluator(class_names, read_label=read_label, **options)
 
 
-def one_hot(prediction, num_classes):
-    return torch.nn.functional.one_hot(torch.as_tensor(prediction), num_classes).permute(2, 0, 1).float()
-
-
 def feed(evaluator, predictions, order=None):
     for index in range(len(predictions)) if order is None else order:
-        scores = one_hot(predictions[index], len(evaluator.class_names))
-        evaluator.process([{"sem_seg_file_name": str(index)}], [{"sem_seg": scores}])
+        evaluator.process([{"sem_seg_file_name": str(index)}], [{"labels": predictions[index]}])
 
 
 def slow_scores(truths, predictions, num_classes):
@@ -149,7 +144,8 @@ def test_agrees_with_detectron2(tmp_path):
         path = tmp_path / f"{index}.png"
         Image.fromarray(truth.astype(np.uint8)).save(path)
         records.append({"file_name": f"{index}.jpg", "sem_seg_file_name": str(path)})
-    outputs = [{"sem_seg": one_hot(prediction, 4)} for prediction in predictions]
+    one_hot = [(torch.as_tensor(prediction) == torch.arange(4)[:, None, None]).float() for prediction in predictions]
+    outputs = [{"labels": labels, "sem_seg": scores} for labels, scores in zip(predictions, one_hot)]
 
     name = "test_agrees_with_detectron2"
     DatasetCatalog.register(name, lambda: records)
@@ -184,7 +180,7 @@ def test_order_and_batching_of_images_do_not_matter():
     feed(backward, predictions, order=[5, 2, 0, 4, 1, 3])
     together.process(
         [{"sem_seg_file_name": str(i)} for i in range(6)],
-        [{"sem_seg": one_hot(prediction, 4)} for prediction in predictions],
+        [{"labels": prediction} for prediction in predictions],
     )
     assert forward.evaluate() == backward.evaluate() == together.evaluate()
 
@@ -224,7 +220,7 @@ def test_refuses_a_prediction_of_another_size():
 
 def test_refuses_images_without_labels_and_ambiguous_names():
     with pytest.raises(ValueError, match="photo.jpg"):
-        evaluator_of([], "ab").process([{"file_name": "photo.jpg"}], [{"sem_seg": torch.zeros(2, 3, 3)}])
+        evaluator_of([], "ab").process([{"file_name": "photo.jpg"}], [{"labels": np.zeros((3, 3), np.uint8)}])
     with pytest.raises(ValueError, match="differ"):
         SemanticEvaluator(["bat", "bat"])
 
@@ -234,7 +230,7 @@ def test_reads_label_files_by_default(tmp_path):
     Image.fromarray(np.array([[0, 1, IGNORE]], dtype=np.uint8)).save(path)
     evaluator = SemanticEvaluator(["a", "b"])
     inputs = [{"sem_seg_file_name": str(path)}]
-    evaluator.process(inputs, [{"sem_seg": one_hot(np.array([[0, 0, 1]]), 2)}])
+    evaluator.process(inputs, [{"labels": np.array([[0, 0, 1]])}])
     assert evaluator.confusion.tolist() == [[1, 0], [1, 0]]
 
 
@@ -247,7 +243,7 @@ def test_works_with_detectron2(caplog):
     loader = [[{"sem_seg_file_name": str(index)}] for index in range(3)]
 
     def model(inputs):
-        return [{"sem_seg": one_hot(predictions[int(inputs[0]["sem_seg_file_name"])], 3)}]
+        return [{"labels": predictions[int(inputs[0]["sem_seg_file_name"])]}]
 
     with caplog.at_level(logging.INFO):
         results = inference_on_dataset(model, loader, evaluator)

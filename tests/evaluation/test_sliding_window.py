@@ -1,13 +1,18 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiervl.evaluation import SlidingWindowSegmenter, sliding_window_positions
+from hiervl.evaluation import SlidingWindowSegmenter, label_maps, resizing, sliding_window_positions
 from hiervl.evaluation.sliding_window import averaged_strips, cut, normalise_over_classes, plan_windows
 
 
 class PixelwiseModel(nn.Module):
     """Class scores that depend on the pixel's colour alone: red, green, blue and a constant, unnormalised."""
+
+    class_names = ("red", "green", "blue", "none")
 
     def __init__(self):
         super().__init__()
@@ -28,6 +33,7 @@ class WindowCounter(nn.Module):
     def __init__(self, windows):
         super().__init__()
         self.windows = windows
+        self.class_names = [f"window {n}" for n in range(windows)]
         self.seen = 0
         self.eval()
 
@@ -37,6 +43,50 @@ class WindowCounter(nn.Module):
             class_map[self.seen] = 3.0
             self.seen += 1
         return maps
+
+
+class PlaceModel(PixelwiseModel):
+    """Class scores that depend on the pixel and on its place in the window."""
+
+    class_names = tuple("abcde")
+
+    def semantic_maps(self, images):
+        super().semantic_maps(images)
+        height, width = images.shape[-2:]
+        down = torch.linspace(0.5, 2, height)[:, None]
+        across = torch.linspace(3, 0.1, width)
+        red, green, blue = images.float().unbind(1)
+        return torch.stack([red * down, green * across, blue, red + green * down, 0 * red + 40 * across], dim=1)
+
+
+def mean_map(model, image, crop_size, overlap=0.5, **options):
+    """The whole mean of :func:`averaged_strips`, as the segmenter asks for it."""
+    size = tuple(image.shape[-2:])
+    whole = None
+    for top, left, class_map in averaged_strips(
+        lambda window: cut(image, window),
+        size,
+        plan_windows(size, crop_size, overlap),
+        lambda pixels, _: normalise_over_classes(model.semantic_maps(pixels)),
+        **options,
+    ):
+        if whole is None:
+            whole = torch.full((len(class_map), *(options.get("out_size") or size)), float("nan"))
+        place = whole[:, top : top + class_map.shape[1], left : left + class_map.shape[2]]
+        assert place.isnan().all()  # no pixel comes twice
+        place.copy_(class_map)
+    return whole
+
+
+def mean_map_in_one_piece(model, image, crop_size, out_size):
+    """The same by a whole accumulator and ``F.interpolate``."""
+    total = weight = 0
+    for top, left, height, width, _, _ in plan_windows(tuple(image.shape[-2:]), crop_size):
+        part = normalise_over_classes(model.semantic_maps(image[None, :, top : top + height, left : left + width]))[0]
+        beside = (left, image.shape[2] - left - width, top, image.shape[1] - top - height)
+        total = total + F.pad(part, beside)
+        weight = weight + F.pad(torch.ones(height, width), beside)
+    return F.interpolate((total / weight)[None], out_size, mode="bilinear", align_corners=False)[0]
 
 
 def random_image(height, width):
@@ -84,14 +134,29 @@ def test_positions_refuse_what_cannot_cover(length, window, overlap):
 def test_pixelwise_model_gives_the_whole_image_result(height, width, window_batch):
     image = random_image(height, width)
     model = PixelwiseModel()
-    segmenter = SlidingWindowSegmenter(model, crop_size=16, overlap=0.5, window_batch=window_batch)
-
-    (output,) = segmenter([{"image": image, "height": height, "width": width}])
-
     whole = normalise_over_classes(model.semantic_maps(image[None]))[0]
-    assert output["sem_seg"].shape == (4, height, width)
-    assert output["sem_seg"].dtype == torch.float32
-    torch.testing.assert_close(output["sem_seg"], whole)
+    torch.testing.assert_close(mean_map(model, image, 16, window_batch=window_batch), whole)
+
+    segmenter = SlidingWindowSegmenter(model, crop_size=16, overlap=0.5, window_batch=window_batch)
+    (output,) = segmenter([{"image": image, "height": height, "width": width}])
+    assert (output["labels"].dtype, output["confidence"].dtype) == (np.uint8, np.float32)
+    np.testing.assert_array_equal(output["labels"], whole.argmax(0))
+    np.testing.assert_allclose(output["confidence"], whole.max(0).values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("out_size", [(41, 93), (33, 47), (70, 31), (5, 200), (132, 188)])
+@pytest.mark.parametrize("budget", [1, 20_000, 2**30])
+def test_strips_columns_and_pieces_change_nothing(monkeypatch, out_size, budget):
+    monkeypatch.setattr(label_maps, "CLASS_MAP_BYTES", budget)
+    monkeypatch.setattr(resizing, "PIECE_BYTES", budget)
+    image, model = random_image(33, 47), PlaceModel()
+    expected = mean_map_in_one_piece(model, image, 8, out_size)
+    (output,) = SlidingWindowSegmenter(model, 8)([{"image": image, "height": out_size[0], "width": out_size[1]}])
+    np.testing.assert_array_equal(output["labels"], expected.argmax(0))
+    np.testing.assert_allclose(output["confidence"], expected.max(0).values, rtol=1e-5)
+    for max_width in (5, 16, None):
+        resized = mean_map(model, image, 8, max_width=max_width, out_size=out_size)
+        torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_windows_are_the_crop_or_the_image_whichever_is_smaller_per_axis():
@@ -110,10 +175,9 @@ def test_an_image_smaller_than_the_crop_is_one_window():
 
 def test_windows_have_equal_weight():
     # Width 6, windows of 4 at 0 and 2: columns 0, 1 belong to the first, 2, 3 to both, 4, 5 to the second.
-    segmenter = SlidingWindowSegmenter(WindowCounter(2), crop_size=4, overlap=0.5)
-    (output,) = segmenter([{"image": random_image(4, 6)}])
+    class_map = mean_map(WindowCounter(2), random_image(4, 6), 4)
     first_class = torch.tensor([1, 1, 0.5, 0.5, 0, 0]).expand(4, 6)
-    torch.testing.assert_close(output["sem_seg"], torch.stack([first_class, 1 - first_class]))
+    torch.testing.assert_close(class_map, torch.stack([first_class, 1 - first_class]))
 
 
 def test_each_window_is_normalised_before_averaging():
@@ -122,12 +186,11 @@ def test_each_window_is_normalised_before_averaging():
             maps = super().semantic_maps(images)
             return maps * torch.tensor([1.0, 1000.0]).view(2, 1, 1, 1)
 
-    segmenter = SlidingWindowSegmenter(Louder(2), crop_size=4, window_batch=2)
-    (output,) = segmenter([{"image": random_image(4, 6)}])
-    torch.testing.assert_close(output["sem_seg"][:, 0, 2], torch.tensor([0.5, 0.5]))
+    (output,) = SlidingWindowSegmenter(Louder(2), crop_size=4, window_batch=2)([{"image": random_image(4, 6)}])
+    assert output["confidence"][0, 2] == 0.5
 
 
-def test_result_has_the_original_size_and_sums_to_one():
+def test_result_has_the_original_size():
     segmenter = SlidingWindowSegmenter(PixelwiseModel(), crop_size=16)
     outputs = segmenter(
         [
@@ -135,9 +198,7 @@ def test_result_has_the_original_size_and_sums_to_one():
             {"image": random_image(16, 16), "height": 5, "width": 7},
         ]
     )
-    assert [tuple(output["sem_seg"].shape) for output in outputs] == [(4, 41, 59), (4, 5, 7)]
-    for output in outputs:
-        torch.testing.assert_close(output["sem_seg"].sum(0), torch.ones(output["sem_seg"].shape[1:]))
+    assert [output["labels"].shape for output in outputs] == [(41, 59), (5, 7)]
 
 
 def test_resizing_is_bilinear():
@@ -148,8 +209,7 @@ def test_resizing_is_bilinear():
 
     image = torch.zeros(3, 1, 2, dtype=torch.uint8)
     image[0, 0, 0] = 255
-    (output,) = SlidingWindowSegmenter(Red(), crop_size=8)([{"image": image, "height": 1, "width": 4}])
-    torch.testing.assert_close(output["sem_seg"][0], torch.tensor([[1, 0.75, 0.25, 0]]))
+    torch.testing.assert_close(mean_map(Red(), image, 8, out_size=(1, 4))[0], torch.tensor([[1, 0.75, 0.25, 0]]))
 
 
 def test_pixels_without_any_score_are_uniform():
@@ -166,11 +226,12 @@ def test_records_no_gradients_and_changes_no_mode():
             self.eval()
 
         def semantic_maps(self, images):
-            return super().semantic_maps(images) * self.weight
+            self.maps = super().semantic_maps(images) * self.weight
+            return self.maps
 
     model = Learned()
-    (output,) = SlidingWindowSegmenter(model, crop_size=16)([{"image": random_image(8, 8)}])
-    assert not output["sem_seg"].requires_grad
+    SlidingWindowSegmenter(model, crop_size=16)([{"image": random_image(8, 8)}])
+    assert not model.maps.requires_grad
     assert not model.training
     assert torch.is_grad_enabled()
 
@@ -225,14 +286,13 @@ def test_windows_at_a_scale_cover_the_image_in_its_own_pixels():
 
 
 @pytest.mark.parametrize("max_width", [None, 7, 16])
-@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5, 2.0)])
-def test_strips_hold_every_pixel_once_and_are_the_mean(max_width, scales):
+def test_strips_of_several_scales_are_the_mean(max_width):
     image = torch.full((3, 33, 47), 100, dtype=torch.uint8)
     image[0, :, 30:] = 200
     strips = averaged_strips(
         lambda window: cut(image, window),
         (33, 47),
-        plan_windows((33, 47), 8, scales=scales),
+        plan_windows((33, 47), 8, scales=(1.0, 0.5, 2.0)),
         lambda pixels, windows: normalise_over_classes(pixels),
         window_batch=3,
         blend=True,
@@ -247,3 +307,29 @@ def test_strips_hold_every_pixel_once_and_are_the_mean(max_width, scales):
     away = torch.arange(47).sub(30).abs() > 4  # resizing blurs the border between the colours
     torch.testing.assert_close(result[:, :, away], expected[:, :, away])
     torch.testing.assert_close(result.sum(0), torch.ones(33, 47))
+
+
+def test_memory_follows_neither_the_image_nor_the_classes():
+    """By the largest tensors: class maps of one window, and an accumulator of two windows' width."""
+    sizes = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                sizes.append(result.numel())
+            return result
+
+    class Many(PixelwiseModel):
+        class_names = range(200)
+
+        def semantic_maps(self, images):
+            return images[:, :1].float().expand(-1, 200, -1, -1) + torch.arange(200).view(-1, 1, 1)
+
+    with pytest.MonkeyPatch.context() as patch, Watched():
+        patch.setattr(label_maps, "CLASS_MAP_BYTES", 1)
+        patch.setattr(resizing, "PIECE_BYTES", 1)
+        inputs = {"image": random_image(64, 64), "height": 100, "width": 110}
+        (output,) = SlidingWindowSegmenter(Many(), crop_size=16, window_batch=4)([inputs])
+    assert output["labels"].shape == (100, 110)
+    assert max(sizes) <= 200 * 16 * 34  # of the whole image they would be of 200 · 100 · 110

@@ -156,9 +156,7 @@ class Constant(nn.Module):
 
     def forward(self, batched_inputs):
         self.calls.append((len(batched_inputs), self.training, torch.is_grad_enabled()))
-        scores = torch.zeros(len(NAMES), 64, 64)
-        scores[self.label] = 1
-        return [{"sem_seg": scores} for _ in batched_inputs]
+        return [{"labels": np.full((64, 64), self.label, np.uint8)} for _ in batched_inputs]
 
 
 def unlabelled_batches(batches, batch_size):

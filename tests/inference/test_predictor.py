@@ -9,7 +9,7 @@ from torch import nn
 
 from hiervl.data.classes import ClassDefinition
 from hiervl.errors import UserError
-from hiervl.inference import predictor as module
+from hiervl.evaluation import label_maps
 from hiervl.inference.predictor import HierVLPredictor, pixels_of
 from hiervl.modeling.hiervl import InstanceRows
 
@@ -144,7 +144,7 @@ def test_what_is_no_image_is_refused(wrong):
 
 def test_strips_cover_an_image_that_is_read_by_windows(monkeypatch):
     image = colours(50, 90)
-    monkeypatch.setattr(module, "ACCUMULATOR_BYTES", 1)  # columns of two windows
+    monkeypatch.setattr(label_maps, "CLASS_MAP_BYTES", 1)  # columns of two windows
     read = []
 
     def read_window(window):

@@ -1,0 +1,80 @@
+"""From windows to the class of every pixel, in memory that depends neither on the image nor, up to a point, on the
+number of classes."""
+
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from hiervl.evaluation.sliding_window import Window, averaged_strips
+
+# What the class maps of a batch of windows may take, in bytes, and the accumulator of the unfinished part of an image;
+# where one window takes more, it is one window, and an accumulator of twice its width.
+CLASS_MAP_BYTES = 2**30
+
+
+class LabelStrip(NamedTuple):
+    """A finished part of an image that is not held as a whole."""
+
+    top: int
+    left: int
+    labels: np.ndarray  # (h, w) index of the best class, of label_type
+    confidence: np.ndarray  # (h, w) float32: that class's share
+
+
+class LabelMap(NamedTuple):
+    """The best class of every pixel."""
+
+    labels: np.ndarray  # (H, W), of label_type
+    confidence: np.ndarray  # (H, W) float32: that class's share, 1/C…1
+
+
+def label_type(num_classes: int) -> type:
+    """Number type of class indices."""
+    return np.uint8 if num_classes <= 256 else np.int32
+
+
+@torch.no_grad()
+def label_strips(
+    read: Callable[[Window], torch.Tensor],
+    image_size: Tuple[int, int],
+    windows: Sequence[Window],
+    predict: Callable[[torch.Tensor, Sequence[Window]], torch.Tensor],
+    num_classes: int,
+    *,
+    window_batch: int = 4,
+    blend: bool = False,
+    out_size: Optional[Tuple[int, int]] = None,
+) -> Iterator[LabelStrip]:
+    """The best class of every pixel, from the mean of overlapping windows, in strips.
+
+    Arguments are those of :func:`averaged_strips`; fewer windows than ``window_batch`` go through the model at once
+    where their class maps would exceed CLASS_MAP_BYTES, and wide images are done in columns.
+    """
+    column_bytes = 4 * num_classes * max(window.height for window in windows)
+    width = max(window.width for window in windows)
+    seen = max(max(w.height * w.width, w.seen_size[0] * w.seen_size[1]) for w in windows)
+    strips = averaged_strips(
+        read,
+        image_size,
+        windows,
+        predict,
+        window_batch=max(1, min(window_batch, CLASS_MAP_BYTES // (4 * num_classes * seen))),
+        blend=blend,
+        max_width=max(2 * width, CLASS_MAP_BYTES // column_bytes),
+        out_size=out_size,
+    )
+    for top, left, class_map in strips:
+        confidence, labels = class_map.max(0)
+        del class_map
+        yield LabelStrip(top, left, labels.cpu().numpy().astype(label_type(num_classes)), confidence.cpu().numpy())
+
+
+def assemble(strips: Iterable[LabelStrip], size: Tuple[int, int], num_classes: int) -> LabelMap:
+    """The label map of an image of height and width ``size`` from all its strips."""
+    whole = LabelMap(np.empty(size, label_type(num_classes)), np.empty(size, np.float32))
+    for strip in strips:
+        height, width = strip.labels.shape
+        place = (slice(strip.top, strip.top + height), slice(strip.left, strip.left + width))
+        whole.labels[place], whole.confidence[place] = strip.labels, strip.confidence
+    return whole
