@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed [ROW …] [--device cpu|cuda] [--repeats 10] [--threads N]
 
-Rows: attention, decoder, decoder-training, losses, text, iteration, sliding-window, large-image; all by default.
-Candidates take turns on random inputs that change from round to round; figures are medians. Each row is written to
-``benchmarks/results/speed_{cpu|cuda}.json`` beside the rows measured before.
+Rows: attention, decoder, decoder-training, losses, text, iteration, sliding-window, large-image, loading, start-up;
+all by default. Candidates take turns on random inputs that change from round to round; figures are medians. Each row
+is written to ``benchmarks/results/speed_{cpu|cuda}.json`` beside the rows measured before.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import torch
 
 import hiervl  # noqa: F401  applies what Detectron2 needs
 
+from .speed_data import loading, start_up
 from .speed_network import iteration, large_image, sliding_window, text
 from .speed_parts import attention, decoder, decoder_training, losses
 from .timing import RESULTS, commit, print_table, record
@@ -26,6 +27,8 @@ ROWS = {
     "iteration": iteration,
     "sliding-window": sliding_window,
     "large-image": large_image,
+    "loading": loading,
+    "start-up": start_up,
 }
 
 
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds; a median of fewer than 10 says little")
     parser.add_argument("--crop", type=int, default=512, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=0, help="images; 0: 1 on a CPU, 8 on a GPU")
+    parser.add_argument("--side", type=int, default=4096, help="side of the image of the row 'large-image'")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--config", default="", help="config of the row 'iteration' (default: the quickstart's)")
     args = parser.parse_args()
@@ -51,7 +55,7 @@ def main() -> None:
         measurements = ROWS[name](device, args)
         print(f"\n{name}")
         print_table(measurements)
-        options = {"repeats": args.repeats, "crop": args.crop, "batch": args.batch}
+        options = {"repeats": args.repeats, "crop": args.crop, "batch": args.batch, "side": args.side}
         record(RESULTS / f"speed_{device.type}.json", name, measurements, device, measured, options)
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from detectron2.utils import comm
@@ -77,7 +77,7 @@ def resume_command() -> str:
     return f"{launcher} {shlex.join([sys.argv[0], '--resume', *arguments])}"
 
 
-def split_hash(dicts: List[dict]) -> str:
+def split_hash(dicts: Sequence[dict]) -> str:
     """SHA-256 of the sorted names of a split's images: equal where the split is."""
     names = sorted(str(entry.get("image_id", Path(entry["file_name"]).stem)) for entry in dicts)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
@@ -90,7 +90,7 @@ def _inputs(cfg) -> Dict[str, Any]:
     return {"seed": cfg.SEED, "config": "config.yaml", "splits": splits}
 
 
-def _split(names, dicts: List[dict]) -> Dict[str, Any]:
+def _split(names, dicts: Sequence[dict]) -> Dict[str, Any]:
     return {"datasets": list(names), "images": len(dicts), "sha256": split_hash(dicts)}
 
 

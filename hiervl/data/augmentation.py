@@ -150,9 +150,9 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Turn the hue by ``turn``, a share of the full circle in -0.5 … 0.5."""
     # In float: OpenCV's 8-bit HSV is off by up to 11 grey levels.
-    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + turn * HUE_CIRCLE) % HUE_CIRCLE
-    return _to_uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255)
+    hsv = cv2.cvtColor(np.divide(image, np.float32(255)), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] += turn % 1 * HUE_CIRCLE  # less than two circles, of which OpenCV takes one off; it adds none
+    return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), alpha=255)
 
 
 def color_jitter(image: np.ndarray, rng: np.random.Generator, strengths: Sequence[float]) -> np.ndarray:

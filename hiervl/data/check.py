@@ -88,7 +88,7 @@ def check(layout: Layout, crop_size: Optional[int] = None, short_side: int = 0) 
     unlabeled = layout.unlabeled_files
     report.findings += _matching(layout, pools)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    report.findings += _read_images(report, [*labeled_images, *map(str, unlabeled)])
+    report.findings += _read_images(report, [*labeled_images, *unlabeled])
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
@@ -198,11 +198,11 @@ def _is_unrotated(sample: Sample, shape: Tuple[int, int]) -> bool:
 
 
 def _divide(report: Report, layout: Layout, pools: Dict[str, Pool]) -> None:
-    report.splits[UNLABELED] = [str(path) for path in layout.unlabeled_files]
+    report.splits[UNLABELED] = layout.unlabeled_files
     try:
         for split in ("train", "val", "test"):
             report.splits[split] = [str(sample.image) for sample in layout.division[split].values()]
-        report.splits[UNLABELED] = [str(path) for path in layout.unlabeled()]
+        report.splits[UNLABELED] = layout.unlabeled()
     except UserError as error:
         for split, pool in pools.items():
             report.splits[split] = [str(sample.image) for sample in pool.samples.values()]

@@ -105,7 +105,7 @@ def register_loaders(
 # ---------------------------------------------------------------------------- by name
 
 
-def load_dataset(name: str, key: str = "") -> List[dict]:
+def load_dataset(name: str, key: str = "") -> Sequence[dict]:
     """The dicts of a registered dataset.
 
     Args:

@@ -5,7 +5,7 @@ Files are looked at when a dataset is loaded, not when it is registered.
 
 import functools
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Sequence, Union
+from typing import Callable, NamedTuple, Optional, Sequence, Union
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -68,7 +68,7 @@ def register_layout(layout: FolderLayout) -> RegisteredNames:
     return names
 
 
-def _register(name: str, load: Callable[[], List[dict]], class_map: ClassMap) -> None:
+def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap) -> None:
     if name in DatasetCatalog.list():
         if name not in _registered:
             raise UserError(f"DATASET.NAME: there is a dataset {name} already: choose another name.")

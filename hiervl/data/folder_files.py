@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
 
 from hiervl.data.readers import image_header
 from hiervl.errors import UserError
@@ -46,23 +46,30 @@ def _end_of_sentence(path: Path) -> str:
     return f"; did you mean {path.parent / close[0]}?" if close else "."
 
 
-def list_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:
-    """Files of a folder and its subfolders, linked ones too, sorted; hidden ones are left out."""
-    return sorted(path for path in _walk(folder) if path.suffix.lower() in suffixes)
+def list_files(
+    folder: Union[str, Path], suffixes: Sequence[str] = IMAGE_SUFFIXES, above: Tuple[str, ...] = ()
+) -> List[str]:
+    """Paths of a folder's and its subfolders' files, linked ones too, sorted; hidden ones are left out.
 
-
-def _walk(folder: Path, above: Tuple[Path, ...] = ()) -> Iterator[Path]:
-    real = folder.resolve()
+    They begin with ``folder``. There may be millions, so they are plain strings, and no file is looked at. ``above``
+    are the folders that this one lies in, links followed.
+    """
+    found: List[str] = []
+    real = os.path.realpath(folder)
     if real in above:  # a link that leads back
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(folder / entry.name, (*above, real))
-            else:
-                yield folder / entry.name
+        return found
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError:
+        return found
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            found += list_files(entry.path, suffixes, (*above, real))
+        elif os.path.splitext(entry.name)[1].lower() in suffixes:
+            found.append(entry.path)
+    return found
 
 
 def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
@@ -72,7 +79,7 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[s
         UserError: two files differ only in their suffix, so that a mask would belong to both.
     """
     found: Dict[str, Path] = {}
-    for path in list_files(folder, suffixes):
+    for path in map(Path, list_files(folder, suffixes)):
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
             raise UserError(f"{found[stem]} and {path.name} share one stem, and so one mask: remove one of them.")

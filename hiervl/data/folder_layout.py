@@ -25,6 +25,7 @@ from hiervl.data.folder_files import (
 )
 from hiervl.data.folder_source import FolderSource, Part
 from hiervl.data.masks import CocoFile, MaskFolder
+from hiervl.data.packed import UnlabeledDicts
 from hiervl.data.readers import read_label
 from hiervl.data.stratified import choose_validation
 from hiervl.errors import UserError
@@ -70,30 +71,33 @@ class FolderLayout:
         return self._pool(self.source.images, self.source.masks, "DATASET.LABELED")
 
     @functools.cached_property
-    def unlabeled_files(self) -> List[Path]:
-        """The files of UNLABELED that are no masks, whatever else they are used for."""
-        masks = {Path(os.path.abspath(path)) for path in self._mask_files()}
-        files: Dict[Path, None] = {}
+    def unlabeled_files(self) -> List[str]:
+        """Absolute paths of the files of UNLABELED that are no masks, whatever else they are used for."""
+        masks = {os.path.abspath(path) for path in self._mask_files()}
+        files: Dict[str, None] = {}
         for entry in self.source.unlabeled:
             if entry.endswith(".txt"):
                 path = self.source.root / entry
-                found = [self.source.root / name for name in read_list(path, "DATASET.UNLABELED")]
-                found = [file if file.is_file() else Path(str(file).replace("\\", "/")) for file in found]
-                absent = next((file for file in found if not file.is_file()), None)
+                root = os.path.abspath(self.source.root)
+                found = [os.path.join(root, name) for name in read_list(path, "DATASET.UNLABELED")]
+                # Lists that Windows wrote have backslashes.
+                found = [file if os.path.isfile(file) else file.replace("\\", "/") for file in found]
+                found = [os.path.normpath(file) for file in found]
+                absent = next((file for file in found if not os.path.isfile(file)), None)
                 if absent is not None:
                     raise UserError(f"DATASET.UNLABELED: {path} names {absent}, which does not exist.")
             else:
                 folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
-                found = list_files(folder)
+                found = list_files(os.path.abspath(folder))
                 if not found:
                     raise UserError(f"DATASET.UNLABELED: {folder} holds no images.")
-            files.update(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
+            files.update(dict.fromkeys(found))
         return [file for file in files if file not in masks]
 
     def missing_masks(self) -> List[Path]:
         """Images of LABELED without a mask that are not meant to be unlabelled either."""
         unlabeled = set(self.unlabeled_files)
-        return [path for path in self.labeled.missing if Path(os.path.abspath(path)) not in unlabeled]
+        return [path for path in self.labeled.missing if os.path.abspath(path) not in unlabeled]
 
     def separate(self, key: str) -> Optional[Pool]:
         """Images and masks of VAL or TEST where these are folders of their own."""
@@ -170,14 +174,14 @@ class FolderLayout:
             )
         return parts
 
-    def unlabeled(self) -> List[Path]:
+    def unlabeled(self) -> List[str]:
         """Images for the unlabelled stream: those of UNLABELED and of "rest", without any of train, val and test."""
         used = {
-            Path(os.path.abspath(sample.image))
+            os.path.abspath(sample.image)
             for split in ("train", "val", "test")
             for sample in self.division[split].values()
         }
-        rest = [Path(os.path.abspath(sample.image)) for sample in self.division["rest"].values()]
+        rest = [os.path.abspath(sample.image) for sample in self.division["rest"].values()]
         return [path for path in dict.fromkeys([*self.unlabeled_files, *rest]) if path not in used]
 
     def _chosen(self, part: Part, pool: Dict[str, Sample], key: str) -> Dict[str, Sample]:
@@ -259,10 +263,10 @@ class FolderLayout:
 
     # ---- Detectron2 ---------------------------------------------------------------------------------------------
 
-    def dicts(self, split: str) -> List[dict]:
+    def dicts(self, split: str) -> Sequence[dict]:
         """Detectron2's dicts of "train", "val", "test" or "unlabeled"."""
         if split == "unlabeled":
-            return [{"file_name": str(path), "image_id": path.stem} for path in self.unlabeled()]
+            return UnlabeledDicts(self.unlabeled())
         found = []
         for stem, sample in self.division[split].items():
             label_file, instance_file = self.label_files(sample)

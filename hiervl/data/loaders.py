@@ -3,17 +3,17 @@
 import itertools
 import math
 import signal
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, Sequence
 
 import cv2
 import torch
-from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from hiervl.data.damage import DamageCount
 from hiervl.data.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.data.mappers import LabeledMapper, TestMapper, UnlabeledMapper
+from hiervl.data.packed import PackedDicts
 from hiervl.data.streams import (
     LABELED,
     UNLABELED,
@@ -50,10 +50,10 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
             iterating: an image or label is.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sources = {LABELED: (_share_memory(load_labeled(cfg)), _labeled_mapper(cfg))}
+    sources = {LABELED: (load_labeled(cfg), _labeled_mapper(cfg))}
     batch_sizes = {LABELED: _checked_batch_size(cfg, "IMS_PER_BATCH")}
     if cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
-        sources[UNLABELED] = (_share_memory(load_unlabeled(cfg)), UnlabeledMapper.from_config(cfg))
+        sources[UNLABELED] = (load_unlabeled(cfg), UnlabeledMapper.from_config(cfg))
         batch_sizes[UNLABELED] = _checked_batch_size(cfg, "UNLABELED_PER_BATCH")
 
     def make(delivered: int) -> DataLoader:
@@ -113,11 +113,12 @@ def iterations_per_epoch(cfg) -> int:
     ``SEMI.ENABLED`` does not matter: the supervised baseline of a semi-supervised run trains as long as that run.
     """
     if cfg.DATASETS.UNLABELED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
-        return math.ceil(len(load_unlabeled(cfg)) / cfg.SOLVER.UNLABELED_PER_BATCH)
+        images = sum(len(load_dataset(name, "DATASETS.UNLABELED")) for name in cfg.DATASETS.UNLABELED)
+        return math.ceil(images / cfg.SOLVER.UNLABELED_PER_BATCH)
     return math.ceil(len(load_labeled(cfg)) / cfg.SOLVER.IMS_PER_BATCH)
 
 
-def load_labeled(cfg) -> List[dict]:
+def load_labeled(cfg) -> Sequence[dict]:
     """The dicts of ``DATASETS.TRAIN``, every one with a label."""
     dicts = _load_all(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     for entry in dicts:
@@ -130,27 +131,22 @@ def load_labeled(cfg) -> List[dict]:
     return dicts
 
 
-def load_unlabeled(cfg) -> List[dict]:
+def load_unlabeled(cfg) -> Sequence[dict]:
     """The dicts of ``DATASETS.UNLABELED``."""
     return _load_all(cfg.DATASETS.UNLABELED, "DATASETS.UNLABELED")
 
 
-def _load_all(names: Sequence[str], key: str) -> List[dict]:
+def _load_all(names: Sequence[str], key: str) -> PackedDicts:
     if not names:
         switch = ", or set SEMI.ENABLED to False" if key == "DATASETS.UNLABELED" else ""
         raise UserError(f"{key} is empty: name a dataset{switch}.")
-    return list(itertools.chain.from_iterable(load_dataset(name, key) for name in names))
+    return PackedDicts(itertools.chain.from_iterable(load_dataset(name, key) for name in names))
 
 
 def _labeled_mapper(cfg) -> LabeledMapper:
     train = cfg.DATASETS.TRAIN[0]
     num_classes = len(cfg.MODEL.CLASS_NAMES or class_names_of(train))
     return LabeledMapper.from_config(cfg, num_classes, ignore_label_of(train))
-
-
-def _share_memory(dicts: List[dict]) -> Sequence[dict]:
-    # As one serialised array, or every worker would soon hold a copy of all dicts, which counts on COCO.
-    return DatasetFromList(dicts, copy=False, serialize=True)
 
 
 def _checked_batch_size(cfg, key: str) -> int:

@@ -72,7 +72,7 @@ class RegisteredLayout:
             path=Path(names["train"][0]),
         )
         self._pools = {split: self._pool(dicts[split]) for split in ("train", "val")}
-        self._unlabeled = [Path(os.path.abspath(entry["file_name"])) for entry in dicts["unlabelled"]]
+        self._unlabeled = [os.path.abspath(entry["file_name"]) for entry in dicts["unlabelled"]]
 
     @classmethod
     def from_config(cls, cfg) -> "RegisteredLayout":
@@ -108,14 +108,14 @@ class RegisteredLayout:
         return self._pools["train"]
 
     @property
-    def unlabeled_files(self) -> List[Path]:
+    def unlabeled_files(self) -> List[str]:
         return self._unlabeled
 
     @functools.cached_property
     def division(self) -> Dict[str, Dict[str, Sample]]:
         return {"train": self._pools["train"].samples, "val": self._pools["val"].samples, "test": {}, "rest": {}}
 
-    def unlabeled(self) -> List[Path]:
+    def unlabeled(self) -> List[str]:
         return self._unlabeled
 
     def missing_masks(self) -> List[Path]:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -131,3 +132,14 @@ class TestCutMix:
         boxes = [augmentation.cutmix_box(rng, 100, 0.5) for _ in range(1000)]
         assert 440 < boxes.count((0, 0, 0, 0)) < 560
         assert augmentation.cutmix_box(rng, 100, 0.0) == (0, 0, 0, 0)
+
+
+def test_hue_turns_either_way_by_any_amount():
+    """Against the hue taken modulo the circle by hand, over all of OpenCV's ways to compute it."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 67, 3), np.uint8)
+    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    for turn in np.linspace(-0.5, 0.5, 21):
+        turned = hsv.copy()
+        turned[..., 0] = (turned[..., 0].astype(np.float64) + turn * 360) % 360
+        expected = 255 * cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)
+        assert np.abs(augmentation.adjust_hue(image, turn) - expected).max() < 0.51

@@ -115,7 +115,7 @@ def test_list_of_labelled_images_leaves_the_rest_unlabelled(own):
     val = set(layout.division["val"])
     assert val == set(own.layout("VAL: 0.2").division["val"])  # a list does not change who validates
     assert set(layout.division["train"]) == {"00", "01", "02"} - val
-    unlabeled = {path.stem for path in layout.unlabeled()}
+    unlabeled = {Path(path).stem for path in layout.unlabeled()}
     assert unlabeled == {f"{n:02d}" for n in range(3, 10)} - val | {"u0", "u1", "u2", "u3"}
 
 
@@ -132,10 +132,10 @@ def test_files_that_windows_saved(own):
 
 def test_unlabelled_images_are_never_masks_nor_labelled_ones(own):
     layout = own.layout("UNLABELED: .")
-    assert sorted(path.stem for path in layout.unlabeled()) == ["u0", "u1", "u2", "u3"]
+    assert sorted(Path(path).stem for path in layout.unlabeled()) == ["u0", "u1", "u2", "u3"]
     (own.root / "some.txt").write_text("unlabelled/u1.png\nlabelled/images/00.png\n")
     layout = own.layout("UNLABELED: [some.txt]\nVAL: 0")
-    assert [path.stem for path in layout.unlabeled()] == ["u1"]
+    assert [Path(path).stem for path in layout.unlabeled()] == ["u1"]
 
 
 def test_masks_beside_images_with_a_suffix(own):
