@@ -53,6 +53,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
     # Convolutions on the image beside the tower, added to its finest map: outlines that patches lose.
     cfg.MODEL.CLIP.DETAIL_STEM = True
+    # Compute the image tower's blocks again in the backward pass: less memory, more time.
+    cfg.MODEL.CLIP.RECOMPUTE = False
 
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.

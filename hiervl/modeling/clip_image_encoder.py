@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hiervl.errors import UserError
 
@@ -37,6 +38,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         num_prompts: int = 8,
         trainable: str = "attention",
         detail_stem: bool = True,
+        recompute: bool = False,
     ):
         """
         Args:
@@ -45,6 +47,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
             detail_stem: see :class:`DetailStem`; off: the finest map comes from the patches alone.
+            recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         """
         super().__init__()
         _check_layout(visual, blocks, trainable)
@@ -67,6 +70,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         self.detail_stem = DetailStem(self.patch_size, width // 4) if detail_stem else None
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
         self._out_features = list(MAPS)
+        self.recompute = recompute
         self._freeze(trainable)
 
     def _freeze(self, trainable: str) -> None:
@@ -100,7 +104,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == last:
                 dense = self._to_joint_space(_value_path(block, self._patches(tokens)))
-            tokens = block(tokens)
+            tokens = self._run_block(block, tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
         finest = self.to_res2(kept[0])
@@ -114,6 +118,11 @@ class ClipImageEncoder(HasExportForm, Backbone):
             "dense_embedding": self._to_map(dense, grid),
             "pooled_embedding": self._to_joint_space(tokens[:, 0]),
         }
+
+    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, tokens, use_reentrant=False)
+        return block(tokens)
 
     def dense_embedding(self, images: Tensor) -> Tensor:
         """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/patch, W/patch)."""
@@ -224,4 +233,5 @@ def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
         num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
         trainable=cfg.MODEL.CLIP.TRAINABLE,
         detail_stem=cfg.MODEL.CLIP.DETAIL_STEM,
+        recompute=cfg.MODEL.CLIP.RECOMPUTE,
     )

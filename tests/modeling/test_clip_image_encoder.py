@@ -127,3 +127,29 @@ def test_detail_stem_sees_inside_patches_and_can_be_switched_off(clip):
     torch.testing.assert_close(ours["res2"] - details, theirs["res2"])
     for name in ("res3", "res4", "res5", "dense_embedding", "pooled_embedding"):
         torch.testing.assert_close(ours[name], theirs[name])
+
+
+def test_recomputed_blocks_give_the_same_gradients_from_fewer_kept_tensors(clip):
+    visual = clip[0].visual
+    for block in visual.transformer.resblocks:  # random numbers, which the second computation must meet again
+        block.mlp = torch.nn.Sequential(block.mlp, torch.nn.Dropout(0.5))
+    images = torch.randn(2, 3, 64, 96)
+    results, kept = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        encoder = ClipImageEncoder(visual, blocks=(0, 1, 2, 3), num_prompts=3, trainable="all", recompute=recompute)
+        encoder.train()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
+            loss = sum(out.square().sum() for out in encoder(images).values())
+        encoder.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+        results.append((loss.item(), gradients, torch.rand(1).item()))
+        kept.append(sum(sizes))
+    (loss, gradients, drawn), (again, recomputed, drawn_again) = results
+    assert (loss, drawn) == (pytest.approx(again), drawn_again)
+    assert gradients.keys() == recomputed.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(recomputed[name], gradient, msg=name)
+    assert kept[1] < 0.6 * kept[0]

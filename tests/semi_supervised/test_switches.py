@@ -222,3 +222,19 @@ def test_both_phrases_of_a_class_can_guide(make_network):
     cosine = torch.einsum("bdhw,kd->bkhw", dense, text.phrase_prototypes)
     best = torch.stack((cosine[:, 0], torch.maximum(cosine[:, 1], cosine[:, 2]), cosine[:, 3]), dim=1)
     torch.testing.assert_close(clip(images, text), (100.0 * best).softmax(1), atol=1e-4, rtol=0)
+
+
+def test_recomputing_the_tower_changes_no_loss_and_no_gradient(make_step):
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        step = make_step("MODEL.CLIP.RECOMPUTE", recompute, "MODEL.QUERY_DECODER.DROPOUT", 0.1)
+        assert step.student.backbone.recompute is recompute
+        torch.manual_seed(1)
+        losses = step(make_batch())
+        sum(losses.values()).backward()
+        gradients = {name: p.grad for name, p in step.student.named_parameters() if p.grad is not None}
+        found.append(({name: loss.detach() for name, loss in losses.items()}, gradients))
+    (losses, gradients), (again, recomputed) = found
+    torch.testing.assert_close(again, losses)
+    torch.testing.assert_close(recomputed, gradients)
