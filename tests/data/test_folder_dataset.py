@@ -126,7 +126,7 @@ def test_files_that_windows_saved(own):
     for path in (config, own.root / "classes.yaml"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     layout = register_own_dataset(load_config(str(config)))
-    assert [path.name for path in layout.unlabeled()] == ["u0.png", "u1.png"]
+    assert [Path(path).name for path in layout.unlabeled()] == ["u0.png", "u1.png"]
     assert layout.class_map.class_names == ["background", "cap", "stem"]
 
 
