@@ -51,8 +51,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.TRAINABLE = "attention"
     # Learnable tokens prepended to the image tower's sequence; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
-    # Convolutions on the image beside the tower, added to its finest map: outlines that patches lose.
-    cfg.MODEL.CLIP.DETAIL_STEM = True
+    # Convolutions on the image beside the tower are added to so many of its maps, finest first: outlines that patches
+    # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
+    cfg.MODEL.CLIP.DETAIL_MAPS = 1
     # Compute the image tower's blocks again in the backward pass: less memory, more time.
     cfg.MODEL.CLIP.RECOMPUTE = False
 
@@ -150,6 +151,9 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
+    # Exponent of the inverse class frequency (in the batch) that loss_pixel on labelled images weighs pixels by; 0: all
+    # alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
+    cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
     # Weight of the gate's binary cross-entropy on labelled images (loss_relevance).

@@ -12,10 +12,12 @@ AT_LEAST_1: Rule = (lambda value: value >= 1, "at least 1")
 POSITIVE: Rule = (lambda value: value > 0, "greater than 0")
 SHARE: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
 BELOW_1: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+MAPS: Rule = (lambda value: 0 <= value <= 4, "0 to 4")
 RANGE: Rule = (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers (lowest, highest) above 0")
 
 RULES: Dict[str, Rule] = {
     "MODEL.CLIP.VISUAL_PROMPTS": AT_LEAST_0,
+    "MODEL.CLIP.DETAIL_MAPS": MAPS,
     "MODEL.TEXT.PROMPTS": AT_LEAST_0,
     "MODEL.HSQG.LEVELS": AT_LEAST_1,
     "MODEL.HSQG.HARD_NEGATIVES": AT_LEAST_0,
@@ -32,6 +34,7 @@ RULES: Dict[str, Rule] = {
     "LOSS.NUM_POINTS": AT_LEAST_1,
     "LOSS.OVERSAMPLE_RATIO": AT_LEAST_1,
     "LOSS.IMPORTANCE_SAMPLE_RATIO": SHARE,
+    "LOSS.PIXEL_BALANCE": AT_LEAST_0,
     "SEMI.EMA_DECAY": SHARE,
     "SEMI.SHARPEN": POSITIVE,
     "SEMI.SUPERVISED_SHARE": SHARE,

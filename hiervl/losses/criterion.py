@@ -35,6 +35,7 @@ class SupervisedCriterion(nn.Module):
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_share: float = 0.75,
+        pixel_balance: float = 0.0,
         ignore_value: int = 255,
     ):
         """
@@ -43,6 +44,7 @@ class SupervisedCriterion(nn.Module):
             no_object: weight of "no object" inside the classification.
             assignment: "fixed" (text rows to their class, instance rows matched) or "hungarian" (all matched).
             num_points, oversample_ratio, importance_share: of the point sampling.
+            pixel_balance: exponent of the inverse class frequency in the pixel loss.
             ignore_value: label of pixels that count nowhere.
         """
         super().__init__()
@@ -54,6 +56,7 @@ class SupervisedCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_share = importance_share
+        self.pixel_balance = pixel_balance
         self.ignore_value = ignore_value
 
     @classmethod
@@ -74,6 +77,7 @@ class SupervisedCriterion(nn.Module):
             num_points=loss.NUM_POINTS,
             oversample_ratio=loss.OVERSAMPLE_RATIO,
             importance_share=loss.IMPORTANCE_SAMPLE_RATIO,
+            pixel_balance=loss.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
 
@@ -126,7 +130,10 @@ class SupervisedCriterion(nn.Module):
                     losses[name + suffix] = loss
         if self.weights["pixel"]:
             losses["loss_pixel"] = pixel_cross_entropy(
-                semantic_scores, torch.stack([target.sem_seg for target in targets]), self.ignore_value
+                semantic_scores,
+                torch.stack([target.sem_seg for target in targets]),
+                self.ignore_value,
+                balance=self.pixel_balance,
             )
         if aligns:
             losses["loss_align"] = self._align_loss(predictions, text, assignments[-1])

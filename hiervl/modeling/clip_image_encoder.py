@@ -25,7 +25,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
     1. patches + position embedding (interpolated to the input's grid), class token, learnable visual prompts;
     2. the transformer's blocks, four of which are kept;
     3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16), to the finest
-       of which a convolutional stem adds the edges that patches have lost;
+       of which (or more of them) a convolutional stem adds the edges that patches have lost;
     4. ``pooled_embedding``: the class token, ``dense_embedding``: the value path of the last block for every patch
        (MaskCLIP), both through CLIP's final norm and projection, of length 1.
     """
@@ -37,7 +37,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         blocks: Sequence[int] = (3, 5, 7, 11),
         num_prompts: int = 8,
         trainable: str = "attention",
-        detail_stem: bool = True,
+        detail_maps: int = 1,
         recompute: bool = False,
     ):
         """
@@ -46,7 +46,8 @@ class ClipImageEncoder(HasExportForm, Backbone):
             blocks: the four blocks (0-based, ascending) that are read out.
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
-            detail_stem: see :class:`DetailStem`; off: the finest map comes from the patches alone.
+            detail_maps: how many of the maps, finest first, :class:`DetailStem` adds to; 0: all come from the patches
+                alone.
             recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         """
         super().__init__()
@@ -67,8 +68,9 @@ class ClipImageEncoder(HasExportForm, Backbone):
         self.to_res3 = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
         self.to_res4 = ChannelNorm(width)
         self.to_res5 = nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
-        self.detail_stem = DetailStem(self.patch_size, width // 4) if detail_stem else None
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
+        channels = list(self._channels.values())[:detail_maps]
+        self.detail_stem = DetailStem(self.patch_size, channels) if channels else None
         self._out_features = list(MAPS)
         self.recompute = recompute
         self._freeze(trainable)
@@ -107,14 +109,12 @@ class ClipImageEncoder(HasExportForm, Backbone):
             tokens = self._run_block(block, tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
-        finest = self.to_res2(kept[0])
+        maps = [self.to_res2(kept[0]), self.to_res3(kept[1]), self.to_res4(kept[2]), self.to_res5(kept[3])]
         if self.detail_stem is not None:
-            finest = finest + self.detail_stem(images, finest.shape[2:])
+            details = self.detail_stem(images, [features.shape[2:] for features in maps])
+            maps[: len(details)] = [features + detail for features, detail in zip(maps, details)]
         return {
-            "res2": finest,
-            "res3": self.to_res3(kept[1]),
-            "res4": self.to_res4(kept[2]),
-            "res5": self.to_res5(kept[3]),
+            **dict(zip(MAPS, maps)),
             "dense_embedding": self._to_map(dense, grid),
             "pooled_embedding": self._to_joint_space(tokens[:, 0]),
         }
@@ -172,27 +172,47 @@ class ClipImageEncoder(HasExportForm, Backbone):
 
 
 class DetailStem(nn.Module):
-    """Convolutions from the image to the stride of a quarter of a patch, for the outlines of masks.
+    """Convolutions from the image to the stride of a quarter of a patch, for the outlines of masks, and on to the
+    strides of the coarser maps where these are asked for.
 
     A patch is one token: what lies where inside it reaches the decoder only as far as the tower kept it. A few
-    3 × 3 convolutions on the pixels themselves give it back, at little cost.
+    3 × 3 convolutions on the pixels themselves give it back, at little cost. On coarser maps they are a second, small
+    encoder, which learns faster than the tower where the tower's training knows nothing of the images.
     """
 
-    def __init__(self, patch_size: int, channels: int, width: int = 32):
-        """channels: of the output; width: of the layers before it."""
+    def __init__(self, patch_size: int, channels: Sequence[int], width: int = 32):
+        """channels: of every output, finest first, each at half the size of the one before; width: of the layers
+        before the first output, doubled towards every further one."""
         super().__init__()
         halvings = max(1, round(math.log2(patch_size / 4)))
-        layers: List[nn.Module] = []
-        for index in range(halvings):
-            layers += [nn.Conv2d(width if index else 3, width, 3, stride=2, padding=1), ChannelNorm(width), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, padding=1))
+        self.layers = nn.Sequential(
+            *(layer for index in range(halvings) for layer in _halving(width if index else 3, width))
+        )
+        self.outputs = nn.ModuleList([nn.Conv2d(width, channels[0], 3, padding=1)])
+        self.coarser = nn.ModuleList()
+        for count in channels[1:]:
+            self.coarser.append(nn.Sequential(*_halving(width, 2 * width)))
+            self.outputs.append(nn.Conv2d(2 * width, count, 3, padding=1))
+            width *= 2
 
-    def forward(self, images: Tensor, size) -> Tensor:
-        """images (B, 3, H, W) → (B, channels, *size)."""
-        details = self.layers(images)
-        if tuple(details.shape[2:]) == tuple(size):
-            return details
-        return F.interpolate(details, size=tuple(size), mode="bilinear", align_corners=False)  # patches of 14 pixels
+    def forward(self, images: Tensor, sizes: Sequence[Tuple[int, int]]) -> List[Tensor]:
+        """images (B, 3, H, W) → one map (B, channels, *size) per output; further sizes are not looked at."""
+        features = [self.layers(images)]
+        for layers in self.coarser:
+            features.append(layers(features[-1]))
+        return [
+            # Of another size where patches have 14 pixels.
+            details
+            if tuple(details.shape[2:]) == tuple(size)
+            else F.interpolate(details, size=tuple(size), mode="bilinear", align_corners=False)
+            for details, size in zip((out(x) for out, x in zip(self.outputs, features)), sizes)
+        ]
+
+
+def _halving(channels_in: int, channels_out: int) -> List[nn.Module]:
+    """Half the size: a 3 × 3 convolution, norm and activation."""
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
+    return [convolution, ChannelNorm(channels_out), nn.GELU()]
 
 
 def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
@@ -232,6 +252,6 @@ def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
         blocks=cfg.MODEL.CLIP.BLOCKS,
         num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
         trainable=cfg.MODEL.CLIP.TRAINABLE,
-        detail_stem=cfg.MODEL.CLIP.DETAIL_STEM,
+        detail_maps=cfg.MODEL.CLIP.DETAIL_MAPS,
         recompute=cfg.MODEL.CLIP.RECOMPUTE,
     )

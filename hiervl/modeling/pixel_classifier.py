@@ -47,6 +47,7 @@ class PixelClassifier(ClipSegmenter):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         pixel_weight: float = 1.0,
+        pixel_balance: float = 0.0,
         ignore_value: int = 255,
         background: Sequence[int] = (),
         logit_scale: float = 100.0,
@@ -57,7 +58,8 @@ class PixelClassifier(ClipSegmenter):
             dim: width of the decoder.
             class_names: names of the C classes, in order.
             pixel_mean, pixel_std: RGB statistics in 0…255.
-            pixel_weight: weight of ``loss_pixel``; ignore_value: label of pixels that count nowhere.
+            pixel_weight: weight of ``loss_pixel``; pixel_balance: exponent of the inverse class frequency in it.
+            ignore_value: label of pixels that count nowhere.
             background: classes that no caption names.
             logit_scale: the factor that CLIP was trained to put on its similarities.
         """
@@ -70,6 +72,7 @@ class PixelClassifier(ClipSegmenter):
         )
         self.classify = nn.Conv2d(dim, len(class_names), 1)
         self.pixel_weight = pixel_weight
+        self.pixel_balance = pixel_balance
         self.ignore_value = ignore_value
 
     @classmethod
@@ -84,6 +87,7 @@ class PixelClassifier(ClipSegmenter):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "pixel_weight": cfg.LOSS.PIXEL,
+            "pixel_balance": cfg.LOSS.PIXEL_BALANCE,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "background": [i for i, name in enumerate(class_names) if name in cfg.MODEL.HSQG.ALWAYS_ACTIVE],
             "logit_scale": logit_scale,
@@ -121,7 +125,8 @@ class PixelClassifier(ClipSegmenter):
         )
         scores = self.semantic_scores(self.segment(images, text), text)
         with torch.autocast(images.device.type, enabled=False):
-            return {"loss_pixel": self.pixel_weight * pixel_cross_entropy(scores, labels, self.ignore_value)}
+            loss = pixel_cross_entropy(scores, labels, self.ignore_value, balance=self.pixel_balance)
+            return {"loss_pixel": self.pixel_weight * loss}
 
     def set_classes(
         self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()

@@ -23,6 +23,15 @@ def test_pixels_that_are_not_kept_still_count_in_the_average():
     assert pixel_cross_entropy(scores, labels, 255, keep).item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_balanced_pixels_by_hand():
+    """Three pixels of class 0 and one of class 1 weigh 3^−½ and 1, scaled to a sum of 4: 0.8453 each and 1.4641."""
+    scores = torch.tensor([[3.0, 2.0, 1.0, 5.0], [1.0, 2.0, 7.0, 5.0]]).view(1, 2, 1, 4)
+    labels = torch.tensor([0, 0, 0, 1]).view(1, 1, 4)
+    losses = [-math.log(p) for p in (3 / 4, 1 / 2, 1 / 8, 1 / 2)]
+    expected = (0.845299 * sum(losses[:3]) + 1.464102 * losses[3]) / 4
+    assert pixel_cross_entropy(scores, labels, 255, balance=0.5).item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_scores_are_resized_before_they_are_normalised():
     scores = torch.tensor([[[[1.0]], [[3.0]]]])
     labels = torch.zeros(1, 4, 4, dtype=torch.long)
@@ -44,6 +53,7 @@ def test_nothing_labelled_is_zero_with_zero_gradient():
     loss = pixel_cross_entropy(scores, torch.full((2, 2, 2), 255), 255)
     loss.backward()
     assert loss.item() == 0 and (scores.grad == 0).all()
+    assert pixel_cross_entropy(scores, torch.full((2, 2, 2), 255), 255, balance=0.5).item() == 0
 
 
 def test_gradients():

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from hiervl.errors import UserError
 from hiervl.modeling.clip import load_clip
-from hiervl.modeling.clip_image_encoder import ClipImageEncoder, DetailStem
+from hiervl.modeling.clip_image_encoder import MAPS, ClipImageEncoder, DetailStem
 
 
 def value_path(visual, images):
@@ -105,27 +105,31 @@ def test_refuses_blocks_that_are_not_there(clip, blocks):
 
 
 @pytest.mark.parametrize("patch_size, fits", [(8, True), (14, False), (16, True), (32, True)])
-def test_detail_stem_gives_the_finest_map(patch_size, fits):
+def test_detail_stem_gives_the_finest_maps(patch_size, fits):
     """Strides of powers of two come from the convolutions, patches of 14 pixels (stride 3.5) by interpolation."""
     images = torch.randn(1, 3, 2 * patch_size, 4 * patch_size)
-    stem = DetailStem(patch_size, 6)
+    stem = DetailStem(patch_size, (6, 12))
     assert (stem.layers(images).shape[2:] == (8, 16)) == fits
-    assert stem(images, (8, 16)).shape == (1, 6, 8, 16)
+    shapes = [details.shape for details in stem(images, ((8, 16), (4, 8), (2, 4)))]
+    assert shapes == [(1, 6, 8, 16), (1, 12, 4, 8)]
 
 
-def test_detail_stem_sees_inside_patches_and_can_be_switched_off(clip):
-    """Only res2 gains by it, and it tells apart where in a patch an edge lies."""
+@pytest.mark.parametrize("count", [1, 4])
+def test_detail_stem_adds_to_the_finest_maps_and_can_be_switched_off(clip, count):
+    """The other maps and the embeddings, which CLIP's text is compared with, know nothing of it."""
     torch.manual_seed(0)
     images = torch.randn(1, 3, 32, 32)
-    with_stem = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3)).eval()
-    without = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), detail_stem=False).eval()
+    with_stem = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), detail_maps=count).eval()
+    without = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), detail_maps=0).eval()
     without.load_state_dict(with_stem.state_dict(), strict=False)
     assert not any("detail" in name for name, _ in without.named_parameters())
     with torch.no_grad():
         ours, theirs = with_stem(images), without(images)
-        details = with_stem.detail_stem(images, ours["res2"].shape[2:])
-    torch.testing.assert_close(ours["res2"] - details, theirs["res2"])
-    for name in ("res3", "res4", "res5", "dense_embedding", "pooled_embedding"):
+        details = with_stem.detail_stem(images, [ours[name].shape[2:] for name in MAPS])
+    for name, detail in zip(MAPS, details, strict=False):
+        assert detail.abs().max() > 0
+        torch.testing.assert_close(ours[name] - detail, theirs[name])
+    for name in (*MAPS[count:], "dense_embedding", "pooled_embedding"):
         torch.testing.assert_close(ours[name], theirs[name])
 
 
