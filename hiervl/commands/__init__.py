@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
     "predict": "hiervl.commands.predict",
+    "suggest-labels": "hiervl.commands.suggest_labels",
     "export": "hiervl.commands.export",
     "serve": "hiervl.commands.serve",
     "report": "hiervl.commands.report",

@@ -46,7 +46,7 @@ class BatchPredictor:
         Raises:
             UserError: the results cannot be written.
         """
-        for item, source in _read_ahead(items):
+        for item, source in read_ahead(items):
             try:
                 self._predict(item, source)
             except UserError as error:
@@ -159,7 +159,7 @@ class BatchPredictor:
         write_text(Path(self.results.path("json", item.name, ".json")), json.dumps(record, ensure_ascii=False))
 
 
-def _read_ahead(items: Sequence[Item]) -> Iterator[Tuple[Item, Union[None, WholeImage, UserError]]]:
+def read_ahead(items: Sequence[Item]) -> Iterator[Tuple[Item, Union[None, WholeImage, UserError]]]:
     """Items with their pixels, read while the network works; None: to be read piece by piece."""
     with ThreadPoolExecutor(1) as reader:
         waiting: List[Tuple[Item, Future]] = []

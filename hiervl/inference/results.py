@@ -236,7 +236,7 @@ def coco_annotation(instance: Instance, size) -> Dict[str, Any]:
     return {
         "category_id": category_id(instance.label),
         "score": round(instance.score, 6),
-        "bbox": _coco_box(instance.box),
+        "bbox": coco_box(instance.box),
         "area": instance.area,
         "iscrowd": 0,
         "segmentation": {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode("ascii")},
@@ -257,7 +257,7 @@ def coco_segments(panoptic: Panoptic) -> List[Dict[str, Any]]:
                 "isthing": int(segment.is_thing),
                 "score": round(segment.score, 6),
                 "area": int(mask.sum()),
-                "bbox": _coco_box(box),
+                "bbox": coco_box(box),
                 "iscrowd": 0,
             }
         )
@@ -271,7 +271,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _coco_box(box) -> List[int]:
+def coco_box(box) -> List[int]:
     """Left, top, width, height."""
     top, left, bottom, right = box
     return [left, top, right - left, bottom - top]

@@ -1,0 +1,234 @@
+"""``python -m hiervl suggest-labels RUN``: which unlabelled images to label next, with drafts of their masks."""
+
+import csv
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from PIL import Image
+from tqdm import tqdm
+
+from hiervl.data.class_records import write_classes
+from hiervl.data.folder_dataset import register_from_config
+from hiervl.data.loaders import load_labeled, load_unlabeled
+from hiervl.data.readers import read_image
+from hiervl.errors import UserError
+from hiervl.inference.annotation_files import CocoDraft
+from hiervl.inference.batch import WholeImage, read_ahead
+from hiervl.inference.inputs import Item, list_items
+from hiervl.inference.label_suggestion import LabelScorer, ScoreTable, Suggestion, suggest
+from hiervl.inference.pictures import PANEL_MAX, comparison_sheet, save_png
+from hiervl.inference.predictor import HierVLPredictor, Prediction
+from hiervl.inference.restore import Restored, restore_network
+from hiervl.inference.results import confidence_bytes, palette_image, write_text
+
+HELP = "choose the unlabelled images that are worth labelling next (experimental)"
+
+SOME_FAILED = 1
+DEFAULT_FOLDER = "suggested_labels"
+LIST_FILE = "suggested.txt"
+SHEET_ROWS = 50  # the first images; a picture of more would be too long to open
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the folder of a run, or a checkpoint")
+    parser.add_argument("--unlabeled", nargs="+", metavar="DIR", help="folders or files of images (those of the run)")
+    parser.add_argument("--count", type=int, default=20, help="how many to choose")
+    parser.add_argument("--output", help=f"a new folder for the results (default: {DEFAULT_FOLDER} in the run's)")
+    parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
+
+
+def run(args) -> int:
+    """0: everything went well, 1: some files could not be read."""
+    if args.count < 1:
+        raise UserError(f"--count {args.count}: at least one image is to be chosen.")
+    student = restore_network(args.run, "student", args.device)
+    output = _new_folder(Path(args.output) if args.output else student.path.parent / DEFAULT_FOLDER)
+    labelled, unlabelled = _files(student.cfg, args.unlabeled, str(output))
+    teacher = restore_network(args.run, "teacher", args.device)
+    scorer = LabelScorer(student.network, teacher.network, **_windows(student.cfg))
+    table, failed = score(scorer, unlabelled)
+    if not len(table):
+        raise UserError(f"none of the {len(unlabelled)} images can be read: {failed[0][1]}")
+    chosen = suggest(table, args.count, embed(scorer, labelled))
+    items = {item.name: item for item in unlabelled}
+    results = Results(output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen])
+    results.write(_predictor(student, teacher))
+    if failed:
+        write_text(output / "failed.txt", "".join(f"{file}\t{problem}\n" for file, problem in failed))
+    print(f"{len(chosen)} of {len(table)} images are suggested in {output}; look at contact_sheet.png first.")
+    if failed:
+        print(f"{len(failed)} could not be read; {output / 'failed.txt'} says why.")
+    return SOME_FAILED if failed else 0
+
+
+# ---------------------------------------------------------------------------- what there is
+
+
+def _new_folder(path: Path) -> Path:
+    """Somebody may have corrected the drafts of an earlier call: a folder that holds anything is left alone."""
+    try:
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{path} is not empty: name a new folder with --output.")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written to ({error.strerror}): name a folder with --output.") from None
+    return path
+
+
+def _files(cfg: CfgNode, unlabeled: Optional[Sequence[str]], output: str) -> Tuple[List[str], List[Item]]:
+    """Labelled images of the run, if they are at hand, and unlabelled ones that are none of them."""
+    try:
+        if cfg.DATASET.NAME:
+            register_from_config(cfg)
+        labelled = [entry["file_name"] for entry in load_labeled(cfg)]
+    except UserError as error:
+        if not unlabeled:
+            raise
+        logger.warning("The run's labelled images are not at hand, so the choice cannot keep away from them: %s", error)
+        labelled = []
+    if not unlabeled:
+        if not cfg.DATASETS.UNLABELED:
+            raise UserError("the run has no unlabelled images: name a folder with --unlabeled.")
+        unlabeled = [entry["file_name"] for entry in load_unlabeled(cfg)]
+    known = {str(Path(file).resolve()) for file in labelled}
+    items = [
+        item
+        for item in list_items(unlabeled, output)
+        if not item.is_video and str(Path(item.path).resolve()) not in known
+    ]
+    if not items:
+        raise UserError("there is no unlabelled image: every one is among the run's labelled images, or is a video.")
+    return labelled, items
+
+
+def _windows(cfg: CfgNode) -> dict:
+    return {
+        "crop_size": cfg.INPUT.CROP_SIZE,
+        "short_side": cfg.INPUT.SHORT_SIDE,
+        "overlap": cfg.TEST.OVERLAP,
+        "window_batch": cfg.TEST.WINDOW_BATCH,
+    }
+
+
+def _predictor(student: Restored, teacher: Restored) -> HierVLPredictor:
+    """With the network that the run was evaluated with."""
+    restored = student if student.cfg.TEST.NETWORK == "student" else teacher
+    return HierVLPredictor(restored.network, restored.classes, **_windows(restored.cfg))
+
+
+# ---------------------------------------------------------------------------- scores
+
+
+def score(scorer: LabelScorer, items: Sequence[Item]) -> Tuple[ScoreTable, List[Tuple[str, str]]]:
+    """The scores of all images that can be read, and the files that cannot with the reason."""
+    table, failed = ScoreTable(len(items)), []
+    for item, source in tqdm(read_ahead(items), total=len(items), unit="image", smoothing=0.1):
+        try:
+            table.add(item.name, scorer(_whole(item, source)))
+        except UserError as error:
+            failed.append((item.path, str(error)))
+            tqdm.write(f"left out: {error}", file=sys.stderr)
+    return table, failed
+
+
+def _whole(item: Item, source) -> np.ndarray:
+    """Pixels of what ``read_ahead`` gave."""
+    if isinstance(source, UserError):
+        raise source
+    if not isinstance(source, WholeImage):
+        raise UserError(f"{item.path} is so large that it would be read by windows: cut it into tiles.")
+    return source.pixels
+
+
+def embed(scorer: LabelScorer, files: Sequence[str]) -> Optional[np.ndarray]:
+    """Embeddings (L, D) of the labelled images that can be read; None: of none."""
+    found = []
+    for file in files:
+        try:
+            found.append(scorer.embed(torch.from_numpy(read_image(file)).permute(2, 0, 1)))
+        except UserError as error:
+            logger.warning("%s", error)
+    return np.stack(found) if found else None
+
+
+# ---------------------------------------------------------------------------- results
+
+
+class Results(NamedTuple):
+    """What becomes of the choice."""
+
+    folder: Path
+    chosen: List[Suggestion]
+    table: ScoreTable
+    items: List[Item]  # in the order of ``chosen``
+
+    def write(self, predictor: HierVLPredictor) -> None:
+        """Lists, copies of the images, drafts of their masks and the contact sheet.
+
+        Raises:
+            UserError: the folder cannot be written to, or an image is gone.
+        """
+        try:
+            self._write_lists()
+            self._write_drafts(predictor)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written to ({error.strerror or error}).") from error
+
+    def _write_lists(self) -> None:
+        names = [item.name for item in self.items]
+        write_text(self.folder / LIST_FILE, "".join(f"{name}\n" for name in names))
+        with open(self.folder / "suggested.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["rank", "name", "uncertainty", "disagreement", "novelty", "file"])
+            for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
+                writer.writerow([rank, item.name, *(f"{value:.4f}" for value in values), item.path])
+
+    def _values(self) -> List[Tuple[float, float, float]]:
+        """Uncertainty, disagreement and novelty of every image."""
+        return [
+            (self.table.uncertainty[index].sum(), self.table.disagreement[index].sum(), novelty)
+            for index, novelty in self.chosen
+        ]
+
+    def _write_drafts(self, predictor: HierVLPredictor) -> None:
+        colours = [definition.color for definition in predictor.classes]
+        draft = CocoDraft(predictor.classes)
+        rows = []
+        for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
+            image = read_image(item.path)
+            prediction = predictor(image, instances=False, panoptic=False)
+            copy = self.folder / "images" / f"{item.name}{Path(item.path).suffix}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(item.path, copy)
+            save_png(palette_image(prediction.semantic, colours), str(self.folder / "masks" / f"{item.name}.png"))
+            draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction.semantic, prediction.confidence)
+            if rank <= SHEET_ROWS:
+                title = "{}. {}   uncertainty {:.3f}, disagreement {:.3f}, novelty {:.2f}"
+                rows.append((title.format(rank, item.name, *values), _panels(image, prediction)))
+        draft.write(self.folder / "annotations.json")
+        write_classes(self.folder / "classes.yaml", predictor.classes)
+        names = [definition.name for definition in predictor.classes]
+        comparison_sheet(rows, names, colours, str(self.folder / "contact_sheet.png"))
+
+
+def _panels(image: np.ndarray, prediction: Prediction) -> List[Tuple[str, np.ndarray]]:
+    """In the size in which the sheet shows them, so that many rows fit in memory."""
+    factor = min(1.0, PANEL_MAX / max(image.shape[:2]))
+    unsure = np.repeat(confidence_bytes(1 - prediction.confidence)[..., None], 3, axis=2)
+    panels = (("image", image), ("draft", prediction.semantic), ("unsure where bright", unsure))
+    if factor == 1:
+        return list(panels)
+    size = tuple(max(1, round(length * factor)) for length in image.shape[1::-1])
+    smooth, exact = Image.Resampling.BOX, Image.Resampling.NEAREST
+    return [
+        (name, np.asarray(Image.fromarray(picture).resize(size, exact if picture.ndim == 2 else smooth)))
+        for name, picture in panels
+    ]
