@@ -209,7 +209,7 @@ class Results(NamedTuple):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item.path, copy)
             save_png(palette_image(prediction.semantic, colours), str(self.folder / "masks" / f"{item.name}.png"))
-            draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction.semantic, prediction.confidence)
+            draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction)
             if rank <= SHEET_ROWS:
                 title = "{}. {}   uncertainty {:.3f}, disagreement {:.3f}, novelty {:.2f}"
                 rows.append((title.format(rank, item.name, *values), _panels(image, prediction)))

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from hiervl.data.classes import ClassDefinition
 from hiervl.inference.postprocess import instances_of_regions
+from hiervl.inference.predictor import Prediction
 from hiervl.inference.results import category_id, coco_box, write_text
 
 # Polygons may leave a region's border by so many pixels, which saves most of their points: the first at which the
@@ -36,13 +37,13 @@ class CocoDraft:
         self.annotations: List[Dict[str, Any]] = []
         self.categories = [{"id": category_id(label), "name": classes[label].name} for label in self.drawn]
 
-    def add(self, file_name: str, labels: np.ndarray, confidence: np.ndarray) -> None:
-        """labels (H, W): indices of the classes; confidence (H, W): 0…1."""
-        height, width = labels.shape
+    def add(self, file_name: str, prediction: Prediction) -> None:
+        """file_name: the image's, as the annotation tool will know it."""
+        height, width = prediction.semantic.shape
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        least = max(MIN_AREA, MIN_SHARE * labels.size)
-        for region in instances_of_regions(labels, confidence, self.drawn):
+        least = max(MIN_AREA, MIN_SHARE * height * width)
+        for region in instances_of_regions(prediction.semantic, prediction.confidence, self.drawn):
             if region.area < least:
                 continue
             self.annotations.append(
@@ -54,7 +55,6 @@ class CocoDraft:
                     "area": region.area,
                     "bbox": coco_box(region.box),
                     "iscrowd": 0,
-                    "score": round(region.score, 6),
                 }
             )
 

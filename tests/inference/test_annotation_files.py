@@ -12,6 +12,7 @@ from hiervl.data.class_records import write_classes
 from hiervl.data.classes import ClassDefinition
 from hiervl.data.masks import CocoFile
 from hiervl.inference.annotation_files import CocoDraft
+from hiervl.inference.predictor import Prediction
 
 NAMES = ("ground", "a", "b")
 CLASSES = [ClassDefinition(name, (name,), (40 * i, 0, 0), name == "ground") for i, name in enumerate(NAMES)]
@@ -24,7 +25,8 @@ def draft(tmp_path):
     def make(*label_maps):
         file = CocoDraft(CLASSES)
         for number, labels in enumerate(label_maps):
-            file.add(f"deep/{number}.jpg", labels.astype(np.uint8), np.full(labels.shape, 0.75, np.float32))
+            confidence = np.ones(labels.shape, np.float32)
+            file.add(f"deep/{number}.jpg", Prediction(labels.astype(np.uint8), confidence, None, None, tuple(CLASSES)))
         file.write(tmp_path / "annotations.json")
         return tmp_path / "annotations.json"
 
@@ -51,7 +53,7 @@ def test_coco_reads_every_region_as_it_was(draft):
             number = np.bincount(regions[drawn]).argmax()
             region = regions == number
             assert number and (drawn & region).sum() >= 0.95 * (drawn | region).sum()
-            assert annotation["area"] == region.sum() and annotation["score"] == 0.75
+            assert annotation["area"] == region.sum()
             rows, columns = np.nonzero(region)
             box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
             assert annotation["bbox"] == box
