@@ -141,9 +141,10 @@ def choose(arm: str, data: str, seed: int, pool: Sequence[str], folder: Path, th
     if arm == RANDOM:
         return random.Random(f"further {seed}").sample(sorted(pool), count)
     output = folder / "suggestions"
-    shutil.rmtree(output, ignore_errors=True)
-    arguments = ["-m", "hiervl", "suggest-labels", str(folder / START / "run"), "--count", str(count)]
-    call([*arguments, "--output", str(output)], folder / "suggestions.txt", threads)
+    if not (output / "contact_sheet.png").exists():  # it is written last
+        shutil.rmtree(output, ignore_errors=True)
+        arguments = ["-m", "hiervl", "suggest-labels", str(folder / START / "run"), "--count", str(count)]
+        call([*arguments, "--output", str(output)], folder / "suggestions.txt", threads)
     return (output / "suggested.txt").read_text().split()
 
 
