@@ -57,6 +57,15 @@ def test_gain_times_novelty_by_hand():
     assert indices(suggest(table_of(rows[1:]), 2, np.array([[1, 0]], np.float32))) == [1, 0]
 
 
+def test_a_class_counts_less_the_more_of_it_is_chosen():
+    """In units of the classes' means: 2, 2, 2 of the first, 2.6, 1.7, 1.7 of the second; all equally far apart.
+
+    After 2.6 and two of 2, another 2 gains log(1 + 2 / 5) = 0.34, and 1.7 gains log(1 + 1.7 / 3.6) = 0.39.
+    """
+    unsure = ([1, 0], [1, 0], [1, 0], [0, 1.3], [0, 0.85], [0, 0.85])
+    assert indices(suggest(table_of(list(zip(unsure, np.eye(6)))), 6)) == [3, 0, 1, 4, 2, 5]
+
+
 def test_disagreement_counts_as_uncertainty_does():
     table = ScoreTable(2)
     for index, disagreement in enumerate((0.001, 0.002)):
