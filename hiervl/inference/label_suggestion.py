@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hiervl.evaluation.label_maps import CLASS_MAP_BYTES
 from hiervl.evaluation.sliding_window import averaged_strips, cut, normalise_over_classes, plan_windows
-from hiervl.inference.predictor import ACCUMULATOR_BYTES
 from hiervl.modeling import HierVL
 
 COPIES = 6  # of the class maps of both networks, while they are averaged and compared
@@ -71,7 +71,7 @@ class LabelScorer:
         scale = self.short_side / min(size) if self.short_side else 1.0
         classes = len(self.student.class_names)
         side = round(self.crop_size / scale)
-        widest = ACCUMULATOR_BYTES // (4 * COPIES * 2 * classes * side)
+        widest = CLASS_MAP_BYTES // (4 * COPIES * 2 * classes * side)
         unsure, disagreeing = torch.zeros(classes), torch.zeros(classes)
         for strip in averaged_strips(
             lambda window: cut(pixels, window),
