@@ -103,6 +103,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
     # Dropout of the pixel decoder.
     cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
+    # Compute the layers again in the backward pass: less memory, more time.
+    cfg.MODEL.PIXEL_DECODER.RECOMPUTE = False
 
     cfg.MODEL.CMSAM = CN()
     # Text queries attend to the pixels after every deformable layer (eq. 1).

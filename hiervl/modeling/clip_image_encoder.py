@@ -8,12 +8,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from hiervl.errors import UserError
 
 from .clip import load_clip
-from .layers import ChannelNorm, HasExportForm
+from .layers import ChannelNorm, HasExportForm, maybe_recomputed
 
 MAPS = ("res2", "res3", "res4", "res5")
 TRAINABLE_PARTS = ("all", "attention", "none")
@@ -106,7 +105,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == last:
                 dense = self._to_joint_space(_value_path(block, self._patches(tokens)))
-            tokens = self._run_block(block, tokens)
+            tokens = maybe_recomputed(self.recompute, block, tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
         maps = [self.to_res2(kept[0]), self.to_res3(kept[1]), self.to_res4(kept[2]), self.to_res5(kept[3])]
@@ -118,11 +117,6 @@ class ClipImageEncoder(HasExportForm, Backbone):
             "dense_embedding": self._to_map(dense, grid),
             "pooled_embedding": self._to_joint_space(tokens[:, 0]),
         }
-
-    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(block, tokens, use_reentrant=False)
-        return block(tokens)
 
     def dense_embedding(self, images: Tensor) -> Tensor:
         """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/patch, W/patch)."""

@@ -2,11 +2,12 @@
 
 import contextlib
 import math
-from typing import ContextManager, Optional
+from typing import Any, Callable, ContextManager, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class HasExportForm:
@@ -22,6 +23,14 @@ def without_autocast(device: torch.device) -> ContextManager:
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+def maybe_recomputed(recompute: bool, function: Callable, *arguments) -> Any:
+    """``function(*arguments)``; with ``recompute``, what is inside it is not kept for the backward pass, but computed
+    again there, with the same random numbers."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False)
+    return function(*arguments)
 
 
 class MLP(nn.Module):

@@ -12,7 +12,7 @@ from hiervl.errors import UserError
 
 from .cross_modal import CrossModalSpatialAlignment
 from .deformable_attention import DeformableAttention, reference_points
-from .layers import SinePositionEmbedding, activation_dropout, group_norm
+from .layers import SinePositionEmbedding, activation_dropout, group_norm, maybe_recomputed
 from .semantic_queries import TextQueries
 from .switches import reads_text
 
@@ -65,14 +65,17 @@ class DeformablePixelDecoder(nn.Module):
         dropout: float = 0.0,
         text_reads_pixels: bool = True,
         pixels_read_text: bool = True,
+        recompute: bool = False,
     ):
         """
         Args:
             input_shape: channels and strides of the backbone's four maps; the finest only feeds the mask features.
             dim: width d; layers, num_heads, num_points, feedforward, dropout: of the deformable layers.
             text_reads_pixels, pixels_read_text: the two directions of CMSAM.
+            recompute: compute the layers again in the backward pass instead of keeping what is inside them.
         """
         super().__init__()
+        self.recompute = recompute
         by_stride = sorted(input_shape, key=lambda name: input_shape[name].stride)
         self.finest = by_stride[0]
         self.coarse_first = by_stride[:0:-1]
@@ -119,9 +122,9 @@ class DeformablePixelDecoder(nn.Module):
         if text is not None:
             queries, text_bias = text.queries, text_attention_bias(text)
         for index, layer in enumerate(self.layers):
-            pixels = layer(pixels, position, points, shapes)
+            pixels = maybe_recomputed(self.recompute, layer, pixels, position, points, shapes)
             if queries is not None and self.exchanges:
-                pixels, queries = self.exchanges[index](pixels, queries, text_bias)
+                pixels, queries = maybe_recomputed(self.recompute, self.exchanges[index], pixels, queries, text_bias)
 
         refined = [
             flat.transpose(1, 2).unflatten(2, shape)
@@ -153,6 +156,7 @@ def build_deformable_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> De
         # Text rows that nobody reads afterwards need not read either.
         text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS and reads_text(cfg),
         pixels_read_text=cfg.MODEL.CMSAM.PIXELS_READ_TEXT,
+        recompute=c.RECOMPUTE,
     )
 
 

@@ -228,8 +228,9 @@ def test_recomputing_the_tower_changes_no_loss_and_no_gradient(make_step):
     found = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        step = make_step("MODEL.CLIP.RECOMPUTE", recompute, "MODEL.QUERY_DECODER.DROPOUT", 0.1)
-        assert step.student.backbone.recompute is recompute
+        switches = ("MODEL.CLIP.RECOMPUTE", recompute, "MODEL.PIXEL_DECODER.RECOMPUTE", recompute)
+        step = make_step(*switches, "MODEL.PIXEL_DECODER.DROPOUT", 0.1, "MODEL.QUERY_DECODER.DROPOUT", 0.1)
+        assert step.student.backbone.recompute is recompute and step.student.pixel_decoder.recompute is recompute
         torch.manual_seed(1)
         losses = step(make_batch())
         sum(losses.values()).backward()

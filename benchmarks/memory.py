@@ -1,0 +1,170 @@
+"""GPU memory of training in the paper's setting: ViT-B/16, 8 labelled + 8 unlabelled images of 512² and 801².
+
+    python -m benchmarks.memory [--crops 512 801] [--pairs 8]
+
+On a GPU: the peak of three iterations, with ``MODEL.CLIP.RECOMPUTE`` and ``MODEL.PIXEL_DECODER.RECOMPUTE`` off and on.
+Without one nothing of the kind can be measured; then the tensors that autograd keeps for the backward pass of one
+labelled and one unlabelled image are counted on the CPU, in mixed precision, and the memory of 8 + 8 is estimated from
+them. CLIP's weights are random, and so are the images. Results are written to ``results/memory_{cuda|estimate}.json``.
+"""
+
+import argparse
+import gc
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Dict, List
+
+import torch
+from torch import Tensor
+
+from hiervl.run_config import load_config, prepare_config
+from hiervl.semi_supervised.solver import build_optimizer
+from hiervl.semi_supervised.step import SemiSupervisedStep
+
+from .timing import RESULTS, commit, machine
+
+CONFIG = str(Path(__file__).resolve().parents[1] / "configs" / "pascal_92.yaml")
+ITERATIONS = 3
+PARTS = ("text_encoder", "backbone", "pixel_decoder", "query_decoder", "criterion")
+ADAM_STATES = 2  # numbers per trained weight
+GIB = 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--crops", type=int, nargs="+", default=[512, 801] if on_gpu else [512])
+    parser.add_argument("--pairs", type=int, default=8, help="labelled, and as many unlabelled, images an iteration")
+    args = parser.parse_args()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    measured = commit()
+    if not on_gpu:
+        print("No CUDA device: what follows is an estimate from the tensors that autograd keeps, counted on the CPU.")
+    found = []
+    for crop in args.crops:
+        for recompute in (False, True):
+            torch.manual_seed(0)
+            row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
+            row.update(peak(device, crop, args.pairs, recompute) if on_gpu else estimate(crop, args.pairs, recompute))
+            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            found.append(row)
+            gc.collect()
+    path = RESULTS / f"memory_{'cuda' if on_gpu else 'estimate'}.json"
+    content = {"machine": machine(device), "commit": measured, "config": Path(CONFIG).name, "rows": found}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def build(device: torch.device, recompute: bool):
+    """The step and the optimiser of the paper's setting."""
+    from detectron2.modeling import build_model  # after hiervl, which mends what it needs
+
+    options = ["MODEL.DEVICE", device.type, "MODEL.CLIP.PRETRAINED", ""]
+    options += ["MODEL.CLIP.RECOMPUTE", str(recompute), "MODEL.PIXEL_DECODER.RECOMPUTE", str(recompute)]
+    cfg = prepare_config(load_config(CONFIG, options), training=False)  # without the files of the dataset
+    student = build_model(cfg)
+    step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
+    return step, build_optimizer(cfg, student)
+
+
+def peak(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[str, float]:
+    """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
+    step, optimizer = build(device, recompute)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(ITERATIONS):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            losses = step(batch_of(crop, pairs))
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step.update_teacher()
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return {"allocated_gib": round(allocated / GIB, 2), "reserved_gib": round(reserved / GIB, 2)}
+
+
+def estimate(crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
+    """GiB of weights and their like, of what autograd keeps for one pair of images, and of both for all pairs."""
+    step, _ = build(torch.device("cpu"), recompute)
+    saved = SavedTensors(step)
+    with torch.autocast("cpu", dtype=torch.bfloat16), saved:
+        losses = step(batch_of(crop, 1))
+    total = sum(losses.values())  # holds what is counted
+    assert torch.isfinite(total)
+    fixed = weight_bytes(step)
+    of_text = saved.bytes.pop("text_encoder", 0)  # once, however many images there are
+    pair = sum(saved.bytes.values())
+    return {
+        "fixed_gib": round(fixed / GIB, 2),
+        "text_gib": round(of_text / GIB, 2),
+        "pair_gib": round(pair / GIB, 2),
+        "pair_by_part_gib": {name: round(count / GIB, 2) for name, count in saved.bytes.items()},
+        "estimated_gib": round((fixed + of_text + pairs * pair) / GIB, 1),
+    }
+
+
+def weight_bytes(step: SemiSupervisedStep) -> int:
+    """Weights of all networks of a step, and gradients and the optimiser's states of those that are trained."""
+    tensors = {t.data_ptr(): t for t in [*step.parameters(), *step.buffers(), *step.teacher.network.parameters()]}
+    trained = sum(t.numel() * t.element_size() for t in step.student.parameters() if t.requires_grad)
+    return sum(t.numel() * t.element_size() for t in tensors.values()) + (1 + ADAM_STATES) * trained
+
+
+class SavedTensors:
+    """Counts the bytes that autograd keeps for the backward pass, by the part of the network that keeps them.
+
+    A tensor that several operations keep counts once, and parameters do not count.
+    """
+
+    def __init__(self, step: SemiSupervisedStep):
+        self.bytes: Dict[str, int] = defaultdict(int)
+        self._part = "other"
+        self._seen = {t.untyped_storage().data_ptr() for t in [*step.parameters(), *step.buffers()]}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        for name in PARTS:
+            module = getattr(step.student, name)
+            module.register_forward_pre_hook(lambda *_, name=name: self._enter(name))
+            module.register_forward_hook(lambda *_: self._enter("other"))
+
+    def __enter__(self) -> "SavedTensors":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._hooks.__exit__(*error)
+
+    def _enter(self, part: str) -> None:
+        self._part = part
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes[self._part] += storage.nbytes()
+        return tensor
+
+
+def batch_of(crop: int, pairs: int) -> Dict[str, List[dict]]:
+    """Random images; the labels are two classes and a few ignored pixels."""
+    label = torch.zeros(crop, crop, dtype=torch.int64)
+    label[crop // 4 : crop // 2, : crop // 2] = 1
+    label[crop // 2 :, crop // 3 :] = 7
+    label[:4] = 255
+
+    def image() -> Tensor:
+        return torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8)
+
+    unlabeled = {
+        "valid": torch.ones(crop, crop, dtype=torch.bool),
+        "cutmix_box1": torch.tensor([0, 0, crop // 3, crop // 3]),
+        "cutmix_box2": torch.tensor([crop // 2, 0, crop, crop // 3]),
+    }
+    views = ("image_weak", "image_strong1", "image_strong2")
+    return {
+        "labeled": [{"image": image(), "sem_seg": label} for _ in range(pairs)],
+        "unlabeled": [{**unlabeled, **{view: image() for view in views}} for _ in range(pairs)],
+    }
+
+
+if __name__ == "__main__":
+    main()
