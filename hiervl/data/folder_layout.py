@@ -79,13 +79,7 @@ class FolderLayout:
             if entry.endswith(".txt"):
                 path = self.source.root / entry
                 root = os.path.abspath(self.source.root)
-                found = [os.path.join(root, name) for name in read_list(path, "DATASET.UNLABELED")]
-                # Lists that Windows wrote have backslashes.
-                found = [file if os.path.isfile(file) else file.replace("\\", "/") for file in found]
-                found = [os.path.normpath(file) for file in found]
-                absent = next((file for file in found if not os.path.isfile(file)), None)
-                if absent is not None:
-                    raise UserError(f"DATASET.UNLABELED: {path} names {absent}, which does not exist.")
+                found = [_listed_file(root, name, path) for name in read_list(path, "DATASET.UNLABELED")]
             else:
                 folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
                 found = list_files(os.path.abspath(folder))
@@ -273,6 +267,17 @@ class FolderLayout:
             entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
             found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
         return found
+
+
+def _listed_file(root: str, name: str, listed_in: Path) -> str:
+    """The file that a list names, looked at once, since there may be millions; with / where Windows wrote \\."""
+    file = os.path.normpath(os.path.join(root, name))
+    if os.path.isfile(file):
+        return file
+    other = os.path.normpath(file.replace("\\", "/"))
+    if not os.path.isfile(other):
+        raise UserError(f"DATASET.UNLABELED: {listed_in} names {file}, which does not exist.")
+    return other
 
 
 def find_files_beside_masks(folder: Path, masks: Union[MaskFolder, CocoFile], mask_suffix: str) -> Dict[str, Path]:
