@@ -132,12 +132,15 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
     return decode_image(data, path, upright=upright)
 
 
-def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: Optional[int] = None) -> Image.Image:
     """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
+
+    ``max_pixels`` None stands for :data:`MAX_PIXELS`.
 
     Raises:
         UserError: it cannot be decoded, or has more than ``max_pixels``, which its header alone tells.
     """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about sizes and metadata that do no harm

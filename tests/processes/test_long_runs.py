@@ -33,8 +33,8 @@ def test_memory_and_logs_do_not_grow(world, options, tmp_path, monkeypatch, caps
     measured = []
     test = trainer.test
 
-    def test_and_measure(*arguments):
-        results = test(*arguments)
+    def test_and_measure(*arguments, **options):
+        results = test(*arguments, **options)
         gc.collect()
         measured.append(resident_bytes())
         return results
