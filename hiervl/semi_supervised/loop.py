@@ -178,8 +178,9 @@ class OptimisationLoop:
             return
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: set SOLVER.ACCUMULATION to "
-            f"{2 * self.accumulation * self.parts} (same effective batch, less memory), switch SOLVER.AMP.ENABLED on, "
-            "or lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
+            f"{2 * self.accumulation * self.parts} (same effective batch, less memory), switch SOLVER.AMP.ENABLED, "
+            "MODEL.CLIP.RECOMPUTE and MODEL.PIXEL_DECODER.RECOMPUTE on, or lower INPUT.CROP_SIZE, "
+            "SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 
     def _forward_backward(self, batch: Batch, count: int, is_last: bool) -> MicroBatchLosses:
