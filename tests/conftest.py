@@ -39,6 +39,15 @@ def clip(clip_file):
 
 
 @pytest.fixture
+def photo(tmp_path):
+    """A small PNG file of noise."""
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
 def make_cfg(clip_file):
     """→ function from ``KEY, VALUE, …`` to the config of a small HierVL."""
 

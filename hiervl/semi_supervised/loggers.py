@@ -1,5 +1,6 @@
 """What ``LOGGERS`` adds beside TensorBoard and metrics.json, and logs without repetitions after a resume."""
 
+import abc
 import csv
 import io
 import json
@@ -64,7 +65,7 @@ def _iteration_of_csv(line: str) -> float:
     return int(first) if first.isdigit() else float("inf")
 
 
-class ScalarWriter(EventWriter):
+class ScalarWriter(EventWriter, abc.ABC):
     """Hands every iteration's scalars, smoothed as Detectron2 does, to :meth:`write_row` once."""
 
     def __init__(self):
@@ -80,8 +81,9 @@ class ScalarWriter(EventWriter):
             self.write_row(iteration, rows[iteration])
             self._last_written = iteration
 
+    @abc.abstractmethod
     def write_row(self, iteration: int, values: Dict[str, float]) -> None:
-        raise NotImplementedError
+        """Log the scalars of one iteration."""
 
 
 class CsvWriter(ScalarWriter):

@@ -52,14 +52,6 @@ def asked_elsewhere():
     return places
 
 
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 class ServePage:
     """What a visitor does."""
 

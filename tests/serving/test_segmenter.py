@@ -25,14 +25,6 @@ def segmenter(predictor):
     return PageSegmenter(predictor, UploadLimits(bytes=20_000, pixels=64 * 64))
 
 
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 def count_calls(monkeypatch):
     calls = []
     ask = HierVLPredictor.__call__
