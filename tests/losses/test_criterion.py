@@ -128,3 +128,14 @@ def test_a_weight_of_0_switches_a_loss_off():
 def test_unknown_assignment():
     with pytest.raises(UserError, match="LOSS.ASSIGNMENT"):
         SupervisedCriterion(weights=ALL, assignment="greedy")
+
+
+def test_pixels_are_balanced_on_request():
+    """Three pixels of class 0 with p = 3/4, one of class 1 with p = 1/2; the exponent 1 makes both weigh alike."""
+    sem_seg = torch.tensor([[0, 0], [0, 1]])
+    scores = torch.tensor([[[[3.0, 3.0], [3.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+    for balance, share in ((0.0, 3 / 4), (1.0, 1 / 2)):
+        criterion = SupervisedCriterion(weights={**dict.fromkeys(ALL, 0.0), "pixel": 1.0}, pixel_balance=balance)
+        expected = -share * math.log(3 / 4) - (1 - share) * math.log(1 / 2)
+        loss = run(criterion, predictions(), [sem_seg], scores=scores)["loss_pixel"]
+        assert loss.item() == pytest.approx(expected, abs=1e-4)

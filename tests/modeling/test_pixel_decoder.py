@@ -80,3 +80,20 @@ def test_cmsam_changes_nothing_until_its_scales_do():
         for exchange in decoder.exchanges:
             exchange.text_reads_pixels.scale.fill_(1.0)
         assert not torch.allclose(decoder(maps, text).text_queries, text.queries, atol=1e-2)
+
+
+def test_recomputed_layers_give_the_same_from_fewer_kept_tensors():
+    results, kept = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        decoder = DeformablePixelDecoder(
+            INPUT_SHAPE, dim=32, layers=3, num_heads=4, feedforward=32, dropout=0.1, recompute=recompute
+        )
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
+            loss = decoder(features(), text_rows()).mask_features.square().mean()
+        loss.backward()
+        results.append((loss.detach(), [p.grad for p in decoder.layers.parameters()]))
+        kept.append(sum(sizes))
+    torch.testing.assert_close(results[1], results[0])
+    assert kept[1] < 0.6 * kept[0]
