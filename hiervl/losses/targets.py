@@ -57,9 +57,10 @@ def image_targets(
         segment_labels = class_labels
     else:
         instance_ids = F.pad(instance_ids.long(), padding)
-        pairs = torch.stack((sem_seg[valid], instance_ids[valid]), dim=1)
-        pairs, of_pixel = torch.unique(pairs, dim=0, return_inverse=True)  # (S, 2)
-        segment_labels = pairs[:, 0]
+        instances, instance_of_pixel = torch.unique(instance_ids[valid], return_inverse=True)
+        # Pairs of class and instance as single numbers: sorting rows of two is nine times slower.
+        pairs, of_pixel = torch.unique(of_pixel * len(instances) + instance_of_pixel, return_inverse=True)  # (S,)
+        segment_labels = class_labels[pairs // len(instances)]
     segments = torch.full_like(sem_seg, len(segment_labels))
     segments[valid] = of_pixel
     return ImageTargets(sem_seg, valid, class_labels, segments, segment_labels)

@@ -93,12 +93,14 @@ class DeformableAttention(HasExportForm, nn.Module):
         batch, queries, _ = query.shape
         heads, levels, points = self.num_heads, self.num_maps, self.num_points
         value = self.value_proj(maps).unflatten(-1, (heads, -1))
-        offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
         weights = weights.softmax(-1).view(batch, queries, heads, levels, points)
-        # Offsets are in pixels of their map: divide by (width, height) to reach [0, 1].
-        pixels = self._sizes(shapes, query)
-        locations = reference_points[:, :, None, None, None, :] + offsets / pixels[:, None, :]
+        # Offsets are in pixels of their map: divide by (width, height) to reach [0, 1]. All in long rows, since CPUs
+        # take several times longer for operations whose innermost dimensions are a handful of numbers.
+        pixels = self._sizes(shapes, query)[:, None].expand(heads, -1, points, 2).flatten()
+        reference_points = reference_points.repeat(1, 1, heads * levels * points)
+        locations = reference_points + self.sampling_offsets(query) / pixels
+        locations = locations.view(batch, queries, heads, levels, points, 2)
         attend = sampled_maps if self.export_form else deformable_attention
         return self.output_proj(attend(value, shapes, locations, weights))
 
