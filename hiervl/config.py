@@ -127,6 +127,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
     # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
+    # Instance queries start from places where that similarity peaks, each with its own; needs MASK_PRIOR.
+    cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
     cfg.MODEL.QUERY_DECODER.CLASSIFIER = "linear"
     # Temperature of the similarity between rows and text, and of loss_prompt_anchor.

@@ -12,6 +12,7 @@ from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
 
 from .frozen_clip import FrozenClip
+from .instance_seeds import InstanceSeeds
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
@@ -19,7 +20,7 @@ from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
-from .switches import build_frozen_judge, needs_align_head, reads_text
+from .switches import build_frozen_judge, needs_align_head, reads_text, seeds_instances
 from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
@@ -80,7 +81,7 @@ class HierVL(ClipSegmenter):
         Args:
             backbone, text_encoder, query_generator, pixel_decoder, query_decoder: the boxes of the design; no query
                 generator where nothing reads text rows.
-            mask_prior: what the text rows' masks start from; None: from nothing.
+            mask_prior: what the rows' masks start from; None: from nothing.
             criterion: the losses of labelled images; prompt_regularizer: those of the prompts.
             class_names: names of the C classes, in order.
             pixel_mean, pixel_std: RGB statistics in 0…255.
@@ -148,9 +149,12 @@ class HierVL(ClipSegmenter):
                 num_instance_queries=decoder.INSTANCE_QUERIES,
                 text_queries=decoder.TEXT_QUERIES,
                 align_head=needs_align_head(cfg),
+                instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, background)
+                if seeds_instances(cfg)
+                else None,
             ),
             "mask_prior": TextMaskPrior(logit_scale)
-            if decoder.MASK_PRIOR and decoder.TEXT_QUERIES
+            if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
             "logit_scale": logit_scale,
             "criterion": SupervisedCriterion.from_config(cfg),
@@ -291,6 +295,8 @@ class HierVL(ClipSegmenter):
         self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
         if self.query_generator is not None:
             self.query_generator.always_active = tuple(always_active)
+        if self.query_decoder.instance_seeds is not None:
+            self.query_decoder.instance_seeds.background = tuple(always_active)
         self.class_names = list(names)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hiervl.errors import UserError
 
+from .instance_seeds import InstanceSeeds
 from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
@@ -77,6 +78,7 @@ class DualQueryDecoder(nn.Module):
         num_instance_queries: int = 100,
         text_queries: bool = True,
         align_head: bool = True,
+        instance_seeds: Optional[InstanceSeeds] = None,
     ):
         """
         Args:
@@ -85,6 +87,8 @@ class DualQueryDecoder(nn.Module):
             num_instance_queries: N learnable rows; 0: none.
             text_queries: text rows take part; off: they only serve CMSAM.
             align_head: project the rows into CLIP's joint space (φ); off: ``joint_embeddings`` is None.
+            instance_seeds: gives the instance rows places to start from, where there is a mask prior; None: they start
+                out alike for all images.
         """
         super().__init__()
         if not text_queries and not num_instance_queries:
@@ -101,6 +105,7 @@ class DualQueryDecoder(nn.Module):
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = MLP(dim, dim, dim, 3)
         self.align_head = MLP(dim, dim, embed_dim, 2) if align_head else None
+        self.instance_seeds = instance_seeds
         # A text row starts out predicting the class that owns it.
         self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT), requires_grad=text_queries)
         # From row classes to columns of class_head, where other classes than the trained ones are predicted.
@@ -117,7 +122,7 @@ class DualQueryDecoder(nn.Module):
         Args:
             pixels: maps, mask features and refined text rows of the pixel decoder.
             text: the text rows' classes, padding and relevance.
-            mask_prior: (B, C, h, w), added to the mask logits of the text rows of each class.
+            mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of the text rows of each class.
             every_layer: predict after every layer (for the losses) instead of after the last alone.
         """
         rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
@@ -131,9 +136,16 @@ class DualQueryDecoder(nn.Module):
         ]
         # Resizing is linear: masks of a coarse map come from the resized mask features, not from full-size masks.
         coarse = [_resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features]
-        columns = row_classes if self.linear_class is None else self.linear_class(row_classes)
-        own_class = F.one_hot(columns.clamp(min=0), self.class_head.out_features) * (columns >= 0).unsqueeze(-1)
+        class_start = self.own_class_logit * self._in_columns(row_classes)  # (B, Q, C + 1)
         row_prior = _of_rows(mask_prior, row_classes)
+        if self.instance_seeds is not None and mask_prior is not None:
+            finest, place = pixels.pixel_features[-1], positions[-1]
+            place = place.transpose(1, 2).unflatten(2, finest.shape[2:])
+            seeds = self.instance_seeds(mask_prior, finest, place)
+            rows, position = _add_last(rows, seeds.rows), _add_last(position, seeds.position)
+            classes = torch.arange(mask_prior.shape[1], device=rows.device)
+            class_start = _add_last(class_start, seeds.class_logits @ self._in_columns(classes).float())
+            row_prior = _add_last(row_prior, seeds.mask_prior)
         fine_prior, *coarse_priors = (
             None if row_prior is None else _resize(row_prior, m.shape[2:]) for m in (pixels.mask_features, *coarse)
         )
@@ -145,7 +157,7 @@ class DualQueryDecoder(nn.Module):
             normed = self.norm(rows)
             kernel = self.mask_head(normed)
             if every_layer or is_last:
-                pred_logits.append(self.class_head(normed) + self.own_class_logit * own_class)
+                pred_logits.append(self.class_head(normed) + class_start)
                 pred_masks.append(_masks_of(kernel, pixels.mask_features, fine_prior))
             if not is_last:
                 m = index % len(maps)
@@ -154,6 +166,11 @@ class DualQueryDecoder(nn.Module):
                 rows = self.layers[index](rows, position, maps[m], positions[m], may_see, row_bias)
         joint = None if self.align_head is None else F.normalize(self.align_head(normed).float(), dim=-1)
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
+
+    def _in_columns(self, classes: Tensor) -> Tensor:
+        """Classes (…), −1 for none → which columns of the class head are theirs: (…, C + 1), 0 or 1."""
+        columns = classes if self.linear_class is None else self.linear_class(classes)
+        return F.one_hot(columns.clamp(min=0), self.class_head.out_features) * (columns >= 0).unsqueeze(-1)
 
     def _start(self, pixels: PixelFeatures, text: Optional[TextQueries]):
         """Rows, their positions, classes, validity, and the bias on attention scores towards them."""
@@ -172,6 +189,12 @@ class DualQueryDecoder(nn.Module):
             valid = torch.cat((text.valid, valid), dim=1)
             bias = bias.masked_fill(~valid, float("-inf"))[:, None, None, :]
         return rows, position, classes, valid, bias
+
+
+def _add_last(rows: Tensor, added: Tensor) -> Tensor:
+    """Add (B, N, …) to the last N of (B, Q, …): the instance rows."""
+    first = rows.shape[1] - added.shape[1]
+    return torch.cat((rows[:, :first], rows[:, first:] + added.to(rows.dtype)), dim=1)
 
 
 def _visible_pixels(masks: Tensor) -> Tensor:

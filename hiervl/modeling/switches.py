@@ -32,6 +32,12 @@ def needs_align_head(cfg) -> bool:
     return is_trained
 
 
+def seeds_instances(cfg) -> bool:
+    """Whether instance rows start from places of the image, which the mask prior finds."""
+    decoder = cfg.MODEL.QUERY_DECODER
+    return bool(decoder.INSTANCE_SEEDS and decoder.MASK_PRIOR and decoder.INSTANCE_QUERIES)
+
+
 def build_frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> Optional[FrozenClip]:
     """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``).
 

@@ -235,7 +235,7 @@ def test_certain_prior_has_finite_gradients():
 
 def test_prior_is_read_by_the_text_rows_of_the_network(make_network):
     """The first masks with and without it differ by the resized log-odds of the row's class, and on no other row."""
-    network = make_network().eval()
+    network = make_network("MODEL.QUERY_DECODER.INSTANCE_SEEDS", False).eval()
     images = random_images(1)
     with torch.no_grad():
         text = network.encode_text()

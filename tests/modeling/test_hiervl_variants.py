@@ -40,6 +40,7 @@ def train_once(network, batch):
         ("MODEL.QUERY_DECODER.INSTANCE_QUERIES", 0),
         ("MODEL.QUERY_DECODER.TEXT_QUERIES", False),
         ("MODEL.QUERY_DECODER.MASK_PRIOR", False),
+        ("MODEL.QUERY_DECODER.INSTANCE_SEEDS", False),
         ("MODEL.HSQG.RELEVANCE", False),
         ("MODEL.HSQG.GROUND_TRUTH_PRESENCE", False),
         ("MODEL.CMSAM.TEXT_READS_PIXELS", False),

@@ -1,0 +1,95 @@
+"""Places where instance rows start, with what CLIP and nearness say of the object there (ours)."""
+
+from typing import NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import without_autocast
+
+CLASS_LOGIT = 3.0
+STEEPNESS = 3.0  # log-odds in the seed itself that a pixel is of its object, as far as nearness goes
+BOUND = 6.0  # log-odds: what nearness may claim at most
+
+
+class Seeds(NamedTuple):
+    """What N instance rows start from."""
+
+    rows: Tensor  # (B, N, d), added to them
+    position: Tensor  # (B, N, d), added to their position
+    class_logits: Tensor  # (B, N, C), added to their class logits
+    mask_prior: Tensor  # (B, N, h, w), added to their mask logits
+
+
+class InstanceSeeds(nn.Module):
+    """Gives every instance row a place in the image: its seed.
+
+    Seeds are where a class's similarity to the dense CLIP embedding has a peak. A row takes the pixel features there,
+    the seed's class as start of its own, and as start of its mask the pixels that are of that class *and* near; how
+    near, each row learns from its features. Learnable rows alone need tens of thousands of iterations to share objects
+    out among themselves; a few labelled images do not carry that far.
+    """
+
+    def __init__(self, dim: int, num_seeds: int, background: Sequence[int] = ()):
+        """dim: d; num_seeds: N; background: classes whose peaks are no objects."""
+        super().__init__()
+        self.num_seeds = num_seeds
+        self.background = tuple(background)
+        self.norm = nn.LayerNorm(dim)
+        self.projection = nn.Linear(dim, dim)
+        # Logarithm of the radius; at first, N discs of it cover the image about three times.
+        self.log_radius = nn.Linear(dim, 1)
+        nn.init.zeros_(self.log_radius.weight)
+        nn.init.zeros_(self.log_radius.bias)
+        self.class_logit = nn.Parameter(torch.tensor(CLASS_LOGIT))
+        self.steepness = nn.Parameter(torch.tensor(STEEPNESS))
+
+    def forward(self, class_odds: Tensor, pixels: Tensor, position: Tensor) -> Seeds:
+        """
+        Args:
+            class_odds: (B, C, h, w), log-odds of the classes.
+            pixels: (B, d, h', w') features of the same images; position: (1, d, h', w') embedding of their places.
+        """
+        with without_autocast(class_odds.device):
+            return self._start(class_odds.float(), pixels.float(), position.float())
+
+    def _start(self, class_odds: Tensor, pixels: Tensor, position: Tensor) -> Seeds:
+        height, width = class_odds.shape[2:]
+        probability = class_odds.sigmoid()
+        probability = probability / probability.sum(1, keepdim=True).clamp(min=1e-6)
+        index = self._peaks(probability.detach())  # (B, N)
+        of_y, of_x = (index // width).float(), (index % width).float()
+        grid = torch.stack(((of_x + 0.5) / width, (of_y + 0.5) / height), dim=-1).unsqueeze(1) * 2 - 1
+        features = self.norm(_at(pixels, grid))
+
+        share = probability.flatten(2).transpose(1, 2)
+        share = share.gather(1, index.unsqueeze(-1).expand(-1, -1, share.shape[2]))  # (B, N, C), of the seeds
+        of_class = torch.einsum("bnc,bchw->bnhw", share, class_odds)
+        # In patches; the sides as tensors, so that an exported graph holds for images of any size.
+        y, x = (torch.arange(side, device=class_odds.device, dtype=torch.float32) for side in (height, width))
+        spacing = ((y[-1] + 1) * (x[-1] + 1) / self.num_seeds).sqrt()
+        radius = spacing * self.log_radius(features).exp().unsqueeze(-1)  # (B, N, 1, 1)
+        square = (y[:, None] - of_y[..., None, None]).square() + (x - of_x[..., None, None]).square()
+        nearness = (self.steepness * (1 - square / radius.square())).clamp(-BOUND, BOUND)
+        return Seeds(
+            self.projection(features),
+            _at(position.expand(len(pixels), -1, -1, -1), grid),
+            self.class_logit * share,
+            torch.minimum(of_class, nearness),  # nearly the log-odds of both together
+        )
+
+    def _peaks(self, probability: Tensor) -> Tensor:
+        """(B, C, h, w) → places (B, N) as numbers below h·w: the highest peaks of single classes, then whatever else
+        is likely to be an object; places repeat in images of fewer than N patches."""
+        classes = range(probability.shape[1])
+        objects = probability[:, [c for c in classes if c not in self.background] or list(classes)]
+        is_peak = F.max_pool2d(objects, 3, stride=1, padding=1) == objects
+        score = (objects * is_peak).amax(1) + 0.1 * objects.sum(1)
+        score = F.pad(score.flatten(1), (0, self.num_seeds), value=-1.0)
+        return score.topk(self.num_seeds, dim=1).indices % (probability.shape[2] * probability.shape[3])
+
+
+def _at(maps: Tensor, grid: Tensor) -> Tensor:
+    """maps (B, d, h, w) at places (B, 1, N, 2) in [−1, 1] → (B, N, d)."""
+    return F.grid_sample(maps, grid, align_corners=False).squeeze(2).transpose(1, 2)

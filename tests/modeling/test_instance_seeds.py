@@ -1,0 +1,86 @@
+"""Seeds of instance rows on maps made by hand."""
+
+import pytest
+import torch
+
+from hiervl.modeling.instance_seeds import InstanceSeeds
+
+SURE, AGAINST = 5.0, -5.0
+
+
+def odds_of(label_map, num_classes=3):
+    """Log-odds (1, C, h, w) that are sure of the labels (h, w)."""
+    return torch.where(torch.tensor(label_map) == torch.arange(num_classes)[:, None, None], SURE, AGAINST)[None]
+
+
+def seeds_of(odds, num_seeds, dim=4):
+    torch.manual_seed(0)
+    size = odds.shape[2:]
+    place = torch.stack(torch.meshgrid(*(torch.arange(float(s)) for s in size), indexing="ij"))[None]  # (1, 2, h, w)
+    seeds = InstanceSeeds(dim, num_seeds, background=(0,))
+    return seeds, seeds(odds, torch.rand(len(odds), dim, *size), place.repeat(1, dim // 2, 1, 1))
+
+
+def test_seeds_lie_on_the_peaks_of_single_classes():
+    labels = torch.zeros(6, 8).long()
+    labels[0:2, 0:3], labels[4:6, 5:8] = 1, 2
+    odds = odds_of(labels.tolist())
+    odds[0, 1, 1, 1] = odds[0, 2, 5, 6] = SURE + 1
+    _, found = seeds_of(odds, num_seeds=2)
+    assert {tuple(place[:2]) for place in found.position[0].tolist()} == {(1.0, 1.0), (5.0, 6.0)}
+    torch.testing.assert_close(found.class_logits[0].max(-1).values, torch.full((2,), 3.0), atol=0.1, rtol=0)
+    assert found.class_logits[0].argmax(-1).sort().values.tolist() == [1, 2]
+
+
+def test_a_mask_starts_as_what_is_of_the_class_and_near():
+    """Two objects of one class, 12 patches apart: the seed of each claims its own alone."""
+    labels = torch.zeros(3, 16).long()
+    labels[:, 0:3], labels[:, 13:16] = 1, 1
+    odds = odds_of(labels.tolist())
+    odds[0, 1, 1, 1] = odds[0, 1, 1, 14] = SURE + 1
+    _, found = seeds_of(odds, num_seeds=2)
+    columns = found.position[0, :, 1]
+    left, right = found.mask_prior[0][columns.argsort()] > 0
+    assert left.any(0).nonzero().flatten().tolist() == [0, 1, 2]
+    assert right.any(0).nonzero().flatten().tolist() == [13, 14, 15]
+    # In the seed itself nearness says 3; √(3 · 16 / 2) patches away it says 0, and at most −6 farther out.
+    torch.testing.assert_close(found.mask_prior[0].amax((1, 2)), torch.full((2,), 3.0), atol=0.1, rtol=0)
+    assert found.mask_prior.min() >= AGAINST - 1.0
+
+
+def test_the_radius_is_counted_in_patches_and_follows_the_features():
+    odds = odds_of(torch.ones(8, 8).long().tolist())
+    seeds, _ = seeds_of(odds, num_seeds=4)
+    with torch.no_grad():
+        seeds.log_radius.bias.fill_(torch.tensor(0.5).log())  # half of √(64 / 4) = 4 patches
+    found = seeds(odds, torch.rand(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
+    area = (found.mask_prior[0] > 0).flatten(1).sum(1)
+    assert area.max() == 9  # a disc of radius 2 holds 9 patches whose centres are nearer
+
+
+@pytest.mark.parametrize("num_seeds", [4, 40])
+def test_more_seeds_than_patches_and_images_do_not_matter_to_each_other(num_seeds):
+    odds = torch.randn(2, 3, 4, 5, requires_grad=True)
+    pixels, place = torch.rand(2, 4, 8, 10), torch.rand(1, 4, 8, 10)
+    seeds = InstanceSeeds(4, num_seeds, background=(0,))
+    both = seeds(odds, pixels, place)
+    for got, alone in zip(both, seeds(odds[1:], pixels[1:], place)):
+        assert got.shape[:2] == (2, num_seeds)
+        torch.testing.assert_close(got[1:], alone)
+    sum(part.sum() for part in both).backward()
+    assert torch.isfinite(odds.grad).all() and all(torch.isfinite(p.grad).all() for p in seeds.parameters())
+
+
+def test_a_network_with_seeds_gives_its_instance_rows_places(make_network):
+    """The rows claim different pixels from the start; without seeds, they are learnable rows alone."""
+    images = 255 * torch.rand(1, 3, 64, 64)
+    with_seeds = make_network().eval()
+    without = make_network("MODEL.QUERY_DECODER.INSTANCE_SEEDS", False).eval()
+    assert without.query_decoder.instance_seeds is None
+    assert make_network("MODEL.QUERY_DECODER.MASK_PRIOR", False).query_decoder.instance_seeds is None
+    with torch.no_grad():
+        text = with_seeds.encode_text()
+        first = with_seeds.segment(with_seeds.normalise(list(images)), text, every_layer=True).predictions
+        is_instance = first.row_classes[0] < 0
+        masks = first.pred_masks[0][0, is_instance]
+    assert (masks.flatten(1).std(0) > 0.5).float().mean() > 0.5
