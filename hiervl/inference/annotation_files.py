@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from scipy.spatial import cKDTree
 
 from hiervl.data.classes import ClassDefinition
-from hiervl.inference.postprocess import instances_of_regions
+from hiervl.inference.postprocess import objects_of_map
 from hiervl.inference.predictor import Prediction
 from hiervl.inference.results import category_id, coco_box, write_text
 
@@ -43,7 +43,7 @@ class CocoDraft:
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         least = max(MIN_AREA, MIN_SHARE * height * width)
-        for region in instances_of_regions(prediction.semantic, prediction.confidence, self.drawn):
+        for region in objects_of_map(prediction.semantic, prediction.confidence, self.drawn):
             if region.area < least:
                 continue
             self.annotations.append(

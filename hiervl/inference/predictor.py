@@ -18,12 +18,10 @@ from hiervl.evaluation.sliding_window import Window, cut, normalise_over_classes
 from hiervl.inference.postprocess import (
     Instance,
     InstanceCollector,
-    PanopticCollector,
     Segment,
-    instances_of_regions,
     instances_of_rows,
-    panoptic_of_regions,
-    panoptic_of_rows,
+    objects_of_map,
+    panoptic_of_map,
     row_masks,
 )
 from hiervl.inference.restore import describe_classes, restore_network
@@ -33,9 +31,9 @@ AnyImage = Union[str, Path, np.ndarray, Image.Image, Tensor]
 
 
 class Panoptic(NamedTuple):
-    """Every pixel in at most one segment."""
+    """Every pixel in one segment."""
 
-    ids: np.ndarray  # (H, W) int32: the segment's number, 0 where there is none
+    ids: np.ndarray  # (H, W) int32: the segment's number, from 1 on
     segments: List[Segment]
 
 
@@ -62,9 +60,9 @@ class HierVLPredictor:
     """A trained network that segments images of any size, window by window.
 
     The steps for one image: windows of the training crop at every scale, each also mirrored if so wished; their class
-    maps, normalised and averaged, windows counting less towards their edges; the best class of every pixel. Instances
-    and panoptic segments come from the same passes, those at the first scale; where windows overlap, the parts of an
-    object are joined.
+    maps, normalised and averaged, windows counting less towards their edges; the best class of every pixel. Its regions
+    are taken apart into objects by the instance rows of the same passes, those at the first scale; where windows
+    overlap, the parts of an object are joined.
     """
 
     def __init__(
@@ -155,7 +153,7 @@ class HierVLPredictor:
 
     @property
     def has_instance_rows(self) -> bool:
-        """Otherwise instances are connected regions of the semantic map."""
+        """Whether there are rows to take regions of one class apart; otherwise every connected region is an object."""
         return self.network.has_instance_rows
 
     def __call__(self, image: AnyImage, *, instances: bool = True, panoptic: bool = True) -> Prediction:
@@ -168,18 +166,15 @@ class HierVLPredictor:
         """
         pixels = pixels_of(image).to(self.network.device)
         size = (pixels.shape[1], pixels.shape[2])
-        by_rows = self.has_instance_rows
-        found = InstanceCollector() if instances and by_rows else None
-        whole = PanopticCollector(size) if panoptic and by_rows else None
-        strips = self._strips(lambda window: cut(pixels, window), size, found, whole)
+        taken_apart = instances or panoptic
+        rows = InstanceCollector() if taken_apart and self.has_instance_rows else None
+        strips = self._strips(lambda window: cut(pixels, window), size, rows)
         labels, confidence = assemble(strips, size, len(self.classes))
-        if by_rows:
-            objects = found.instances() if instances else None
-            segments = Panoptic(*whole.result()) if panoptic else None
-        else:
-            regions = instances_of_regions(labels, confidence, self.things) if instances else []
-            objects = [region for region in regions if region.score >= self.min_score] if instances else None
-            segments = Panoptic(*panoptic_of_regions(labels, confidence, self.things)) if panoptic else None
+        if not taken_apart:
+            return Prediction(labels, confidence, None, None, self.classes)
+        objects = objects_of_map(labels, confidence, self.things, rows.instances() if rows else ())
+        segments = Panoptic(*panoptic_of_map(labels, confidence, self.things, objects)) if panoptic else None
+        objects = [found for found in objects if found.score >= self.min_score] if instances else None
         return Prediction(labels, confidence, objects, segments, self.classes)
 
     def strips(self, read: Callable[[Window], np.ndarray], size: Tuple[int, int]) -> Iterator[LabelStrip]:
@@ -196,33 +191,32 @@ class HierVLPredictor:
         def pixels(window: Window) -> Tensor:
             return torch.from_numpy(read(window)).permute(2, 0, 1).to(self.network.device)
 
-        return self._strips(pixels, size, None, None)
+        return self._strips(pixels, size, None)
 
     @property
     def label_type(self) -> type:
         """Number type of class indices."""
         return label_type(len(self.classes))
 
-    def _strips(self, read, size, found, whole) -> Iterator[LabelStrip]:
+    def _strips(self, read, size, rows: Optional[InstanceCollector]) -> Iterator[LabelStrip]:
         usual = self.short_side / min(size) if self.short_side else 1.0
         scales = [usual * scale for scale in self.scales]
         return label_strips(
             read,
             size,
             plan_windows(size, self.crop_size, self.overlap, scales),
-            self._predict_windows(found, whole),
+            self._predict_windows(rows),
             len(self.classes),
             window_batch=self.window_batch,
             blend=True,
         )
 
-    def _predict_windows(self, found: Optional[InstanceCollector], whole: Optional[PanopticCollector]):
-        """What ``averaged_strips`` asks of a model; collects instances and segments by the way."""
+    def _predict_windows(self, collector: Optional[InstanceCollector]):
+        """What ``averaged_strips`` asks of a model; collects what the instance rows find by the way."""
         done = set()  # windows between two columns come twice
 
         def predict(pixels: Tensor, windows: Sequence[Window]) -> Tensor:
-            collects = found is not None or whole is not None
-            if collects:
+            if collector is not None:
                 class_maps, rows = self.network.semantic_maps_and_rows(pixels)
             else:
                 class_maps = self.network.semantic_maps(pixels)
@@ -230,23 +224,18 @@ class HierVLPredictor:
             if self.flip:
                 mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
                 class_maps = (class_maps + mirrored) / 2
-            for index, window in enumerate(windows if collects else ()):
+            for index, window in enumerate(windows if collector is not None else ()):
                 if window.view == 0 and window not in done:
                     done.add(window)
                     masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)
-                    self._collect(rows.logits[index], masks, window, found, whole)
+                    if window.seen_size != (window.height, window.width):
+                        masks = F.interpolate(
+                            masks[None], (window.height, window.width), mode="bilinear", align_corners=False
+                        )[0]
+                    collector.add(window, instances_of_rows(rows.logits[index], masks, self.things))
             return class_maps
 
         return predict
-
-    def _collect(self, logits: Tensor, masks: Tensor, window: Window, found, whole) -> None:
-        own_size = (window.height, window.width)
-        if own_size != window.seen_size:
-            masks = F.interpolate(masks[None], own_size, mode="bilinear", align_corners=False)[0]
-        if found is not None:
-            found.add(window, instances_of_rows(logits, masks, self.things, min_score=self.min_score))
-        if whole is not None:
-            whole.add(window, *panoptic_of_rows(logits, masks, self.things))
 
 
 def pixels_of(image: AnyImage) -> Tensor:

@@ -8,12 +8,9 @@ from hiervl.evaluation.sliding_window import Window
 from hiervl.inference.postprocess import (
     Instance,
     InstanceCollector,
-    PanopticCollector,
-    Segment,
-    instances_of_regions,
     instances_of_rows,
-    panoptic_of_regions,
-    panoptic_of_rows,
+    objects_of_map,
+    panoptic_of_map,
     row_masks,
 )
 
@@ -43,12 +40,11 @@ def test_two_rows_of_one_class_are_two_instances_with_boxes_and_masks():
 
 
 def test_an_instances_score_is_class_probability_times_mean_mask_probability():
-    logits = torch.tensor([[0.0, 0.0, 0.0, -100.0]])  # 1/3 each
-    probability = torch.tensor([[[0.9, 0.7, 0.2]]])  # inside: 0.9 and 0.7
-    (instance, twin) = instances_of_rows(logits, probability, things=(1, 2))
-    assert instance.score == pytest.approx(0.8 / 3, rel=1e-5)
-    assert {instance.label, twin.label} == {1, 2}
-    assert instance.area == 2
+    logits = torch.tensor([[0.0, 0.0, 0.0, -100.0], [0.0, CERTAIN, 0.0, 0.0]])  # 1/3 each; sure
+    probability = torch.tensor([[[0.9, 0.7, 0.2]], [[0.1, 0.2, 0.6]]])  # inside: 0.9 and 0.7; 0.6
+    sure, unsure = instances_of_rows(logits, probability, things=(1, 2), min_score=0.0)
+    assert sure.score == pytest.approx(0.6, rel=1e-5) and sure.label == 1
+    assert unsure.score == pytest.approx(0.8 / 3, rel=1e-5) and unsure.area == 2
 
 
 def test_empty_masks_classes_that_are_no_things_and_low_scores_give_no_instance():
@@ -59,25 +55,19 @@ def test_empty_masks_classes_that_are_no_things_and_low_scores_give_no_instance(
     assert instances_of_rows(torch.zeros(0, 4), torch.zeros(0, 4, 8), things=(1,)) == []
 
 
-def test_panoptic_gives_a_pixel_to_the_higher_product_and_joins_stuff():
-    logits = logits_of(0, 1, 0, 3)  # stuff, thing, the same stuff again, nothing
-    masks = boxes((0, 0, 4, 4), (0, 4, 4, 6), (0, 6, 4, 8), (0, 0, 4, 8))
-    ids, segments = panoptic_of_rows(logits, masks, things=(1,))
-    assert [(s.id, s.label, s.is_thing) for s in segments] == [(1, 0, False), (2, 1, True)]
-    np.testing.assert_array_equal(ids, np.array([[1, 1, 1, 1, 2, 2, 1, 1]] * 4))
+def test_of_several_rows_with_one_object_the_best_stays_and_classes_do_not_compete():
+    masks = boxes((0, 0, 4, 4), (0, 0, 4, 5), (0, 0, 4, 4), (0, 5, 4, 8))
+    masks[1] *= 0.9
+    found = instances_of_rows(logits_of(1, 1, 2, 1), masks, things=(1, 2))
+    assert sorted((i.label, i.box) for i in found) == [(1, (0, 0, 4, 4)), (1, (0, 5, 4, 8)), (2, (0, 0, 4, 4))]
 
 
-def test_panoptic_drops_a_segment_that_others_cover():
-    masks = boxes((0, 0, 4, 6), (0, 0, 4, 8))
-    masks[0] *= 0.9  # the second wins everywhere in the first
-    ids, segments = panoptic_of_rows(logits_of(1, 2), masks, things=(1, 2))
-    assert [s.label for s in segments] == [2]
-    assert (ids == 1).all()
-
-
-def test_panoptic_leaves_out_unsure_rows():
-    ids, segments = panoptic_of_rows(torch.tensor([[0.0, 1.0, 0.0, 0.0]]), boxes((0, 0, 4, 8)), things=(1,))
-    assert segments == [] and (ids == 0).all()
+def test_where_two_objects_of_one_class_overlap_the_surer_row_has_the_pixel():
+    probability = torch.zeros(2, 1, 6)
+    probability[0, 0] = torch.tensor([0.9, 0.9, 0.9, 0.6, 0.0, 0.0])
+    probability[1, 0] = torch.tensor([0.0, 0.0, 0.6, 0.9, 0.9, 0.9])
+    found = instances_of_rows(logits_of(1, 1), probability, things=(1,))
+    assert sorted(i.box for i in found) == [(0, 0, 1, 3), (0, 3, 1, 6)]
 
 
 def test_row_masks_cuts_the_padding_off():
@@ -88,15 +78,41 @@ def test_row_masks_cuts_the_padding_off():
     assert (probability[..., :6] < 0.5).all() and (probability[..., 10:] > 0.5).all()
 
 
-def test_regions_that_do_not_touch_are_instances_and_stuff_is_one_segment():
+def test_without_rows_regions_are_objects_and_stuff_is_one_segment():
     labels = np.array([[1, 1, 0, 1], [0, 0, 0, 2]])
     confidence = np.array([[0.5, 0.7, 1.0, 0.9], [1.0, 1.0, 1.0, 0.8]])
-    found = instances_of_regions(labels, confidence, things=(1, 2))
+    found = objects_of_map(labels, confidence, things=(1, 2))
     assert [(i.label, i.box) for i in found] == [(1, (0, 3, 1, 4)), (2, (1, 3, 2, 4)), (1, (0, 0, 1, 2))]
     assert found[2].score == pytest.approx(0.6)
-    ids, segments = panoptic_of_regions(labels, confidence, things=(1, 2))
-    assert [s.label for s in segments] == [1, 2, 1, 0]
+    ids, segments = panoptic_of_map(labels, confidence, (1, 2), found)
+    assert [(s.label, s.is_thing) for s in segments] == [(1, True), (2, True), (1, True), (0, False)]
     np.testing.assert_array_equal(ids, [[3, 3, 4, 1], [4, 4, 4, 2]])
+
+
+def test_rows_take_a_region_apart_and_the_nearest_has_the_rest():
+    labels = np.array([[1, 1, 1, 1, 1, 1, 1, 0]])
+    rows = [rectangle(1, 0, 0, 1, 3, score=0.9), rectangle(1, 0, 4, 1, 6, score=0.8)]
+    found = objects_of_map(labels, np.full((1, 8), 0.5), (1,), rows)
+    assert [(i.score, i.area) for i in found] in ([(0.9, 4), (0.8, 3)], [(0.9, 3), (0.8, 4)])  # column 3 is between
+    assert max(i.box[3] for i in found) == 7
+
+
+def test_one_row_joins_the_two_regions_of_a_covered_object():
+    labels = np.array([[1, 1, 2, 2, 1, 1, 1, 1]])  # the last two columns are another object of class 1
+    rows = [rectangle(1, 0, 0, 1, 6), rectangle(1, 0, 6, 1, 8)]
+    found = objects_of_map(labels, np.ones((1, 8)), (1, 2), rows)
+    assert sorted((i.label, i.box, i.area) for i in found) == [
+        (1, (0, 0, 1, 6), 4), (1, (0, 6, 1, 8), 2), (2, (0, 2, 1, 4), 2),
+    ]
+
+
+def test_a_region_that_rows_hardly_touch_and_one_of_another_class_stay_whole():
+    labels = np.array([[1, 1, 1, 1, 1, 0, 2, 2]])
+    rows = [rectangle(1, 0, 4, 1, 8)]  # the fifth column, and what the map gives to class 2
+    found = objects_of_map(labels, np.full((1, 8), 0.5), (1, 2), rows)
+    assert sorted((i.label, i.box, i.score) for i in found) == [
+        (1, (0, 0, 1, 4), 0.5), (1, (0, 4, 1, 5), 0.9), (2, (0, 6, 1, 8), 0.5),
+    ]
 
 
 # Two windows of 4 × 6 that share the columns 2 … 5 of an image of 4 × 8.
@@ -128,25 +144,3 @@ def test_two_instances_of_one_window_never_become_one():
     collector.add(LEFT, [rectangle(1, 0, 2, 4, 6)])
     collector.add(RIGHT, [rectangle(1, 0, 0, 4, 4), rectangle(1, 0, 0, 4, 4, score=0.5)])
     assert len(collector.instances()) == 2
-
-
-def test_panoptic_maps_of_two_windows_share_their_objects_and_their_stuff():
-    left = np.array([[1, 1, 2, 2, 2, 2]] * 4)  # stuff, then an object from column 2 on
-    right = np.array([[7, 7, 7, 7, 7, 5]] * 4)  # the object, then the stuff from column 7 on
-    collector = PanopticCollector((4, 8))
-    collector.add(LEFT, left, [Segment(1, 0, 0.9, False), Segment(2, 1, 0.9, True)])
-    collector.add(RIGHT, right, [Segment(5, 0, 0.9, False), Segment(7, 1, 0.9, True)])
-    ids, segments = collector.result()
-    np.testing.assert_array_equal(ids, np.array([[1, 1, 2, 2, 2, 2, 2, 1]] * 4))
-    assert [(s.id, s.label) for s in segments] == [(1, 0), (2, 1)]
-
-
-def test_panoptic_objects_that_disagree_in_the_shared_part_stay_apart():
-    left = np.array([[0, 0, 0, 0, 0, 1]] * 4)
-    right = np.array([[1, 1, 1, 2, 2, 2]] * 4)
-    collector = PanopticCollector((4, 8))
-    collector.add(LEFT, left, [Segment(1, 1, 0.9, True)])
-    collector.add(RIGHT, right, [Segment(1, 1, 0.9, True), Segment(2, 1, 0.9, True)])
-    ids, segments = collector.result()
-    assert len(segments) == 2
-    np.testing.assert_array_equal(ids, np.array([[0, 0, 2, 2, 2, 1, 1, 1]] * 4))
