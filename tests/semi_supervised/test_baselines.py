@@ -33,6 +33,8 @@ EXPECTED = {
     "without_prompt_losses": EVERYTHING - PROMPTS,
     "without_alignment": EVERYTHING - {"loss_align"},
     "without_masked_consistency": EVERYTHING - MASKED,
+    "with_masked_consistency": EVERYTHING,
+    "without_instance_seeds": EVERYTHING,
 }
 
 
