@@ -238,6 +238,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.SCALE = (0.5, 2.0)
     # Probability of the horizontal flip.
     cfg.INPUT.FLIP_PROBABILITY = 0.5
+    # Labelled images without instances: connected regions of a class are the objects of the instance queries; off: the
+    # whole class is.
+    cfg.INPUT.REGIONS_AS_INSTANCES = True
 
     cfg.INPUT.STRONG = CN()
     # Probability of the colour jitter.

@@ -10,8 +10,7 @@ import torch
 
 from hiervl.data import augmentation
 from hiervl.data.readers import read_image, read_instances, read_label
-
-NO_INSTANCE = 0
+from hiervl.data.regions import NO_INSTANCE, regions_as_instances
 
 
 class LabeledMapper:
@@ -26,6 +25,7 @@ class LabeledMapper:
         num_classes: int,
         ignore_label: int = 255,
         ignore_value: int = 255,
+        regions_as_instances: bool = False,
     ):
         """
         Args:
@@ -36,6 +36,7 @@ class LabeledMapper:
             num_classes: C; other labels than 0 … C-1 and ``ignore_label`` are errors.
             ignore_label: label, in the dataset's files, of the pixels that do not count.
             ignore_value: what those pixels and padding are labelled in the sample.
+            regions_as_instances: in a dataset without instances, connected regions of a class stand for them.
         """
         self.geometry = {
             "crop_size": crop_size,
@@ -46,6 +47,7 @@ class LabeledMapper:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.ignore_value = ignore_value
+        self.regions_as_instances = regions_as_instances
 
     @classmethod
     def from_config(cls, cfg, num_classes: int, ignore_label: int) -> "LabeledMapper":
@@ -53,6 +55,7 @@ class LabeledMapper:
             num_classes=num_classes,
             ignore_label=ignore_label,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            regions_as_instances=cfg.INPUT.REGIONS_AS_INSTANCES and cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES > 0,
             **geometry_from_config(cfg),
         )
 
@@ -60,7 +63,7 @@ class LabeledMapper:
         """
         Returns:
             "image": uint8 (3, crop, crop); "sem_seg": int64 (crop, crop); "instance_ids": int64 (crop, crop), 0 where
-            there is none, if the dataset has instances; "file_name"; "image_id".
+            there is none, if there are instances; "file_name"; "image_id".
 
         Raises:
             UserError: a file is missing, broken, of another size than its image, or holds a value that is no class.
@@ -78,6 +81,8 @@ class LabeledMapper:
         if "instance_file_name" in dataset_dict:
             instances = read_instances(dataset_dict["instance_file_name"], size)
             sample["instance_ids"] = map_tensor(view.map(instances, NO_INSTANCE))
+        elif self.regions_as_instances:
+            sample["instance_ids"] = map_tensor(regions_as_instances(sample["sem_seg"].numpy(), self.ignore_value))
         return {**sample, **identity(dataset_dict)}
 
 
