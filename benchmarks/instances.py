@@ -3,17 +3,11 @@
     python benchmarks/instances.py [--seeds 0 1 2] [--jobs 2] [KEY VALUE …]
 
 Three arms: with instance queries and the instance annotations of the labelled images; with instance queries and
-without those annotations (rows are matched to class regions); without instance queries (objects are the connected
-regions of the semantic map). Trains what is missing below ``--output``; writes ``benchmarks/results/instances.json``.
+without those annotations (they learn connected regions); without instance queries (objects are the connected regions
+of the semantic map). Trains what is missing below ``--output``; writes ``benchmarks/results/instances.json``.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List
 
@@ -23,7 +17,6 @@ sys.path.insert(0, str(REPOSITORY))
 import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.engine import default_argument_parser  # noqa: E402
 from pycocotools import mask as coco_mask  # noqa: E402
@@ -31,6 +24,7 @@ from pycocotools.coco import COCO  # noqa: E402
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 import train_net  # noqa: E402
+from benchmarks import trainings  # noqa: E402
 from hiervl.data.datasets import load_dataset  # noqa: E402
 from hiervl.data.readers import read_image, read_instances, read_label  # noqa: E402
 from hiervl.evaluation.panoptic_quality import PanopticQuality  # noqa: E402
@@ -59,17 +53,6 @@ def register_unannotated() -> None:
     DatasetCatalog.register(UNANNOTATED, load)
     metadata = {key: value for key, value in MetadataCatalog.get(LABELLED).as_dict().items() if key != "name"}
     MetadataCatalog.get(UNANNOTATED).set(**metadata)
-
-
-def train(arm: str, seed: int, folder: Path, opts: List[str]) -> None:
-    """Train one network in a process of its own, unless it is there already."""
-    if (folder / "model_final.pth").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = [*ARMS[arm], "SEED", str(seed), "OUTPUT_DIR", str(folder), *opts]
-    command = [sys.executable, __file__, "--train", "--config-file", CONFIG, *overrides]
-    with open(folder / "output.txt", "w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
 
 
 def truth_of(entry: dict, num_classes: int):
@@ -147,28 +130,20 @@ def average_precision(truths, found, images: int, size, things) -> Dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=Path("output/instances"))
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="trainings at a time")
-    parser.add_argument("--images", type=int, default=200, help="test images")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "instances.json")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values for all trainings")
-    args = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    args = trainings.parser(__doc__, "instances").parse_args()
     names = {arm: arm.replace(",", "").replace(" ", "_") for arm in ARMS}
     folders = {(arm, seed): args.output / f"{names[arm]}_{seed}" for arm in ARMS for seed in args.seeds}
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda item: train(*item[0], item[1], args.opts), folders.items()))
+    commands = {
+        folder: [__file__, "--train", "--config-file", CONFIG, *ARMS[arm], "SEED", str(seed), *args.opts]
+        for (arm, seed), folder in folders.items()
+    }
+    trainings.train_missing(commands, args.jobs)
     runs = {arm: {seed: evaluate(folders[arm, seed], args.images) for seed in args.seeds} for arm in ARMS}
     means = {
         arm: {key: float(np.mean([run[key] for run in of_arm.values()])) for key in next(iter(of_arm.values()))}
         for arm, of_arm in runs.items()
     }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    versions = {"commit": commit, "torch": torch.__version__, "python": platform.python_version()}
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(json.dumps({**versions, "opts": args.opts, "mean": means, "runs": runs}, indent=2) + "\n")
+    trainings.write_results(args.results, args.opts, mean=means, runs=runs)
     for arm, mean in means.items():
         print(f"{arm}: " + ", ".join(f"{key} {value:.1f}" for key, value in mean.items()))
 

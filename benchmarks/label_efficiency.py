@@ -13,7 +13,6 @@ configs/ablations; "all" are all of them.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,16 +21,17 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
-import torch
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.trainings import REPOSITORY, surroundings, usable_cores  # noqa: E402
+
 RESULTS = REPOSITORY / "benchmarks" / "results" / "label_efficiency"
 DOCUMENT = REPOSITORY / "docs" / "results.md"
 # The config of every dataset; it says all that does not depend on labels, method and seed.
 CONFIGS = {"shapesworld": "quickstart", "camvid": "camvid_46_cpu"}
 OURS = "hiervl"
 TITLES = {OURS: "HierVL", "semivl": "SemiVL-style", "unimatch": "UniMatch", "fixmatch": "FixMatch"}
-CODE = ("hiervl", "configs", "train_net.py")  # what decides a result
 
 
 class Run(NamedTuple):
@@ -102,21 +102,6 @@ def curve_of(metrics: Path) -> Dict[int, float]:
     """mIoU by iteration."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     return {row["iteration"] + 1: round(row["sem_seg/mIoU"], 2) for row in rows if "sem_seg/mIoU" in row}
-
-
-def surroundings() -> dict:
-    """Versions, commit and machine."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-
-    changed = bool(git("status", "--porcelain", "--", *CODE))
-    return {
-        "commit": git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else ""),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-    }
 
 
 # ---------------------------------------------------------------------------- tables and figure
@@ -225,7 +210,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[16])
     parser.add_argument("--methods", nargs="+", default=["supervised", OURS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, sharing the cores")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs at a time, sharing the cores")
     parser.add_argument("--output", type=Path, default=Path("output/label_efficiency"), help="folder of the runs")
     parser.add_argument("--only-tables", action="store_true", help="run nothing")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY VALUE", help="for every run")
@@ -237,7 +222,7 @@ def main() -> None:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
     runs = [Run(args.data, count, name, seed) for seed in args.seeds for count in args.labels for name in names]
     missing = [] if args.only_tables else [run for run in runs if not run.path.exists()]
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = max(1, usable_cores() // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         folders = [args.output / args.data / run.path.stem for run in missing]
         list(pool.map(lambda pair: train(*pair, args.overrides, threads), zip(missing, folders)))

@@ -8,13 +8,7 @@ classes and their harmonic mean, beside the dense prediction of the CLIP that tr
 missing below ``--output`` and writes ``benchmarks/results/open_vocabulary.json``.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List
 
@@ -30,6 +24,7 @@ from detectron2.modeling import build_model  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import train_net  # noqa: E402
+from benchmarks import trainings  # noqa: E402
 from hiervl.data.datasets import IGNORE_LABEL, SHAPESWORLD, load_dataset  # noqa: E402
 from hiervl.data.readers import read_image, read_label  # noqa: E402
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion  # noqa: E402
@@ -70,18 +65,6 @@ def register_seen_only(folder: Path) -> None:
     )
 
 
-def train(seed: int, folder: Path, opts: List[str]) -> None:
-    """Train one network in a process of its own, unless it is there already."""
-    if (folder / "model_final.pth").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = ["DATASETS.TRAIN", f"('{SEEN_ONLY}',)", "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0"]
-    overrides += ["SEED", str(seed), "OUTPUT_DIR", str(folder), *opts]
-    command = [sys.executable, __file__, "--train", "--config-file", CONFIG, *overrides]
-    with open(folder / "output.txt", "w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-
-
 def evaluate(label_map: Callable[[np.ndarray], np.ndarray], count: int) -> Dict[str, object]:
     """mIoU of seen and unseen classes and their harmonic mean, in percent, from a function image → labels."""
     confusion = np.zeros((len(NAMES), len(NAMES)), np.int64)
@@ -117,35 +100,21 @@ def untrained() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=Path("output/open_vocabulary"))
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="trainings at a time")
-    parser.add_argument("--images", type=int, default=200, help="test images")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "open_vocabulary.json")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values for all trainings")
-    args = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    args = trainings.parser(__doc__, "open_vocabulary").parse_args()
+    settings = ["DATASETS.TRAIN", f"('{SEEN_ONLY}',)", "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0", *args.opts]
     folders = {seed: args.output / f"seed_{seed}" for seed in args.seeds}
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda item: train(*item, args.opts), folders.items()))
+    commands = {
+        folder: [__file__, "--train", "--config-file", CONFIG, *settings, "SEED", str(seed)]
+        for seed, folder in folders.items()
+    }
+    trainings.train_missing(commands, args.jobs)
     runs = {seed: evaluate(trained(folder), args.images) for seed, folder in folders.items()}
     keys = ("seen", "unseen", "harmonic")
     means = {key: float(np.mean([run[key] for run in runs.values()])) for key in keys}
     clip = evaluate(untrained(), args.images)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    record = {
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "opts": args.opts,
-        "unseen_classes": UNSEEN,
-        "mean": means,
-        "untrained_clip": clip,
-        "runs": runs,
-    }
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(json.dumps(record, indent=2) + "\n")
+    trainings.write_results(
+        args.results, args.opts, unseen_classes=UNSEEN, mean=means, untrained_clip=clip, runs=runs
+    )
     for name, scores in (("trained", means), ("CLIP before training", clip)):
         print(f"{name}: " + ", ".join(f"{key} {scores[key]:.1f}" for key in keys))
 

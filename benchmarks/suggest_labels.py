@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
-from benchmarks.label_efficiency import surroundings  # noqa: E402
+from benchmarks.trainings import surroundings  # noqa: E402
 from hiervl.data.class_records import write_classes  # noqa: E402
 from hiervl.data import datasets  # noqa: E402
 from hiervl.data.folder_files import write_list  # noqa: E402
