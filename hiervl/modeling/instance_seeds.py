@@ -55,39 +55,40 @@ class InstanceSeeds(nn.Module):
             return self._start(class_odds.float(), pixels.float(), position.float())
 
     def _start(self, class_odds: Tensor, pixels: Tensor, position: Tensor) -> Seeds:
-        height, width = class_odds.shape[2:]
+        y, x = (torch.arange(side, device=class_odds.device) for side in class_odds.shape[2:])
+        height, width = y[-1] + 1, x[-1] + 1  # as tensors, so that an exported graph holds for images of any size
         probability = class_odds.sigmoid()
         probability = probability / probability.sum(1, keepdim=True).clamp(min=1e-6)
-        index = self._peaks(probability.detach())  # (B, N)
-        of_y, of_x = (index // width).float(), (index % width).float()
+        # In images of fewer than N patches, places repeat.
+        index = self._peaks(probability.detach()).remainder(height * width)  # (B, N)
+        of_y = index.div(width, rounding_mode="floor")
+        of_x = index - of_y * width
         grid = torch.stack(((of_x + 0.5) / width, (of_y + 0.5) / height), dim=-1).unsqueeze(1) * 2 - 1
         features = self.norm(_at(pixels, grid))
 
         share = probability.flatten(2).transpose(1, 2)
         share = share.gather(1, index.unsqueeze(-1).expand(-1, -1, share.shape[2]))  # (B, N, C), of the seeds
         of_class = torch.einsum("bnc,bchw->bnhw", share, class_odds)
-        # In patches; the sides as tensors, so that an exported graph holds for images of any size.
-        y, x = (torch.arange(side, device=class_odds.device, dtype=torch.float32) for side in (height, width))
-        spacing = ((y[-1] + 1) * (x[-1] + 1) / self.num_seeds).sqrt()
+        spacing = (height * width / self.num_seeds).sqrt()  # in patches
         radius = spacing * self.log_radius(features).exp().unsqueeze(-1)  # (B, N, 1, 1)
         square = (y[:, None] - of_y[..., None, None]).square() + (x - of_x[..., None, None]).square()
         nearness = (self.steepness * (1 - square / radius.square())).clamp(-BOUND, BOUND)
         return Seeds(
             self.projection(features),
-            _at(position.expand(len(pixels), -1, -1, -1), grid),
+            _at(position.expand(pixels.shape[0], -1, -1, -1), grid),
             self.class_logit * share,
             torch.minimum(of_class, nearness),  # nearly the log-odds of both together
         )
 
     def _peaks(self, probability: Tensor) -> Tensor:
-        """(B, C, h, w) → places (B, N) as numbers below h·w: the highest peaks of single classes, then whatever else
-        is likely to be an object; places repeat in images of fewer than N patches."""
+        """(B, C, h, w) → places (B, N), row by row: the highest peaks of single classes, then whatever else is likely
+        to be an object, then numbers above h·w."""
         classes = range(probability.shape[1])
         objects = probability[:, [c for c in classes if c not in self.background] or list(classes)]
         is_peak = F.max_pool2d(objects, 3, stride=1, padding=1) == objects
         score = (objects * is_peak).amax(1) + 0.1 * objects.sum(1)
         score = F.pad(score.flatten(1), (0, self.num_seeds), value=-1.0)
-        return score.topk(self.num_seeds, dim=1).indices % (probability.shape[2] * probability.shape[3])
+        return score.topk(self.num_seeds, dim=1).indices
 
 
 def _at(maps: Tensor, grid: Tensor) -> Tensor:
