@@ -171,9 +171,9 @@ def _add_loss_config(cfg: CN) -> None:
     # Weight of the entropy of the strong views' semantic maps (loss_entropy).
     cfg.LOSS.ENTROPY = 0.01
     # Weight of staying close to the frozen CLIP on patches hidden from the encoder (loss_masked_consistency, eq. 6).
-    cfg.LOSS.MASKED_CONSISTENCY = 0.5
+    cfg.LOSS.MASKED_CONSISTENCY = 0.1
     # Weight of knowing the hidden patches' class by its text (loss_pixel_text, eq. 7).
-    cfg.LOSS.PIXEL_TEXT = 0.05
+    cfg.LOSS.PIXEL_TEXT = 0.01
     # Temperature of loss_pixel_text.
     cfg.LOSS.PIXEL_TEXT_TEMPERATURE = 0.07
 
