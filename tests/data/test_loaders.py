@@ -78,8 +78,10 @@ class TestSemiSupervisedLoader:
         (camvid / "instances" / "train").mkdir(parents=True)
         for number in range(0, 20, 2):
             Image.new("L", (80, 60)).save(camvid / "instances" / "train" / f"{number:03d}.png")
-        samples = [sample for batch in take(build_semi_supervised_loader(cfg), 3) for sample in batch["labeled"]]
-        assert {"instance_ids" in sample for sample in samples} == {True, False}
+        for stands_in in (False, True):
+            cfg.INPUT.REGIONS_AS_INSTANCES = stands_in
+            samples = [sample for batch in take(build_semi_supervised_loader(cfg), 3) for sample in batch["labeled"]]
+            assert {"instance_ids" in sample for sample in samples} == {True, stands_in}
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_bad_label_reaches_the_caller_as_one_sentence(self, camvid, cfg, workers):

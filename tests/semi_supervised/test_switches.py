@@ -124,7 +124,10 @@ def test_switched_off_networks_do_not_exist(make_step):
     )
     everything_off.teacher = None  # nobody asks it
     assert not UNLABELLED & set(everything_off(make_batch()))
-    no_text = make_step("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False).student
+    no_text = make_step(
+        "MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False,
+        "MODEL.QUERY_DECODER.INSTANCE_SEEDS", False,
+    ).student  # fmt: skip
     assert no_text.query_generator is None and no_text.text_encoder.prompts is None
     assert not no_text.pixel_decoder.exchanges and no_text.mask_prior is None
     aligned = make_step("LOSS.ALIGN", 0.0).student
