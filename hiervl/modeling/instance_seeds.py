@@ -27,8 +27,8 @@ class InstanceSeeds(nn.Module):
 
     Seeds are where a class's similarity to the dense CLIP embedding has a peak. A row takes the pixel features there,
     the seed's class as start of its own, and as start of its mask the pixels that are of that class *and* near; how
-    near, each row learns from its features. Learnable rows alone need tens of thousands of iterations to share objects
-    out among themselves; a few labelled images do not carry that far.
+    near, each row learns from its features. Learnable rows alone had not learnt to share objects out among themselves
+    after a few hundred iterations with few labels (docs/method.md).
     """
 
     def __init__(self, dim: int, num_seeds: int, background: Sequence[int] = ()):
