@@ -1,7 +1,8 @@
 """Instances and panoptic segments from instance rows and the semantic map, within one window and across windows."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import ndimage
@@ -12,20 +13,22 @@ from hiervl.evaluation.sliding_window import Window
 
 Box = Tuple[int, int, int, int]  # top, left, bottom, right; the last two exclusive
 
-# Rows below it are not asked; chosen on ShapesWorld's validation scenes, see docs/method.md.
-ROW_SCORE = 0.7
+# Rows below it are not asked. This and the two shares were chosen on ShapesWorld's training scenes, see docs/method.md.
+ROW_SCORE = 0.1
+MAIN_SHARE = 0.15  # of the region in which most of a row lies: what the row must cover to have a part of it
+OTHER_SHARE = 0.5  # the same of any other region: parts of an object that something in front of it cuts in two
 # Masks of one class that agree so much are one object: those of two rows, and those of two windows where both look.
 SAME_OBJECT_IOU = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instance:
     """One object.
 
     Attributes:
         label: index of its class.
-        score: 0…1, probability of the class times the mean probability of the mask's pixels where an instance row
-            found it, else the mean confidence of its pixels.
+        score: 0…1; of a row: probability of the class times the mean probability of the mask's pixels; of an object:
+            see ``objects_of_map``.
         box: top, left, bottom, right in pixels of the image, the last two exclusive.
         mask: (bottom − top, right − left) bool, inside the box.
     """
@@ -100,34 +103,33 @@ def instances_of_rows(
 
 
 def objects_of_map(
-    labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], rows: Sequence[Instance] = ()
+    labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], rows: Optional[Sequence[Instance]] = None
 ) -> List[Instance]:
     """Every connected region of a thing class, shared out among the instance rows that lie in it; best first.
 
-    The text rows say what is where, the instance rows which of it belongs together. A region that no row covers is an
-    object of its own, as is what rows leave of a region of which they cover less than half. Else the nearest row has
-    what they leave.
+    The text rows say what is where, the instance rows which of it belongs together and how surely it is an object. A
+    row has a part of the region in which most of it lies and of regions of which it covers more than half; pixels that
+    no row of a region covers go to the nearest one. A region without rows is an object of its own.
 
     Args:
-        labels: (H, W) classes; confidence: (H, W) 0…1, whose mean over a region is its score.
-        rows: what the instance rows found, best first, with scores of their own; nothing for networks without.
+        labels: (H, W) classes.
+        confidence: (H, W) 0…1. Its mean over an object is the object's score; where rows were asked, times ½ + ½ of
+            the best score · IoU of a row with the object.
+        rows: what the instance rows found, best first; None for a network without.
     """
     found = []
     for thing in sorted(set(things) & set(np.unique(labels).tolist())):
-        of_class = [row for row in rows if row.label == thing]
-        is_thing = labels == thing
-        owner = _owners(of_class, is_thing)
-        regions, count = ndimage.label(is_thing)
-        for number, place in enumerate(ndimage.find_objects(regions, count), start=1):
-            _share_out(owner[place], regions[place] == number, len(of_class) + number)
+        of_class = [row for row in rows or () if row.label == thing]
+        owner = _owners(of_class, ndimage.label(labels == thing)[0])
+        agreement = _agreement(of_class, owner) if rows is not None else None
         for number, place in enumerate(ndimage.find_objects(owner), start=1):
             if place is None:
                 continue
             mask = owner[place] == number
-            is_row = number <= len(of_class)
-            score = of_class[number - 1].score if is_row else float(confidence[place][mask].mean())
-            box = (place[0].start, place[1].start, place[0].stop, place[1].stop)
-            found.append(Instance(int(thing), score, box, mask))
+            score = float(confidence[place][mask].mean())
+            if agreement is not None:
+                score *= (1 + agreement[number]) / 2
+            found.append(Instance(int(thing), score, _box_of_slices(place), mask))
     return sorted(found, key=lambda instance: -instance.score)
 
 
@@ -162,7 +164,7 @@ class InstanceCollector:
     def add(self, window: Window, instances: Sequence[Instance]) -> None:
         """Take a window's instances, in coordinates of the window."""
         box = _box_of(window)
-        earlier = list(self._found)
+        earlier = [pair for pair in self._found if _overlap(pair[1], box)]
         for instance in instances:
             moved = _moved(instance, window.top, window.left)
             twin = next((pair for pair in earlier if _is_same(pair, (moved, box))), None)
@@ -178,25 +180,56 @@ class InstanceCollector:
         return sorted((instance for instance, _ in self._found), key=lambda instance: -instance.score)
 
 
-def _owners(rows: Sequence[Instance], is_thing: np.ndarray) -> np.ndarray:
-    """(H, W) int32: the row of every pixel of the class, from 1 on; 0 where there is none. The first row wins."""
-    owner = np.zeros(is_thing.shape, np.int32)
+def _owners(rows: Sequence[Instance], regions: np.ndarray) -> np.ndarray:
+    """(H, W) int32: the object of every pixel of the class, from 1 on: rows first, then regions without rows.
+
+    regions: (H, W) numbers from 1 on, 0 elsewhere.
+    """
+    areas = np.bincount(regions.ravel())
+    sharers: Dict[int, List[int]] = defaultdict(list)  # rows by the region in which they have a part
     for number, row in enumerate(rows, start=1):
-        top, left, bottom, right = row.box
-        part = owner[top:bottom, left:right]
-        part[row.mask & is_thing[top:bottom, left:right] & (part == 0)] = number
+        covered, pixels = _met(row, regions)
+        if covered.size:
+            share = np.full(covered.size, OTHER_SHARE)
+            share[pixels.argmax()] = MAIN_SHARE
+            for region in covered[pixels >= share * areas[covered]].tolist():
+                sharers[region].append(number)
+    owner = np.zeros(regions.shape, np.int32)
+    for region, place in enumerate(ndimage.find_objects(regions), start=1):
+        of_region = sharers.get(region, [len(rows) + region])
+        is_region = regions[place] == region
+        owner[place][is_region] = of_region[0]
+        if len(of_region) > 1:
+            parts = _parts([(number, rows[number - 1]) for number in of_region], _box_of_slices(place), is_region)
+            owner[place][is_region] = parts[is_region]
     return owner
 
 
-def _share_out(owner: np.ndarray, region: np.ndarray, newcomer: int) -> None:
-    """Give what no row owns of a region to the nearest row, or to ``newcomer``; in place, (h, w) both."""
-    is_free = region & (owner == 0)
-    if 2 * is_free.sum() > region.sum():
-        owner[is_free] = newcomer
-    elif is_free.any():
-        is_other = ~region | is_free
-        nearest = ndimage.distance_transform_edt(is_other, return_distances=False, return_indices=True)
-        owner[is_free] = owner[tuple(nearest)][is_free]
+def _parts(rows: Sequence[Tuple[int, Instance]], box: Box, is_region: np.ndarray) -> np.ndarray:
+    """(h, w) the numbers of the rows that are nearest to each pixel of ``box``; where two overlap, the first."""
+    owner = np.zeros(is_region.shape, np.int32)
+    for number, row in rows:
+        owner[_crop(row, box) & is_region & (owner == 0)] = number
+    nearest = ndimage.distance_transform_edt(owner == 0, return_distances=False, return_indices=True)
+    return owner[tuple(nearest)]
+
+
+def _agreement(rows: Sequence[Instance], owner: np.ndarray) -> np.ndarray:
+    """The best score · IoU of a row with each object of ``owner`` (H, W), by its number."""
+    areas = np.bincount(owner.ravel())
+    best = np.zeros(len(areas))
+    for row in rows:
+        objects, pixels = _met(row, owner)
+        iou = pixels / (row.area + areas[objects] - pixels)
+        best[objects] = np.maximum(best[objects], row.score * iou)
+    return best
+
+
+def _met(row: Instance, numbers: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """The numbers other than 0 under a row's mask, and how many pixels each has there."""
+    top, left, bottom, right = row.box
+    met, pixels = np.unique(numbers[top:bottom, left:right][row.mask], return_counts=True)
+    return met[met > 0], pixels[met > 0]
 
 
 def _best_of_each_object(labels: Tensor, inside: Tensor) -> List[int]:
@@ -232,8 +265,17 @@ def _box_of(window: Window) -> Box:
     return window.top, window.left, window.top + window.height, window.left + window.width
 
 
+def _box_of_slices(place: Tuple[slice, slice]) -> Box:
+    return place[0].start, place[1].start, place[0].stop, place[1].stop
+
+
 def _common(a: Box, b: Box) -> Box:
     return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    top, left, bottom, right = _common(a, b)
+    return top < bottom and left < right
 
 
 def _hull(a: Box, b: Box) -> Box:
@@ -243,8 +285,8 @@ def _hull(a: Box, b: Box) -> Box:
 def _crop(instance: Instance, box: Box) -> np.ndarray:
     """The instance's mask inside ``box``."""
     full = np.zeros((box[2] - box[0], box[3] - box[1]), bool)
-    part = _common(instance.box, box)
-    if part[0] < part[2] and part[1] < part[3]:
+    if _overlap(instance.box, box):
+        part = _common(instance.box, box)
         top, left = instance.box[:2]
         inside = instance.mask[part[0] - top : part[2] - top, part[1] - left : part[3] - left]
         full[part[0] - box[0] : part[2] - box[0], part[1] - box[1] : part[3] - box[1]] = inside
@@ -254,8 +296,7 @@ def _crop(instance: Instance, box: Box) -> np.ndarray:
 def _is_same(one: Tuple[Instance, Box], other: Tuple[Instance, Box]) -> bool:
     if one[0].label != other[0].label:
         return False
-    touched = _common(one[0].box, other[0].box)
-    if touched[0] >= touched[2] or touched[1] >= touched[3]:
+    if not _overlap(one[0].box, other[0].box):
         return False
     both_see = _common(one[1], other[1])
     a, b = _crop(one[0], both_see), _crop(other[0], both_see)

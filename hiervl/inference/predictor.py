@@ -172,7 +172,7 @@ class HierVLPredictor:
         labels, confidence = assemble(strips, size, len(self.classes))
         if not taken_apart:
             return Prediction(labels, confidence, None, None, self.classes)
-        objects = objects_of_map(labels, confidence, self.things, rows.instances() if rows else ())
+        objects = objects_of_map(labels, confidence, self.things, rows.instances() if rows else None)
         segments = Panoptic(*panoptic_of_map(labels, confidence, self.things, objects)) if panoptic else None
         objects = [found for found in objects if found.score >= self.min_score] if instances else None
         return Prediction(labels, confidence, objects, segments, self.classes)

@@ -89,30 +89,38 @@ def test_without_rows_regions_are_objects_and_stuff_is_one_segment():
     np.testing.assert_array_equal(ids, [[3, 3, 4, 1], [4, 4, 4, 2]])
 
 
-def test_rows_take_a_region_apart_and_the_nearest_has_the_rest():
+@pytest.mark.parametrize("first, second", [((0, 3), (5, 7)), ((0, 4), (3, 7))])
+def test_rows_take_a_region_apart_the_nearest_and_then_the_first_has_a_pixel(first, second):
     labels = np.array([[1, 1, 1, 1, 1, 1, 1, 0]])
-    rows = [rectangle(1, 0, 0, 1, 3, score=0.9), rectangle(1, 0, 4, 1, 6, score=0.8)]
-    found = objects_of_map(labels, np.full((1, 8), 0.5), (1,), rows)
-    assert [(i.score, i.area) for i in found] in ([(0.9, 4), (0.8, 3)], [(0.9, 3), (0.8, 4)])  # column 3 is between
-    assert max(i.box[3] for i in found) == 7
+    rows = [rectangle(1, 0, left, 1, right) for left, right in (first, second)]
+    found = objects_of_map(labels, np.ones((1, 8)), (1,), rows)
+    assert sorted(i.box for i in found) == [(0, 0, 1, 4), (0, 4, 1, 7)]
+
+
+def test_an_objects_score_says_how_well_the_best_row_agrees():
+    labels, confidence = np.array([[1, 1, 1, 1, 0, 0, 1, 1]]), np.full((1, 8), 0.8)
+    rows = [rectangle(1, 0, 0, 1, 5, score=0.9)]  # 4 of 5 pixels in common with the first region
+    agreed, alone = objects_of_map(labels, confidence, (1,), rows)
+    assert agreed.box == (0, 0, 1, 4) and agreed.score == pytest.approx(0.8 * (0.5 + 0.5 * 0.9 * 4 / 5))
+    assert alone.score == pytest.approx(0.8 / 2)
+    assert [i.score for i in objects_of_map(labels, confidence, (1,), rows=[])] == pytest.approx([0.4, 0.4])
+    assert [i.score for i in objects_of_map(labels, confidence, (1,))] == pytest.approx([0.8, 0.8])
 
 
 def test_one_row_joins_the_two_regions_of_a_covered_object():
-    labels = np.array([[1, 1, 2, 2, 1, 1, 1, 1]])  # the last two columns are another object of class 1
-    rows = [rectangle(1, 0, 0, 1, 6), rectangle(1, 0, 6, 1, 8)]
+    labels = np.array([[1, 1, 2, 2, 1, 1, 0, 1]])  # the last column is another object of class 1
+    rows = [rectangle(1, 0, 0, 1, 6), rectangle(1, 0, 7, 1, 8)]
     found = objects_of_map(labels, np.ones((1, 8)), (1, 2), rows)
     assert sorted((i.label, i.box, i.area) for i in found) == [
-        (1, (0, 0, 1, 6), 4), (1, (0, 6, 1, 8), 2), (2, (0, 2, 1, 4), 2),
+        (1, (0, 0, 1, 6), 4), (1, (0, 7, 1, 8), 1), (2, (0, 2, 1, 4), 2),
     ]
 
 
-def test_a_region_that_rows_hardly_touch_and_one_of_another_class_stay_whole():
-    labels = np.array([[1, 1, 1, 1, 1, 0, 2, 2]])
-    rows = [rectangle(1, 0, 4, 1, 8)]  # the fifth column, and what the map gives to class 2
-    found = objects_of_map(labels, np.full((1, 8), 0.5), (1, 2), rows)
-    assert sorted((i.label, i.box, i.score) for i in found) == [
-        (1, (0, 0, 1, 4), 0.5), (1, (0, 4, 1, 5), 0.9), (2, (0, 6, 1, 8), 0.5),
-    ]
+def test_a_row_has_no_part_of_regions_it_hardly_touches():
+    labels = np.array([[1] * 8 + [0] + [1] * 4])
+    rows = [rectangle(1, 0, 0, 1, 10), rectangle(1, 0, 7, 1, 8)]
+    found = objects_of_map(labels, np.ones((1, 13)), (1,), rows)
+    assert sorted(i.box for i in found) == [(0, 0, 1, 8), (0, 9, 1, 13)]  # 1 of 4 and 1 of 8 pixels are too few
 
 
 # Two windows of 4 × 6 that share the columns 2 … 5 of an image of 4 × 8.
