@@ -2,14 +2,16 @@
 
     python -m benchmarks.memory [--crops 512 801] [--pairs 8]
 
-On a GPU: the peak of three iterations, with ``MODEL.CLIP.RECOMPUTE`` and ``MODEL.PIXEL_DECODER.RECOMPUTE`` off and on.
-Without one nothing of the kind can be measured; then the tensors that autograd keeps for the backward pass of one
-labelled and one unlabelled image are counted on the CPU, in mixed precision, and the memory of 8 + 8 is estimated from
-them. CLIP's weights are random, and so are the images. Results are written to ``results/memory_{cuda|estimate}.json``.
+On a GPU: the peak of three iterations, with ``RECOMPUTE`` of tower, pixel decoder and query decoder off and on.
+Without one nothing of the kind can be measured; then the tensors that autograd keeps for the backward pass are counted
+on the CPU, in mixed precision: of one and of two pairs of a labelled and an unlabelled image, whose difference is what
+a pair needs, and the rest is there once. The memory of 8 + 8 is estimated from both. CLIP's weights are random, and so
+are the images. Results are written to ``results/memory_{cuda|estimate}.json``.
 """
 
 import argparse
 import gc
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -26,6 +28,8 @@ from .timing import RESULTS, commit, machine
 
 CONFIG = str(Path(__file__).resolve().parents[1] / "configs" / "pascal_92.yaml")
 ITERATIONS = 3
+LARGEST_KEPT = 512  # without a GPU, two pairs of larger crops would exceed many a machine's memory unless recomputed
+SWITCHES = tuple(f"MODEL.{part}.RECOMPUTE" for part in ("CLIP", "PIXEL_DECODER", "QUERY_DECODER"))
 PARTS = ("text_encoder", "backbone", "pixel_decoder", "query_decoder", "criterion")
 ADAM_STATES = 2  # numbers per trained weight
 GIB = 2**30
@@ -34,7 +38,7 @@ GIB = 2**30
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     on_gpu = torch.cuda.is_available()
-    parser.add_argument("--crops", type=int, nargs="+", default=[512, 801] if on_gpu else [512])
+    parser.add_argument("--crops", type=int, nargs="+", default=[512, 801])
     parser.add_argument("--pairs", type=int, default=8, help="labelled, and as many unlabelled, images an iteration")
     args = parser.parse_args()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -42,14 +46,15 @@ def main() -> None:
     if not on_gpu:
         print("No CUDA device: what follows is an estimate from the tensors that autograd keeps, counted on the CPU.")
     found = []
-    for crop in args.crops:
-        for recompute in (False, True):
-            torch.manual_seed(0)
-            row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
-            row.update(peak(device, crop, args.pairs, recompute) if on_gpu else estimate(crop, args.pairs, recompute))
-            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            found.append(row)
-            gc.collect()
+    for crop, recompute in itertools.product(args.crops, (False, True)):
+        if crop > LARGEST_KEPT and not recompute and not on_gpu:
+            continue
+        torch.manual_seed(0)
+        row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
+        row.update(peak(device, crop, args.pairs, recompute) if on_gpu else estimate(crop, args.pairs, recompute))
+        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        found.append(row)
+        gc.collect()
     path = RESULTS / f"memory_{'cuda' if on_gpu else 'estimate'}.json"
     content = {"machine": machine(device), "commit": measured, "config": Path(CONFIG).name, "rows": found}
     path.write_text(json.dumps(content, indent=2) + "\n")
@@ -60,7 +65,7 @@ def build(device: torch.device, recompute: bool):
     from detectron2.modeling import build_model  # after hiervl, which mends what it needs
 
     options = ["MODEL.DEVICE", device.type, "MODEL.CLIP.PRETRAINED", ""]
-    options += ["MODEL.CLIP.RECOMPUTE", str(recompute), "MODEL.PIXEL_DECODER.RECOMPUTE", str(recompute)]
+    options += [value for key in SWITCHES for value in (key, str(recompute))]
     cfg = prepare_config(load_config(CONFIG, options), training=False)  # without the files of the dataset
     student = build_model(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
@@ -84,23 +89,29 @@ def peak(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[s
 
 
 def estimate(crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
-    """GiB of weights and their like, of what autograd keeps for one pair of images, and of both for all pairs."""
+    """GiB of weights and their like, of what autograd keeps once and for a pair of images, and of all for all pairs."""
     step, _ = build(torch.device("cpu"), recompute)
-    saved = SavedTensors(step)
-    with torch.autocast("cpu", dtype=torch.bfloat16), saved:
-        losses = step(batch_of(crop, 1))
-    total = sum(losses.values())  # holds what is counted
-    assert torch.isfinite(total)
+    one, two = kept(step, crop, 1), kept(step, crop, 2)
+    of_pair = {name: two[name] - one[name] for name in two}
+    pair = sum(of_pair.values())
+    once = sum(one.values()) - pair
     fixed = weight_bytes(step)
-    of_text = saved.bytes.pop("text_encoder", 0)  # once, however many images there are
-    pair = sum(saved.bytes.values())
     return {
         "fixed_gib": round(fixed / GIB, 2),
-        "text_gib": round(of_text / GIB, 2),
+        "once_gib": round(once / GIB, 2),
         "pair_gib": round(pair / GIB, 2),
-        "pair_by_part_gib": {name: round(count / GIB, 2) for name, count in saved.bytes.items()},
-        "estimated_gib": round((fixed + of_text + pairs * pair) / GIB, 1),
+        "pair_by_part_gib": {name: round(count / GIB, 2) for name, count in of_pair.items()},
+        "estimated_gib": round((fixed + once + pairs * pair) / GIB, 1),
     }
+
+
+def kept(step: SemiSupervisedStep, crop: int, pairs: int) -> Dict[str, int]:
+    """Bytes that autograd keeps for the backward pass, by part."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), SavedTensors(step) as saved:
+        losses = step(batch_of(crop, pairs))
+    total = sum(losses.values())  # holds what is counted
+    assert torch.isfinite(total)
+    return saved.bytes
 
 
 def weight_bytes(step: SemiSupervisedStep) -> int:
@@ -121,10 +132,11 @@ class SavedTensors:
         self._part = "other"
         self._seen = {t.untyped_storage().data_ptr() for t in [*step.parameters(), *step.buffers()]}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._handles = []
         for name in PARTS:
             module = getattr(step.student, name)
-            module.register_forward_pre_hook(lambda *_, name=name: self._enter(name))
-            module.register_forward_hook(lambda *_: self._enter("other"))
+            self._handles.append(module.register_forward_pre_hook(lambda *_, name=name: self._enter(name)))
+            self._handles.append(module.register_forward_hook(lambda *_: self._enter("other")))
 
     def __enter__(self) -> "SavedTensors":
         self._hooks.__enter__()
@@ -132,6 +144,8 @@ class SavedTensors:
 
     def __exit__(self, *error) -> None:
         self._hooks.__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
 
     def _enter(self, part: str) -> None:
         self._part = part

@@ -121,6 +121,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
     # Dropout of the query decoder.
     cfg.MODEL.QUERY_DECODER.DROPOUT = 0.0
+    # Compute the layers again in the backward pass: less memory, more time.
+    cfg.MODEL.QUERY_DECODER.RECOMPUTE = False
     # Text queries take part in the decoder.
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.

@@ -128,7 +128,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         tokens = self._embed(images, grid)
         *first, last = self.visual.transformer.resblocks
         for block in first:
-            tokens = block(tokens)
+            tokens = maybe_recomputed(self.recompute, block, tokens)
         dense = self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
         return dense, self._to_joint_space(last(tokens)[:, 0]) if pooled else None
 

@@ -152,6 +152,7 @@ class HierVL(ClipSegmenter):
                 instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, background)
                 if seeds_instances(cfg)
                 else None,
+                recompute=decoder.RECOMPUTE,
             ),
             "mask_prior": TextMaskPrior(logit_scale)
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))

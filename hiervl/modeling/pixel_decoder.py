@@ -121,10 +121,15 @@ class DeformablePixelDecoder(nn.Module):
         queries, text_bias = None, None
         if text is not None:
             queries, text_bias = text.queries, text_attention_bias(text)
-        for index, layer in enumerate(self.layers):
-            pixels = maybe_recomputed(self.recompute, layer, pixels, position, points, shapes)
+
+        def layer(index: int, pixels: Tensor, queries: Optional[Tensor]):
+            pixels = self.layers[index](pixels, position, points, shapes)
             if queries is not None and self.exchanges:
-                pixels, queries = maybe_recomputed(self.recompute, self.exchanges[index], pixels, queries, text_bias)
+                pixels, queries = self.exchanges[index](pixels, queries, text_bias)
+            return pixels, queries
+
+        for index in range(len(self.layers)):
+            pixels, queries = maybe_recomputed(self.recompute, layer, index, pixels, queries)
 
         refined = [
             flat.transpose(1, 2).unflatten(2, shape)

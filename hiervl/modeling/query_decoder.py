@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hiervl.errors import UserError
 
 from .instance_seeds import InstanceSeeds
-from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
+from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout, maybe_recomputed
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
 
@@ -79,6 +79,7 @@ class DualQueryDecoder(nn.Module):
         text_queries: bool = True,
         align_head: bool = True,
         instance_seeds: Optional[InstanceSeeds] = None,
+        recompute: bool = False,
     ):
         """
         Args:
@@ -89,6 +90,7 @@ class DualQueryDecoder(nn.Module):
             align_head: project the rows into CLIP's joint space (φ); off: ``joint_embeddings`` is None.
             instance_seeds: gives the instance rows places to start from, where there is a mask prior; None: they start
                 out alike for all images.
+            recompute: compute the layers again in the backward pass instead of keeping what is inside them.
         """
         super().__init__()
         if not text_queries and not num_instance_queries:
@@ -106,6 +108,7 @@ class DualQueryDecoder(nn.Module):
         self.mask_head = MLP(dim, dim, dim, 3)
         self.align_head = MLP(dim, dim, embed_dim, 2) if align_head else None
         self.instance_seeds = instance_seeds
+        self.recompute = recompute
         # A text row starts out predicting the class that owns it.
         self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT), requires_grad=text_queries)
         # From row classes to columns of class_head, where other classes than the trained ones are predicted.
@@ -163,7 +166,8 @@ class DualQueryDecoder(nn.Module):
                 m = index % len(maps)
                 with torch.no_grad():
                     may_see = _visible_pixels(_masks_of(kernel, coarse[m], coarse_priors[m]))
-                rows = self.layers[index](rows, position, maps[m], positions[m], may_see, row_bias)
+                others = (position, maps[m], positions[m], may_see, row_bias)
+                rows = maybe_recomputed(self.recompute, self.layers[index], rows, *others)
         joint = None if self.align_head is None else F.normalize(self.align_head(normed).float(), dim=-1)
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
 

@@ -178,8 +178,8 @@ class OptimisationLoop:
             return
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: set SOLVER.ACCUMULATION to "
-            f"{2 * self.accumulation * self.parts} (same effective batch, less memory), switch SOLVER.AMP.ENABLED, "
-            "MODEL.CLIP.RECOMPUTE and MODEL.PIXEL_DECODER.RECOMPUTE on, or lower INPUT.CROP_SIZE, "
+            f"{2 * self.accumulation * self.parts} (same effective batch, less memory), switch SOLVER.AMP.ENABLED "
+            "and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER and MODEL.QUERY_DECODER on, or lower INPUT.CROP_SIZE, "
             "SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 

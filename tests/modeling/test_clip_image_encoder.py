@@ -133,7 +133,12 @@ def test_detail_stem_adds_to_the_finest_maps_and_can_be_switched_off(clip, count
         torch.testing.assert_close(ours[name], theirs[name])
 
 
-def test_recomputed_blocks_give_the_same_gradients_from_fewer_kept_tensors(clip):
+@pytest.mark.parametrize(
+    "outputs",
+    [lambda encoder, images: encoder(images).values(), lambda encoder, images: encoder.embeddings(images)],
+    ids=["all", "embeddings"],
+)
+def test_recomputed_blocks_give_the_same_gradients_from_fewer_kept_tensors(clip, outputs):
     visual = clip[0].visual
     for block in visual.transformer.resblocks:  # random numbers, which the second computation must meet again
         block.mlp = torch.nn.Sequential(block.mlp, torch.nn.Dropout(0.5))
@@ -145,7 +150,7 @@ def test_recomputed_blocks_give_the_same_gradients_from_fewer_kept_tensors(clip)
         encoder.train()
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
-            loss = sum(out.square().sum() for out in encoder(images).values())
+            loss = sum(out.square().sum() for out in outputs(encoder, images))
         encoder.zero_grad(set_to_none=True)
         loss.backward()
         gradients = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}

@@ -100,6 +100,25 @@ def test_prior_is_added_to_the_masks_of_its_class():
     assert calls[0][4][0, 0, 1].all()  # class 0 has an empty mask
 
 
+def test_recomputed_layers_give_the_same_from_fewer_kept_tensors():
+    results, kept = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        decoder = DualQueryDecoder(
+            3, 16, dim=32, layers=3, num_heads=4, feedforward=64, dropout=0.1, recompute=recompute
+        )
+        maps = [torch.randn(2, 32, side, side) for side in (2, 4, 8)]
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
+            found = decoder(PixelFeatures(maps, torch.randn(2, 32, 16, 16), None), None)
+            loss = found.pred_masks[-1].square().mean() + found.pred_logits[-1].square().mean()
+        loss.backward()
+        results.append((loss.detach(), [p.grad for p in decoder.layers.parameters()]))
+        kept.append(sum(sizes))
+    torch.testing.assert_close(results[1], results[0])
+    assert kept[1] < 0.6 * kept[0]
+
+
 def test_semantic_map_by_hand():
     """Two rows, two classes, one pixel: S_c = Σ_i p_i(c)·M_i; "no object" claims nothing, padded rows neither."""
     log = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.7, 0.2], [0.9, 0.05, 0.05]]).log()
