@@ -10,9 +10,9 @@ are the images. Results are written to ``results/memory_{cuda|estimate}.json``.
 """
 
 import argparse
-import gc
 import itertools
 import json
+import multiprocessing
 from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List
@@ -49,12 +49,11 @@ def main() -> None:
     for crop, recompute in itertools.product(args.crops, (False, True)):
         if crop > LARGEST_KEPT and not recompute and not on_gpu:
             continue
-        torch.manual_seed(0)
         row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
-        row.update(peak(device, crop, args.pairs, recompute) if on_gpu else estimate(crop, args.pairs, recompute))
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own, which gives all memory back
+            row.update(pool.apply(peak if on_gpu else estimate, (device, crop, args.pairs, recompute)))
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         found.append(row)
-        gc.collect()
     path = RESULTS / f"memory_{'cuda' if on_gpu else 'estimate'}.json"
     content = {"machine": machine(device), "commit": measured, "config": Path(CONFIG).name, "rows": found}
     path.write_text(json.dumps(content, indent=2) + "\n")
@@ -74,8 +73,8 @@ def build(device: torch.device, recompute: bool):
 
 def peak(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[str, float]:
     """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
+    torch.manual_seed(0)
     step, optimizer = build(device, recompute)
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(ITERATIONS):
         with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -88,9 +87,10 @@ def peak(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[s
     return {"allocated_gib": round(allocated / GIB, 2), "reserved_gib": round(reserved / GIB, 2)}
 
 
-def estimate(crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
+def estimate(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
     """GiB of weights and their like, of what autograd keeps once and for a pair of images, and of all for all pairs."""
-    step, _ = build(torch.device("cpu"), recompute)
+    torch.manual_seed(0)
+    step, _ = build(device, recompute)
     one, two = kept(step, crop, 1), kept(step, crop, 2)
     of_pair = {name: two[name] - one[name] for name in two}
     pair = sum(of_pair.values())
