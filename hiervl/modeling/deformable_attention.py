@@ -32,7 +32,7 @@ def deformable_attention(
     with torch.autocast(value.device.type, enabled=False):  # half precision would move the points by 0.1 pixel
         precise = torch.promote_types(value.dtype, torch.float32)
         locations, weights = locations.to(precise), weights.to(precise)
-        if triton_attention.is_usable(value.device):
+        if triton_attention.is_usable(value.device, value.dtype):
             return triton_attention.fused_sampling(value, shapes, locations, weights)
         compute = sum_of_rows if value.device.type == "cpu" else sampled_maps
         return compute(value.to(precise), shapes, locations, weights)

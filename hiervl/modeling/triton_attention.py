@@ -11,6 +11,7 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 
 try:
     import triton
@@ -163,21 +164,36 @@ def fused_sampling(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: 
 
 
 @functools.lru_cache(maxsize=None)
-def is_usable(device: torch.device) -> bool:
-    """Whether the kernels can be built and run there; tried once. Without Triton, or the C compiler it needs: no."""
+def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels can be built and run there for values of this type, each of which has kernels of its own;
+    tried once. Without Triton, or the C compiler it needs: no."""
     if triton is None or device.type != "cuda":
         return False
     try:
-        with torch.inference_mode(False), torch.enable_grad():  # an evaluation may ask first
-            value = torch.ones(1, 1, 1, 16, device=device, requires_grad=True)
-            locations = torch.full((1, 1, 1, 1, 1, 2), 0.5, device=device)
-            weights = torch.ones(1, 1, 1, 1, 1, device=device)
-            out = fused_sampling(value, [(1, 1)], locations, weights)
-            out.sum().backward()
-        if not (torch.allclose(out, torch.ones_like(out)) and torch.allclose(value.grad, torch.ones_like(value))):
-            raise RuntimeError("its result on a single pixel is wrong")
+        try_kernels(device, dtype)
+    except torch.cuda.OutOfMemoryError:  # says nothing of the kernels
+        raise
     except Exception as error:  # what Triton raises depends on driver, compiler and version
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        logger.warning("The fused kernel of deformable attention is not used on %s: %s", device, reason)
+        logger.warning("The fused kernel of deformable attention is not used on %s (%s): %s", device, dtype, reason)
         return False
     return True
+
+
+def try_kernels(device: torch.device, dtype: torch.dtype) -> None:
+    """Sample a single pixel, forward and backward; raises whatever goes wrong."""
+    # An evaluation may ask first, or a layer that is computed again in the backward pass (``maybe_recomputed``): what
+    # is saved here is none of that layer's.
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
+        precise = torch.promote_types(dtype, torch.float32)
+        value = torch.ones(1, 1, 1, 16, device=device, dtype=dtype, requires_grad=True)
+        locations = torch.full((1, 1, 1, 1, 1, 2), 0.5, device=device, dtype=precise)
+        weights = torch.ones(1, 1, 1, 1, 1, device=device, dtype=precise)
+        out = fused_sampling(value, [(1, 1)], locations, weights)
+        out.sum().backward()
+    if not (torch.allclose(out, torch.ones_like(out)) and torch.allclose(value.grad, torch.ones_like(value))):
+        raise RuntimeError("its result on a single pixel is wrong")
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

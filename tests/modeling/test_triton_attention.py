@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hiervl.modeling.deformable_attention import sampled_maps
-from hiervl.modeling.triton_attention import fused_sampling
+from hiervl.modeling.layers import maybe_recomputed
+from hiervl.modeling.triton_attention import fused_sampling, try_kernels
 
 pytest.importorskip("triton")
 SHAPES = [(3, 5), (1, 4), (6, 2)]
@@ -35,3 +36,20 @@ def test_equals_sampled_maps(dtype, tolerance):
     for found, wanted in zip(gradients, torch.autograd.grad(expected, exact, grad)):
         assert wanted.abs().max() > 0.1
         torch.testing.assert_close(found.double(), wanted, atol=10 * tolerance, rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_are_tried_inside_a_recomputed_layer(dtype):
+    """The first layer that asks whether the kernels work may be one whose insides the backward pass computes again."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    asked = []
+
+    def layer(x):
+        if not asked:
+            asked.append(True)
+            try_kernels(device, dtype)
+        return x.exp().square()
+
+    x = torch.ones(3, device=device, requires_grad=True)
+    maybe_recomputed(True, layer, x).sum().backward()
+    torch.testing.assert_close(x.grad, 2 * torch.full_like(x, 2).exp())
