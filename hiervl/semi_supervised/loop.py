@@ -25,6 +25,9 @@ AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Files written of steps that were left out; each holds the network's weights.
 MAX_DUMPS = 3
 
+# Of float16's losses. It halves with every gradient that overflows; where even this one does, scaling is not the cause.
+SMALLEST_SCALE = 1.0
+
 Batch = Dict[str, List[dict]]
 
 
@@ -38,6 +41,14 @@ class MicroBatchLosses(NamedTuple):
     def broken(self) -> List[str]:
         """Losses that are infinite or NaN."""
         return [name for name, value in self.values.items() if not np.isfinite(value)]
+
+
+class LossScaler(torch.amp.GradScaler):
+    """PyTorch's, which a run can also take up that went on without one so far."""
+
+    def load_state_dict(self, state: Dict) -> None:
+        if state:
+            super().load_state_dict(state)
 
 
 class OptimisationLoop:
@@ -81,7 +92,7 @@ class OptimisationLoop:
         self.amp, self.amp_dtype = amp, AMP_TYPES[amp_dtype]
         self.device_type = self.step.student.device.type
         needs_scaling = amp and self.amp_dtype == torch.float16 and self.device_type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=needs_scaling)
+        self.scaler = LossScaler(self.device_type, enabled=needs_scaling)
         self.max_skipped_steps = max_skipped_steps
         self.halve_on_out_of_memory = halve_on_out_of_memory
         self.dump = dump
@@ -212,9 +223,12 @@ class OptimisationLoop:
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or float("inf"))
-        self.step.statistics["gradient_norm"] = norm
-        if self.scaler.is_enabled() or torch.isfinite(norm):  # the scaler itself skips such a step
+        if torch.isfinite(norm):
+            self.step.statistics["gradient_norm"] = norm
             return None
+        if self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE:  # it skips the step and scales less
+            return None
+        self.scaler.update()  # or it would refuse the next step
         return describe_problem(["the gradient"], [name for each in losses for name in each.files])
 
     def _leave_out(self, problem: str, batches: List[Batch], before: StateBefore) -> None:

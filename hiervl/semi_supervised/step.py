@@ -258,8 +258,10 @@ class SemiSupervisedStep(nn.Module):
         network = self.teacher.network
         was_training = network.training
         network.eval()
-        scores = network.semantic_maps(views.weak, **judged)
-        network.train(was_training)
+        try:
+            scores = network.semantic_maps(views.weak, **judged)
+        finally:  # a lack of GPU memory is answered by repeating the step
+            network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):
             pseudo = make_pseudo_labels(
                 scores.float(), views.valid, self.threshold, sharpen=self.sharpen, ignore_value=self.ignore_value

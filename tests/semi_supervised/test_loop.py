@@ -5,7 +5,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from hiervl.errors import UserError
-from hiervl.semi_supervised.loop import divide
+from hiervl.semi_supervised.loop import LossScaler, divide
 
 
 @pytest.fixture
@@ -88,6 +88,39 @@ def test_infinite_gradient_is_found(make_loop):
         run_steps(trainer, 1)
 
 
+def overflowing(trainer, scale):
+    """As float16 on a GPU, with gradients that overflow however little the losses are scaled; → a trained parameter."""
+    trainer._trainer.scaler = LossScaler("cpu", init_scale=scale)
+    parameter = next(trainer.student.query_decoder.parameters())
+    return parameter, parameter.register_hook(lambda gradient: gradient * float("inf"))
+
+
+def test_overflow_that_no_scale_prevents_is_found(make_loop):
+    """Scales of 4 and 2 overflow as scales may; at 1 the network is at fault. What is logged stays finite."""
+    trainer = make_loop("SOLVER.MAX_SKIPPED_STEPS", "1")
+    parameter, hook = overflowing(trainer, 4.0)
+    start = parameter.clone()
+    run_steps(trainer, 2)
+    assert trainer._trainer.skipped_steps == 0 and "gradient_norm" not in trainer.step.statistics
+    run_steps(trainer, 1)
+    assert trainer._trainer.skipped_steps == 1 and torch.equal(parameter, start)
+    hook.remove()
+    run_steps(trainer, 1)
+    assert torch.isfinite(trainer.step.statistics["gradient_norm"]) and not torch.equal(parameter, start)
+    overflowing(trainer, 1.0)
+    with pytest.raises(UserError, match="the gradient became infinite or NaN"):
+        run_steps(trainer, 1)
+
+
+def test_scaling_can_begin_with_a_resumed_run():
+    """What a run without mixed precision saves of its scaler is empty."""
+    scaler = LossScaler("cpu", init_scale=8.0)
+    scaler.load_state_dict(LossScaler("cpu", enabled=False).state_dict())
+    assert scaler.get_scale() == 8.0
+    scaler.load_state_dict(LossScaler("cpu", init_scale=2.0).state_dict())
+    assert scaler.get_scale() == 2.0
+
+
 def test_replay_repeats_the_step(make_loop, monkeypatch, tmp_path):
     """The losses of the report are those of the step, to the printed digit; the module that broke is named."""
     from hiervl.semi_supervised import SemiSupervisedTrainer
@@ -159,6 +192,21 @@ def test_halved_batches_are_those_of_accumulation(make_loop):
     others = weights(accumulated)
     assert all(torch.equal(value, others[name]) for name, value in weights(halved).items())
     assert any(not torch.equal(v, w) for v, w in zip(weights(halved).values(), weights(make_loop()).values()))
+
+
+def test_a_student_that_teaches_itself_is_trained_on(make_loop):
+    """Memory that ends in its own labelling, where it is in evaluation mode."""
+    trainer = make_loop("SEMI.TEACHER", "student", "SOLVER.HALVE_ON_OUT_OF_MEMORY", "True")
+    original = trainer.student.semantic_maps
+
+    def semantic_maps(images, **options):
+        if len(images) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return original(images, **options)
+
+    trainer.student.semantic_maps = semantic_maps
+    run_steps(trainer, 1)
+    assert trainer._trainer.parts == 2 and trainer.student.training
 
 
 def test_halving_ends_where_a_batch_is_odd(make_loop):
