@@ -1,6 +1,7 @@
 """A run as one HTML page that needs neither a server nor a network: read from what the run has left in its folder."""
 
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -162,7 +163,7 @@ def _read_config(path: Path) -> str:
 
 
 def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:
-    """Values by name and iteration; after a resumed training the later value counts."""
+    """Finite values by name and iteration; after a resumed training the later value counts."""
     curves: Dict[str, Dict[int, float]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -172,6 +173,6 @@ def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:
         if not isinstance(row, dict):  # the end of one
             continue
         for name, value in row.items():
-            if name != "iteration" and isinstance(value, (int, float)) and value == value:
+            if name != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
                 curves.setdefault(name, {})[row.get("iteration", 0)] = float(value)
     return curves

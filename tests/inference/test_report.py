@@ -173,7 +173,8 @@ def test_a_folder_that_is_no_run_is_a_sentence(tmp_path, capsys):
     run = make_run(tmp_path / "run", 50.0)
     assert entry.main(["report", str(run)]) == 0
     assert capsys.readouterr().out.strip() == str(run / "report.html")
-    (run / "metrics.json").write_bytes(b'{"iteration": 1, "lr": 0.\xff{"iteration": 2}\n3\n{"iteration": 3, "lr": 0.5}')
+    lines = b'{"iteration": 1, "lr": 0.\xff{"iteration": 2}\n3\n{"iteration": 3, "lr": 0.5, "norm": Infinity}'
+    (run / "metrics.json").write_bytes(lines)
     assert read_run(run).curves == {"lr": {3: 0.5}}  # a line was cut off, then training went on
     (run / "results.json").write_text('{"sem_seg": ')
     with pytest.raises(UserError, match="results.json is damaged"):
