@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from hiervl.config import get_hiervl_cfg
 from hiervl.config_check import check_config
@@ -127,10 +128,27 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
 
 
 def settle_device(cfg: CfgNode) -> None:
-    """The CPU where there is no CUDA device."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    """The CPU where there is no CUDA device; of several, the one with the given number.
+
+    It becomes the current device, which is the one whose memory is logged and whose random numbers are saved. Each of
+    several processes has its own, whatever the number.
+
+    Raises:
+        UserError: there is no device of that number.
+    """
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    elif comm.get_world_size() > 1:
+        cfg.MODEL.DEVICE = "cuda"
+    elif cfg.MODEL.DEVICE != "cuda":
+        try:
+            torch.cuda.set_device(cfg.MODEL.DEVICE)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
 
 
 def register_own_dataset(cfg: CfgNode, training: bool = True) -> Optional[FolderLayout]:

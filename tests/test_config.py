@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.utils import comm
 
 import hiervl
 from hiervl import config
 from hiervl.errors import UserError
-from hiervl.run_config import load_config
+from hiervl.run_config import load_config, settle_device
 
 SOURCES = Path(hiervl.__file__).parent
 FOLDER = SOURCES.parent / "configs"
@@ -166,3 +168,21 @@ def test_file_of_another_shape_is_a_user_error(tmp_path, text):
 def test_key_below_a_value_is_a_user_error():
     with pytest.raises(UserError, match="SEED.X"):
         load_config("", ["SEED.X", "1"])
+
+
+@pytest.mark.parametrize("processes, expected", [(1, ("cuda:1", ["cuda:1"])), (2, ("cuda", []))])
+def test_numbered_device_is_the_current_one_of_a_single_process(monkeypatch, processes, expected):
+    """Random numbers and memory are asked of the current device; of several processes each has its own."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+    cfg = load_config("", ["MODEL.DEVICE", "cuda:1"])
+    settle_device(cfg)
+    assert (cfg.MODEL.DEVICE, current) == expected
+
+
+def test_device_that_is_not_there_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="MODEL.DEVICE cuda:x cannot be used here"):
+        settle_device(load_config("", ["MODEL.DEVICE", "cuda:x"]))

@@ -188,3 +188,13 @@ def assert_one_sentence(run: subprocess.CompletedProcess, *words: str) -> None:
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "Traceback" not in run.stderr + run.stdout, run.stderr[-2000:]
     assert all(word in last for word in words), last
+
+
+def test_a_run_on_the_cpu_leaves_gpus_alone(monkeypatch):
+    """To ask a GPU for its random numbers takes memory there, and fails where there is none left."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    from hiervl.semi_supervised.checkpoint import RandomState
+
+    state = RandomState()
+    state.collect()
+    assert [of_process["cuda"] for of_process in state.state_dict()["processes"]] == [None]
