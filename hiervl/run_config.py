@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from hiervl.config import get_hiervl_cfg
 from hiervl.config_check import check_config
 from hiervl.config_files import read_layers, written_keys
+from hiervl.data.datasets import check_registered
 from hiervl.data.folder_dataset import register_from_config
 from hiervl.data.folder_layout import FolderLayout
 from hiervl.data.loaders import iterations_per_epoch
@@ -26,6 +27,8 @@ from hiervl.presets import apply_preset
 from hiervl.safe_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
+
+SEVERAL_FORMS = {"DATASET.UNLABELED", "DATASET.VAL", "DATASET.TEST"}  # a number, a path, a list, or two folders
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Sequence[str] = ()) -> CfgNode:
@@ -43,7 +46,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         if not path:
             continue
         if not os.path.isfile(path):
-            raise UserError(f"there is no config file '{path}'{_similar_files(path)}.")
+            raise UserError(f"there is no config file '{path}'{_similar_files(path)}")
         before = cfg.OUTPUT_DIR
         layers = read_layers(Path(path))
         for layer in layers:
@@ -107,6 +110,8 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     keys = dict(zip(overrides[::2], overrides[1::2]))
+    for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
+        cfg.DATASET[name.partition(".")[2]] = None
     given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
     cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
@@ -117,6 +122,8 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     cfg.defrost()
     settle_device(cfg)
     layout = register_own_dataset(cfg, training)
+    if training:
+        _check_dataset_names(cfg)
     apply_preset(cfg, layout)
     check_config(cfg)
     if training and cfg.SOLVER.EPOCHS:
@@ -125,6 +132,14 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     _check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     return cfg
+
+
+def _check_dataset_names(cfg: CfgNode) -> None:
+    for key in ("TRAIN", "UNLABELED", "TEST"):
+        if key == "UNLABELED" and not cfg.SEMI.ENABLED:
+            continue
+        for name in cfg.DATASETS[key]:
+            check_registered(name, f"DATASETS.{key}")
 
 
 def settle_device(cfg: CfgNode) -> None:
@@ -236,7 +251,7 @@ def _similar_files(config_file: str) -> str:
     folder = Path(config_file).parent
     names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
     matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
-    return f"; did you mean {folder / matches[0]}?" if matches else ""
+    return f"; did you mean {folder / matches[0]}?" if matches else "."
 
 
 def _check_output_dir(path: str) -> None:

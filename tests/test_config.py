@@ -11,7 +11,7 @@ from detectron2.utils import comm
 import hiervl
 from hiervl import config
 from hiervl.errors import UserError
-from hiervl.run_config import load_config, settle_device
+from hiervl.run_config import load_config, prepare_config, settle_device
 
 SOURCES = Path(hiervl.__file__).parent
 FOLDER = SOURCES.parent / "configs"
@@ -151,11 +151,26 @@ def test_other_mistakes_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="SEMI.CONFIDENCE"):
         load_config("", ["SEMI.CONFIDENCE", "high"])
     (tmp_path / "quickstart.yaml").write_text("SEED: 1\n")
-    with pytest.raises(UserError, match="did you mean .*quickstart.yaml"):
+    with pytest.raises(UserError, match=r"did you mean .*quickstart.yaml\?$"):
         load_config(str(tmp_path / "quikstart.yaml"))
     (tmp_path / "broken.yaml").write_text("MODEL: [unclosed\n")
     with pytest.raises(UserError, match="broken.yaml"):
         load_config(str(tmp_path / "broken.yaml"))
+
+
+def test_misspelt_dataset_is_answered_with_the_nearest():
+    quickstart = str(SOURCES.parent / "configs" / "quickstart.yaml")
+    cfg = load_config(quickstart, ["DATASETS.TRAIN", "('shapesworld_trian_16',)"])
+    with pytest.raises(UserError, match="'shapesworld_trian_16' in DATASETS.TRAIN; close names are shapesworld_train"):
+        prepare_config(cfg)
+
+
+@pytest.mark.parametrize("form", ["lists/val.txt", "0.5"])
+def test_command_line_may_give_another_form_of_validation_images(tmp_path, form):
+    file = tmp_path / "own.yaml"
+    file.write_text("DATASET: {VAL: 0.2, UNLABELED: photos}\n")
+    cfg = load_config(str(file), ["DATASET.VAL", form, "DATASET.UNLABELED", "['a', 'b']"])
+    assert (str(cfg.DATASET.VAL), cfg.DATASET.UNLABELED) == (form, ["a", "b"])
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "MODEL: 3\n"])
