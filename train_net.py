@@ -31,7 +31,9 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, ``--with`` and ``--replay``."""
-    parser = default_argument_parser()
+    parser = default_argument_parser(epilog="README.md and docs/data.md have examples, hiervl/config.py all keys.")
+    values = next(action for action in parser._actions if action.dest == "opts")
+    values.metavar, values.help = "KEY VALUE", "config values, such as SOLVER.MAX_ITER 500; they win over all files"
     parser.add_argument(
         "--with", dest="deltas", action="append", default=[], metavar="FILE",
         help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
@@ -39,6 +41,12 @@ def argument_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--replay", default="", metavar="FILE", help="repeat the step that left this broken_step_….pth")
     return parser
+
+
+def is_short(record: logging.LogRecord) -> bool:
+    """Not one of the entries in which Detectron2's set-up repeats the config: hundreds of lines that bury all others,
+    of what config.yaml has as well."""
+    return not record.getMessage().startswith(("Contents of args.config_file=", "Running with full config:"))
 
 
 @contextlib.contextmanager
@@ -73,6 +81,7 @@ def work(args) -> Optional[dict]:
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
     with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
+        logging.getLogger("detectron2").addFilter(is_short)
         with kept_config(cfg.OUTPUT_DIR) if args.eval_only or args.resume else contextlib.nullcontext():
             default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")

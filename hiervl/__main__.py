@@ -16,6 +16,15 @@ USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds an option's default where there is one to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.required or action.default in (None, "", False):
+            return action.help or ""
+        return super()._get_help_string(action) or ""
+
+
 def read_help(module_name: str) -> str:
     """The command's HELP line, read from its source: importing it may take seconds, or fail."""
     spec = importlib.util.find_spec(module_name)
@@ -55,7 +64,7 @@ def run_command(name: str, arguments: List[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m hiervl {name}",
         description=command.HELP,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_arguments(parser)
     return command.run(parser.parse_intermixed_args(arguments))

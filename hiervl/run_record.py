@@ -72,9 +72,15 @@ def _has_splits(part: Dict[str, Any]) -> bool:
 
 def resume_command() -> str:
     """The command that goes on with this training."""
-    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else "python"
+    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else _interpreter()
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
     return f"{launcher} {shlex.join([sys.argv[0], '--resume', *arguments])}"
+
+
+def _interpreter() -> str:
+    """The Python that runs, as it is typed here: `python` alone need not be the one of .venv."""
+    inside = os.path.relpath(sys.executable) if sys.executable else "python"
+    return shlex.quote(sys.executable if inside.startswith(os.pardir) else inside)
 
 
 def split_hash(dicts: Sequence[dict]) -> str:

@@ -1,6 +1,7 @@
 """The dispatcher of ``python -m hiervl``."""
 
 import errno
+import logging
 import os
 import sys
 import types
@@ -26,6 +27,19 @@ def command(monkeypatch):
 def test_arguments_reach_the_command_and_its_status_comes_back(command):
     assert entry.main(["fake"]) == 3
     assert entry.main(["fake", "--size", "5"]) == 5
+
+
+def test_help_names_a_default_only_where_there_is_one(command, capsys):
+    def add_arguments(parser):
+        parser.add_argument("--size", type=int, default=3, help="how many")
+        parser.add_argument("--input", required=True, help="a folder")
+        parser.add_argument("--device", default="", help="such as cpu (the best)")
+
+    command.add_arguments = add_arguments
+    with pytest.raises(SystemExit):
+        entry.main(["fake", "--help"])
+    lines = [line.split(maxsplit=2)[-1] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert lines == ["how many (default: 3)", "a folder", "such as cpu (the best)"]
 
 
 def test_a_user_error_is_one_line_without_a_traceback(command, capsys):
@@ -79,6 +93,29 @@ def test_an_earlier_config_is_kept_as_it_was(tmp_path):
     with train_net.kept_config(str(tmp_path / "new")):
         pass
     assert not (tmp_path / "new").exists()
+
+
+def test_the_log_leaves_out_the_config_and_nothing_else():
+    import train_net
+
+    def shown(text):
+        return train_net.is_short(logging.LogRecord("detectron2", logging.INFO, "", 0, text, None, None))
+
+    assert not shown("Running with full config:\nSEED: 1")
+    assert not shown("Contents of args.config_file=a.yaml:\nSEED: 1")
+    assert shown("Full config saved to output/config.yaml")
+
+
+def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatch):
+    from hiervl.run_record import resume_command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "my trees.yaml"])
+    rest = "train_net.py --resume --config-file 'my trees.yaml'"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert resume_command() == f".venv/bin/python {rest}"
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    assert resume_command() == f"/usr/bin/python3 {rest}"
 
 
 def test_a_stopped_training_has_no_results(monkeypatch):
