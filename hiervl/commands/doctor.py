@@ -16,7 +16,7 @@ from typing import List, Optional
 import hiervl
 from hiervl import compat
 
-HELP = "Report versions, devices, data and weights, and what is wrong with them."
+HELP = "report versions, devices, data and weights, and what is wrong with them"
 
 OLDEST_PYTHON = (3, 10)
 
@@ -37,7 +37,13 @@ OLDEST_SAFE = {"torch": (2, 10), "PIL": (10, 3)}
 DETECTRON2_MODULES = ("detectron2.engine", "detectron2.evaluation", "detectron2.utils.visualizer")
 
 # Folders below the datasets directory; ShapesWorld needs none.
-DATASET_FOLDERS = {"CamVid": "camvid"}
+DATASET_FOLDERS = {
+    "CamVid": "camvid",
+    "Pascal VOC": "VOC2012",
+    "COCO": "coco",
+    "ADE20K": "ADEChallengeData2016",
+    "Cityscapes": "cityscapes",
+}
 SHAPESWORLD_WEIGHTS = Path(hiervl.__file__).parent / "assets" / "shapesworld_clip" / "weights.safetensors"
 # Smaller than any model: what Git LFS or an interrupted copy leaves in place of the file.
 SMALLEST_WEIGHTS_BYTES = 10_000

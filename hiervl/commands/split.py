@@ -20,7 +20,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("config", help="YAML with a section DATASET, as configs/custom.yaml")
     parser.add_argument("--labels", type=_counts, required=True, help="how many: 50, or several: 10,25,50")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--output", default="", help="folder of the lists (default: lists below DATASET.ROOT)")
+    parser.add_argument("--output", default="", help="folder of the lists (lists below DATASET.ROOT)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
 
 
@@ -35,7 +35,7 @@ def run(args) -> int:
     if args.labels[-1] > len(pool):
         raise UserError(
             f"--labels {args.labels[-1]}: only {len(pool)} images with masks are left for training, "
-            f"{len(parts['val'])} being for validation and {len(parts['test'])} for test."
+            f"{len(parts['val'])} being for validation and {len(parts['test'])} for test; ask for {len(pool)} at most."
         )
     names = list(pool)
     presence = layout.presence(list(pool.values()))

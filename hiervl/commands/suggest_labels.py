@@ -41,7 +41,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a run, or a checkpoint")
     parser.add_argument("--unlabeled", nargs="+", metavar="DIR", help="folders or files of images (those of the run)")
     parser.add_argument("--count", type=int, default=20, help="how many to choose")
-    parser.add_argument("--output", help=f"a new folder for the results (default: {DEFAULT_FOLDER} in the run's)")
+    parser.add_argument("--output", help=f"a new folder for the results ({DEFAULT_FOLDER} in the run's)")
     parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
 
 

@@ -92,7 +92,7 @@ class HierVLPredictor:
             things: names of the classes that come as separate objects; None: all but the background.
             min_score: instances of lower score are left out.
         """
-        _check_options(overlap, window_batch, scales)
+        _check_options(overlap, window_batch, scales, min_score)
         self.network = network
         self.classes = tuple(classes)
         self.crop_size = crop_size
@@ -279,10 +279,12 @@ def _thing_indices(classes: Sequence[ClassDefinition], things: Optional[Sequence
     return tuple(names.index(name) for name in things)
 
 
-def _check_options(overlap: float, window_batch: int, scales: Sequence[float]) -> None:
+def _check_options(overlap: float, window_batch: int, scales: Sequence[float], min_score: float) -> None:
     if not 0 <= overlap < 1:
         raise UserError(f"the overlap is at least 0 and less than 1, not {overlap}.")
     if window_batch < 1:
         raise UserError(f"at least one window goes through the network at once, not {window_batch}.")
     if not scales or min(scales) <= 0:
         raise UserError(f"scales are positive numbers, not {' '.join(map(str, scales))}.")
+    if not 0 <= min_score <= 1:
+        raise UserError(f"the least score of an instance is a number from 0 to 1, not {min_score}.")

@@ -90,6 +90,7 @@ def test_split_of_too_many_is_one_sentence(own, capsys):
     assert run("split", own.config(), "--labels", "9") == 2
     error = capsys.readouterr().err
     assert "--labels 9: only 8 images with masks are left for training, 2 being for validation" in error
+    assert "ask for 8 at most" in error
     with pytest.raises(SystemExit):
         run("split", own.config(), "--labels", "few")
     assert "numbers from 1 on are expected, not 'few'" in capsys.readouterr().err

@@ -95,7 +95,9 @@ def test_scales_and_the_short_side_decide_what_the_network_sees():
     assert (prediction.semantic == colours(20, 40).argmax(2)).mean() > 0.95  # borders blur
 
 
-@pytest.mark.parametrize("options", [{"overlap": 1.0}, {"window_batch": 0}, {"scales": ()}, {"scales": (0.0,)}])
+@pytest.mark.parametrize(
+    "options", [{"overlap": 1.0}, {"window_batch": 0}, {"scales": ()}, {"scales": (0.0,)}, {"min_score": 3}]
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UserError):
         simple(**options)
