@@ -26,14 +26,22 @@ from hiervl.semi_supervised import SemiSupervisedTrainer
 from hiervl.semi_supervised.comparison import train_both
 from hiervl.semi_supervised.run_lock import RunLock
 
+HELPS = {
+    "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
+    "resume": "go on from the newest whole checkpoint in OUTPUT_DIR, or start if there is none",
+    "eval_only": "evaluate MODEL.WEIGHTS on DATASETS.TEST, without training",
+    "num_gpus": "processes on this machine: GPUs, or with MODEL.DEVICE cpu any number",
+}
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, ``--with`` and ``--replay``."""
     parser = default_argument_parser(epilog="README.md and docs/data.md have examples, hiervl/config.py all keys.")
-    values = next(action for action in parser._actions if action.dest == "opts")
-    values.metavar, values.help = "KEY VALUE", "config values, such as SOLVER.MAX_ITER 500; they win over all files"
+    actions = {action.dest: action for action in parser._actions}
+    actions["opts"].metavar = "KEY VALUE"
+    for name, text in HELPS.items():  # in place of Detectron2's, which describe more than there is here
+        actions[name].help = text
     parser.add_argument(
         "--with", dest="deltas", action="append", default=[], metavar="FILE",
         help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "

@@ -104,6 +104,8 @@ def test_deltas_are_named_on_the_command_line():
     args = train_net.argument_parser().parse_args(line)
     assert (args.config_file, args.deltas, args.opts) == ("a.yaml", ["b.yaml", "c.yaml"], ["SEED", "1"])
     assert train_net.argument_parser().parse_args([]).deltas == []
+    text = train_net.argument_parser().format_help()
+    assert all(name not in text for name in ("LazyConfig", "cfg.yaml", "DefaultTrainer"))
 
 
 def test_command_line_wins_over_file_over_base():
