@@ -10,6 +10,7 @@ from hiervl.safe_yaml import load_yaml
 
 CLASS_FILES = Path(__file__).resolve().parents[2] / "configs" / "classes"  # of the datasets HierVL registers itself
 KEYS = ("name", "phrases", "color", "background")
+BACKGROUND_COLOR = (128, 128, 128)  # grey, so that an overlay leaves what surrounds the objects as it is
 GOLDEN_RATIO = 0.618033988749895  # steps of this share of the colour circle never come close to an earlier one
 
 
@@ -93,11 +94,11 @@ def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) ->
     phrases = [phrases] if isinstance(phrases, str) else phrases
     if not isinstance(phrases, list) or not phrases or not all(isinstance(p, str) and p.strip() for p in phrases):
         raise UserError(f"{where} ('{entry['name']}'): 'phrases' is a list of texts, not {phrases!r}.")
-    color = entry.get("color", distinct_color(index))
+    background = entry.get("background", False)
+    color = entry.get("color", BACKGROUND_COLOR if background is True else distinct_color(index))
     is_list = isinstance(color, (list, tuple)) and len(color) == 3
     if not is_list or not all(type(channel) is int and 0 <= channel <= 255 for channel in color):
         raise UserError(f"{where} ('{entry['name']}'): 'color' is [red, green, blue] of 0 to 255, not {color!r}.")
-    background = entry.get("background", False)
     if not isinstance(background, bool):
         raise UserError(f"{where} ('{entry['name']}'): 'background' is true or false, not {background!r}.")
     return ClassDefinition(entry["name"], tuple(phrases), tuple(color), background)
