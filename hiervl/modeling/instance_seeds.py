@@ -11,6 +11,11 @@ from .layers import without_autocast
 CLASS_LOGIT = 3.0
 STEEPNESS = 3.0  # log-odds in the seed itself that a pixel is of its object, as far as nearness goes
 BOUND = 6.0  # log-odds: what nearness may claim at most
+RESOLUTION = 0.01  # of probabilities; places that differ by less are equal
+# The turns in which equal places count: 0.5698·y + 0.7549·x modulo 1, the lattice of the plastic number, whose first n
+# places are spread evenly for every n.
+TURNS = 2**16
+SPREAD = (37345, 49472)
 
 
 class Seeds(NamedTuple):
@@ -85,10 +90,16 @@ class InstanceSeeds(nn.Module):
         to be an object, then numbers above h·w."""
         classes = range(probability.shape[1])
         objects = probability[:, [c for c in classes if c not in self.background] or list(classes)]
+        # Whole numbers: where CLIP is sure, many places are equal but for rounding. Which of them count is then the
+        # same on every device and in every export.
+        objects = (objects / RESOLUTION).round()
         is_peak = F.max_pool2d(objects, 3, stride=1, padding=1) == objects
-        score = (objects * is_peak).amax(1) + 0.1 * objects.sum(1)
-        score = F.pad(score.flatten(1), (0, self.num_seeds), value=-1.0)
-        return score.topk(self.num_seeds, dim=1).indices
+        score = (10 * (objects * is_peak).amax(1) + objects.sum(1)).long()
+        y, x = (torch.arange(side, device=score.device) for side in score.shape[1:])
+        turn = (y[:, None] * SPREAD[0] + x * SPREAD[1]).remainder(TURNS)
+        rank = ((score + 1) * TURNS - turn).flatten(1)
+        beyond = torch.arange(-1, -self.num_seeds - 1, -1, device=rank.device).expand(rank.shape[0], -1)
+        return torch.cat((rank, beyond), dim=1).topk(self.num_seeds, dim=1).indices
 
 
 def _at(maps: Tensor, grid: Tensor) -> Tensor:

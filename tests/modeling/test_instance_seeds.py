@@ -5,12 +5,12 @@ import torch
 
 from hiervl.modeling.instance_seeds import InstanceSeeds
 
-SURE, AGAINST = 5.0, -5.0
+SURE, LIKELY, AGAINST = 5.0, 0.5, -5.0
 
 
 def odds_of(label_map, num_classes=3):
-    """Log-odds (1, C, h, w) that are sure of the labels (h, w)."""
-    return torch.where(torch.tensor(label_map) == torch.arange(num_classes)[:, None, None], SURE, AGAINST)[None]
+    """Log-odds (1, C, h, w) that find the labels (h, w) likely."""
+    return torch.where(torch.tensor(label_map) == torch.arange(num_classes)[:, None, None], LIKELY, AGAINST)[None]
 
 
 def seeds_of(odds, num_seeds, dim=4):
@@ -25,11 +25,28 @@ def test_seeds_lie_on_the_peaks_of_single_classes():
     labels = torch.zeros(6, 8).long()
     labels[0:2, 0:3], labels[4:6, 5:8] = 1, 2
     odds = odds_of(labels.tolist())
-    odds[0, 1, 1, 1] = odds[0, 2, 5, 6] = SURE + 1
+    odds[0, 1, 1, 1] = odds[0, 2, 5, 6] = SURE
     _, found = seeds_of(odds, num_seeds=2)
     assert {tuple(place[:2]) for place in found.position[0].tolist()} == {(1.0, 1.0), (5.0, 6.0)}
     torch.testing.assert_close(found.class_logits[0].max(-1).values, torch.full((2,), 3.0), atol=0.1, rtol=0)
     assert found.class_logits[0].argmax(-1).sort().values.tolist() == [1, 2]
+
+
+def test_equal_places_are_taken_evenly_whatever_the_rounding():
+    odds = odds_of(torch.ones(8, 8).long().tolist())
+    odds[0, 1, 7, 7] = SURE
+    _, found = seeds_of(odds, num_seeds=5)
+    _, other = seeds_of(odds + 1e-6 * torch.arange(64.0).view(8, 8), num_seeds=5)
+    places = found.position[0, :, :2].round()
+    assert places.equal(other.position[0, :, :2].round())
+    assert places[0].tolist() == [7, 7]
+    assert torch.pdist(places[1:]).min() > 3  # 4 among 64 places: at best 4 apart
+
+
+def test_images_of_fewer_places_than_seeds_repeat_them():
+    _, found = seeds_of(odds_of([[1, 1], [1, 1]]), num_seeds=8)
+    places = sorted(map(tuple, found.position[0, :, :2].round().tolist()))
+    assert places == sorted([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
 
 
 def test_a_mask_starts_as_what_is_of_the_class_and_near():
@@ -37,7 +54,7 @@ def test_a_mask_starts_as_what_is_of_the_class_and_near():
     labels = torch.zeros(3, 16).long()
     labels[:, 0:3], labels[:, 13:16] = 1, 1
     odds = odds_of(labels.tolist())
-    odds[0, 1, 1, 1] = odds[0, 1, 1, 14] = SURE + 1
+    odds[0, 1, 1, 1] = odds[0, 1, 1, 14] = SURE
     _, found = seeds_of(odds, num_seeds=2)
     columns = found.position[0, :, 1]
     left, right = found.mask_prior[0][columns.argsort()] > 0
