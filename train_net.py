@@ -90,7 +90,7 @@ def work(args) -> Optional[dict]:
     cfg = prepare_config(cfg, training=not args.eval_only)
     with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
         logging.getLogger("detectron2").addFilter(is_short)
-        with kept_config(cfg.OUTPUT_DIR) if args.eval_only or args.resume else contextlib.nullcontext():
+        with kept_config(cfg.OUTPUT_DIR):
             default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
         logging.raiseExceptions = False  # on a full disk every line for log.txt would print a traceback
@@ -105,6 +105,8 @@ def train(cfg, resume: bool) -> Optional[dict]:
     """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
     trainer = SemiSupervisedTrainer(cfg)
     trainer.resume_or_load(resume=resume)
+    if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
+        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
     results = trainer.train()
     return None if trainer.was_stopped else results
 

@@ -79,8 +79,10 @@ def resume_command() -> str:
 
 def _interpreter() -> str:
     """The Python that runs, as it is typed here: `python` alone need not be the one of .venv."""
-    inside = os.path.relpath(sys.executable) if sys.executable else "python"
-    return shlex.quote(sys.executable if inside.startswith(os.pardir) else inside)
+    try:
+        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(sys.executable or "python")
 
 
 def split_hash(dicts: Sequence[dict]) -> str:

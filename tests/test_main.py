@@ -95,6 +95,37 @@ def test_an_earlier_config_is_kept_as_it_was(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, monkeypatch):
+    import train_net
+    from hiervl.config import get_hiervl_cfg
+
+    class Trainer:
+        was_stopped = True
+
+        def __init__(self, cfg):
+            if cfg.SEED == 2:
+                raise UserError("a mask is broken")
+
+        def resume_or_load(self, resume):
+            pass
+
+        def train(self):
+            pass
+
+    monkeypatch.setattr(train_net, "SemiSupervisedTrainer", Trainer)
+    cfg = get_hiervl_cfg()
+    cfg.OUTPUT_DIR, path = str(tmp_path), tmp_path / "config.yaml"
+    path.write_text("SEED: 1\n")
+    cfg.SEED = 2
+    with pytest.raises(UserError):
+        train_net.train(cfg, resume=False)
+    cfg.SEED = 3
+    train_net.train(cfg, resume=True)
+    assert path.read_text() == "SEED: 1\n"
+    train_net.train(cfg, resume=False)
+    assert "SEED: 3\n" in path.read_text()
+
+
 def test_the_log_leaves_out_the_config_and_nothing_else():
     import train_net
 
@@ -123,9 +154,9 @@ def test_a_stopped_training_has_no_results(monkeypatch):
 
     trainer = types.SimpleNamespace(resume_or_load=lambda resume: None, train=lambda: {"a": 1}, was_stopped=True)
     monkeypatch.setattr(train_net, "SemiSupervisedTrainer", lambda cfg: trainer)
-    assert train_net.train(None, resume=False) is None
+    assert train_net.train(None, resume=True) is None
     trainer.was_stopped = False
-    assert train_net.train(None, resume=False) == {"a": 1}
+    assert train_net.train(None, resume=True) == {"a": 1}
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):
