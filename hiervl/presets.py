@@ -35,6 +35,7 @@ CPU_RATE = 1e-3  # the small decoder's, as in the quickstart
 PASSES = 80  # over the larger of the labelled and the unlabelled images; the paper's epochs on Pascal VOC
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500
+CPU_CONFIDENCE = 0.8
 EVALUATIONS = 10
 
 # Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate: the tensors that autograd
@@ -125,6 +126,9 @@ def choose(cfg: CfgNode, facts: Facts) -> List[Choice]:
         for key, value in CPU_NETWORK:
             few = "the teacher follows faster: there are few iterations"
             chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")
+        unsure = "after few iterations the teacher is sure of little: a fixed threshold would keep next to nothing"
+        chooser.set("SEMI.THRESHOLD", "class", unsure)
+        chooser.set("SEMI.CONFIDENCE", CPU_CONFIDENCE, "as in the quickstart")
         chooser.set("SOLVER.AMP.ENABLED", False, "mixed precision saves nothing on most CPUs")
     else:
         chooser.set("SOLVER.AMP.ENABLED", True, f"mixed precision ({cfg.SOLVER.AMP.DTYPE}) halves the activations")
