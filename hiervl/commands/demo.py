@@ -28,6 +28,9 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Both trainings at the same time, each on half of the cores; then the two results and the pictures."""
+    from hiervl.run_config import load_config
+
+    load_config(args.config_file, args.opts)  # a mistake there is told at once
     output = Path(args.output)
     started = time.monotonic()
     folders = {name: output / name for name in RUNS}
@@ -86,7 +89,8 @@ def _wait(processes: Dict[str, subprocess.Popen], folders: Dict[str, Path]) -> N
 
 def _failure(name: str, folder: Path) -> str:
     lines = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
-    return f"the {name} training failed: {lines[-1] if lines else 'no output'} ({folder / 'output.txt'} has the log)."
+    last = lines[-1].removeprefix("error: ") if lines else "no output"
+    return f"the {name} training failed: {last} ({folder / 'output.txt'} has the log)."
 
 
 def _progress(folder: Path) -> str:
