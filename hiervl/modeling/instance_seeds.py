@@ -91,13 +91,14 @@ class InstanceSeeds(nn.Module):
         classes = range(probability.shape[1])
         objects = probability[:, [c for c in classes if c not in self.background] or list(classes)]
         # Whole numbers: where CLIP is sure, many places are equal but for rounding. Which of them count is then the
-        # same on every device and in every export.
+        # same on every device and in every export, and one of neighbours alone is a peak.
         objects = (objects / RESOLUTION).round()
-        is_peak = F.max_pool2d(objects, 3, stride=1, padding=1) == objects
-        score = (10 * (objects * is_peak).amax(1) + objects.sum(1)).long()
-        y, x = (torch.arange(side, device=score.device) for side in score.shape[1:])
+        y, x = (torch.arange(side, device=objects.device) for side in objects.shape[2:])
         turn = (y[:, None] * SPREAD[0] + x * SPREAD[1]).remainder(TURNS)
-        rank = ((score + 1) * TURNS - turn).flatten(1)
+        ranked = objects * TURNS - turn  # below 2²⁴, where float32 still has all whole numbers
+        is_peak = F.max_pool2d(ranked, 3, stride=1, padding=1) == ranked
+        score = 10 * (objects * is_peak).amax(1) + objects.sum(1)
+        rank = ((score.long() + 1) * TURNS - turn).flatten(1)
         beyond = torch.arange(-1, -self.num_seeds - 1, -1, device=rank.device).expand(rank.shape[0], -1)
         return torch.cat((rank, beyond), dim=1).topk(self.num_seeds, dim=1).indices
 
