@@ -31,7 +31,13 @@ DOCUMENT = REPOSITORY / "docs" / "results.md"
 # The config of every dataset; it says all that does not depend on labels, method and seed.
 CONFIGS = {"shapesworld": "quickstart", "camvid": "camvid_46_cpu"}
 OURS = "hiervl"
-TITLES = {OURS: "HierVL", "semivl": "SemiVL-style", "unimatch": "UniMatch", "fixmatch": "FixMatch"}
+TITLES = {
+    OURS: "HierVL",
+    "semivl": "SemiVL-style",
+    "unimatch": "UniMatch",
+    "fixmatch": "FixMatch",
+    "supervised_per_pixel": "supervised, per-pixel decoder",
+}
 
 
 class Run(NamedTuple):
@@ -189,7 +195,7 @@ def write_tables(data: str) -> None:
     ]
     for caption, names in (
         ("The parts of the network, added one by one", components),
-        ("The losses, each left out", [name for name in ablations if name not in components]),
+        ("One change each", [name for name in ablations if name not in components]),
     ):
         if any(name in records for name in names):
             lines += ["", f"{caption}:", "", *table(records, [*names, OURS], smallest)]

@@ -22,6 +22,7 @@ MASKED = {"loss_masked_consistency", "loss_pixel_text"}
 EVERYTHING = MASKS | PROMPTS | MASKED | UNLABELLED | {"loss_relevance", "loss_align"}
 EXPECTED = {
     "supervised": EVERYTHING - UNLABELLED,
+    "supervised_per_pixel": {"loss_pixel"},
     "fixmatch": PIXELS,
     "unimatch": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "semivl": MASKS | UNLABELLED - {"loss_entropy"},
@@ -33,8 +34,14 @@ EXPECTED = {
     "without_prompt_losses": EVERYTHING - PROMPTS,
     "without_alignment": EVERYTHING - {"loss_align"},
     "without_masked_consistency": EVERYTHING - MASKED,
-    "with_masked_consistency": EVERYTHING,
     "without_instance_seeds": EVERYTHING,
+    "without_mask_prior": EVERYTHING,
+    "without_guidance": EVERYTHING - {"loss_clip_guidance"},
+    "with_masked_consistency": EVERYTHING,
+    "with_entropy": EVERYTHING,
+    "with_feature_perturbation": EVERYTHING,
+    "with_ground_truth_presence": EVERYTHING,
+    "with_frozen_relevance": EVERYTHING,
 }
 
 
@@ -92,9 +99,8 @@ def test_every_baseline_and_ablation_trains(train, delta):
     losses = {name for name in logged if name.startswith("loss_") and not name[-1].isdigit() or "strong" in name}
     assert losses == EXPECTED[delta.stem]
     assert 0 <= results["sem_seg"]["mIoU"] <= 100 and logged["iteration"] == 1
-    assert type(trainer.student).__name__ == (
-        "PixelClassifier" if delta.stem in ("fixmatch", "unimatch") else "HierVL"
-    )
+    per_pixel = delta.stem in ("supervised_per_pixel", "fixmatch", "unimatch")
+    assert type(trainer.student).__name__ == ("PixelClassifier" if per_pixel else "HierVL")
 
 
 def test_the_list_of_deltas_is_complete():
