@@ -6,6 +6,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hiervl.errors import UserError
 from hiervl.losses.criterion import SupervisedCriterion
@@ -263,11 +264,16 @@ class HierVL(ClipSegmenter):
         return torch.log((linear.softmax(-1) + by_text.softmax(-1)) / 2)
 
     def semantic_scores(self, output: NetworkOutput, text: TextFeatures) -> Tensor:
-        """S of the final prediction: (B, C, H', W'), float32, not normalised."""
+        """S of the final prediction: (B, C, H', W'), float32, not normalised; with new classes, as CLIP shares it."""
         predictions = output.predictions
         with without_autocast(predictions.pred_masks[-1].device):
             logits = predictions.pred_logits[-1] if self.training else self.class_logits(predictions, text)
-            return semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
+            scores = semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
+            if self.open_vocabulary is None or self.open_vocabulary.knows_all or self.mask_prior is None:
+                return scores
+            by_clip = self.mask_prior.log_probability(text, output.features["dense_embedding"]).exp()
+            by_clip = F.interpolate(by_clip, scores.shape[2:], mode="bilinear", align_corners=False)
+            return self.open_vocabulary.share_pixels(scores, by_clip)
 
     @torch.no_grad()
     def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
@@ -292,7 +298,9 @@ class HierVL(ClipSegmenter):
         self.text_encoder.set_classes(phrases)
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
-        self.open_vocabulary = None if is_trained else OpenVocabularyClassifier(known, self.temperature).to(self.device)
+        self.open_vocabulary = None
+        if not is_trained:
+            self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)
         self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
         if self.query_generator is not None:
             self.query_generator.always_active = tuple(always_active)

@@ -28,8 +28,13 @@ class TextMaskPrior(nn.Module):
     def forward(self, text: TextFeatures, dense: Tensor) -> Tensor:
         """dense (B, D, h, w), of length 1 → (B, C, h, w)."""
         with without_autocast(dense.device):
-            similarity = text.class_similarity(dense.float().permute(0, 2, 3, 1))  # (B, h, w, C)
-            log_p = (similarity * self.log_scale.exp()).log_softmax(-1)
+            log_p = self.log_probability(text, dense)
             log_not_p = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
             odds = (log_p - log_not_p).clamp(-self.bound, self.bound)
-            return self.gain * odds.permute(0, 3, 1, 2)
+            return self.gain * odds
+
+    def log_probability(self, text: TextFeatures, dense: Tensor) -> Tensor:
+        """log p: (B, C, h, w), float32."""
+        with without_autocast(dense.device):
+            similarity = text.class_similarity(dense.float().permute(0, 2, 3, 1))  # (B, h, w, C)
+            return (similarity * self.log_scale.exp()).log_softmax(-1).permute(0, 3, 1, 2)

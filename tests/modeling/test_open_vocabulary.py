@@ -60,6 +60,34 @@ def test_columns_of_rows():
     assert classifier.linear_class(torch.tensor([0, 1, 2, -1])).tolist() == [1, -1, 0, -1]
 
 
+def share(known, background, p, q):
+    classifier = OpenVocabularyClassifier(known, 1.0, background)
+    return classifier.share_pixels(*(torch.tensor(x).view(1, -1, 1, 1) for x in (p, q))).flatten().tolist()
+
+
+def test_pixels_are_split_between_known_and_new_classes_by_clip():
+    # Background √(0.4 · 0.1) = 0.2; of the other 0.8 the new class has 0.5/0.9, known ones share the rest 4 : 1.
+    scores = share([0, 1, 2, None], [0], [0.8, 0.8, 0.2, 0.2], [0.1, 0.2, 0.2, 0.5])
+    new = 0.8 * 0.5 / 0.9
+    assert scores == pytest.approx([0.2, (0.8 - new) * 0.8, (0.8 - new) * 0.2, new], abs=1e-4)
+
+
+def test_new_classes_share_pixels_by_the_mean_of_network_and_clip():
+    # √(0.8 · 0.45) : √(0.2 · 0.2) = 3 : 1; without background CLIP's 0.65 stays, and a new background is a new class.
+    expected = [0.35, 0.65 * 3 / 4, 0.65 / 4]
+    for background in ([], [1]):
+        scores = share([0, None, None], background, [0.0, 0.8, 0.2], [0.35, 0.45, 0.2])
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_new_classes_alone_whose_gates_are_closed_are_shared_by_clip():
+    assert share([None, None], [], [0.0, 0.0], [0.9, 0.1]) == pytest.approx([0.75, 0.25])
+
+
+def test_pixels_of_known_classes_are_left_as_they_are():
+    assert share([1, 0], [0], [0.5, 3.0], [0.9, 0.1]) == [0.5, 3.0]
+
+
 @torch.no_grad()
 def test_a_network_with_other_classes_and_back(make_network):
     network = make_network().eval()
@@ -68,7 +96,13 @@ def test_a_network_with_other_classes_and_back(make_network):
     names = list(network.class_names)
 
     network.set_classes(["lamp", *names], [["lamp", "a street light"], *[[name] for name in names]], [1])
-    assert network.semantic_maps(images).shape == (2, 7, 64, 64)
+    maps = network.semantic_maps(images)
+    assert maps.shape == (2, 7, 64, 64)
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, 64, 64))
+    network.mask_prior.log_scale += 20  # a CLIP that is sure; nothing else that is new can be in the pixels
+    unsure, sure = maps[:, 0], network.semantic_maps(images)[:, 0]
+    assert (sure.amax() - sure.amin()) > (unsure.amax() - unsure.amin())
+    network.mask_prior.log_scale -= 20
     assert network.query_generator.always_active == (1,)
     network.set_classes(names[::-1], [[name] for name in names[::-1]], [5])
     reversed_maps = network.semantic_maps(images).flip(1)
