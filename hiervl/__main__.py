@@ -14,6 +14,10 @@ from hiervl.errors import UserError
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+GPU_MEMORY_EXHAUSTED = (
+    "the GPU's memory is exhausted: end other programs that use it, or run the command on the CPU (--device cpu, or "
+    "MODEL.DEVICE cpu where it takes a config)."
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -83,6 +87,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return run_command(arguments[0], arguments[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every command imports
+            raise
+        print(f"error: {GPU_MEMORY_EXHAUSTED}", file=sys.stderr)
         return USER_ERROR_STATUS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+import torch
 
 from hiervl import __main__ as entry
 from hiervl.errors import UserError
@@ -51,13 +52,24 @@ def test_a_user_error_is_one_line_without_a_traceback(command, capsys):
     assert capsys.readouterr().err == "error: the file a.png does not exist.\n"
 
 
-def test_other_errors_keep_their_traceback(command):
+def test_exhausted_memory_of_a_gpu_is_one_line(command, capsys):
     def fail(args):
-        raise ZeroDivisionError
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     command.run = fail
-    with pytest.raises(ZeroDivisionError):
-        entry.main(["fake"])
+    assert entry.main(["fake"]) == 2
+    assert capsys.readouterr().err.startswith("error: the GPU's memory is exhausted: end other programs")
+
+
+def test_other_errors_keep_their_traceback(command):
+    def fail(args):
+        raise args.error
+
+    command.run = fail
+    for error in (ZeroDivisionError, RuntimeError):
+        command.add_arguments = lambda parser, error=error: parser.set_defaults(error=error)
+        with pytest.raises(error):
+            entry.main(["fake"])
 
 
 def test_an_unknown_command_is_a_user_error(capsys):

@@ -207,10 +207,13 @@ def check_datasets(report: Report) -> None:
 
 def describe_cache(directory: Path) -> str:
     """The directory and the names of the CLIP models in it."""
-    names: List[str] = []
-    if directory.is_dir():
-        names = sorted(entry.name for entry in directory.iterdir() if is_clip_model(entry))
-    return f"{directory} ({', '.join(names) or 'no CLIP model'})"
+    return f"{directory} ({', '.join(clip_models(directory)) or 'no CLIP model'})"
+
+
+def clip_models(directory: Path) -> List[str]:
+    if not directory.is_dir():
+        return []
+    return sorted(entry.name for entry in directory.iterdir() if is_clip_model(entry))
 
 
 def is_clip_model(entry: Path) -> bool:
@@ -227,13 +230,20 @@ def weights_defect(path: Path) -> Optional[str]:
 
 
 def check_weights(report: Report) -> None:
+    caches = [("url cache", Path("~/.cache/clip").expanduser())]
     try:
         from huggingface_hub.constants import HF_HUB_CACHE  # where open_clip's downloads go
     except ImportError:
         report.line("hub cache", "huggingface_hub is missing")
     else:
-        report.line("hub cache", describe_cache(Path(HF_HUB_CACHE)))
-    report.line("url cache", describe_cache(Path("~/.cache/clip").expanduser()))
+        caches.insert(0, ("hub cache", Path(HF_HUB_CACHE)))
+    for label, directory in caches:
+        report.line(label, describe_cache(directory))
+    if not any(clip_models(directory) for _, directory in caches):
+        report.notes.append(
+            "No CLIP is in the caches: the first training with one that MODEL.CLIP names downloads it (ViT-B/16: "
+            "0.6 GB); the quickstart has its own."
+        )
     defect = weights_defect(SHAPESWORLD_WEIGHTS)
     report.line("ShapesWorld", f"{SHAPESWORLD_WEIGHTS} ({defect or 'found'})")
     if defect is not None:

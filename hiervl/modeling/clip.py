@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
 SHIPPED_NAME = "shapesworld"
+# Loggers of the hub's client that tell of every attempt to reach it, each several times.
+CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 # Weights that a checkpoint brings: random ones are as good until it is loaded.
 FROM_CHECKPOINT = "checkpoint"
 
@@ -81,9 +83,12 @@ def _create(name: str, pretrained: str) -> nn.Module:
         )
     try:
         if not pretrained:
-            with _without_remark():
+            with _without("initialized randomly"):  # where that is a fault, load_clip says so itself
                 return open_clip.create_model(name)
-        return open_clip.create_model(name, pretrained=pretrained, weights_only=True)
+        if pretrained in known_tags:
+            logger.info("CLIP %s, weights '%s': read from the cache, or downloaded.", name, pretrained)
+        with _without("Retrying in", "thrown while requesting", "Failed to download"):  # the error below says it
+            return open_clip.create_model(name, pretrained=pretrained, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
         reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
@@ -93,18 +98,20 @@ def _create(name: str, pretrained: str) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _without_remark() -> Iterator[None]:
-    """Keep back open_clip's remark on random weights: where they are a fault, :func:`load_clip` says so itself."""
+def _without(*remarks: str) -> Iterator[None]:
+    """Keep back log records of open_clip and of the hub's client that hold one of ``remarks``."""
 
     def is_other(record: logging.LogRecord) -> bool:
-        return "initialized randomly" not in record.getMessage()
+        return not any(remark in record.getMessage() for remark in remarks)
 
-    root = logging.getLogger()
-    root.addFilter(is_other)
+    sources = [logging.getLogger(), *(logging.getLogger(name) for name in CHATTY)]
+    for source in sources:
+        source.addFilter(is_other)
     try:
         yield
     finally:
-        root.removeFilter(is_other)
+        for source in sources:
+            source.removeFilter(is_other)
 
 
 def _tokenizer(name: str, config_path) -> Any:

@@ -296,7 +296,10 @@ class SemiSupervisedTrainer(DefaultTrainer):
             raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth to the command.")
         network = cls.build_model(cfg)
         load_network(network, cfg.MODEL.WEIGHTS, cfg.TEST.NETWORK)
-        return cls.test(cfg, network.eval())
+        try:
+            return cls.test(cfg, network.eval())
+        except torch.cuda.OutOfMemoryError as error:
+            raise _evaluation_out_of_memory() from error
 
 
 def _check_test_classes(cfg, dataset_name: str, class_names: List[str]) -> None:
@@ -342,6 +345,12 @@ class _UserStop(BaseException):
         self.error = error
 
 
+def _evaluation_out_of_memory(then: str = "") -> UserError:
+    return UserError(
+        f"the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE{then}."
+    )
+
+
 @contextlib.contextmanager
 def _past_detectron2() -> Iterator[None]:
     try:
@@ -349,12 +358,7 @@ def _past_detectron2() -> Iterator[None]:
     except UserError as error:
         raise _UserStop(error) from None
     except torch.cuda.OutOfMemoryError as error:  # in training the loop answers it
-        raise _UserStop(
-            UserError(
-                "the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE, then "
-                "--resume goes on."
-            )
-        ) from error
+        raise _UserStop(_evaluation_out_of_memory(", then --resume goes on")) from error
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise

@@ -107,6 +107,21 @@ def test_weights_that_are_missing_or_cut_short(shipped_weights, capsys, size, de
     ]
 
 
+def test_a_note_says_that_no_clip_is_cached(tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    report = doctor.Report()
+    doctor.check_weights(report)
+    assert not report.problems and report.notes[0].startswith("No CLIP is in the caches")
+
+    (tmp_path / "hub" / "models--timm--vit_base_patch16_clip_224.openai").mkdir(parents=True)
+    report = doctor.Report()
+    doctor.check_weights(report)
+    assert not report.notes and "(models--timm--vit_base_patch16_clip_224.openai)" in capsys.readouterr().out
+
+
 def test_datasets_are_looked_for_where_detectron2_does(tmp_path, monkeypatch, capsys):
     (tmp_path / "camvid").mkdir()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

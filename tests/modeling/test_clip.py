@@ -1,0 +1,29 @@
+"""Loading of CLIP's weights: what is said where they cannot be had."""
+
+import logging
+
+import open_clip
+import pytest
+
+from hiervl.errors import UserError
+from hiervl.modeling.clip import CHATTY, load_clip
+
+
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, caplog):
+    def create_model(name, **options):
+        for source in CHATTY:
+            logging.getLogger(source).warning("'[Errno -2] Name or service not known' thrown while requesting HEAD …")
+            logging.getLogger(source).warning("Retrying in 1s [Retry 1/5].")
+            logging.getLogger(source).warning("something else")
+        logging.error("Failed to download weights for tag 'openai': …")
+        raise RuntimeError("Failed to download file (open_clip_model.safetensors)")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    failure = "'openai' of 'ViT-B-16' could not be loaded .Failed to download file"
+    with caplog.at_level(logging.INFO), pytest.raises(UserError, match=failure):
+        load_clip("ViT-B-16", "openai")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["CLIP ViT-B-16, weights 'openai': read from the cache, or downloaded.", *["something else"] * 2]
+    with caplog.at_level(logging.INFO):
+        logging.getLogger(CHATTY[0]).warning("Retrying in 1s [Retry 1/5].")
+    assert caplog.messages[-1] == "Retrying in 1s [Retry 1/5]."  # heard again afterwards
