@@ -25,7 +25,7 @@ FILES_SHOWN = 5
 def add_arguments(parser) -> None:
     parser.add_argument("config", help="YAML of the training: configs/custom.yaml filled in, or any other")
     parser.add_argument("--images", type=int, default=8, help="images on the overlay sheet")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config values")
 
 
 def run(args) -> int:

@@ -23,7 +23,7 @@ REPORT_SECONDS = 20.0
 def add_arguments(parser) -> None:
     parser.add_argument("--config-file", default=str(REPOSITORY / "configs" / "quickstart.yaml"), help="what to train")
     parser.add_argument("--output", default="output/demo", help="folder of both runs and of the pictures")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values for both runs")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config values for both runs")
 
 
 def run(args) -> int:

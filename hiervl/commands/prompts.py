@@ -20,7 +20,7 @@ CLEARLY = 1.0  # percent of IoU
 
 def add_arguments(parser) -> None:
     parser.add_argument("config", help="YAML of the training: configs/custom.yaml filled in, or any other")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config values")
 
 
 def run(args) -> int:

@@ -21,7 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--labels", type=_counts, required=True, help="how many: 50, or several: 10,25,50")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--output", default="", help="folder of the lists (lists below DATASET.ROOT)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config values")
 
 
 def run(args) -> int:
