@@ -204,7 +204,7 @@ def _segment(
     """Prints the median seconds of an image, and the peak memory in MiB before, after the first and after all."""
     device = torch.device(device_type)
     torch.manual_seed(0)
-    other_clip = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLIP.BLOCKS", (3, 5, 7, 11)]
+    other_clip = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLIP.BLOCKS", "(3, 5, 7, 11)"]
     cfg = load_config(QUICKSTART, ["MODEL.DEVICE", device_type, *(other_clip if clip else [])])
     cfg.MODEL.CLASS_NAMES = [f"thing {index}" for index in range(classes)]
     network = build_model(cfg).to(device).eval()
