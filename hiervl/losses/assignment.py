@@ -36,19 +36,18 @@ def matching_costs(
 
     Args:
         logits: (B, Q, C + 1); masks: (B, Q, h, w) logits; labels: (B, T) classes of the targets.
-        truth: (B, P, T) target masks at the points; counts: (B, P), 0 at points without label.
+        truth: (B, T, P) target masks at the points, 0 where ``counts`` is; counts: (B, 1, P), 0 at points without label.
         points: (P, 2) shared by rows and targets; weights: of class, mask and dice.
     """
-    predicted = point_sample(masks.float(), points.expand(len(masks), -1, -1))  # (B, Q, P)
-    truth, counts = truth * counts.unsqueeze(-1), counts.unsqueeze(-1)
+    # The few targets come first in all products: on a CPU that takes a quarter of the time of the other order.
+    predicted = point_sample(masks.float(), points.expand(len(masks), -1, -1)).transpose(1, 2)  # (B, P, Q)
+    probability = predicted.sigmoid()
     of_class = -logits.float().softmax(-1).gather(2, labels.unsqueeze(1).expand(-1, logits.shape[1], -1))
     # log(1 + e^-x) where the target is 1, log(1 + e^x) where it is 0; the former is the latter minus x.
-    of_all = F.softplus(predicted).mul_(counts.transpose(1, 2)).sum(-1, keepdim=True)
-    of_mask = (of_all - predicted @ truth) / counts.sum(1, keepdim=True).clamp(min=1)
-    sums = predicted.sigmoid() @ torch.cat((truth, counts), dim=-1)  # (B, Q, T + 1)
-    overlap, area = sums[..., :-1], sums[..., -1:]
-    of_dice = 1 - (2 * overlap + 1) / (area + truth.sum(1, keepdim=True) + 1)
-    return weights[0] * of_class + weights[1] * of_mask + weights[2] * of_dice
+    of_mask = (counts @ F.softplus(predicted) - truth @ predicted) / counts.sum(-1, keepdim=True).clamp(min=1)
+    overlap, area = truth @ probability, counts @ probability + truth.sum(-1, keepdim=True)
+    of_dice = 1 - (2 * overlap + 1) / (area + 1)
+    return weights[0] * of_class + (weights[1] * of_mask + weights[2] * of_dice).transpose(1, 2)
 
 
 def match(cost: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -124,6 +123,7 @@ def _matched_rows(
     points = _in_reading_order(points, *pred_masks[0].shape[2:])
     labels = pad_sequence([target.segment_labels for target in targets], batch_first=True)  # (B, T)
     truth, counts = maps.segments_at(points, labels.shape[1])
+    truth = (truth * counts).contiguous()
     # Instance rows are the last ones: a slice, which unlike an index copies nothing.
     rows = slice(int(columns[0]), int(columns[-1]) + 1)
     costs = torch.stack([

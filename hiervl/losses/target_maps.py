@@ -67,14 +67,15 @@ class TargetMaps:
         """All segments of all images at points (P, 2).
 
         Returns:
-            (B, P, num_segments) bilinear values of the segments; (B, P) 1 where the pixel has a label, else 0
+            (B, num_segments, P) bilinear values of the segments; (B, 1, P) 1 where the pixel has a label, else 0
         """
         which = torch.arange(self.num_images, device=points.device)
         numbers, x, y = self.neighbours(which + self.num_images, points.expand(self.num_images, -1, -1))
         weights = torch.stack(((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x), dim=-1)
         columns = numbers.long().masked_fill(numbers == NO_LABEL, num_segments)
         values = points.new_zeros(*weights.shape[:2], num_segments + 1).scatter_add_(2, columns, weights)
-        return values[..., :num_segments], (values[..., num_segments] < 0.5).to(points.dtype)
+        values = values.transpose(1, 2)
+        return values[:, :num_segments], (values[:, num_segments:] < 0.5).to(points.dtype)
 
 
 def _bilinear(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ def random_image(seed, size=(12, 16)):
 
 def cost_of(logits, masks, target, points):
     """Of one image, its target masks sampled one by one."""
-    truth = point_sample(target.segment_masks[None].float(), points[None])[0].T
-    counts = (point_sample(target.valid[None, None].float(), points[None])[0, 0] > 0.5).float()
+    counts = (point_sample(target.valid[None, None].float(), points[None])[0] > 0.5).float()
+    truth = point_sample(target.segment_masks[None].float(), points[None])[0] * counts
     return matching_costs(
         logits[None], masks[None], target.segment_labels[None], truth[None], counts[None], points, WEIGHTS
     )[0]

@@ -49,9 +49,9 @@ def test_all_segments_at_shared_points():
     points = torch.rand(80, 2)
     most = max(len(target.segment_labels) for target in images)
     truth, labelled = TargetMaps(images).segments_at(points, most)
-    assert truth.shape == (3, 80, most)
+    assert truth.shape == (3, most, 80) and labelled.shape == (3, 1, 80)
     for target, of_image, counts in zip(images, truth, labelled):
         for s in range(most):
             mask = target.segment_masks[s] if s < len(target.segment_labels) else torch.zeros(SIZE)
-            torch.testing.assert_close(of_image[:, s], plain(mask, points), atol=1e-5, rtol=0)
-        assert torch.equal(counts.bool(), plain(target.valid, points) > 0.5)
+            torch.testing.assert_close(of_image[s], plain(mask, points), atol=1e-5, rtol=0)
+        assert torch.equal(counts[0].bool(), plain(target.valid, points) > 0.5)
