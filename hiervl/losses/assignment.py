@@ -36,7 +36,7 @@ def matching_costs(
 
     Args:
         logits: (B, Q, C + 1); masks: (B, Q, h, w) logits; labels: (B, T) classes of the targets.
-        truth: (B, T, P) target masks at the points, 0 where ``counts`` is; counts: (B, 1, P), 0 at points without label.
+        truth: (B, T, P) target masks at the points, 0 where ``counts`` is; counts: (B, 1, P), 1 at labelled points.
         points: (P, 2) shared by rows and targets; weights: of class, mask and dice.
     """
     # The few targets come first in all products: on a CPU that takes a quarter of the time of the other order.
