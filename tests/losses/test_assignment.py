@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 
+from hiervl.losses import assignment
 from hiervl.losses.assignment import assign, match, matching_costs
 from hiervl.losses.mask_losses import point_sample
 from hiervl.losses.target_maps import TargetMaps
@@ -79,6 +80,21 @@ def test_unlabelled_pixels_do_not_matter_to_the_cost():
     torch.testing.assert_close(
         cost_of(logits, masks, target, points), cost_of(logits, masks, target, left), atol=1e-5, rtol=1e-5
     )
+
+
+def test_targets_are_empty_at_points_that_do_not_count(monkeypatch):
+    """Also at the edge, where the bilinear value of a target reaches into the unlabelled pixels."""
+    seen = []
+    monkeypatch.setattr(assignment, "matching_costs", lambda *args: seen.append(args) or matching_costs(*args))
+    torch.manual_seed(0)
+    sem_seg = random_image(0)
+    sem_seg[:, 8:] = 255
+    targets = [image_targets(sem_seg, None, (12, 16), 255)]
+    logits, masks = torch.randn(1, 5, CLASSES + 1), torch.randn(1, 5, 12, 16)
+    assign_one(logits, masks, torch.full((1, 5), -1), torch.ones(1, 5, dtype=torch.bool), targets, fixed=True)
+    truth, counts = seen[0][3:5]
+    assert 0 < counts.sum() < counts.numel() and truth.shape[2] == counts.shape[2] == 100
+    assert truth.sum() > 0 and not (truth * (1 - counts)).any()
 
 
 def test_match_is_the_cheapest_and_survives_non_finite_costs():
