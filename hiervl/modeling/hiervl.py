@@ -269,7 +269,7 @@ class HierVL(ClipSegmenter):
         with without_autocast(predictions.pred_masks[-1].device):
             logits = predictions.pred_logits[-1] if self.training else self.class_logits(predictions, text)
             scores = semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
-            if self.open_vocabulary is None or self.open_vocabulary.knows_all or self.mask_prior is None:
+            if self.open_vocabulary is None or self.mask_prior is None:
                 return scores
             by_clip = self.mask_prior.log_probability(text, output.features["dense_embedding"]).exp()
             by_clip = F.interpolate(by_clip, scores.shape[2:], mode="bilinear", align_corners=False)

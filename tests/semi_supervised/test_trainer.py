@@ -34,6 +34,21 @@ def test_logged_figures_do_not_pile_up():
     assert history.latest() == 1499 and history.median(1000) == pytest.approx(999.5)
 
 
+def test_an_evaluation_that_exhausts_the_memory_of_a_gpu_says_what_to_lower(monkeypatch):
+    from hiervl.errors import UserError
+    from hiervl.semi_supervised import SemiSupervisedTrainer, trainer
+
+    def exhaust(cfg, network):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    cfg = SimpleNamespace(MODEL=SimpleNamespace(WEIGHTS="w.pth"), TEST=SimpleNamespace(NETWORK="teacher"))
+    monkeypatch.setattr(SemiSupervisedTrainer, "build_model", lambda cfg: torch.nn.Identity())
+    monkeypatch.setattr(trainer, "load_network", lambda *args: None)
+    monkeypatch.setattr(SemiSupervisedTrainer, "test", exhaust)
+    with pytest.raises(UserError, match="exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE.$"):
+        SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+
+
 @pytest.fixture
 def train(options):
     """→ function that trains in this process and returns the last results."""
