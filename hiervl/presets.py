@@ -4,6 +4,7 @@ A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, whic
 fills with those of the YAML and the command line, keep their values, and later choices follow from them.
 """
 
+import itertools
 import math
 import os
 from dataclasses import dataclass
@@ -266,21 +267,21 @@ def _choose_length(chooser: _Chooser, facts: Facts) -> None:
 def _facts(cfg: CfgNode, preset: str, layout: Optional[FolderLayout]) -> Facts:
     if layout is not None:
         labeled = [str(sample.image) for sample in layout.division["train"].values()]
-        unlabeled = [str(path) for path in layout.unlabeled()] if cfg.SEMI.ENABLED else []
+        unlabeled = layout.unlabeled if cfg.SEMI.ENABLED else []
     else:
         labeled = [entry["file_name"] for entry in load_labeled(cfg)]
         unlabeled = [entry["file_name"] for entry in load_unlabeled(cfg)] if cfg.DATASETS.UNLABELED else []
     memory, source = machine_memory(cfg.MODEL.DEVICE, preset)
-    sizes = read_sizes(labeled + unlabeled)
+    sizes = read_sizes(labeled, unlabeled)
     return Facts(sizes, len(labeled), len(unlabeled), memory, source, comm.get_world_size())
 
 
 def read_sizes(
-    files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], Tuple[int, int]] = image_size
+    *files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], Tuple[int, int]] = image_size
 ) -> np.ndarray:
-    """(n, 2) heights and widths of at most ``limit`` of the files, evenly spread."""
-    step = max(1, math.ceil(len(files) / limit))
-    return np.array([size_of(file) for file in files[::step]])
+    """(n, 2) heights and widths of at most ``limit`` of the files of all sequences, evenly spread."""
+    step = max(1, math.ceil(sum(map(len, files)) / limit))
+    return np.array([size_of(file) for file in itertools.islice(itertools.chain(*files), None, None, step)])
 
 
 def machine_memory(device: str, preset: str) -> Tuple[Optional[float], str]:

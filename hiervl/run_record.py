@@ -87,8 +87,12 @@ def _interpreter() -> str:
 
 def split_hash(dicts: Sequence[dict]) -> str:
     """SHA-256 of the sorted names of a split's images: equal where the split is."""
-    names = sorted(str(entry.get("image_id", Path(entry["file_name"]).stem)) for entry in dicts)
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    # Bytes, and not joined: there may be millions.
+    names = sorted(os.fsencode(str(entry.get("image_id", Path(entry["file_name"]).stem))) for entry in dicts)
+    digest = hashlib.sha256()
+    for index, name in enumerate(names):
+        digest.update(b"\n" + name if index else name)
+    return digest.hexdigest()
 
 
 def _inputs(cfg) -> Dict[str, Any]:

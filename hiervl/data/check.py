@@ -202,7 +202,7 @@ def _divide(report: Report, layout: Layout, pools: Dict[str, Pool]) -> None:
     try:
         for split in ("train", "val", "test"):
             report.splits[split] = [str(sample.image) for sample in layout.division[split].values()]
-        report.splits[UNLABELED] = layout.unlabeled()
+        report.splits[UNLABELED] = layout.unlabeled
     except UserError as error:
         for split, pool in pools.items():
             report.splits[split] = [str(sample.image) for sample in pool.samples.values()]

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 from hiervl.data.readers import image_header
 from hiervl.errors import UserError
@@ -48,28 +48,35 @@ def _end_of_sentence(path: Path) -> str:
 
 def list_files(
     folder: Union[str, Path], suffixes: Sequence[str] = IMAGE_SUFFIXES, above: Tuple[str, ...] = ()
-) -> List[str]:
+) -> Iterator[str]:
     """Paths of a folder's and its subfolders' files, linked ones too, sorted; hidden ones are left out.
 
-    They begin with ``folder``. There may be millions, so they are plain strings, and no file is looked at. ``above``
-    are the folders that this one lies in, links followed.
+    They begin with ``folder``. There may be millions, so they come one by one, as plain strings, and no file is looked
+    at. ``above`` are the folders that this one lies in, links followed.
     """
-    found: List[str] = []
     real = os.path.realpath(folder)
     if real in above:  # a link that leads back
-        return found
+        return
+    names, folders = [], set()
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.add(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() not in suffixes:
+                    continue
+                names.append(entry.name)
     except PermissionError:
-        return found
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            found += list_files(entry.path, suffixes, (*above, real))
-        elif os.path.splitext(entry.name)[1].lower() in suffixes:
-            found.append(entry.path)
-    return found
+        return
+    names.sort()
+    for name in names:
+        path = os.path.join(folder, name)
+        if name in folders:
+            yield from list_files(path, suffixes, (*above, real))
+        else:
+            yield path
 
 
 def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
@@ -149,27 +156,33 @@ def write_list(path: Path, names: Iterable[str]) -> str:
     return digest
 
 
-def read_list(path: Path, key: str) -> List[str]:
-    """The names of a list file; empty lines and lines that begin with # are left out.
+def read_list(path: Path, key: str) -> Iterator[str]:
+    """The names of a list file, one by one; empty lines and lines that begin with # are left out.
 
     Raises:
-        UserError: the file is missing or empty, or its names differ from the hash that it carries.
+        UserError: the file is missing or empty; or, after the last name, the names differ from the hash that it has.
     """
+    expected, digest = None, hashlib.sha256()
+    count = 0
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        with open(path, encoding="utf-8-sig") as file:
+            for line in map(str.strip, file):
+                if line.startswith(HASH_MARK) and expected is None:
+                    expected = line.removeprefix(HASH_MARK)
+                elif line and not line.startswith("#"):
+                    digest.update(f"{line}\n".encode())
+                    count += 1
+                    yield line
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None
-    names = [line for line in lines if line and not line.startswith("#")]
-    if not names:
+    if not count:
         raise UserError(f"{key}: the list {path} names no image: write one per line.")
-    expected = next((line.removeprefix(HASH_MARK) for line in lines if line.startswith(HASH_MARK)), None)
-    if expected is not None and expected != names_hash(names):
+    if expected not in (None, digest.hexdigest()):
         raise UserError(
             f"{key}: the names in {path} were changed after it was drawn: restore it, or delete its line that begins "
             "with '# sha256' if the change is meant."
         )
-    return names
 
 
 def names_hash(names: Iterable[str]) -> str:
@@ -177,7 +190,7 @@ def names_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
-def choose_names(names: Sequence[str], stems: Iterable[str], path: Path, key: str) -> List[str]:
+def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> List[str]:
     """The stems that the lines of a list mean: the relative path with or without suffix, or the bare stem if unique.
 
     Raises:

@@ -5,10 +5,11 @@ Where they lie is in ``folder_source.py``, what becomes of them in Detectron2 in
 
 import functools
 import hashlib
+import itertools
 import logging
 import os
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -25,7 +26,7 @@ from hiervl.data.folder_files import (
 )
 from hiervl.data.folder_source import FolderSource, Part
 from hiervl.data.masks import CocoFile, MaskFolder
-from hiervl.data.packed import UnlabeledDicts
+from hiervl.data.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.readers import read_label
 from hiervl.data.stratified import choose_validation
 from hiervl.errors import UserError
@@ -71,27 +72,33 @@ class FolderLayout:
         return self._pool(self.source.images, self.source.masks, "DATASET.LABELED")
 
     @functools.cached_property
-    def unlabeled_files(self) -> List[str]:
+    def unlabeled_files(self) -> Sequence[str]:
         """Absolute paths of the files of UNLABELED that are no masks, whatever else they are used for."""
         masks = {os.path.abspath(path) for path in self._mask_files()}
-        files: Dict[str, None] = {}
-        for entry in self.source.unlabeled:
-            if entry.endswith(".txt"):
-                path = self.source.root / entry
-                root = os.path.abspath(self.source.root)
-                found = [_listed_file(root, name, path) for name in read_list(path, "DATASET.UNLABELED")]
-            else:
-                folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
-                found = list_files(os.path.abspath(folder))
-                if not found:
-                    raise UserError(f"DATASET.UNLABELED: {folder} holds no images.")
-            files.update(dict.fromkeys(found))
-        return [file for file in files if file not in masks]
+        files = itertools.chain.from_iterable(map(self._unlabeled_entry, self.source.unlabeled))
+        return PackedPaths(file for file in files if file not in masks).distinct()
+
+    def _unlabeled_entry(self, entry: str) -> Iterator[str]:
+        """Files of one folder or list of UNLABELED."""
+        if entry.endswith(".txt"):
+            path, root = self.source.root / entry, os.path.abspath(self.source.root)
+            for name in read_list(path, "DATASET.UNLABELED"):
+                yield _listed_file(root, name, path)
+            return
+        folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
+        file = None
+        for file in list_files(os.path.abspath(folder)):
+            yield file
+        if file is None:
+            raise UserError(f"DATASET.UNLABELED: {folder} holds no images.")
 
     def missing_masks(self) -> List[Path]:
         """Images of LABELED without a mask that are not meant to be unlabelled either."""
-        unlabeled = set(self.unlabeled_files)
-        return [path for path in self.labeled.missing if os.path.abspath(path) not in unlabeled]
+        missing = {os.path.abspath(path): path for path in self.labeled.missing}
+        if missing:
+            for path in self.unlabeled_files:
+                missing.pop(path, None)
+        return list(missing.values())
 
     def separate(self, key: str) -> Optional[Pool]:
         """Images and masks of VAL or TEST where these are folders of their own."""
@@ -168,7 +175,8 @@ class FolderLayout:
             )
         return parts
 
-    def unlabeled(self) -> List[str]:
+    @functools.cached_property
+    def unlabeled(self) -> Sequence[str]:
         """Images for the unlabelled stream: those of UNLABELED and of "rest", without any of train, val and test."""
         used = {
             os.path.abspath(sample.image)
@@ -176,7 +184,10 @@ class FolderLayout:
             for sample in self.division[split].values()
         }
         rest = [os.path.abspath(sample.image) for sample in self.division["rest"].values()]
-        return [path for path in dict.fromkeys([*self.unlabeled_files, *rest]) if path not in used]
+        if not rest and used.isdisjoint(self.unlabeled_files):
+            return self.unlabeled_files  # no copy of what may be millions
+        files = itertools.chain(self.unlabeled_files, rest)
+        return PackedPaths(path for path in files if path not in used).distinct()
 
     def _chosen(self, part: Part, pool: Dict[str, Sample], key: str) -> Dict[str, Sample]:
         """The images of the pool that a fraction or a list takes."""
@@ -260,7 +271,7 @@ class FolderLayout:
     def dicts(self, split: str) -> Sequence[dict]:
         """Detectron2's dicts of "train", "val", "test" or "unlabeled"."""
         if split == "unlabeled":
-            return UnlabeledDicts(self.unlabeled())
+            return UnlabeledDicts(self.unlabeled)
         found = []
         for stem, sample in self.division[split].items():
             label_file, instance_file = self.label_files(sample)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from hiervl.data.damage import DamageCount
 from hiervl.data.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.data.mappers import LabeledMapper, TestMapper, UnlabeledMapper
-from hiervl.data.packed import PackedDicts
+from hiervl.data.packed import PackedDicts, UnlabeledDicts
 from hiervl.data.streams import (
     LABELED,
     UNLABELED,
@@ -136,10 +136,13 @@ def load_unlabeled(cfg) -> Sequence[dict]:
     return _load_all(cfg.DATASETS.UNLABELED, "DATASETS.UNLABELED")
 
 
-def _load_all(names: Sequence[str], key: str) -> PackedDicts:
+def _load_all(names: Sequence[str], key: str) -> Sequence[dict]:
     if not names:
         switch = ", or set SEMI.ENABLED to False" if key == "DATASETS.UNLABELED" else ""
         raise UserError(f"{key} is empty: name a dataset{switch}.")
+    if len(names) == 1:
+        dicts = load_dataset(names[0], key)
+        return dicts if isinstance(dicts, UnlabeledDicts) else PackedDicts(dicts)
     return PackedDicts(itertools.chain.from_iterable(load_dataset(name, key) for name in names))
 
 

@@ -1,25 +1,28 @@
-"""The dicts of a dataset in little memory, which the data workers share."""
+"""A dataset's dicts and paths in little memory, which the data workers share."""
 
 import os
 import pickle
 from array import array
 from collections.abc import Sequence
-from typing import Iterable, List
+from typing import Any, Callable, Iterable
+
+import numpy as np
 
 
-class PackedDicts(Sequence):
-    """Dataset dicts as one block of bytes, each unpacked when it is asked for.
+class _Packed(Sequence):
+    """Values as one block of bytes, each unpacked when it is asked for.
 
     As Python's objects they would be copied into every worker, page by page, whenever a count of references changes.
-    Detectron2's ``DatasetFromList`` does the same, but holds everything twice while it packs, and a NumPy array per
-    dict: of a million files that is most of the memory of the start.
     """
 
-    def __init__(self, dicts: Iterable[dict]):
+    pack: Callable[[Any], bytes]
+    unpack: Callable[[bytes], Any]
+
+    def __init__(self, values: Iterable[Any] = ()):
         self._bytes = bytearray()
         self._ends = array("q")
-        for entry in dicts:
-            self._bytes += pickle.dumps(entry, protocol=pickle.HIGHEST_PROTOCOL)
+        for value in values:
+            self._bytes += self.pack(value)
             self._ends.append(len(self._bytes))
 
     def __len__(self) -> int:
@@ -29,15 +32,38 @@ class PackedDicts(Sequence):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} dicts, none of index {index}")
+            raise IndexError(f"there are {len(self)} values, none of index {index}")
         start = self._ends[index - 1] if index else 0
-        return pickle.loads(memoryview(self._bytes)[start : self._ends[index]])
+        return self.unpack(bytes(memoryview(self._bytes)[start : self._ends[index]]))
+
+
+class PackedDicts(_Packed):
+    """Dataset dicts.
+
+    Detectron2's ``DatasetFromList`` does the same, but holds everything twice while it packs, and a NumPy array per
+    dict: of a million files that is most of the memory of the start.
+    """
+
+    pack = staticmethod(pickle.dumps)
+    unpack = staticmethod(pickle.loads)
+
+
+class PackedPaths(_Packed):
+    """Paths, of which there may be millions."""
+
+    pack = staticmethod(os.fsencode)
+    unpack = staticmethod(os.fsdecode)
+
+    def distinct(self) -> "PackedPaths":
+        """Each path once, where it comes first."""
+        hashes = np.fromiter(map(hash, self), np.int64, len(self))
+        return self if len(np.unique(hashes)) == len(self) else PackedPaths(dict.fromkeys(self))
 
 
 class UnlabeledDicts(Sequence):
     """Dataset dicts of images without labels, each made from its path when it is asked for."""
 
-    def __init__(self, paths: List[str]):
+    def __init__(self, paths: Sequence):
         self.paths = paths
 
     def __len__(self) -> int:

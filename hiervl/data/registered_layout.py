@@ -108,14 +108,15 @@ class RegisteredLayout:
         return self._pools["train"]
 
     @property
-    def unlabeled_files(self) -> List[str]:
+    def unlabeled_files(self) -> Sequence[str]:
         return self._unlabeled
 
     @functools.cached_property
     def division(self) -> Dict[str, Dict[str, Sample]]:
         return {"train": self._pools["train"].samples, "val": self._pools["val"].samples, "test": {}, "rest": {}}
 
-    def unlabeled(self) -> List[str]:
+    @property
+    def unlabeled(self) -> Sequence[str]:
         return self._unlabeled
 
     def missing_masks(self) -> List[Path]:

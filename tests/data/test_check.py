@@ -247,4 +247,4 @@ def test_images_without_mask_may_be_unlabelled(own):
     (own.root / FIRST).unlink()
     assert findings(own, "UNLABELED: [unlabelled, labelled/images]") == []
     layout = own.layout("UNLABELED: [unlabelled, labelled/images]")
-    assert sorted(Path(path).name for path in layout.unlabeled()) == ["00.png", "u0.png", "u1.png", "u2.png", "u3.png"]
+    assert sorted(Path(path).name for path in layout.unlabeled) == ["00.png", "u0.png", "u1.png", "u2.png", "u3.png"]

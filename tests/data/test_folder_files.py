@@ -90,17 +90,17 @@ def test_lists_carry_a_hash(tmp_path):
     path = tmp_path / "lists" / "2.txt"
     digest = write_list(path, ["a", "b"])
     assert digest == hashlib.sha256(b"a\nb\n").hexdigest()
-    assert read_list(path, "KEY") == ["a", "b"]
+    assert list(read_list(path, "KEY")) == ["a", "b"]
     path.write_text(path.read_text() + "c\n")
     with pytest.raises(UserError, match="KEY: the names in .*2.txt were changed"):
-        read_list(path, "KEY")
+        list(read_list(path, "KEY"))
     path.write_text("# mine\n\na\n c \n")
-    assert read_list(path, "KEY") == ["a", "c"]
+    assert list(read_list(path, "KEY")) == ["a", "c"]
     path.write_text("# nothing\n")
     with pytest.raises(UserError, match="names no image"):
-        read_list(path, "KEY")
+        list(read_list(path, "KEY"))
     with pytest.raises(UserError, match="KEY: the list .*3.txt cannot be read .*did you mean .*2.txt"):
-        read_list(tmp_path / "lists" / "3.txt", "KEY")
+        list(read_list(tmp_path / "lists" / "3.txt", "KEY"))
 
 
 def test_list_that_windows_saved(tmp_path):
@@ -108,9 +108,9 @@ def test_list_that_windows_saved(tmp_path):
     digest = write_list(tmp_path / "a.txt", ["ä 1", "b"])
     content = b"\xef\xbb\xbf" + (tmp_path / "a.txt").read_bytes().replace(b"\n", b"\r\n")
     (tmp_path / "a.txt").write_bytes(content)
-    assert digest in content.decode() and read_list(tmp_path / "a.txt", "KEY") == ["ä 1", "b"]
+    assert digest in content.decode() and list(read_list(tmp_path / "a.txt", "KEY")) == ["ä 1", "b"]
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfc\r\n")
-    assert read_list(tmp_path / "b.txt", "KEY") == ["c"]
+    assert list(read_list(tmp_path / "b.txt", "KEY")) == ["c"]
 
 
 def test_names_of_a_list(tmp_path):

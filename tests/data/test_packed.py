@@ -1,8 +1,9 @@
+import os
 import pickle
 
 import pytest
 
-from hiervl.data.packed import PackedDicts, UnlabeledDicts
+from hiervl.data.packed import PackedDicts, PackedPaths, UnlabeledDicts
 
 
 def test_dicts_come_out_as_they_went_in():
@@ -17,6 +18,15 @@ def test_dicts_come_out_as_they_went_in():
         with pytest.raises(IndexError):
             packed[wrong]
     assert len(PackedDicts([])) == 0
+
+
+def test_distinct_paths():
+    paths = ["/b.jpg", "/ä ß/1.jpg", os.fsdecode(b"/no utf-8 \xff.jpg"), "/b.jpg", "/a.jpg"]
+    packed = PackedPaths(paths)
+    assert list(packed) == paths and packed[1:3] == paths[1:3]
+    assert list(pickle.loads(pickle.dumps(packed))) == paths
+    assert list(packed.distinct()) == [*paths[:3], "/a.jpg"]
+    assert list(PackedPaths(paths[1:]).distinct()) == paths[1:]
 
 
 def test_dicts_of_unlabelled_images():

@@ -66,8 +66,8 @@ def test_splits_are_those_of_training(look):
     layout, found = look()
     assert found == []
     counts = {split: len(samples) for split, samples in layout.division.items()}
-    assert counts == {"train": 12, "val": 3, "test": 0, "rest": 0} and len(layout.unlabeled()) == 8
-    assert look("SEMI.ENABLED", "False")[0].unlabeled() == []
+    assert counts == {"train": 12, "val": 3, "test": 0, "rest": 0} and len(layout.unlabeled) == 8
+    assert look("SEMI.ENABLED", "False")[0].unlabeled == []
 
 
 def wrong_value(label):
