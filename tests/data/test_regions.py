@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from hiervl.data.regions import regions_as_instances
 
@@ -23,3 +24,16 @@ def test_every_region_is_numbered_and_specks_and_unlabelled_pixels_are_not():
 def test_maps_of_one_value(label):
     numbers = regions_as_instances(np.full((4, 4), label), ignore_value=255)
     assert (numbers == (label == 0)).all()
+
+
+def test_regions_are_those_of_each_class_alone():
+    """The same division as SciPy's labelling of one class after the other."""
+    rng = np.random.default_rng(0)
+    for height, width in ((1, 30), (30, 1), (24, 24), (31, 17)):
+        labels = rng.integers(0, 3, (height, width))
+        numbers = regions_as_instances(labels, ignore_value=2)  # so small a map has no specks
+        for label in (0, 1):
+            regions, count = ndimage.label(labels == label)
+            pairs = np.unique(np.stack([regions, numbers])[:, labels == label], axis=1)
+            assert pairs.shape[1] == count == len(set(pairs[1])) and pairs.min() > 0
+        assert not numbers[labels == 2].any()
