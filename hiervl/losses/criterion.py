@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hiervl.errors import UserError
 
 from .assignment import Assignment, assign
-from .mask_losses import point_sample, random_points, sampled_mask_losses, uncertain_points
+from .mask_losses import PointDraw, draw_points, point_sample, random_points, sampled_mask_losses, uncertain_points
 from .normalisation import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
 from .target_maps import TargetMaps
@@ -123,10 +123,15 @@ class SupervisedCriterion(nn.Module):
             maps = TargetMaps(targets)
             assignments = self._assignments(predictions, row_valid, targets, maps)
             last = len(assignments) - 1
+            # As many rows have a target in every prediction.
+            draw = draw_points(
+                assignments[0].row.numel(), self.num_points, self.oversample_ratio, self.importance_share,
+                row_valid.device,
+            )
             for index, assignment in enumerate(assignments):
                 suffix = "" if index == last else f"_{index}"
                 logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index].float()
-                for name, loss in self._prediction_losses(logits, masks, row_valid, maps, assignment).items():
+                for name, loss in self._prediction_losses(logits, masks, row_valid, maps, assignment, draw).items():
                     losses[name + suffix] = loss
         if self.weights["pixel"]:
             losses["loss_pixel"] = pixel_cross_entropy(
@@ -158,14 +163,15 @@ class SupervisedCriterion(nn.Module):
         )
 
     def _prediction_losses(
-        self, logits: Tensor, masks: Tensor, row_valid: Tensor, maps: TargetMaps, assignment: Assignment
+        self, logits: Tensor, masks: Tensor, row_valid: Tensor, maps: TargetMaps, assignment: Assignment,
+        draw: PointDraw,
     ) -> Dict[str, Tensor]:
         """loss_class, loss_mask and loss_dice of one prediction, as far as they have a weight."""
         losses = {}
         if self.weights["class"]:
             losses["loss_class"] = self._class_loss(logits, row_valid, assignment)
         if self.weights["mask"] or self.weights["dice"]:
-            losses.update(self._mask_losses(masks, maps, assignment))
+            losses.update(self._mask_losses(masks, maps, assignment, draw))
         return losses
 
     def _class_loss(self, logits: Tensor, row_valid: Tensor, assignment: Assignment) -> Tensor:
@@ -178,13 +184,15 @@ class SupervisedCriterion(nn.Module):
             logits.flatten(0, 1), target_classes.flatten(), class_weight, reduction="sum", ignore_index=-100
         ) / mean_over_processes(row_weight.sum(), least=1e-6)
 
-    def _mask_losses(self, masks: Tensor, maps: TargetMaps, assignment: Assignment) -> Dict[str, Tensor]:
+    def _mask_losses(
+        self, masks: Tensor, maps: TargetMaps, assignment: Assignment, draw: PointDraw
+    ) -> Dict[str, Tensor]:
         num_rows = mean_over_processes(torch.tensor(assignment.row.numel(), device=masks.device))
         if not assignment.row.numel():
             nothing = masks.sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
         predicted = masks.flatten(0, 1).index_select(0, assignment.image * masks.shape[1] + assignment.row)  # (R, h, w)
-        points = uncertain_points(predicted, self.num_points, self.oversample_ratio, self.importance_share)
+        points = uncertain_points(predicted, draw)
         truth, counts = maps.sample(assignment.target_map, assignment.target_number, points)
         at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
         cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)

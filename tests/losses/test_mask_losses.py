@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hiervl.losses.mask_losses import _smallest, point_sample, sampled_mask_losses, uncertain_points
+from hiervl.losses.mask_losses import _smallest, draw_points, point_sample, sampled_mask_losses, uncertain_points
 
 
 def test_equal_mask2former():
@@ -43,7 +43,8 @@ def test_uncertain_points_lie_where_the_prediction_changes_sign():
     """Left half sure of inside, right half sure of outside: the important points gather at the edge."""
     torch.manual_seed(0)
     logits = torch.cat((torch.full((1, 8, 16), 9.0), torch.full((1, 8, 16), -9.0)), dim=2)
-    points = uncertain_points(logits, num_points=400, oversample_ratio=30.0, importance_share=0.75)
+    draw = draw_points(1, num_points=400, oversample_ratio=30.0, importance_share=0.75, device=logits.device)
+    points = uncertain_points(logits, draw)
     assert points.shape == (1, 400, 2) and points.min() >= 0 and points.max() <= 1
     near = (points[0, :, 0] - 0.5).abs() < 1 / 32
     assert near[:300].float().mean() > 0.6  # beyond the border of the image grid_sample finds 0, which looks unsure
