@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Attention
+from .layers import Attention, softmax
 
 PADDING_SCORE = -1e4  # so far below every other score that its weight is 0
 
@@ -101,7 +101,7 @@ def many_read_few(attention: Attention, query: Tensor, source: Tensor, bias: Ten
     values = torch.einsum("bmhe,dhe->bhmd", v, attention.out_proj.weight.unflatten(1, (heads, -1)))
     values = values.masked_fill(is_padding.unsqueeze(-1), 0.0).flatten(1, 2)
     scores = query @ keys.transpose(1, 2) + offset.flatten(1).unsqueeze(1)  # (B, P, heads · M)
-    weights = scores.unflatten(2, (heads, source.shape[1])).softmax(-1).flatten(2)
+    weights = softmax(scores.unflatten(2, (heads, source.shape[1]))).flatten(2)
     return weights @ values + attention.out_proj.bias
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import triton_attention
-from .layers import HasExportForm
+from .layers import HasExportForm, softmax
 from .row_sampling import sum_of_rows
 
 
@@ -94,7 +94,7 @@ class DeformableAttention(HasExportForm, nn.Module):
         heads, levels, points = self.num_heads, self.num_maps, self.num_points
         value = self.value_proj(maps).unflatten(-1, (heads, -1))
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
-        weights = weights.softmax(-1).view(batch, queries, heads, levels, points)
+        weights = softmax(weights).view(batch, queries, heads, levels, points)
         # Offsets are in pixels of their map: divide by (width, height) to reach [0, 1]. All in long rows, since CPUs
         # take several times longer for operations whose innermost dimensions are a handful of numbers.
         pixels = self._sizes(shapes, query)[:, None].expand(heads, -1, points, 2).flatten()

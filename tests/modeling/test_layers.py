@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hiervl.modeling.layers import Attention, SinePositionEmbedding
+from hiervl.modeling.layers import Attention, SinePositionEmbedding, softmax
 
 
 @pytest.mark.parametrize("height, width", [(7, 12), (1, 3)])
@@ -33,3 +33,15 @@ def test_attention_equals_pytorch(kind):
         mask = bias.expand(-1, 4, 5, -1).reshape(8, 5, 7)
     expected = theirs(query, key, value, attn_mask=mask, need_weights=False)[0]
     torch.testing.assert_close(ours(query, key, value, bias), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 9, 16, 21])
+def test_softmax_of_short_rows_equals_pytorch(width):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, width, dtype=torch.float64)
+    x[0, 0, 1:] = -torch.inf
+    x.requires_grad_()
+    torch.testing.assert_close(softmax(x), x.softmax(-1))
+    weight = torch.randn_like(x)
+    grads = [torch.autograd.grad((result * weight).sum(), x)[0] for result in (softmax(x), x.softmax(-1))]
+    torch.testing.assert_close(*grads)
