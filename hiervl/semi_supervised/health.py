@@ -49,12 +49,13 @@ class HealthCheck(HookBase):
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
         worthless = [c for c in worthless_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
         guidance.mute.update(worthless)
-        for c in worthless:
+        if worthless:
+            names = ", ".join(f"'{self.class_names[c]}' ({100 * self.zero_shot_iou[c]:.1f} %)" for c in worthless)
             logger.warning(
-                "CLIP does not know '%s': its zero-shot prediction overlaps the labelled images by %.1f %% (IoU). Its "
-                "guidance is switched off for this class (SEMI.GUIDANCE_MIN_IOU %g); another wording of the class may "
-                "help.",
-                self.class_names[c], 100 * self.zero_shot_iou[c], least,
+                "CLIP does not know some classes (in brackets how far its zero-shot prediction overlaps the labelled "
+                "images, IoU): %s. Its guidance is switched off for them (SEMI.GUIDANCE_MIN_IOU %g); other words for "
+                "them may help.",
+                names, least,
             )  # fmt: skip
 
     def after_step(self) -> None:
