@@ -22,7 +22,7 @@ class ConfidenceThreshold(nn.Module):
 
     "fixed": all with at least ``threshold``. "class": the threshold of class c is scaled by how sure the teacher is of
     c on average, relative to its surest class (FlexMatch's idea, with mean confidences in place of counts), so that
-    hard classes are not shut out.
+    hard classes are not shut out. Classes that it has not predicted yet have no part in this.
     """
 
     momentum = 0.99
@@ -32,7 +32,8 @@ class ConfidenceThreshold(nn.Module):
         if mode not in ("fixed", "class"):
             raise UserError(f"SEMI.THRESHOLD is 'fixed' or 'class', not '{mode}'.")
         self.threshold, self.mode = threshold, mode
-        self.register_buffer("mean_confidence", torch.ones(num_classes))
+        self.register_buffer("mean_confidence", torch.zeros(num_classes))
+        self.register_buffer("updates", torch.zeros(num_classes))
 
     @torch.no_grad()
     def forward(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -45,7 +46,8 @@ class ConfidenceThreshold(nn.Module):
         """As :meth:`forward`, without learning from it."""
         if self.mode == "fixed":
             return valid & (confidence >= self.threshold)
-        per_class = self.threshold * self.mean_confidence / self.mean_confidence.max()
+        relative = self.mean_confidence / self.mean_confidence.max()
+        per_class = self.threshold * relative.where(self.updates > 0, torch.ones_like(relative))
         return valid & (confidence >= per_class[labels])
 
     def _update(self, confidence: Tensor, labels: Tensor) -> None:
@@ -56,7 +58,10 @@ class ConfidenceThreshold(nn.Module):
             torch.distributed.all_reduce(count)
             torch.distributed.all_reduce(total)
         mean = total / count.clamp(min=1)
-        moved = self.mean_confidence.lerp(mean.to(self.mean_confidence.dtype), 1.0 - self.momentum)
+        self.updates += count > 0
+        # The plain mean at first, then the moving one: no start value has any weight.
+        rate = (1.0 - self.momentum) / (1.0 - self.momentum**self.updates.clamp(min=1))
+        moved = self.mean_confidence.lerp(mean.to(self.mean_confidence.dtype), rate)
         self.mean_confidence.copy_(torch.where(count > 0, moved, self.mean_confidence))
 
 

@@ -82,27 +82,27 @@ def test_pseudo_labels_by_hand():
 
 
 def test_class_threshold_by_hand():
-    """Mean confidences, followed with momentum 1/2 from 1: class 0 has 0.95, class 1 has 0.75, class 2 never occurs
-    and keeps 1, so that its threshold is the full 0.8, class 0's is 0.76 and class 1's 0.6. Padding counts nowhere."""
+    """Class 0 is predicted with 0.9 on average, class 1 with 0.5: their thresholds are 0.8 and 0.8 · 5/9 = 0.44. Class
+    2 only occurs in the padding, which counts nowhere, and has no part in it."""
     threshold = ConfidenceThreshold(3, 0.8, "class")
     threshold.momentum = 0.5
     confidence = torch.tensor([[[0.95, 0.85, 0.61, 0.39, 0.01]]])
     labels = torch.tensor([[[0, 0, 1, 1, 2]]])
     valid = torch.tensor([[[True, True, True, True, False]]])
     assert threshold(confidence, labels, valid).flatten().tolist() == [True, True, True, False, False]
-    torch.testing.assert_close(threshold.mean_confidence, torch.tensor([0.95, 0.75, 1.0]))
-    # Confident everywhere: the scale is relative to the surest class.
-    threshold.mean_confidence.copy_(torch.tensor([0.5, 0.25, 0.1]))
-    threshold.momentum = 1.0
-    kept = threshold(torch.tensor([[[0.81, 0.79, 0.41, 0.39]]]), torch.tensor([[[0, 0, 1, 1]]]), valid[..., :4])
-    assert kept.flatten().tolist() == [True, False, True, False]
+    torch.testing.assert_close(threshold.mean_confidence, torch.tensor([0.9, 0.5, 0.0]))
+    unseen = threshold.keeps(torch.tensor([[[0.81, 0.79]]]), torch.tensor([[[2, 2]]]), valid[..., :2])
+    assert unseen.flatten().tolist() == [True, False]
+    # A second batch weighs 1/2, the first one 1/4: class 0 has (0.6 + 0.9 / 2) / 1.5 = 0.7.
+    threshold(torch.tensor([[[0.6]]]), torch.tensor([[[0]]]), valid[..., :1])
+    torch.testing.assert_close(threshold.mean_confidence, torch.tensor([0.7, 0.5, 0.0]))
 
 
 def test_fixed_threshold_learns_nothing():
     threshold = ConfidenceThreshold(2, 0.8)
     labels = torch.tensor([[[0, 1]]])
     assert threshold(torch.tensor([[[0.8, 0.79]]]), labels, labels >= 0).flatten().tolist() == [True, False]
-    assert threshold.mean_confidence.tolist() == [1.0, 1.0]
+    assert threshold.updates.tolist() == [0.0, 0.0]
     with pytest.raises(UserError, match="SEMI.THRESHOLD"):
         ConfidenceThreshold(2, 0.8, "klass")
 
