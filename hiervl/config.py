@@ -43,7 +43,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP = CN()
     # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (MODEL.WEIGHTS brings them), or empty: random.
+    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (to evaluate MODEL.WEIGHTS, which bring them), or
+    # empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
     # Blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches.
     cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
@@ -85,7 +86,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.CALIBRATED_RECALL = 0.99
     # At least so many classes are active in every image, the most relevant ones.
     cfg.MODEL.HSQG.MIN_ACTIVE = 3
-    # Classes (by name) that are active in every image.
+    # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
     cfg.MODEL.PIXEL_DECODER = CN()
@@ -304,11 +305,12 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.WARMUP_ITERS = 0
     # Exponent of the polynomial decay.
     cfg.SOLVER.POLY_POWER = 0.9
-    # Micro-batches whose gradients are added up before each step; the batch sizes above are what one step sees.
+    # Micro-batches whose gradients are added up before each step; the batch sizes above are what one step sees. A loss
+    # is a mean over the labelled pixels and rows of its micro-batch, so those of sparsely labelled images weigh more.
     cfg.SOLVER.ACCUMULATION = 1
     # Steps with an infinite or NaN loss or gradient that are left out; the next one ends the training.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
-    # Divide micro-batches when the GPU's memory does not hold them, at the same effective batch (one process only).
+    # Divide micro-batches when the GPU's memory does not hold them, as ACCUMULATION does (one process only).
     cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY = False
     # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16" or "float16".
     cfg.SOLVER.AMP.DTYPE = "bfloat16"

@@ -43,7 +43,8 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
     or ``SOLVER.UNLABELED_PER_BATCH`` is 0.
 
     Args:
-        start_iter: the iteration to begin with; the batches are those that an uninterrupted run would see.
+        start_iter: the iteration to begin with; the batches are those that an uninterrupted run would see, unless
+            ``SEED`` is −1, with which every start draws its own.
 
     Raises:
         UserError: a dataset is missing, unknown or wrong, or a batch cannot be divided among the processes. While

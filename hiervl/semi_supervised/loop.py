@@ -168,6 +168,8 @@ class OptimisationLoop:
 
     def accumulate(self, batches: List[Batch]) -> List[MicroBatchLosses]:
         """Add up the gradients of the micro-batches of one iteration, each in ``parts`` parts."""
+        if not _can_divide(batches, self.parts):  # after a resumption with other batches
+            self.parts = 1
         divided = [part for batch in batches for part in divide(batch, self.parts)]
         return [
             self._forward_backward(part, len(divided), is_last=number + 1 == len(divided))
@@ -177,21 +179,21 @@ class OptimisationLoop:
     def _answer_out_of_memory(self, batches: List[Batch], error: Exception) -> None:
         """Halve the parts, or end with what the user can do."""
         parts = 2 * self.parts
-        can_halve = all(len(items) % parts == 0 for batch in batches for items in batch.values())
+        can_halve = _can_divide(batches, parts)
         # Of several processes the others already wait for this one's gradients.
         if self.halve_on_out_of_memory and can_halve and comm.get_world_size() == 1:
             self.parts = parts
             logger.warning(
-                "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, at the same "
-                "effective batch; SOLVER.ACCUMULATION %d does so from the start.",
+                "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, as many images an "
+                "iteration as before; SOLVER.ACCUMULATION %d does so from the start.",
                 self.iter, parts, self.accumulation * parts,
             )  # fmt: skip
             return
+        divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
         raise UserError(
-            f"the GPU's memory is exhausted at iteration {self.iter}: set SOLVER.ACCUMULATION to "
-            f"{2 * self.accumulation * self.parts} (same effective batch, less memory), switch SOLVER.AMP.ENABLED "
-            "and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER and MODEL.QUERY_DECODER on, or lower INPUT.CROP_SIZE, "
-            "SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
+            f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
+            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER and MODEL.QUERY_DECODER on, or lower "
+            "INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 
     def _forward_backward(self, batch: Batch, count: int, is_last: bool) -> MicroBatchLosses:
@@ -284,6 +286,10 @@ def read_losses(losses: Dict[str, Tensor]) -> Dict[str, float]:
 def describe_problem(names: List[str], files: List[str]) -> str:
     """What is not finite, and the files it was computed on."""
     return f"{', '.join(names)} became infinite or NaN on the batch {', '.join(files)}"
+
+
+def _can_divide(batches: List[Batch], parts: int) -> bool:
+    return all(len(items) % parts == 0 for batch in batches for items in batch.values())
 
 
 def divide(batch: Batch, parts: int) -> Iterator[Batch]:

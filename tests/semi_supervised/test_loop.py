@@ -212,8 +212,20 @@ def test_a_student_that_teaches_itself_is_trained_on(make_loop):
 def test_halving_ends_where_a_batch_is_odd(make_loop):
     trainer = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True")
     out_of_memory_above(trainer, 0)
-    with pytest.raises(UserError, match="set SOLVER.ACCUMULATION to 4 "):  # 2 labelled images: halved once
+    with pytest.raises(UserError, match="at iteration 0: switch SOLVER.AMP.ENABLED "):  # 2 labelled images
         run_steps(trainer, 1)
+
+
+def test_parts_do_not_outlive_the_batches_they_fit(make_loop):
+    """Halved once, then resumed with the SOLVER.ACCUMULATION that the warning names: no part is empty."""
+    halved = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True", "SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
+    out_of_memory_above(halved, 4)
+    run_steps(halved, 1)
+    resumed = make_loop("SOLVER.ACCUMULATION", "2")
+    resumed._trainer.load_state_dict(halved._trainer.state_dict())
+    assert resumed._trainer.parts == 2
+    run_steps(resumed, 1)
+    assert resumed._trainer.parts == 1
 
 
 def test_divide_by_hand():
