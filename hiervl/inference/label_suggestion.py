@@ -114,7 +114,7 @@ def by_class(student: Tensor, teacher: Tensor) -> Sequence[Tensor]:
     mean = (student + teacher) / 2
     entropy_of_mean = _entropy(mean)
     divergence = (entropy_of_mean - (_entropy(student) + _entropy(teacher)) / 2).clamp(min=0)
-    unsure = (mean * entropy_of_mean).sum((1, 2)) / math.log(len(mean))
+    unsure = (mean * entropy_of_mean).sum((1, 2)) / math.log(max(len(mean), 2))  # one class is never unsure
     return unsure, (mean * divergence).sum((1, 2)) / math.log(2)
 
 

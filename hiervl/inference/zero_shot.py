@@ -14,7 +14,7 @@ from hiervl.data.augmentation import resize_image, short_side_size
 from hiervl.data.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
 from hiervl.modeling.frozen_clip import FrozenClip
-from hiervl.modeling.text_encoder import build_text_encoder
+from hiervl.modeling.text_encoder import TextFeatures, build_text_encoder
 
 from .pictures import Row
 
@@ -24,7 +24,7 @@ HEAT = 0.6  # share of the colour in a picture of a class's probability
 class ZeroShotMaps(NamedTuple):
     """What CLIP says of one image, at its original size."""
 
-    classes: Tensor  # (C, H, W) logits, the phrases of a class averaged as the guidance of the training does
+    classes: Tensor  # (C, H, W) logits, of a class's phrases the best, as in the guidance of the training
     phrases: Tensor  # (K, H, W) logits of every phrase alone, on the same scale
 
 
@@ -34,7 +34,7 @@ class ZeroShotClip(nn.Module):
     def __init__(
         self,
         clip: FrozenClip,
-        class_text: Tensor,
+        text: TextFeatures,
         phrase_text: Tensor,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -43,15 +43,15 @@ class ZeroShotClip(nn.Module):
         """
         Args:
             clip: the image tower.
-            class_text: (C, D) and phrase_text: (K, D), embeddings of length 1.
+            text: of the C classes; phrase_text: (K, D), embeddings of length 1 of each of their phrases alone.
             pixel_mean, pixel_std: RGB statistics in 0…255.
             side: the shorter side, in pixels, at which an image is looked at.
         """
         super().__init__()
         self.clip = clip
         self.side = side
-        self.register_buffer("text", torch.cat((class_text, phrase_text)))
-        self.num_classes = len(class_text)
+        self.text = text
+        self.register_buffer("phrase_text", phrase_text)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1))
 
@@ -59,8 +59,8 @@ class ZeroShotClip(nn.Module):
     def from_config(cls, cfg, class_phrases: Sequence[Sequence[str]]) -> "ZeroShotClip":
         """The CLIP of ``MODEL.CLIP`` and the template of ``MODEL.TEXT``; images as large as ``INPUT.CROP_SIZE``."""
         text, logit_scale = build_text_encoder(cfg, class_phrases)
-        text.eval()
-        of_classes = text().prototypes
+        text.eval().to(cfg.MODEL.DEVICE)
+        of_classes = text()
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
         frozen = FrozenClip(build_backbone(cfg), logit_scale)
         return cls(
@@ -72,15 +72,16 @@ class ZeroShotClip(nn.Module):
         """image: (H, W, 3) uint8 RGB."""
         size = image.shape[:2]
         small = resize_image(image, short_side_size(*size, self.side))
-        pixels = (image_tensor(small).to(self.text.device) - self.pixel_mean) / self.pixel_std
+        pixels = (image_tensor(small).to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std
         height, width = pixels.shape[1:]
         step = self.clip.encoder.size_divisibility
         padded = F.pad(pixels, (0, -width % step, 0, -height % step))[None]
-        dense = self.clip.encoder.dense_embedding(padded).float()
-        logits = self.clip.logit_scale * torch.einsum("bdhw,kd->bkhw", dense, self.text.float())
+        dense = self.clip.encoder.dense_embedding(padded).float().permute(0, 2, 3, 1)
+        similarity = torch.cat((self.text.prototype_similarity(dense), dense @ self.phrase_text.float().T), dim=-1)
+        logits = self.clip.logit_scale * similarity.permute(0, 3, 1, 2)
         logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
         logits = F.interpolate(logits[:, :, :height, :width], size=size, mode="bilinear", align_corners=False)[0]
-        return ZeroShotMaps(logits[: self.num_classes], logits[self.num_classes :])
+        return ZeroShotMaps(*logits.split((len(logits) - len(self.phrase_text), len(self.phrase_text))))
 
 
 class ZeroShotScores:

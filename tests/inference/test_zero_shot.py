@@ -6,11 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from hiervl.inference.zero_shot import ClassPictures, ZeroShotMaps, ZeroShotScores, heat_picture
+from hiervl.inference.zero_shot import ClassPictures, ZeroShotClip, ZeroShotMaps, ZeroShotScores, heat_picture
 
 
 def maps(classes, phrases):
     return ZeroShotMaps(torch.tensor(classes)[:, None], torch.tensor(phrases)[:, None])
+
+
+def test_classes_are_those_of_the_guidance(make_cfg):
+    """What `hiervl prompts` scores is what the frozen CLIP says in training, several phrases of a class included."""
+    cfg = make_cfg("INPUT.CROP_SIZE", 32)
+    phrases = [["cat", "kitten", "tiger"], ["tree"], ["bus", "coach"]]
+    torch.manual_seed(0)
+    zero_shot = ZeroShotClip.from_config(cfg, phrases)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    found = zero_shot(image)
+    assert found.classes.shape == (3, 32, 32) and found.phrases.shape == (6, 32, 32)
+    pixels = (torch.from_numpy(image).permute(2, 0, 1) - zero_shot.pixel_mean) / zero_shot.pixel_std
+    dense = zero_shot.clip.embed(pixels[None]).dense
+    log_probability = zero_shot.clip.classify(dense, zero_shot.text).log()
+    expected = torch.nn.functional.interpolate(log_probability, (32, 32), mode="bilinear")[0].softmax(0)
+    torch.testing.assert_close(found.classes.softmax(0), expected)
 
 
 def test_scores_of_classes_and_phrases_by_hand():
