@@ -11,6 +11,7 @@ import torch
 from hiervl.data import augmentation
 from hiervl.data.readers import read_image, read_instances, read_label
 from hiervl.data.regions import NO_INSTANCE, regions_as_instances
+from hiervl.errors import UserError
 
 
 class LabeledMapper:
@@ -51,6 +52,17 @@ class LabeledMapper:
 
     @classmethod
     def from_config(cls, cfg, num_classes: int, ignore_label: int) -> "LabeledMapper":
+        """
+        Raises:
+            UserError: a class has the number of the pixels that do not count.
+        """
+        key = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
+        for name, value in (("the dataset's ignore_label", ignore_label), (key, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)):
+            if 0 <= value < num_classes:
+                raise UserError(
+                    f"{name} is {value}, the number of one of the {num_classes} classes: give the pixels that do not "
+                    f"count a number from {num_classes} on, in the files, in the dataset's ignore_label and as {key}."
+                )
         return cls(
             num_classes=num_classes,
             ignore_label=ignore_label,
@@ -71,6 +83,8 @@ class LabeledMapper:
         image = read_image(dataset_dict["file_name"])
         size = image.shape[:2]
         label = read_label(dataset_dict["sem_seg_file_name"], self.num_classes, self.ignore_label, size)
+        if not 0 <= self.ignore_value <= np.iinfo(label.dtype).max:
+            label = label.astype(np.int32)
         if self.ignore_label != self.ignore_value:
             label = np.where(label == self.ignore_label, self.ignore_value, label).astype(label.dtype)
         view = augmentation.weak_view(rng, *size, **self.geometry)

@@ -21,7 +21,7 @@ from .pixel_decoder import build_pixel_decoder
 from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
-from .switches import build_frozen_judge, needs_align_head, reads_text, seeds_instances
+from .switches import background_classes, build_frozen_judge, needs_align_head, reads_text, seeds_instances
 from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
@@ -122,7 +122,7 @@ class HierVL(ClipSegmenter):
         backbone = build_backbone(cfg)
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
-        background = [i for i, name in enumerate(class_names) if name in hsqg.ALWAYS_ACTIVE]
+        background = background_classes(cfg, class_names)
         return {
             "backbone": backbone,
             "text_encoder": text_encoder,

@@ -13,6 +13,7 @@ from hiervl.losses.pixel_losses import pixel_cross_entropy
 
 from .layers import group_norm
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
+from .switches import background_classes
 from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
 
 
@@ -89,7 +90,7 @@ class PixelClassifier(ClipSegmenter):
             "pixel_weight": cfg.LOSS.PIXEL,
             "pixel_balance": cfg.LOSS.PIXEL_BALANCE,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            "background": [i for i, name in enumerate(class_names) if name in cfg.MODEL.HSQG.ALWAYS_ACTIVE],
+            "background": background_classes(cfg, class_names),
             "logit_scale": logit_scale,
         }
 

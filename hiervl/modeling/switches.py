@@ -1,14 +1,28 @@
 """Which parts of the network a config asks for, where one switch makes another part useless."""
 
-from typing import Optional
+import logging
+from typing import List, Optional, Sequence
 
 from torch import nn
 
 from hiervl.errors import UserError
 
+from .clip import FROM_CHECKPOINT
 from .frozen_clip import FrozenClip
 
+logger = logging.getLogger(__name__)
+
 IMAGE_EMBEDDINGS = ("trained", "frozen")
+BACKGROUND = "background"  # named by default, whether or not there is such a class
+
+
+def background_classes(cfg, class_names: Sequence[str]) -> List[int]:
+    """Indices of the classes that ``MODEL.HSQG.ALWAYS_ACTIVE`` names; names that are no class are warned of."""
+    names = cfg.MODEL.HSQG.ALWAYS_ACTIVE
+    unknown = sorted(set(names) - {BACKGROUND, *class_names})
+    if unknown:
+        logger.warning("MODEL.HSQG.ALWAYS_ACTIVE names what is no class: %s.", ", ".join(unknown))
+    return [index for index, name in enumerate(class_names) if name in names]
 
 
 def reads_text(cfg) -> bool:
@@ -38,6 +52,20 @@ def seeds_instances(cfg) -> bool:
     return bool(decoder.INSTANCE_SEEDS and decoder.MASK_PRIOR and decoder.INSTANCE_QUERIES)
 
 
+def build_frozen_clip(cfg, backbone: nn.Module, logit_scale: float, share: bool = False) -> FrozenClip:
+    """The tower as CLIP's weights made it; to be called before it is trained or anything is loaded into it.
+
+    Raises:
+        UserError: its weights are to come from a checkpoint, which holds trained ones alone.
+    """
+    if cfg.MODEL.CLIP.PRETRAINED == FROM_CHECKPOINT:
+        raise UserError(
+            "MODEL.CLIP.PRETRAINED is 'checkpoint', but this run also asks CLIP as it was before any training: name "
+            "CLIP's own weights, as in the config.yaml of the run that the checkpoint is from."
+        )
+    return FrozenClip(backbone, logit_scale, share)
+
+
 def build_frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> Optional[FrozenClip]:
     """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``).
 
@@ -49,4 +77,4 @@ def build_frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> Optional
         raise UserError(f"MODEL.HSQG.IMAGE_EMBEDDING is one of {', '.join(IMAGE_EMBEDDINGS)}, not '{which}'.")
     if which == "trained" or not cfg.MODEL.HSQG.RELEVANCE or not reads_text(cfg):
         return None
-    return FrozenClip(backbone, logit_scale, share=False)
+    return build_frozen_clip(cfg, backbone, logit_scale)

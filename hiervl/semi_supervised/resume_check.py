@@ -13,10 +13,11 @@ logger = logging.getLogger(__name__)
 
 # The network, and what the positions in the data streams stand for.
 FIXED = ("MODEL", "DATASETS.TRAIN", "DATASETS.UNLABELED", "SEMI.ENABLED", "SEMI.TEACHER", "SEMI.THRESHOLD")
-# Where it runs, what it is called and what it says change nothing of what is learnt.
+# Where it runs, what it is called and what it says change nothing of what is learnt. TEST.EVAL_PERIOD does: with every
+# evaluation the relevance threshold is calibrated, which training goes on with.
 FREE = (
-    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "DATALOADER", "TEST", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD",
-    "LOGGERS",
+    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "DATALOADER", "TEST.NETWORK", "TEST.OVERLAP", "TEST.WINDOW_BATCH",
+    "TEST.PICTURES", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "LOGGERS",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from hiervl.modeling import HierVL, TextFeatures
 from hiervl.modeling.clip_image_encoder import MAPS
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 from hiervl.modeling.perturbation import drop_channels
+from hiervl.modeling.switches import build_frozen_clip
 
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
@@ -118,7 +119,7 @@ class SemiSupervisedStep(nn.Module):
         masked = MaskedConsistency.from_config(cfg, student)
         frozen_clip = student.frozen_clip
         if frozen_clip is None and (guides or (masked is not None and masked.needs_frozen_clip)):
-            frozen_clip = FrozenClip(student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS)
+            frozen_clip = build_frozen_clip(cfg, student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS)
         _warn_of_lonely_images(cfg)
         return cls(
             student,

@@ -4,9 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
+from hiervl.config import get_hiervl_cfg
 from hiervl.data.augmentation import StrongParameters
 from hiervl.data.datasets import load_dataset
 from hiervl.data.mappers import LabeledMapper, TestMapper, UnlabeledMapper
+from hiervl.errors import UserError
 
 GEOMETRY = {"crop_size": 64, "short_side": 0, "scale": (0.5, 2.0), "flip_probability": 0.5}
 COLOR_STEP = 20  # class c has the grey level COLOR_STEP * (c + 1), see conftest.py
@@ -82,3 +84,18 @@ def test_test_mapper_resizes_the_image_and_tells_the_original_size(camvid):
     assert sample["image_id"] == "001" and sample["sem_seg_file_name"].endswith("001.png")
     unlabeled = TestMapper()(load_dataset("camvid_train_12_unlabeled")[0])
     assert unlabeled["image"].shape == (3, 60, 80) and "sem_seg_file_name" not in unlabeled
+
+
+def test_any_number_can_stand_for_ignored_pixels(camvid):
+    """65535, as more than 255 classes need it, though the files hold 255 in bytes; but never that of a class."""
+    cfg = get_hiervl_cfg()
+    cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE = 64, (0.5, 0.5)
+    entry = dict(load_dataset("camvid_train")[0])
+    expected = LabeledMapper.from_config(cfg, 11, 255)(entry, np.random.default_rng(0))["sem_seg"]
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 65535
+    found = LabeledMapper.from_config(cfg, 11, 255)(entry, np.random.default_rng(0))["sem_seg"]
+    assert (expected == 255).any() and torch.equal(found, expected.masked_fill(expected == 255, 65535))
+    for ignore_label, value in ((255, 65535), (65535, 255)):
+        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = value
+        with pytest.raises(UserError, match="is 255, the number of one of the 256 classes"):
+            LabeledMapper.from_config(cfg, 256, ignore_label)
