@@ -100,7 +100,7 @@ def test_split_of_too_many_is_one_sentence(own, capsys):
 
 
 def test_prompts_tell_good_words_from_bad_ones(tmp_path, capsys):
-    """ShapesWorld's CLIP knows colours and patterns: a phrase that names the wrong ones must score worse."""
+    """ShapesWorld's CLIP knows colours and patterns: a phrase that names neither finds nothing and claims what is others'."""
     from hiervl.data import shapesworld
 
     shapesworld.write_split(tmp_path / "world", "val", 12)
@@ -111,7 +111,7 @@ def test_prompts_tell_good_words_from_bad_ones(tmp_path, capsys):
             path.rename(tmp_path / folder / path.name)
     lines = ["classes:"]
     for name in shapesworld.CLASS_NAMES:
-        phrases = [name, "plain blue shape"] if name == "striped orange shape" else [name]
+        phrases = [name, "shape"] if name == "striped orange shape" else [name]
         lines.append(f"  - {{name: {name}, phrases: [{', '.join(phrases)}]}}")
     (tmp_path / "classes.yaml").write_text("\n".join(lines))
     (tmp_path / "shapes.yaml").write_text(

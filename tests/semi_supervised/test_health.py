@@ -108,7 +108,7 @@ def test_keeping_does_not_learn():
     threshold = ConfidenceThreshold(2, 0.8, "class")
     labels = torch.tensor([[[0, 1]]])
     assert threshold.keeps(torch.tensor([[[0.9, 0.5]]]), labels, labels >= 0).tolist() == [[[True, False]]]
-    assert threshold.mean_confidence.tolist() == [1.0, 1.0]
+    assert threshold.mean_confidence.tolist() == threshold.updates.tolist() == [0.0, 0.0]
 
 
 def test_best_checkpoint_of_several_test_sets():
