@@ -19,9 +19,11 @@ from hiervl.evaluation import SlidingWindowSegmenter
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
 from hiervl.run_config import load_config, prepare_config
+from hiervl.semi_supervised.loop import AMP_TYPES
 from hiervl.semi_supervised.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
+from .matrix_peak import matrix_peak, operations
 from .timing import Measurement, interleaved, synchronise
 
 QUICKSTART = str(Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml")
@@ -77,7 +79,8 @@ def _fill_up(encoder: PromptedTextEncoder) -> None:
 
 
 def iteration(device: torch.device, args) -> List[Measurement]:
-    """One training iteration of a config, and how its time divides into parts."""
+    """One training iteration of a config, how its time divides into parts, and the share of the device's matrix peak
+    that it reaches, in the number type that the config computes in."""
     overrides = ["MODEL.DEVICE", device.type, "OUTPUT_DIR", "output/speed"]
     cfg = prepare_config(load_config(args.config or QUICKSTART, overrides))
     student = build_model(cfg)
@@ -92,14 +95,19 @@ def iteration(device: torch.device, args) -> List[Measurement]:
     if step.frozen_clip is not None:
         clock.measure(step.frozen_clip, "embed", "frozen CLIP")
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    dtype = AMP_TYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else torch.float32
+
+    def gradients(batch: dict) -> None:
+        with torch.autocast(device.type, dtype=dtype, enabled=cfg.SOLVER.AMP.ENABLED):
+            losses = step(batch)
+        with clock.part("backward"):
+            sum(losses.values()).backward()
+
     for index in range(2 + args.repeats):
         clock.start(keep=index >= 2)
         with clock.part("data"):
             batch = next(batches)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED):
-            losses = step(batch)
-        with clock.part("backward"):
-            sum(losses.values()).backward()
+        gradients(batch)
         with clock.part("optimiser"):
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -108,10 +116,14 @@ def iteration(device: torch.device, args) -> List[Measurement]:
             step.update_teacher()
         step.iteration += 1
         clock.stop()
-    images = cfg.SOLVER.IMS_PER_BATCH + cfg.SOLVER.UNLABELED_PER_BATCH
     total = clock.median("whole")
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * peak_of_process()
+    images = sum(len(items) for items in batch.values())
     note = f"{images / total:.1f} images/s, peak {peak / 2**20:.0f} MiB, {Path(args.config or QUICKSTART).name}"
+    rate = operations(lambda: gradients(batch)) / total
+    possible = matrix_peak(device, dtype, args.repeats)
+    type_name = str(dtype).removeprefix("torch.")
+    note += f", {100 * rate / possible:.0f} % of {possible / 1e9:.0f} GFLOP/s (matrix product, {type_name})"
     found = [Measurement("iteration", {"ours": total}, None, note)]
     for name in clock.names():
         seconds = clock.median(name)
