@@ -100,7 +100,7 @@ def test_split_of_too_many_is_one_sentence(own, capsys):
 
 
 def test_prompts_tell_good_words_from_bad_ones(tmp_path, capsys):
-    """ShapesWorld's CLIP knows colours and patterns: a phrase that names neither finds nothing and claims what is others'."""
+    """ShapesWorld's CLIP knows colours and patterns: a phrase of neither finds nothing, and claims what is others'."""
     from hiervl.data import shapesworld
 
     shapesworld.write_split(tmp_path / "world", "val", 12)
