@@ -47,6 +47,25 @@ def test_moving_average_by_hand():
     assert student.trained.item() == 4.0
 
 
+def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, monkeypatch):
+    """Also where the averaging writes without counting it, as PyTorch's fused operation does on CUDA."""
+
+    def lerp(own, followed, weight):
+        for to, of in zip(own, followed):
+            values = to.detach().numpy()
+            values += weight * (of.detach().numpy() - values)
+
+    monkeypatch.setattr(torch, "_foreach_lerp_", lerp)
+    student = make_network(trained=False)
+    teacher = EmaTeacher(student)
+    before = teacher.network.encode_text().text_embeddings
+    with torch.no_grad():
+        student.text_encoder.prompts.add_(torch.randn_like(student.text_encoder.prompts))
+    teacher.update(student, 0)
+    torch.testing.assert_close(teacher.network.encode_text().text_embeddings, student.encode_text().text_embeddings)
+    assert not torch.allclose(teacher.network.encode_text().text_embeddings, before)
+
+
 def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
     student = make_network(trained=False)
     teacher = EmaTeacher(student)
