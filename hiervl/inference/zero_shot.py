@@ -24,8 +24,8 @@ HEAT = 0.6  # share of the colour in a picture of a class's probability
 class ZeroShotMaps(NamedTuple):
     """What CLIP says of one image, at its original size."""
 
-    classes: Tensor  # (C, H, W) logits, of a class's phrases the best, as in the guidance of the training
-    phrases: Tensor  # (K, H, W) logits of every phrase alone, on the same scale
+    classes: Tensor  # (C, H, W) probabilities; of a class's phrases the best counts, as in the guidance of the training
+    claims: Tensor  # (K, H, W) bool: pixels that were the class's if it had that phrase alone
 
 
 class ZeroShotClip(nn.Module):
@@ -52,6 +52,7 @@ class ZeroShotClip(nn.Module):
         self.side = side
         self.text = text
         self.register_buffer("phrase_text", phrase_text)
+        self.owners = text.phrase_class.tolist()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1))
 
@@ -76,12 +77,29 @@ class ZeroShotClip(nn.Module):
         height, width = pixels.shape[1:]
         step = self.clip.encoder.size_divisibility
         padded = F.pad(pixels, (0, -width % step, 0, -height % step))[None]
-        dense = self.clip.encoder.dense_embedding(padded).float().permute(0, 2, 3, 1)
-        similarity = torch.cat((self.text.prototype_similarity(dense), dense @ self.phrase_text.float().T), dim=-1)
-        logits = self.clip.logit_scale * similarity.permute(0, 3, 1, 2)
-        logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
-        logits = F.interpolate(logits[:, :, :height, :width], size=size, mode="bilinear", align_corners=False)[0]
-        return ZeroShotMaps(*logits.split((len(logits) - len(self.phrase_text), len(self.phrase_text))))
+        dense = self.clip.embed(padded).dense
+
+        def at_size(probability: Tensor) -> Tensor:
+            """(1, C, h, w) of the patches → (C, H, W), by the resizing of the guidance and then that of the image."""
+            seen = F.interpolate(probability, size=padded.shape[2:], mode="bilinear", align_corners=False)
+            return F.interpolate(seen[:, :, :height, :width], size=size, mode="bilinear", align_corners=False)[0]
+
+        classes = at_size(self.clip.classify(dense, self.text))
+        winner = classes.argmax(0)
+        claims = []
+        for owner, phrase in zip(self.owners, self.phrase_text):
+            if self.owners.count(owner) > 1:
+                claims.append(at_size(self._with_one_phrase(dense, owner, phrase)).argmax(0) == owner)
+            else:
+                claims.append(winner == owner)
+        return ZeroShotMaps(classes, torch.stack(claims))
+
+    def _with_one_phrase(self, dense: Tensor, owner: int, phrase: Tensor) -> Tensor:
+        """dense embedding (1, D, h, w) → class probabilities (1, C, h, w), the owner described by ``phrase`` (D,)."""
+        dense = dense.float().permute(0, 2, 3, 1)
+        similarity = self.text.prototype_similarity(dense)
+        similarity[..., owner] = dense @ phrase.float()
+        return (similarity * self.clip.logit_scale).softmax(-1).permute(0, 3, 1, 2)
 
 
 class ZeroShotScores:
@@ -104,10 +122,8 @@ class ZeroShotScores:
         self.confusion += confusion_matrix(truth, prediction, len(self.class_names), self.ignore_label)
         counted = torch.from_numpy(truth != self.ignore_label)
         labels = torch.from_numpy(truth.astype(np.int64))
-        best, second = _two_best(maps.classes)
         for index, (label, _) in enumerate(self.owners):
-            others = torch.where(best.indices == label, second, best.values)
-            claimed = (maps.phrases[index] > others).cpu() & counted
+            claimed = maps.claims[index].cpu() & counted
             is_class = labels == label
             self.hits[index] += int((claimed & is_class).sum())
             self.unions[index] += int((claimed | is_class).sum())
@@ -128,14 +144,6 @@ class ZeroShotScores:
         return scores
 
 
-def _two_best(logits: Tensor):
-    """The best class of every pixel, and the score of the second best (-inf if there is one class)."""
-    best = logits.max(dim=0)
-    if len(logits) == 1:
-        return best, torch.full_like(best.values, -torch.inf)
-    return best, logits.topk(2, dim=0).values[1]
-
-
 class ClassPictures:
     """For every class a row of pictures of the image that shows most of it."""
 
@@ -148,13 +156,10 @@ class ClassPictures:
     ) -> None:
         """Consider an image (H, W, 3) with label maps (H, W)."""
         counts = np.bincount(truth.ravel(), minlength=len(self.class_names))
-        probability = None
         for label in np.flatnonzero(counts[: len(self.class_names)]):
             if counts[label] <= self._best.get(label, (0,))[0]:
                 continue
-            if probability is None:
-                probability = maps.classes.softmax(dim=0)
-            heat = heat_picture(image, probability[label].cpu().numpy())
+            heat = heat_picture(image, maps.classes[label].cpu().numpy())
             heat_caption = f"CLIP: {self.class_names[label]}"
             panels = [("image", image), ("truth", truth), ("CLIP", prediction), (heat_caption, heat)]
             self._best[label] = (int(counts[label]), title, panels)

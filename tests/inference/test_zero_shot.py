@@ -7,35 +7,45 @@ import pytest
 import torch
 
 from hiervl.inference.zero_shot import ClassPictures, ZeroShotClip, ZeroShotMaps, ZeroShotScores, heat_picture
+from hiervl.semi_supervised.guidance import ClipGuidance
 
 
-def maps(classes, phrases):
-    return ZeroShotMaps(torch.tensor(classes)[:, None], torch.tensor(phrases)[:, None])
+def maps(classes, claims):
+    return ZeroShotMaps(torch.tensor(classes)[:, None], torch.tensor(claims, dtype=torch.bool)[:, None])
 
 
 def test_classes_are_those_of_the_guidance(make_cfg):
     """What `hiervl prompts` scores is what the frozen CLIP says in training, several phrases of a class included."""
-    cfg = make_cfg("INPUT.CROP_SIZE", 32)
+    cfg = make_cfg("INPUT.CROP_SIZE", 64)
     phrases = [["cat", "kitten", "tiger"], ["tree"], ["bus", "coach"]]
     torch.manual_seed(0)
     zero_shot = ZeroShotClip.from_config(cfg, phrases)
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    zero_shot.clip.logit_scale = 2000.0  # a random CLIP has hardly an opinion; the way of resizing must matter
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     found = zero_shot(image)
-    assert found.classes.shape == (3, 32, 32) and found.phrases.shape == (6, 32, 32)
     pixels = (torch.from_numpy(image).permute(2, 0, 1) - zero_shot.pixel_mean) / zero_shot.pixel_std
     dense = zero_shot.clip.embed(pixels[None]).dense
-    log_probability = zero_shot.clip.classify(dense, zero_shot.text).log()
-    expected = torch.nn.functional.interpolate(log_probability, (32, 32), mode="bilinear")[0].softmax(0)
-    torch.testing.assert_close(found.classes.softmax(0), expected)
+    guidance = ClipGuidance(confidence=0.0, first_weight=1.0, last_weight=1.0, max_iter=1)
+
+    def labels(text):
+        everywhere = torch.ones(1, 64, 64, dtype=torch.bool)
+        return guidance.labels(zero_shot.clip.classify(dense, text), (64, 64), everywhere, 255).labels[0]
+
+    by_guidance = labels(zero_shot.text)
+    assert len(by_guidance.unique()) == 3 and torch.equal(found.classes.argmax(0), by_guidance)
+    torch.testing.assert_close(found.classes.sum(0), torch.ones(64, 64))
+    # One phrase alone: what the guidance would say of a list of classes in which the class has no other.
+    torch.manual_seed(0)
+    text = ZeroShotClip.from_config(cfg, [["kitten"], ["tree"], ["bus", "coach"]]).text
+    torch.testing.assert_close(text.phrase_prototypes[0], zero_shot.text.phrase_prototypes[1])
+    assert found.claims[1].any() and torch.equal(found.claims[1], labels(text) == 0)
+    assert torch.equal(found.claims[3], by_guidance == 1)
 
 
 def test_scores_of_classes_and_phrases_by_hand():
     """Four pixels; class 0 has the phrases a and b, class 1 has c. The last pixel does not count."""
     scores = ZeroShotScores(["x", "y"], [["a", "b"], ["c"]])
-    said = maps(
-        [[2.0, 0.0, 3.0, 0.0], [1.0, 1.0, 1.0, 1.0]],
-        [[2.0, 2.0, 0.0, 9.0], [0.0, 0.0, 3.0, 9.0], [1.0, 1.0, 5.0, 1.0]],
-    )
+    said = maps([[0.9, 0.2, 0.8, 0.4], [0.1, 0.8, 0.2, 0.6]], [[1, 1, 0, 1], [0, 0, 1, 1], [0, 1, 1, 0]])
     prediction = scores.add(said, np.array([[0, 0, 1, 255]]))
     assert prediction.tolist() == [[0, 1, 0, 1]]
     classes = scores.class_scores()
@@ -44,19 +54,19 @@ def test_scores_of_classes_and_phrases_by_hand():
     (a, b), (c,) = scores.phrase_scores()
     assert a == ("a", 100.0)  # claims pixels 0 and 1, as the truth does
     assert b == ("b", 0.0)  # claims pixel 2 alone
-    assert c == ("c", pytest.approx(100 / 2))  # claims 1 and 2 against class 0's 0.0 and 3.0; the truth is 2
+    assert c == ("c", pytest.approx(100 / 2))  # claims 1 and 2; the truth is 2
 
 
 def test_what_nobody_shows_nor_claims_has_no_score():
     scores = ZeroShotScores(["x", "y"], [["a"], ["b"]])
-    scores.add(maps([[1.0], [0.0]], [[1.0], [0.0]]), np.array([[0]]))
+    scores.add(maps([[1.0], [0.0]], [[1], [0]]), np.array([[0]]))
     assert math.isnan(scores.phrase_scores()[1][0][1])
 
 
 def test_each_class_is_pictured_where_it_is_largest():
     image = np.zeros((1, 3, 3), dtype=np.uint8)
     pictures = ClassPictures(["x", "y", "z"])
-    said = maps([[1.0] * 3, [0.0] * 3, [0.0] * 3], [[0.0] * 3])
+    said = maps([[1.0] * 3, [0.0] * 3, [0.0] * 3], [[0] * 3])
     for title, truth in (("first", [[0, 0, 1]]), ("second", [[0, 1, 1]]), ("third", [[255, 255, 0]])):
         pictures.add(title, image, np.array(truth), np.zeros((1, 3), dtype=int), said)
     rows = pictures.rows(["1", "2", "3"])
