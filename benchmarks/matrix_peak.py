@@ -3,6 +3,7 @@
 from typing import Callable
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .timing import interleaved
@@ -21,6 +22,11 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, repeats: int = 10) -> 
 def operations(call: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products, convolutions and attentions that ``call`` runs, of its backward
     pass too; those computed again for it count again. Sampling, norms and other elementwise work do not count."""
-    with FlopCounterMode(display=False) as counter:
-        call()
+    had_fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter sees nothing of it, nor of attention in one piece
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(had_fast_path)
     return counter.get_total_flops()

@@ -35,7 +35,7 @@ def test_attention_equals_pytorch(kind):
     torch.testing.assert_close(ours(query, key, value, bias), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("width", [1, 9, 16, 21])
+@pytest.mark.parametrize("width", [1, 4, 9, 16, 21])
 def test_softmax_of_short_rows_equals_pytorch(width):
     torch.manual_seed(0)
     x = torch.randn(2, 3, width, dtype=torch.float64)
