@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Iterator, Optional
 
+import torch
+
 import hiervl  # noqa: F401  prepares older Detectron2 versions for today's packages
 
 # isort: split
@@ -25,6 +27,7 @@ from hiervl.run_config import load_config, prepare_config
 from hiervl.semi_supervised import SemiSupervisedTrainer
 from hiervl.semi_supervised.comparison import train_both
 from hiervl.semi_supervised.run_lock import RunLock
+from hiervl.semi_supervised.trainer import out_of_memory
 
 HELPS = {
     "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
@@ -71,10 +74,12 @@ def main(args) -> Optional[dict]:
     """The work of one process.
 
     Raises:
-        UserError: of a user's mistake, or a disk that takes nothing more.
+        UserError: of a user's mistake, a full GPU, or a disk that takes nothing more.
     """
     try:
         return work(args)
+    except torch.cuda.OutOfMemoryError as error:
+        raise out_of_memory() from error
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -85,7 +90,10 @@ def main(args) -> Optional[dict]:
 
 
 def work(args) -> Optional[dict]:
-    """Train or evaluate, as the command line says."""
+    """Train, evaluate or repeat a step, as the command line says."""
+    if getattr(args, "replay", ""):
+        print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
+        return None
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
     with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
@@ -115,7 +123,7 @@ def run(args) -> None:
     """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence."""
     try:
         if getattr(args, "replay", ""):
-            print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
+            main(args)
             return
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
         chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS

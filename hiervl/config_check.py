@@ -13,12 +13,25 @@ POSITIVE: Rule = (lambda value: value > 0, "greater than 0")
 SHARE: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
 BELOW_1: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
 MAPS: Rule = (lambda value: 0 <= value <= 4, "0 to 4")
-PROMPT: Rule = (lambda value: "{}" in value, "a sentence with {} where the class's name goes")
 RANGE: Rule = (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers (lowest, highest) above 0")
+JITTER: Rule = (
+    lambda value: len(value) == 4 and min(value) >= 0 and value[3] <= 0.5,
+    "four strengths from 0 on (brightness, contrast, saturation, hue), the last at most 0.5",
+)
+
+
+def _takes_a_name(template: str) -> bool:
+    try:
+        return template.format("a name") != template
+    except (LookupError, ValueError, AttributeError):
+        return False
+
+
+PROMPT: Rule = (_takes_a_name, "a sentence with one {} where the class's name goes, and no other braces")
 
 LOSS_WEIGHTS = (
     "CLASS", "MASK", "DICE", "PIXEL", "ALIGN", "RELEVANCE", "PROMPT_TOPOLOGY", "PROMPT_ANCHOR", "PROMPT_SEPARATION",
-    "ENTROPY", "MASKED_CONSISTENCY", "PIXEL_TEXT",
+    "ENTROPY", "MASKED_CONSISTENCY", "PIXEL_TEXT", "NO_OBJECT",
 )  # fmt: skip
 
 RULES: Dict[str, Rule] = {
@@ -50,6 +63,10 @@ RULES: Dict[str, Rule] = {
     "SEMI.BURN_IN": AT_LEAST_0,
     "SEMI.CONFIDENCE": SHARE,
     "SEMI.SHARPEN": POSITIVE,
+    "SEMI.STRONG_WEIGHT": AT_LEAST_0,
+    "SEMI.PERTURBATION_WEIGHT": AT_LEAST_0,
+    "SEMI.GUIDANCE_WEIGHT": AT_LEAST_0,
+    "SEMI.GUIDANCE_LAST_WEIGHT": AT_LEAST_0,
     "SEMI.PERTURBATION_DROPOUT": BELOW_1,
     "SEMI.GUIDANCE_CONFIDENCE": SHARE,
     "SEMI.GUIDANCE_MIN_IOU": SHARE,
@@ -59,6 +76,11 @@ RULES: Dict[str, Rule] = {
     "INPUT.SHORT_SIDE": AT_LEAST_0,
     "INPUT.SCALE": RANGE,
     "INPUT.FLIP_PROBABILITY": SHARE,
+    "INPUT.STRONG.JITTER_PROBABILITY": SHARE,
+    "INPUT.STRONG.JITTER": JITTER,
+    "INPUT.STRONG.GRAYSCALE_PROBABILITY": SHARE,
+    "INPUT.STRONG.BLUR_PROBABILITY": SHARE,
+    "INPUT.STRONG.BLUR_SIGMA": RANGE,
     "DATALOADER.NUM_WORKERS": AT_LEAST_0,
     "DATALOADER.MAX_DAMAGED": SHARE,
     "DATALOADER.TIMEOUT": AT_LEAST_0,
@@ -67,6 +89,10 @@ RULES: Dict[str, Rule] = {
     "SOLVER.MAX_ITER": AT_LEAST_1,
     "SOLVER.EPOCHS": AT_LEAST_0,
     "SOLVER.BASE_LR": AT_LEAST_0,
+    "SOLVER.BACKBONE_MULTIPLIER": AT_LEAST_0,
+    "SOLVER.WEIGHT_DECAY": AT_LEAST_0,
+    "SOLVER.WEIGHT_DECAY_NORM": AT_LEAST_0,
+    "SOLVER.POLY_POWER": AT_LEAST_0,
     "SOLVER.MAX_SKIPPED_STEPS": AT_LEAST_0,
     "TEST.OVERLAP": BELOW_1,
     "TEST.WINDOW_BATCH": AT_LEAST_1,

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from hiervl.config_check import check_config
 from hiervl.data.class_maps import IGNORED
 from hiervl.data.readers import read_image
 from hiervl.data.registered_layout import RegisteredLayout
@@ -29,6 +30,7 @@ def run(args) -> int:
     settle_device(cfg)
     layout = find_layout(cfg)
     apply_preset(cfg, None if isinstance(layout, RegisteredLayout) else layout, show=False)
+    check_config(cfg)
     classes = layout.class_map.classes
     names, phrases = layout.class_map.class_names, [definition.phrases for definition in classes]
     clip = ZeroShotClip.from_config(cfg, phrases)

@@ -195,7 +195,7 @@ class FolderLayout:
             return {}
         if isinstance(part, str):
             path = self.source.root / part
-            names = choose_names(read_list(path, key), self.labeled.samples, path, key)
+            names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
             return {stem: pool[stem] for stem in names if stem in pool}
         stems = list(pool)
         wanted = min(max(1, round(part * len(self.labeled.samples))), len(stems) - 1)
@@ -208,7 +208,7 @@ class FolderLayout:
             return pool, {}
         key = "DATASET.LABELED.LIST"
         path = self.source.root / self.source.labeled_list
-        names = choose_names(read_list(path, key), self.labeled.samples, path, key)
+        names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
         taken = [stem for stem in names if stem not in pool]
         if taken:
             logger.warning("%s: %d of the images are for validation or test and left out.", key, len(taken))

@@ -102,7 +102,7 @@ class OpenVocabularyClassifier(nn.Module):
 
         background = ((p * is_background).sum(1, keepdim=True) * (q * is_background).sum(1, keepdim=True)).sqrt()
         q_new, q_known = (q * is_new).sum(1, keepdim=True), (q * is_known).sum(1, keepdim=True)
-        new = (1 - background) * q_new / (q_new + q_known).clamp(min=LEAST_SHARE)
+        new = (1 - background) * q_new / (q_new + q_known).clamp(min=torch.finfo(q.dtype).tiny)
         of_new = (p * q).sqrt() * is_new
         return (
             background * _shares(p * is_background)

@@ -35,7 +35,7 @@ def labelled_similarities(cfg, model: HierVL) -> Tuple[Tensor, Tensor]:
         for sample in batch:
             labels = np.unique(sample["sem_seg"].numpy())
             shown = torch.zeros(len(model.class_names), dtype=torch.bool)
-            shown[[c for c in labels if c < len(shown)]] = True
+            shown[[c for c in labels if 0 <= c < len(shown)]] = True
             presence.append(shown)
     model.train(was_training)
     return torch.cat(similarity), torch.stack(presence).to(model.device)

@@ -27,7 +27,7 @@ from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_r
 from hiervl.evaluation.gallery import EvaluationGallery
 from hiervl.inference import draw_comparisons, report
 from hiervl.launch import is_lost_connection, peer_failure
-from hiervl.modeling.clip import read_clip_config
+from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
 from hiervl.run_config import config_from_text
 from hiervl.run_record import read_record, resume_command, start_record
 from hiervl.tolerance import going_on_without
@@ -187,6 +187,11 @@ class SemiSupervisedTrainer(DefaultTrainer):
         else:
             if resume:
                 logger.warning("There is no checkpoint to resume from in %s: starting anew.", self.cfg.OUTPUT_DIR)
+            if self.cfg.MODEL.CLIP.PRETRAINED == FROM_CHECKPOINT and not self.cfg.MODEL.WEIGHTS:
+                raise UserError(
+                    "MODEL.CLIP.PRETRAINED is 'checkpoint', but MODEL.WEIGHTS names no checkpoint: name one, or CLIP's "
+                    "own weights."
+                )
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             if not self.cfg.MODEL.WEIGHTS:
                 fit_gate(self.cfg, self.student)
@@ -249,7 +254,18 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
         Raises:
             OSError: results.json cannot be written; with ``must_write`` off that is logged.
+            UserError: the GPU's memory is exhausted.
         """
+        try:
+            return cls._test(cfg, model, evaluators, must_write)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                "the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE; a "
+                "training goes on with --resume."
+            ) from error
+
+    @classmethod
+    def _test(cls, cfg, model, evaluators, must_write: bool) -> dict:
         segmenter = SlidingWindowSegmenter(
             model, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP, window_batch=cfg.TEST.WINDOW_BATCH
         )
@@ -296,10 +312,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth to the command.")
         network = cls.build_model(cfg)
         load_network(network, cfg.MODEL.WEIGHTS, cfg.TEST.NETWORK)
-        try:
-            return cls.test(cfg, network.eval())
-        except torch.cuda.OutOfMemoryError as error:
-            raise _evaluation_out_of_memory() from error
+        return cls.test(cfg, network.eval())
 
 
 def _check_test_classes(cfg, dataset_name: str, class_names: List[str]) -> None:
@@ -345,9 +358,11 @@ class _UserStop(BaseException):
         self.error = error
 
 
-def _evaluation_out_of_memory(then: str = "") -> UserError:
+def out_of_memory() -> UserError:
+    """Where nothing more is known than that the GPU is full: the iteration and the evaluation say more themselves."""
     return UserError(
-        f"the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE{then}."
+        "the GPU's memory is exhausted: end other programs that use it (nvidia-smi lists them) or lower "
+        "INPUT.CROP_SIZE; --resume goes on."
     )
 
 
@@ -357,8 +372,8 @@ def _past_detectron2() -> Iterator[None]:
         yield
     except UserError as error:
         raise _UserStop(error) from None
-    except torch.cuda.OutOfMemoryError as error:  # in training the loop answers it
-        raise _UserStop(_evaluation_out_of_memory(", then --resume goes on")) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise _UserStop(out_of_memory()) from error
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hiervl.data.datasets import load_dataset
 from hiervl.data.folder_dataset import register_folder_dataset
+from hiervl.data.folder_files import write_list
 from hiervl.data.loaders import build_semi_supervised_loader
 from hiervl.data.mappers import LabeledMapper
 from hiervl.data.readers import read_image
@@ -117,6 +118,14 @@ def test_list_of_labelled_images_leaves_the_rest_unlabelled(own):
     assert set(layout.division["train"]) == {"00", "01", "02"} - val
     unlabeled = {Path(path).stem for path in layout.unlabeled}
     assert unlabeled == {f"{n:02d}" for n in range(3, 10)} - val | {"u0", "u1", "u2", "u3"}
+
+
+def test_list_that_was_changed_says_so_before_anything_else(own):
+    write_list(own.root / "labels.txt", ["00", "01"])
+    with open(own.root / "labels.txt", "a") as file:
+        file.write("zzz\n")
+    with pytest.raises(UserError, match="LIST: the names in .*labels.txt were changed after it was drawn"):
+        division(own, "LABELED: {IMAGES: labelled/images, MASKS: labelled/masks, LIST: labels.txt}\nVAL: 0")
 
 
 def test_files_that_windows_saved(own):

@@ -109,7 +109,11 @@ def test_command_writes_files_that_run_at_other_sizes(save_run, tmp_path, capsys
         images = parity.random_images(shape, torch.Generator().manual_seed(2))
         expected, scores = network.semantic_maps(images), run(images)
         difference = (scores - expected).abs().max().item()
-        assert difference < 1e-4 and torch.equal(scores.argmax(1), expected.argmax(1)), (shape, difference)
+        assert difference < 1e-4, (shape, difference)
+        best, second = expected.topk(2, dim=1).values.unbind(1)
+        is_clear = best - second > 2 * difference
+        assert is_clear.float().mean() > 0.99
+        assert torch.equal(scores.argmax(1)[is_clear], expected.argmax(1)[is_clear]), shape
 
 
 def run_alone(path):

@@ -84,6 +84,12 @@ def test_new_classes_alone_whose_gates_are_closed_are_shared_by_clip():
     assert share([None, None], [], [0.0, 0.0], [0.9, 0.1]) == pytest.approx([0.75, 0.25])
 
 
+def test_a_new_class_that_clip_hardly_sees_takes_what_background_leaves():
+    """Background √0.2; CLIP gives all that is left to the only other class, however little it sees of it."""
+    scores = share([0, None], [0], [0.2, 0.8], [1 - 1e-7, 1e-7])
+    assert scores == pytest.approx([math.sqrt(0.2), 1 - math.sqrt(0.2)], abs=1e-3)
+
+
 def test_pixels_of_known_classes_are_left_as_they_are():
     assert share([1, 0], [0], [0.5, 3.0], [0.9, 0.1]) == [0.5, 3.0]
 

@@ -34,19 +34,34 @@ def test_logged_figures_do_not_pile_up():
     assert history.latest() == 1499 and history.median(1000) == pytest.approx(999.5)
 
 
+def exhaust_memory(*arguments, **options):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+
 def test_an_evaluation_that_exhausts_the_memory_of_a_gpu_says_what_to_lower(monkeypatch):
+    from hiervl.config import get_hiervl_cfg
     from hiervl.errors import UserError
     from hiervl.semi_supervised import SemiSupervisedTrainer, trainer
 
-    def exhaust(cfg, network):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    monkeypatch.setattr(trainer, "SlidingWindowSegmenter", exhaust_memory)
+    cfg = get_hiervl_cfg()
+    with pytest.raises(UserError, match="exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE;"):
+        SemiSupervisedTrainer.test(cfg, torch.nn.Identity())
 
-    cfg = SimpleNamespace(MODEL=SimpleNamespace(WEIGHTS="w.pth"), TEST=SimpleNamespace(NETWORK="teacher"))
-    monkeypatch.setattr(SemiSupervisedTrainer, "build_model", lambda cfg: torch.nn.Identity())
-    monkeypatch.setattr(trainer, "load_network", lambda *args: None)
-    monkeypatch.setattr(SemiSupervisedTrainer, "test", exhaust)
-    with pytest.raises(UserError, match="exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE.$"):
-        SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+
+@pytest.mark.parametrize("command", [["--eval-only"], [], ["--replay", "step.pth"]], ids=["evaluate", "train", "replay"])
+def test_a_full_gpu_is_one_sentence(command, monkeypatch, tmp_path):
+    """Wherever it is met: here by building the network, or by reading what is to be repeated."""
+    import train_net
+    from hiervl.semi_supervised import SemiSupervisedTrainer
+
+    for name in ("build_model", "replay"):
+        monkeypatch.setattr(SemiSupervisedTrainer, name, exhaust_memory)
+    monkeypatch.setattr(train_net, "launch", lambda work, args, **_: work(args))
+    config = str(REPOSITORY / "configs" / "quickstart.yaml")
+    values = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth", "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(SystemExit, match="error: the GPU's memory is exhausted: end other programs"):
+        train_net.run(train_net.argument_parser().parse_args(["--config-file", config, *command, *values]))
 
 
 @pytest.fixture
