@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from hiervl.transfer import to_device
+
 from .mask_losses import point_sample
 from .target_maps import EMPTY, TargetMaps
 from .targets import ImageTargets
@@ -76,13 +78,14 @@ def assign(
     classes = torch.full_like(row_classes, num_classes)
     classes[by_class.image, by_class.row] = by_class.target_classes
     matched = _matched_rows(pred_logits, pred_masks, is_free, targets, maps, points, weights)
+    labels = torch.cat([target.segment_labels for target in targets])
+    first = np.cumsum([0] + [len(target.segment_labels) for target in targets])
+    numbers = [np.stack((image, row, segment, first[image] + segment)) for image, row, segment in matched]
+    on_device = to_device(torch.from_numpy(np.concatenate(numbers, axis=1)), row_classes.device)
     found = []
-    for image, row, segment in matched:
-        labels = torch.cat([target.segment_labels for target in targets])
-        first = np.cumsum([0] + [len(target.segment_labels) for target in targets])[image]
-        image, row, segment, first = (torch.from_numpy(x).to(row_classes.device) for x in (image, row, segment, first))
+    for image, row, segment, label in on_device.split([x.shape[1] for x in numbers], dim=1):
         of_layer = classes.clone()
-        of_layer[image, row] = labels[first + segment]
+        of_layer[image, row] = labels[label]
         found.append(
             Assignment(
                 of_layer,

@@ -90,12 +90,8 @@ class SupervisedCriterion(nn.Module):
         self, batched_inputs: Sequence[dict], size: Tuple[int, int], device: torch.device
     ) -> List[ImageTargets]:
         """Targets of labelled inputs, padded to ``size`` (H, W)."""
-
-        def to_device(x):
-            return None if x is None else x.to(device)
-
         return [
-            image_targets(item["sem_seg"].to(device), to_device(item.get("instance_ids")), size, self.ignore_value)
+            image_targets(item["sem_seg"], item.get("instance_ids"), size, self.ignore_value).to(device)
             for item in batched_inputs
         ]
 
@@ -187,7 +183,7 @@ class SupervisedCriterion(nn.Module):
     def _mask_losses(
         self, masks: Tensor, maps: TargetMaps, assignment: Assignment, draw: PointDraw
     ) -> Dict[str, Tensor]:
-        num_rows = mean_over_processes(torch.tensor(assignment.row.numel(), device=masks.device))
+        num_rows = mean_over_processes(masks.new_full((), assignment.row.numel()))
         if not assignment.row.numel():
             nothing = masks.sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}

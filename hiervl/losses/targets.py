@@ -2,9 +2,13 @@
 
 from typing import NamedTuple, Optional, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from hiervl.transfer import to_device
+
+COUNTABLE = 2**20  # instances with larger numbers are renumbered first
 
 
 class ImageTargets(NamedTuple):
@@ -32,6 +36,10 @@ class ImageTargets(NamedTuple):
         numbers = torch.arange(len(self.segment_labels), device=self.segments.device)
         return self.segments == numbers[:, None, None]
 
+    def to(self, device: torch.device) -> "ImageTargets":
+        """The same on another device."""
+        return ImageTargets(*(to_device(part, device) for part in self))
+
     def presence(self, num_classes: int) -> Tensor:
         """(C,) bool: classes with at least one labelled pixel."""
         present = torch.zeros(num_classes, dtype=torch.bool, device=self.sem_seg.device)
@@ -42,25 +50,37 @@ class ImageTargets(NamedTuple):
 def image_targets(
     sem_seg: Tensor, instance_ids: Optional[Tensor], size: Tuple[int, int], ignore_value: int
 ) -> ImageTargets:
-    """Targets of one image, padded at the right and the bottom to ``size``.
+    """Targets of one image, padded at the right and the bottom to ``size``; computed on the CPU, and there.
 
     Args:
         sem_seg: (h, w) classes; instance_ids: (h, w), 0 outside every instance, or None.
         size: (H, W) of the padded batch.
         ignore_value: label of pixels that count nowhere.
     """
-    padding = (0, size[1] - sem_seg.shape[1], 0, size[0] - sem_seg.shape[0])
-    sem_seg = F.pad(sem_seg.long(), padding, value=ignore_value)
-    valid = sem_seg != ignore_value
-    class_labels, of_pixel = torch.unique(sem_seg[valid], return_inverse=True)
-    if instance_ids is None:
-        segment_labels = class_labels
-    else:
-        instance_ids = F.pad(instance_ids.long(), padding)
-        instances, instance_of_pixel = torch.unique(instance_ids[valid], return_inverse=True)
-        # Pairs of class and instance as single numbers: sorting rows of two is nine times slower.
-        pairs, of_pixel = torch.unique(of_pixel * len(instances) + instance_of_pixel, return_inverse=True)  # (S,)
-        segment_labels = class_labels[pairs // len(instances)]
-    segments = torch.full_like(sem_seg, len(segment_labels))
-    segments[valid] = of_pixel
-    return ImageTargets(sem_seg, valid, class_labels, segments, segment_labels)
+    padding = ((0, size[0] - sem_seg.shape[0]), (0, size[1] - sem_seg.shape[1]))
+    classes = np.pad(sem_seg.cpu().numpy().astype(np.int64), padding, constant_values=ignore_value)
+    valid = classes != ignore_value
+    num_classes = 1 + int(classes.max(where=valid, initial=-1))
+    class_labels, of_pixel = _numbered(np.where(valid, classes, num_classes), num_classes)
+    segment_labels, segments = class_labels, of_pixel
+    if instance_ids is not None:
+        ids = np.pad(instance_ids.cpu().numpy().astype(np.int64), padding)
+        if ids.max() >= COUNTABLE:
+            ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
+        instances, instance_of_pixel = _numbered(ids, 1 + int(ids.max()))
+        # Pairs of class and instance as single numbers; those of pixels without label are the last ones.
+        pairs, segments = _numbered(of_pixel * len(instances) + instance_of_pixel, len(class_labels) * len(instances))
+        segment_labels = class_labels[pairs // len(instances)]  # (S,)
+    return ImageTargets(*map(torch.from_numpy, (classes, valid, class_labels, segments, segment_labels)))
+
+
+def _numbered(values: np.ndarray, limit: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Number the distinct values below ``limit``, by counting, since sorting all pixels takes much longer.
+
+    Returns:
+        those values (n,) in ascending order; the number of every pixel's value among them, n where it is not below.
+    """
+    values = np.minimum(values, limit)
+    is_there = np.bincount(values.ravel(), minlength=limit + 1)[:limit] > 0
+    number = np.append(is_there.cumsum() - 1, is_there.sum())
+    return np.flatnonzero(is_there), number[values]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hiervl.transfer import to_device
+
 from . import triton_attention
 from .layers import HasExportForm, softmax
 from .row_sampling import sum_of_rows
@@ -107,7 +109,7 @@ class DeformableAttention(HasExportForm, nn.Module):
     def _sizes(self, shapes: Sequence[Tuple[int, int]], like: Tensor) -> Tensor:
         """Width and height of every map: (maps, 2)."""
         if not self.export_form:
-            return like.new_tensor([(w, h) for h, w in shapes])
+            return to_device(torch.tensor([(w, h) for h, w in shapes], dtype=like.dtype), like.device)
         sides = [like.new_full((), side) for h, w in shapes for side in (w, h)]
         return torch.stack(sides).view(len(shapes), 2)
 

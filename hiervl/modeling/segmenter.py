@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.errors import UserError
+from hiervl.transfer import to_device
 
 from .text_encoder import PromptedTextEncoder, TextFeatures
 
@@ -66,7 +67,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     def normalise(self, images: Sequence[Tensor]) -> Tensor:
         """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
-        images = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+        images = [(to_device(image, self.device) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
     @abc.abstractmethod

@@ -164,7 +164,8 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
         active = relevance >= self.threshold
         top = relevance.topk(min(self.min_active, relevance.shape[1]), dim=1).indices
         active = active.scatter(1, top, True)
-        active[:, list(self.always_active)] = True
+        for label in self.always_active:  # a list as index would wait for the device
+            active[:, label] = True
         return active
 
     def _relevance(self, logits: Tensor, presence: Optional[Tensor]):
@@ -174,7 +175,8 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
             return gate, self.active_classes(gate)
         relevance = torch.where(presence, torch.ones_like(gate), gate)
         active = presence.clone()
-        active[:, list(self.always_active)] = True
+        for label in self.always_active:  # a list as index would wait for the device
+            active[:, label] = True
         num_absent = min(max(self.hard_negatives, self.min_active), gate.shape[1])
         if num_absent:
             ranked = gate.masked_fill(active, -1.0).topk(num_absent, dim=1)

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from hiervl.transfer import to_device
+
 try:
     import triton
     import triton.language as tl
@@ -91,7 +93,10 @@ if triton is not None:
                 place = (((image * num_pixels + pixel) * HEADS + head) * DIM)[:, None] + channel[None, :]
                 is_read = is_inside[:, None] & is_channel[None, :]
                 pixels = tl.load(value + place, mask=is_read, other=0.0).to(ACCUMULATOR)
-                tl.atomic_add(of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read)
+                # Nothing reads the sums before the kernel ends, so that they need no order.
+                tl.atomic_add(
+                    of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read, sem="relaxed"
+                )
                 product = tl.sum(pixels * of_out, axis=1)  # 0 outside the map
                 by_weight += product * of_x * of_y
                 by_x += product * of_y * (2 * (corner % 2) - 1)
@@ -137,7 +142,7 @@ def _maps(shapes: Sequence[Tuple[int, int]], device: torch.device) -> Tensor:
     for height, width in shapes:
         rows.append((width, height, first))
         first += height * width
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+    return to_device(torch.tensor(rows, dtype=torch.int32), device)
 
 
 def _grid(batch: int, queries: int, heads: int) -> Tuple[int, int, int]:

@@ -205,8 +205,8 @@ class OptimisationLoop:
         with self.model.no_sync() if holds_back else contextlib.nullcontext():
             with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
                 losses = self.model(batch)
-            values = read_losses(losses)
             self.scaler.scale(sum(losses.values()) / count).backward()
+        values = read_losses(losses)  # this waits for the device, which by now has all of the work
         return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
 
     # ---- steps that cannot be taken -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
 from hiervl.modeling import TextFeatures
+from hiervl.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class MaskedConsistency:
         labels = torch.full((len(images), *images.shape[2:]), self.ignore_value, device=images.device)
         for padded, item in zip(labels, items):
             height, width = item["sem_seg"].shape
-            padded[:height, :width] = item["sem_seg"].to(labels.device)
+            padded[:height, :width] = to_device(item["sem_seg"], labels.device)
         hidden = hide_random_class(
             images, labels, student.backbone.patch_size, len(student.class_names), self.ignore_value
         )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import normalised
+from hiervl.transfer import to_device
 
 
 class PseudoLabels(NamedTuple):
@@ -107,7 +108,7 @@ def kept_fractions(pseudo: PseudoLabels, background: Sequence[int], ignore_value
     valid = pseudo.labels != ignore_value
     kept = {"pseudo/kept": _share(pseudo.keep, valid)}
     if background:
-        is_background = torch.isin(pseudo.labels, torch.tensor(list(background), device=pseudo.labels.device))
+        is_background = torch.isin(pseudo.labels, to_device(torch.tensor(background), pseudo.labels.device))
         kept["pseudo/kept_background"] = _share(pseudo.keep, valid & is_background)
         kept["pseudo/kept_foreground"] = _share(pseudo.keep, valid & ~is_background)
     return kept

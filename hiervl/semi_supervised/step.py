@@ -15,6 +15,7 @@ from hiervl.modeling.clip_image_encoder import MAPS
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 from hiervl.modeling.perturbation import drop_channels
 from hiervl.modeling.switches import build_frozen_clip
+from hiervl.transfer import to_device
 
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
@@ -272,7 +273,7 @@ class SemiSupervisedStep(nn.Module):
         return pseudo
 
     def _stack(self, items: List[dict], key: str) -> Tensor:
-        return torch.stack([item[key] for item in items]).to(self.student.device)
+        return torch.stack([to_device(item[key], self.student.device) for item in items])
 
     def _pad(self, x: Tensor, size) -> Tensor:
         """Labels and masks (B, H, W) to the padded size of the images, ignored where padded."""

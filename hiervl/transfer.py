@@ -1,0 +1,14 @@
+"""Moving tensors between the host and the device."""
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor.to(device)`` that does not wait for a CUDA device to finish what it is doing.
+
+    For that the tensor has to lie in pinned memory; where it does not, it is copied there first.
+    """
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu" or not torch.cuda.is_available():
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
