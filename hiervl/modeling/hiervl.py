@@ -150,7 +150,7 @@ class HierVL(ClipSegmenter):
                 num_instance_queries=decoder.INSTANCE_QUERIES,
                 text_queries=decoder.TEXT_QUERIES,
                 align_head=needs_align_head(cfg),
-                instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, background)
+                instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, len(class_names), background)
                 if seeds_instances(cfg)
                 else None,
                 recompute=decoder.RECOMPUTE,

@@ -1,5 +1,6 @@
 """Places where instance rows start, with what CLIP and nearness say of the object there (ours)."""
 
+import math
 from typing import NamedTuple, Sequence
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from .layers import without_autocast
 
-CLASS_LOGIT = 3.0
+CLASS_SHARE = 0.6  # of its probability that a row gives its own class at first
 STEEPNESS = 3.0  # log-odds in the seed itself that a pixel is of its object, as far as nearness goes
 BOUND = 6.0  # log-odds: what nearness may claim at most
 RESOLUTION = 0.01  # of probabilities; places that differ by less are equal
@@ -27,6 +28,12 @@ class Seeds(NamedTuple):
     mask_prior: Tensor  # (B, N, h, w), added to their mask logits
 
 
+def start_logit(num_classes: int) -> float:
+    """What a row's own class is given in advance, so that with C others at 0, "no object" among them, it has
+    ``CLASS_SHARE`` of the probability, of 10 classes or of 1,000."""
+    return math.log(num_classes * CLASS_SHARE / (1 - CLASS_SHARE))
+
+
 class InstanceSeeds(nn.Module):
     """Gives every instance row a place in the image: its seed.
 
@@ -36,8 +43,8 @@ class InstanceSeeds(nn.Module):
     after a few hundred iterations with few labels (docs/method.md).
     """
 
-    def __init__(self, dim: int, num_seeds: int, background: Sequence[int] = ()):
-        """dim: d; num_seeds: N; background: classes whose peaks are no objects."""
+    def __init__(self, dim: int, num_seeds: int, num_classes: int, background: Sequence[int] = ()):
+        """dim: d; num_seeds: N; num_classes: C; background: classes whose peaks are no objects."""
         super().__init__()
         self.num_seeds = num_seeds
         self.background = tuple(background)
@@ -47,7 +54,7 @@ class InstanceSeeds(nn.Module):
         self.log_radius = nn.Linear(dim, 1)
         nn.init.zeros_(self.log_radius.weight)
         nn.init.zeros_(self.log_radius.bias)
-        self.class_logit = nn.Parameter(torch.tensor(CLASS_LOGIT))
+        self.class_logit = nn.Parameter(torch.tensor(start_logit(num_classes)))
         self.steepness = nn.Parameter(torch.tensor(STEEPNESS))
 
     def forward(self, class_odds: Tensor, pixels: Tensor, position: Tensor) -> Seeds:

@@ -8,13 +8,12 @@ from torch.nn import functional as F
 
 from hiervl.errors import UserError
 
-from .instance_seeds import InstanceSeeds
+from .instance_seeds import InstanceSeeds, start_logit
 from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout, maybe_recomputed
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
 
 INSTANCE_ROW = -1  # in row_classes: a row that no class owns
-OWN_CLASS_LOGIT = 3.0
 
 
 class QueryPredictions(NamedTuple):
@@ -110,7 +109,7 @@ class DualQueryDecoder(nn.Module):
         self.instance_seeds = instance_seeds
         self.recompute = recompute
         # A text row starts out predicting the class that owns it.
-        self.own_class_logit = nn.Parameter(torch.tensor(OWN_CLASS_LOGIT), requires_grad=text_queries)
+        self.own_class_logit = nn.Parameter(torch.tensor(start_logit(num_classes)), requires_grad=text_queries)
         # From row classes to columns of class_head, where other classes than the trained ones are predicted.
         self.linear_class: Optional[Callable[[Tensor], Tensor]] = None
 

@@ -1,9 +1,11 @@
 """Seeds of instance rows on maps made by hand."""
 
+import math
+
 import pytest
 import torch
 
-from hiervl.modeling.instance_seeds import InstanceSeeds
+from hiervl.modeling.instance_seeds import InstanceSeeds, start_logit
 
 SURE, LIKELY, AGAINST = 5.0, 0.5, -5.0
 
@@ -17,7 +19,7 @@ def seeds_of(odds, num_seeds, dim=4):
     torch.manual_seed(0)
     size = odds.shape[2:]
     place = torch.stack(torch.meshgrid(*(torch.arange(float(s)) for s in size), indexing="ij"))[None]  # (1, 2, h, w)
-    seeds = InstanceSeeds(dim, num_seeds, background=(0,))
+    seeds = InstanceSeeds(dim, num_seeds, num_classes=3, background=(0,))
     return seeds, seeds(odds, torch.rand(len(odds), dim, *size), place.repeat(1, dim // 2, 1, 1))
 
 
@@ -28,8 +30,15 @@ def test_seeds_lie_on_the_peaks_of_single_classes():
     odds[0, 1, 1, 1] = odds[0, 2, 5, 6] = SURE
     _, found = seeds_of(odds, num_seeds=2)
     assert {tuple(place[:2]) for place in found.position[0].tolist()} == {(1.0, 1.0), (5.0, 6.0)}
-    torch.testing.assert_close(found.class_logits[0].max(-1).values, torch.full((2,), 3.0), atol=0.1, rtol=0)
+    torch.testing.assert_close(found.class_logits[0].max(-1).values, torch.full((2,), math.log(4.5)), atol=0.05, rtol=0)
     assert found.class_logits[0].argmax(-1).sort().values.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("num_classes", [2, 13, 150])
+def test_a_row_starts_out_giving_its_class_three_fifths(num_classes):
+    logits = torch.zeros(num_classes + 1, dtype=torch.float64)
+    logits[0] = start_logit(num_classes)
+    assert logits.softmax(0)[0].item() == pytest.approx(0.6)
 
 
 def test_equal_places_are_taken_evenly_whatever_the_rounding():
@@ -79,7 +88,7 @@ def test_the_radius_is_counted_in_patches_and_follows_the_features():
 def test_more_seeds_than_patches_and_images_do_not_matter_to_each_other(num_seeds):
     odds = torch.randn(2, 3, 4, 5, requires_grad=True)
     pixels, place = torch.rand(2, 4, 8, 10), torch.rand(1, 4, 8, 10)
-    seeds = InstanceSeeds(4, num_seeds, background=(0,))
+    seeds = InstanceSeeds(4, num_seeds, num_classes=3, background=(0,))
     both = seeds(odds, pixels, place)
     for got, alone in zip(both, seeds(odds[1:], pixels[1:], place)):
         assert got.shape[:2] == (2, num_seeds)
