@@ -61,9 +61,11 @@ class ClipGuidance:
             padded_size: (H', W') of the images that it saw.
             valid: (B, H, W) bool, False on padding.
         """
-        probability = F.interpolate(probability, size=tuple(padded_size), mode="bilinear", align_corners=False)
-        probability = probability[:, :, : valid.shape[1], : valid.shape[2]]
-        confidence, labels = probability.max(dim=1)
+        found = []
+        for of_image in probability.unsqueeze(1):  # one by one: maps of all classes at full size are large
+            resized = F.interpolate(of_image, size=tuple(padded_size), mode="bilinear", align_corners=False)
+            found.append(resized[0, :, : valid.shape[1], : valid.shape[2]].max(dim=0))
+        confidence, labels = (torch.stack(part) for part in zip(*found))
         keep = valid & (confidence >= self.confidence)
         for label in self.mute:
             keep &= labels != label

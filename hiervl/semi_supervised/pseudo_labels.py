@@ -7,7 +7,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from hiervl.errors import UserError
-from hiervl.losses.pixel_losses import normalised
+from hiervl.losses.pixel_losses import EPSILON, normalised
 from hiervl.transfer import to_device
 
 
@@ -77,10 +77,11 @@ def make_pseudo_labels(
         sharpen: exponent on the normalised map before its maximum is read as confidence; summed over many queries the
             map is flatter than a softmax, so that the thresholds of per-pixel methods would keep little of it.
     """
-    probability = normalised(scores)
+    best, labels = scores.max(dim=1)
+    floor = EPSILON * scores.shape[1]
+    confidence = (best + EPSILON) / (scores.sum(dim=1) + floor)  # of the normalised map, without making it
     if sharpen != 1.0:
-        probability = normalised(probability**sharpen)
-    confidence, labels = probability.max(dim=1)
+        confidence = (confidence**sharpen + EPSILON) / (normalised(scores).pow_(sharpen).sum(dim=1) + floor)
     keep = threshold(confidence, labels, valid)
     return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)
 

@@ -210,6 +210,7 @@ class SemiSupervisedStep(nn.Module):
         seen = [*views.strong, views.weak] if perturbs else views.strong
         if not seen:
             return {}
+        guide = self._guide(views, frozen["weak"].dense, text) if self._guides else None
         teaches = self.strong_weight or perturbs
         pseudo = self._pseudo_labels(views, _judged_by(frozen.get("weak"))) if teaches else None
         images = self.student.normalise(list(torch.cat(seen)))
@@ -228,8 +229,8 @@ class SemiSupervisedStep(nn.Module):
                 for view, of_view, inside in zip(self.strong_views, scores, views.inside):
                     target = _cutmix_labels(pseudo, inside)
                     losses[f"loss_strong{view}"] = self.strong_weight * self._pixel_loss(of_view, target, size)
-            if self._guides and "weak" in frozen:
-                losses["loss_clip_guidance"] = self._guidance_loss(scores, views, frozen["weak"].dense, text, size)
+            if guide is not None:
+                losses["loss_clip_guidance"] = self._guidance_loss(scores, views, guide, size)
             if self.entropy_weight:
                 entropies = [
                     pixel_entropy(of_view, self._pad(cutmix(views.valid, inside), size))
@@ -241,15 +242,20 @@ class SemiSupervisedStep(nn.Module):
                 losses["loss_feature_perturbation"] = self.perturbation_weight * loss
         return losses
 
-    def _guidance_loss(self, scores, views: UnlabelledImages, dense: Tensor, text: TextFeatures, size) -> Tensor:
-        """Mean over the strong views of the pixel loss to the frozen CLIP's labels."""
-        probability = self.frozen_clip.classify(dense, text)
-        guide = self.guidance.labels(probability, size, views.valid, self.ignore_value)
+    def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
+        """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
+        seen = tuple(side * self.student.backbone.patch_size for side in dense.shape[2:])
+        return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
+
+    def _guidance_loss(self, scores, views: UnlabelledImages, guide: PseudoLabels, size) -> Tensor:
+        """Pixel loss to the frozen CLIP's labels: the mean over the strong views, and that of the perturbed view."""
         losses = [
-            self._pixel_loss(of_view, _cutmix_labels(guide, inside), size)
+            self._pixel_loss(of_view, _cutmix_labels(guide, inside), size) / len(views.inside)
             for of_view, inside in zip(scores, views.inside)
         ]
-        return self.guidance.weight(self.iteration) * sum(losses) / len(losses)
+        if self.perturbation_weight:
+            losses.append(self._pixel_loss(scores[-1], guide, size))
+        return self.guidance.weight(self.iteration) * sum(losses)
 
     def _pixel_loss(self, scores: Tensor, target: PseudoLabels, size) -> Tensor:
         labels, keep = (self._pad(x, size) for x in target)

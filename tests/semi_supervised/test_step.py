@@ -237,6 +237,16 @@ def test_strong_losses_by_hand(make_step, teacher):
         torch.testing.assert_close(losses[f"loss_strong{view}"], expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("perturbation, expected", [(0.0, 0.5 + 0.5), (0.7, 0.5 + 0.5 + 1.0)])
+def test_guidance_is_that_of_both_strong_views_and_of_the_perturbed_one(make_step, monkeypatch, perturbation, expected):
+    """SemiVL's λ·(¼ + ¼ + ½), the share of the unlabelled losses being ½; each loss is taken as 1 here."""
+    step = make_step("SEMI.PERTURBATION_WEIGHT", perturbation, "SEMI.GUIDANCE_WEIGHT", 0.2)
+    assert step.supervised_share == 0.5
+    monkeypatch.setattr(step, "_pixel_loss", lambda scores, target, size: scores.new_ones(()))
+    loss = run_step(step)["loss_clip_guidance"]
+    assert loss.item() == pytest.approx(0.5 * 0.2 * expected)
+
+
 def test_supervised_only_is_the_network_itself(make_step):
     """Exactly the supervised and the prompt losses, at full weight; nothing of the unlabelled images is touched."""
     step = make_step("SEMI.ENABLED", False, "LOSS.MASKED_CONSISTENCY", 0.0, "LOSS.PIXEL_TEXT", 0.0)
