@@ -311,8 +311,8 @@ def _add_solver_config(cfg: CN) -> None:
     # Steps with an infinite or NaN loss or gradient that are left out; the next one ends the training.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
     # Divide micro-batches when the GPU's memory does not hold them, as ACCUMULATION does (one process only).
-    cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY = False
-    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16" or "float16".
+    cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY = True
+    # Number type of mixed precision (SOLVER.AMP.ENABLED), on CUDA in evaluation, too: "bfloat16" or "float16".
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
     cfg.SOLVER.PRESET = ""

@@ -43,6 +43,13 @@ class MicroBatchLosses(NamedTuple):
         return [name for name, value in self.values.items() if not np.isfinite(value)]
 
 
+def amp_type(name: str) -> torch.dtype:
+    """The number type that ``SOLVER.AMP.DTYPE`` names."""
+    if name not in AMP_TYPES:
+        raise UserError(f"SOLVER.AMP.DTYPE is one of {', '.join(AMP_TYPES)}, not '{name}'.")
+    return AMP_TYPES[name]
+
+
 class LossScaler(torch.amp.GradScaler):
     """PyTorch's, which a run can also take up that went on without one so far."""
 
@@ -82,14 +89,12 @@ class OptimisationLoop:
             dump: writes the micro-batches of such a step to a file and returns its path; called as
                 ``dump(batches=…, before=…, iteration=…, parts=…, amp=…)``.
         """
-        if amp_dtype not in AMP_TYPES:
-            raise UserError(f"SOLVER.AMP.DTYPE is one of {', '.join(AMP_TYPES)}, not '{amp_dtype}'.")
         self.model = model
         self.step: SemiSupervisedStep = getattr(model, "module", model)
         self.optimizer = optimizer
         self.accumulation = accumulation
         self.max_gradient_norm = max_gradient_norm
-        self.amp, self.amp_dtype = amp, AMP_TYPES[amp_dtype]
+        self.amp, self.amp_dtype = amp, amp_type(amp_dtype)
         self.device_type = self.step.student.device.type
         needs_scaling = amp and self.amp_dtype == torch.float16 and self.device_type == "cuda"
         self.scaler = LossScaler(self.device_type, enabled=needs_scaling)

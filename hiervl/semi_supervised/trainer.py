@@ -48,7 +48,7 @@ from .hooks import (
 )
 from .interruption import StopRequest
 from .loggers import build_loggers, drop_logged
-from .loop import OptimisationLoop
+from .loop import OptimisationLoop, amp_type
 from .replay import dump_step, read_step, replay_step
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedStep
@@ -240,7 +240,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     def _evaluate(self) -> dict:
         teacher = self.step.teacher.network
-        calibrate_threshold(self.cfg, teacher)
+        with evaluation_precision(self.cfg):
+            calibrate_threshold(self.cfg, teacher)
         if has_gate(teacher):
             _take_from_main_process([teacher.query_generator.threshold])
             self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
@@ -257,7 +258,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
             UserError: the GPU's memory is exhausted.
         """
         try:
-            return cls._test(cfg, model, evaluators, must_write)
+            with evaluation_precision(cfg):
+                return cls._test(cfg, model, evaluators, must_write)
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
                 "the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE; a "
@@ -348,6 +350,12 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
     return DistributedDataParallel(
         step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True
     )
+
+
+def evaluation_precision(cfg) -> torch.autocast:
+    """Mixed precision as in training, where a CUDA device makes it worth while."""
+    is_mixed = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
+    return torch.autocast("cuda", dtype=amp_type(cfg.SOLVER.AMP.DTYPE), enabled=is_mixed)
 
 
 class _UserStop(BaseException):

@@ -65,3 +65,15 @@ def test_predictions_come_from_the_device(make_network, monkeypatch, overrides):
         predictor = HierVLPredictor(move_to_cuda(network, mode), classes, crop_size=SIDE, scales=(1.0, 0.5), flip=True)
         found = predictor(image)
         assert found.semantic.shape == found.confidence.shape == (40, 50)
+
+
+def test_evaluation_has_the_precision_of_the_training_on_cuda_alone(make_cfg, monkeypatch):
+    from hiervl.semi_supervised.trainer import evaluation_precision
+
+    monkeypatch.setattr(torch.amp.autocast_mode, "is_autocast_available", lambda *_: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    for device, amp, expected in (("cuda", True, True), ("cuda", False, False), ("cpu", True, False)):
+        with evaluation_precision(make_cfg("MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", amp)):
+            assert torch.is_autocast_enabled("cuda") == expected and not torch.is_autocast_enabled("cpu")
+            assert not expected or torch.get_autocast_dtype("cuda") == torch.bfloat16

@@ -173,7 +173,7 @@ def out_of_memory_above(trainer, images):
 
 
 def test_out_of_memory_is_one_sentence(make_loop):
-    trainer = make_loop()
+    trainer = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "False")
     out_of_memory_above(trainer, 1)
     with pytest.raises(UserError, match="memory is exhausted at iteration 0: set SOLVER.ACCUMULATION to 2 "):
         run_steps(trainer, 1)
@@ -183,7 +183,7 @@ def test_halved_batches_are_those_of_accumulation(make_loop):
     """4 unlabelled images make strong batches of 8; with room for 4, two halves are computed: bit for bit what
     SOLVER.ACCUMULATION 2 does from the start, statistics of the threshold included."""
     common = ("SEMI.THRESHOLD", "class", "SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
-    halved = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True", *common)
+    halved = make_loop(*common)
     out_of_memory_above(halved, 4)
     run_steps(halved, 2)
     assert halved._trainer.state_dict()["parts"] == 2
@@ -196,7 +196,7 @@ def test_halved_batches_are_those_of_accumulation(make_loop):
 
 def test_a_student_that_teaches_itself_is_trained_on(make_loop):
     """Memory that ends in its own labelling, where it is in evaluation mode."""
-    trainer = make_loop("SEMI.TEACHER", "student", "SOLVER.HALVE_ON_OUT_OF_MEMORY", "True")
+    trainer = make_loop("SEMI.TEACHER", "student")
     original = trainer.student.semantic_maps
 
     def semantic_maps(images, **options):
@@ -210,7 +210,7 @@ def test_a_student_that_teaches_itself_is_trained_on(make_loop):
 
 
 def test_halving_ends_where_a_batch_is_odd(make_loop):
-    trainer = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True")
+    trainer = make_loop()
     out_of_memory_above(trainer, 0)
     with pytest.raises(UserError, match="at iteration 0: switch SOLVER.AMP.ENABLED "):  # 2 labelled images
         run_steps(trainer, 1)
@@ -218,7 +218,7 @@ def test_halving_ends_where_a_batch_is_odd(make_loop):
 
 def test_parts_do_not_outlive_the_batches_they_fit(make_loop):
     """Halved once, then resumed with the SOLVER.ACCUMULATION that the warning names: no part is empty."""
-    halved = make_loop("SOLVER.HALVE_ON_OUT_OF_MEMORY", "True", "SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
+    halved = make_loop("SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
     out_of_memory_above(halved, 4)
     run_steps(halved, 1)
     resumed = make_loop("SOLVER.ACCUMULATION", "2")

@@ -49,7 +49,7 @@ def test_an_evaluation_that_exhausts_the_memory_of_a_gpu_says_what_to_lower(monk
         SemiSupervisedTrainer.test(cfg, torch.nn.Identity())
 
 
-@pytest.mark.parametrize("command", [["--eval-only"], [], ["--replay", "step.pth"]], ids=["evaluate", "train", "replay"])
+@pytest.mark.parametrize("command", [["--eval-only"], [], ["--replay", "step.pth"]], ids=["eval", "train", "replay"])
 def test_a_full_gpu_is_one_sentence(command, monkeypatch, tmp_path):
     """Wherever it is met: here by building the network, or by reading what is to be repeated."""
     import train_net
