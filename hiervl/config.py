@@ -156,6 +156,8 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.OVERSAMPLE_RATIO = 3.0
     # Share of the points kept for their uncertainty; the rest is uniform.
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # Compute mask and dice losses again in the backward pass: less memory, more time.
+    cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
     # Exponent of the inverse class frequency (in the batch) that loss_pixel on labelled images weighs pixels by; 0: all

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.errors import UserError
+from hiervl.recompute import maybe_recomputed
 
 from .assignment import Assignment, assign
 from .mask_losses import PointDraw, draw_points, point_sample, random_points, sampled_mask_losses, uncertain_points
@@ -37,6 +38,7 @@ class SupervisedCriterion(nn.Module):
         importance_share: float = 0.75,
         pixel_balance: float = 0.0,
         ignore_value: int = 255,
+        recompute: bool = False,
     ):
         """
         Args:
@@ -46,6 +48,7 @@ class SupervisedCriterion(nn.Module):
             num_points, oversample_ratio, importance_share: of the point sampling.
             pixel_balance: exponent of the inverse class frequency in the pixel loss.
             ignore_value: label of pixels that count nowhere.
+            recompute: compute mask and dice losses again in the backward pass instead of keeping their points.
         """
         super().__init__()
         if assignment not in ("fixed", "hungarian"):
@@ -58,6 +61,7 @@ class SupervisedCriterion(nn.Module):
         self.importance_share = importance_share
         self.pixel_balance = pixel_balance
         self.ignore_value = ignore_value
+        self.recompute = recompute
 
     @classmethod
     def from_config(cls, cfg) -> "SupervisedCriterion":
@@ -79,6 +83,7 @@ class SupervisedCriterion(nn.Module):
             importance_share=loss.IMPORTANCE_SAMPLE_RATIO,
             pixel_balance=loss.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            recompute=loss.RECOMPUTE,
         )
 
     @property
@@ -126,7 +131,7 @@ class SupervisedCriterion(nn.Module):
             )
             for index, assignment in enumerate(assignments):
                 suffix = "" if index == last else f"_{index}"
-                logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index].float()
+                logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index]
                 for name, loss in self._prediction_losses(logits, masks, row_valid, maps, assignment, draw).items():
                     losses[name + suffix] = loss
         if self.weights["pixel"]:
@@ -183,16 +188,23 @@ class SupervisedCriterion(nn.Module):
     def _mask_losses(
         self, masks: Tensor, maps: TargetMaps, assignment: Assignment, draw: PointDraw
     ) -> Dict[str, Tensor]:
-        num_rows = mean_over_processes(masks.new_full((), assignment.row.numel()))
+        num_rows = mean_over_processes(masks.new_full((), assignment.row.numel(), dtype=torch.float32))
         if not assignment.row.numel():
-            nothing = masks.sum() * 0.0
+            nothing = masks.float().sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
-        predicted = masks.flatten(0, 1).index_select(0, assignment.image * masks.shape[1] + assignment.row)  # (R, h, w)
-        points = uncertain_points(predicted, draw)
-        truth, counts = maps.sample(assignment.target_map, assignment.target_number, points)
-        at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
-        cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
-        return {"loss_mask": cross_entropy.sum() / num_rows, "loss_dice": dice.sum() / num_rows}
+
+        def sums(masks: Tensor) -> Tuple[Tensor, Tensor]:
+            """masks (B, Q, h, w) → loss_mask and loss_dice of all rows."""
+            row = assignment.image * masks.shape[1] + assignment.row
+            predicted = masks.flatten(0, 1).index_select(0, row).float()  # (R, h, w)
+            points = uncertain_points(predicted, draw)
+            truth, counts = maps.sample(assignment.target_map, assignment.target_number, points)
+            at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
+            cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
+            return cross_entropy.sum(), dice.sum()
+
+        cross_entropy, dice = maybe_recomputed(self.recompute, sums, masks)
+        return {"loss_mask": cross_entropy / num_rows, "loss_dice": dice / num_rows}
 
     def _align_loss(self, predictions: "QueryPredictions", text: "TextFeatures", assignment: Assignment) -> Tensor:
         """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.errors import UserError
+from hiervl.recompute import maybe_recomputed
 
 from .clip import load_clip
-from .layers import ChannelNorm, HasExportForm, maybe_recomputed
+from .layers import ChannelNorm, HasExportForm
 
 MAPS = ("res2", "res3", "res4", "res5")
 TRAINABLE_PARTS = ("all", "attention", "none")

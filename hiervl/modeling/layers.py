@@ -2,12 +2,11 @@
 
 import contextlib
 import math
-from typing import Any, Callable, ContextManager, Optional
+from typing import ContextManager, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 # Numbers that a CPU's widest instructions take at once.
 CPU_LANES = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
@@ -26,14 +25,6 @@ def without_autocast(device: torch.device) -> ContextManager:
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
-
-
-def maybe_recomputed(recompute: bool, function: Callable, *arguments) -> Any:
-    """``function(*arguments)``; with ``recompute``, what is inside it is not kept for the backward pass, but computed
-    again there, with the same random numbers."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(function, *arguments, use_reentrant=False)
-    return function(*arguments)
 
 
 def softmax(x: Tensor) -> Tensor:

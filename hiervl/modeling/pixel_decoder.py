@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.errors import UserError
+from hiervl.recompute import maybe_recomputed
 
 from .cross_modal import CrossModalSpatialAlignment
 from .deformable_attention import DeformableAttention, reference_points
-from .layers import SinePositionEmbedding, activation_dropout, group_norm, maybe_recomputed
+from .layers import SinePositionEmbedding, activation_dropout, group_norm
 from .semantic_queries import TextQueries
 from .switches import reads_text
 
@@ -72,7 +73,8 @@ class DeformablePixelDecoder(nn.Module):
             input_shape: channels and strides of the backbone's four maps; the finest only feeds the mask features.
             dim: width d; layers, num_heads, num_points, feedforward, dropout: of the deformable layers.
             text_reads_pixels, pixels_read_text: the two directions of CMSAM.
-            recompute: compute the layers again in the backward pass instead of keeping what is inside them.
+            recompute: compute the layers and the mask features again in the backward pass instead of keeping what is
+                inside them.
         """
         super().__init__()
         self.recompute = recompute
@@ -135,10 +137,14 @@ class DeformablePixelDecoder(nn.Module):
             flat.transpose(1, 2).unflatten(2, shape)
             for flat, shape in zip(pixels.split([h * w for h, w in shapes], dim=1), shapes)
         ]
-        lateral = self.lateral(features[self.finest])
-        upsampled = F.interpolate(refined[-1], size=lateral.shape[2:], mode="bilinear", align_corners=False)
-        mask_features = self.mask_projection(self.output(lateral + upsampled))
+        mask_features = maybe_recomputed(self.recompute, self._mask_features, features[self.finest], refined[-1])
         return PixelFeatures(refined, mask_features, queries)
+
+    def _mask_features(self, finest: Tensor, refined: Tensor) -> Tensor:
+        """The backbone's finest map (B, C', H', W') and the finest refined one (B, d, h, w) → (B, d, H', W')."""
+        lateral = self.lateral(finest)
+        upsampled = F.interpolate(refined, size=lateral.shape[2:], mode="bilinear", align_corners=False)
+        return self.mask_projection(self.output(lateral + upsampled))
 
 
 def text_attention_bias(text: TextQueries) -> Tensor:

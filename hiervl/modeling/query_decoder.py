@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.errors import UserError
+from hiervl.recompute import maybe_recomputed
 
 from .instance_seeds import InstanceSeeds, start_logit
-from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout, maybe_recomputed
+from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hiervl.modeling.deformable_attention import sampled_maps
-from hiervl.modeling.layers import maybe_recomputed
 from hiervl.modeling.triton_attention import fused_sampling, try_kernels
+from hiervl.recompute import maybe_recomputed
 
 pytest.importorskip("triton")
 SHAPES = [(3, 5), (1, 4), (6, 2)]

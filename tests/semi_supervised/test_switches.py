@@ -231,10 +231,12 @@ def test_recomputing_changes_no_loss_and_no_gradient(make_step):
     found = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        switches = [f"MODEL.{part}.RECOMPUTE" for part in ("CLIP", "PIXEL_DECODER", "QUERY_DECODER")]
+        parts = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
+        switches = [f"{part}.RECOMPUTE" for part in parts]
         dropout = ("MODEL.PIXEL_DECODER.DROPOUT", 0.1, "MODEL.QUERY_DECODER.DROPOUT", 0.1)
         step = make_step(*(value for key in switches for value in (key, recompute)), *dropout)
-        parts = (step.student.backbone, step.student.pixel_decoder, step.student.query_decoder)
+        student = step.student
+        parts = (student.backbone, student.pixel_decoder, student.query_decoder, student.criterion)
         assert all(part.recompute is recompute for part in parts)
         torch.manual_seed(1)
         losses = step(make_batch())
