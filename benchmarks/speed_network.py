@@ -98,10 +98,14 @@ def iteration(device: torch.device, args) -> List[Measurement]:
     dtype = AMP_TYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else torch.float32
 
     def gradients(batch: dict) -> None:
-        with torch.autocast(device.type, dtype=dtype, enabled=cfg.SOLVER.AMP.ENABLED):
-            losses = step(batch)
-        with clock.part("backward"):
-            sum(losses.values()).backward()
+        parts = step.parts(batch)
+        while True:
+            with torch.autocast(device.type, dtype=dtype, enabled=cfg.SOLVER.AMP.ENABLED):
+                losses = next(parts, None)
+            if losses is None:
+                break
+            with clock.part("backward"):
+                sum(losses.values()).backward()
 
     for index in range(2 + args.repeats):
         clock.start(keep=index >= 2)

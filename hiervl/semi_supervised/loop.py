@@ -197,8 +197,8 @@ class OptimisationLoop:
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
-            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER and MODEL.QUERY_DECODER on, or lower "
-            "INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
+            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER, MODEL.QUERY_DECODER and LOSS on, or "
+            "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 
     def _forward_backward(self, batch: Batch, count: int, is_last: bool) -> MicroBatchLosses:
@@ -206,13 +206,20 @@ class OptimisationLoop:
 
         Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
         """
-        holds_back = isinstance(self.model, DistributedDataParallel) and not is_last
-        with self.model.no_sync() if holds_back else contextlib.nullcontext():
-            with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
-                losses = self.model(batch)
-            self.scaler.scale(sum(losses.values()) / count).backward()
+        losses: Dict[str, Tensor] = {}
+        is_parallel = isinstance(self.model, DistributedDataParallel)
+        parts = map(self.model, [batch]) if is_parallel else self.step.parts(batch)
+        with self.model.no_sync() if is_parallel and not is_last else contextlib.nullcontext():
+            while (part := self._next_part(parts)) is not None:
+                losses.update({name: loss.detach() for name, loss in part.items()})
+                if any(loss.requires_grad for loss in part.values()):
+                    self.scaler.scale(sum(part.values()) / count).backward()
         values = read_losses(losses)  # this waits for the device, which by now has all of the work
         return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
+
+    def _next_part(self, parts: Iterator[Dict[str, Tensor]]) -> Optional[Dict[str, Tensor]]:
+        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
+            return next(parts, None)
 
     # ---- steps that cannot be taken -----------------------------------------------------------------------------
 

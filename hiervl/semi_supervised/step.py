@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from typing import Dict, List, NamedTuple, Optional, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Union
 
 import torch
 from detectron2.utils import comm
@@ -42,11 +42,12 @@ class SemiSupervisedStep(nn.Module):
     2. frozen CLIP on labelled images and weak views, in one pass (no gradient), as far as something below asks for it;
     3. student on the labelled images → supervised losses;
     4. student's encoder on the labelled images with a class hidden → ``loss_masked_consistency``, ``loss_pixel_text``;
-    5. teacher on the weak views → pseudo-labels (no gradient);
-    6. student on the strong views and on the weak view with perturbed features, in one pass → ``loss_strong1``,
-       ``loss_strong2``, ``loss_clip_guidance``, ``loss_entropy``, ``loss_feature_perturbation``;
-    7. prompt losses.
+    5. prompt losses;
+    6. teacher on the weak views → pseudo-labels (no gradient);
+    7. student on the strong views and on the weak view with perturbed features, in one pass → ``loss_strong1``,
+       ``loss_strong2``, ``loss_clip_guidance``, ``loss_entropy``, ``loss_feature_perturbation``.
 
+    One process back-propagates 3 to 5 before it begins with 6, see :meth:`parts`.
     Whatever has weight 0 is not computed.
     """
 
@@ -143,25 +144,41 @@ class SemiSupervisedStep(nn.Module):
 
     def forward(self, batch: Dict[str, List[dict]]) -> Dict[str, Tensor]:
         """batch: {"labeled": [...], "unlabeled": [...]} as the loader makes them → weighted losses by name."""
-        self.statistics, self.last_pseudo = {}, None
+        return {name: loss for part in self._parts(batch, self.student.encode_text()) for name, loss in part.items()}
+
+    def parts(self, batch: Dict[str, List[dict]]) -> Iterator[Dict[str, Tensor]]:
+        """As :meth:`forward`, first the losses of the labelled images, then those of the unlabelled ones.
+
+        Each part is to be back-propagated, in full and without keeping its graph, before the next one is asked for: so
+        the memory of one of them is needed at a time. The text's own graph, which they share, comes last.
+        """
         text = self.student.encode_text()
+        held = TextFeatures(*(_cut_off(tensor) for tensor in text))
+        yield from self._parts(batch, held)
+        pairs = [(tensor, leaf) for tensor, leaf in zip(text, held) if leaf is not tensor and leaf.grad is not None]
+        if pairs:
+            torch.autograd.backward([tensor for tensor, _ in pairs], [leaf.grad for _, leaf in pairs])
+
+    def _parts(self, batch: Dict[str, List[dict]], text: TextFeatures) -> Iterator[Dict[str, Tensor]]:
+        self.statistics, self.last_pseudo = {}, None
         labelled = self.student.normalise([item["image"] for item in batch["labeled"]])
         views = None
         if self.use_unlabeled and batch["unlabeled"] and self.iteration >= self.burn_in:
             views = self.views(batch["unlabeled"])
         frozen = self._frozen_pass(labelled, views)
+        share = self.supervised_share if views is not None else 1.0
 
         losses = self.student.supervised_losses(batch["labeled"], text, **_judged_by(frozen.get("labelled")))
-        if views is not None:
-            share = self.supervised_share
-            losses = {name: share * loss for name, loss in losses.items()}
-            unlabelled = self._unlabelled_losses(views, text, frozen)
-            losses.update({name: (1 - share) * loss for name, loss in unlabelled.items()})
+        losses = {name: share * loss for name, loss in losses.items()}
         if self.masked is not None:
             whole = frozen["labelled"].dense if self.masked.needs_frozen_clip else None
             losses.update(self.masked.losses(self.student, batch["labeled"], labelled, whole, text))
         losses.update(self.student.prompt_losses(text))
-        return losses
+        yield losses
+        if views is not None:
+            del losses
+            unlabelled = self._unlabelled_losses(views, text, frozen)
+            yield {name: (1 - share) * loss for name, loss in unlabelled.items()}
 
     def update_teacher(self) -> None:
         """To be called after every optimiser step."""
@@ -285,6 +302,11 @@ class SemiSupervisedStep(nn.Module):
         """Labels and masks (B, H, W) to the padded size of the images, ignored where padded."""
         value = False if x.dtype == torch.bool else self.ignore_value
         return nn.functional.pad(x, (0, size[1] - x.shape[2], 0, size[0] - x.shape[1]), value=value)
+
+
+def _cut_off(tensor: Optional[Tensor]) -> Optional[Tensor]:
+    """The same values as a leaf, which gathers the gradient that the tensor is to be given."""
+    return tensor.detach().requires_grad_() if tensor is not None and tensor.requires_grad else tensor
 
 
 def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:

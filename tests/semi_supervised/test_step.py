@@ -1,5 +1,8 @@
 """Teacher, pseudo-labels and the step: values by hand, then the whole step on a small network."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -320,6 +323,46 @@ def test_gradients_reach_the_student_alone(make_step, teacher, precision, monkey
     if teacher == "ema":
         assert all(parameter.grad is None for parameter in step.teacher.parameters())
         assert not step.teacher.network.training
+
+
+def test_parts_give_the_losses_and_gradients_of_the_whole(make_step):
+    """Each back-propagated before the next is computed, that of the text's own graph included."""
+    found = []
+    for in_parts in (False, True):
+        torch.manual_seed(0)
+        step = make_step("SEMI.TEACHER", "student", trained=False)
+        torch.manual_seed(11)
+        losses = {}
+        for part in step.parts(make_batch()) if in_parts else [step(make_batch())]:
+            assert not set(part) & set(losses)
+            sum(part.values()).backward()
+            losses.update({name: loss.detach() for name, loss in part.items()})
+        found.append((losses, {name: p.grad for name, p in step.student.named_parameters() if p.grad is not None}))
+    (whole, gradients), (losses, summed) = found
+    assert {"loss_pixel", "loss_masked_consistency", "loss_prompt_anchor", "loss_strong1"} <= set(losses)
+    assert gradients["text_encoder.prompts"].abs().max() > 0
+    torch.testing.assert_close(losses, whole)
+    torch.testing.assert_close(summed, gradients)
+
+
+def test_parts_keep_the_memory_of_one(make_step, monkeypatch):
+    """Nothing of the labelled images is alive any more when those without labels go through the network."""
+    step = make_step(trained=False)
+    segment, alive = step.student.segment, []
+    masks = []
+
+    def spy(*arguments, **options):
+        alive.append(sum(mask() is not None for mask in masks))
+        output = segment(*arguments, **options)
+        masks.extend(weakref.ref(mask) for mask in output.predictions.pred_masks)
+        return output
+
+    monkeypatch.setattr(step.student, "segment", spy)
+    for part in step.parts(make_batch()):
+        sum(part.values()).backward()
+        del part
+        gc.collect()
+    assert len(masks) > 2 and alive == [0, 0]
 
 
 def test_strong_views_alone_teach_the_student(make_step):
