@@ -1,36 +1,41 @@
 """GPU memory of training in the paper's setting: ViT-B/16, 8 labelled + 8 unlabelled images of 512² and 801².
 
-    python -m benchmarks.memory [--crops 512 801] [--pairs 8]
+    python -m benchmarks.memory [--crops 512 801] [--pairs 8] [--config configs/pascal_92.yaml]
 
-On a GPU: the peak of three iterations, with ``RECOMPUTE`` of tower, pixel decoder and query decoder off and on.
-Without one nothing of the kind can be measured; then the tensors that autograd keeps for the backward pass are counted
-on the CPU, in mixed precision: of one and of two pairs of a labelled and an unlabelled image, whose difference is what
-a pair needs, and the rest is there once. The memory of 8 + 8 is estimated from both. CLIP's weights are random, and so
-are the images. Results are written to ``results/memory_{cuda|estimate}.json``.
+On a GPU: the peak of three iterations, with ``RECOMPUTE`` of tower, decoders and losses off and on.
+Without one nothing of the kind can be measured; then the step runs on tensors that have a CUDA device, a type and a
+shape, but no values (``tests/fake_cuda.py``), under CUDA's rules of mixed precision, and what autograd keeps for the
+backward pass is counted, with all classes active. CLIP's weights are random, and so are the images. Results are written
+to ``results/memory_{cuda|estimate}.json``.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hiervl.data.classes import read_classes
 from hiervl.run_config import load_config, prepare_config
+from hiervl.semi_supervised.loop import OptimisationLoop
 from hiervl.semi_supervised.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 from .timing import RESULTS, commit, machine
 
-CONFIG = str(Path(__file__).resolve().parents[1] / "configs" / "pascal_92.yaml")
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ITERATIONS = 3
-LARGEST_KEPT = 512  # without a GPU, two pairs of larger crops would exceed many a machine's memory unless recomputed
-SWITCHES = tuple(f"MODEL.{part}.RECOMPUTE" for part in ("CLIP", "PIXEL_DECODER", "QUERY_DECODER"))
+SWITCHES = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
+LAYERS = {"backbone": 12, "pixel_decoder": 6, "query_decoder": 9}  # of the paper's setting
 PARTS = ("text_encoder", "backbone", "pixel_decoder", "query_decoder", "criterion")
+MATCHED = 10  # objects of an image, in an estimate
 ADAM_STATES = 2  # numbers per trained weight
 GIB = 2**30
 
@@ -40,46 +45,49 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--crops", type=int, nargs="+", default=[512, 801])
     parser.add_argument("--pairs", type=int, default=8, help="labelled, and as many unlabelled, images an iteration")
+    parser.add_argument("--config", default=str(CONFIGS / "pascal_92.yaml"), help="of one of the paper's datasets")
     args = parser.parse_args()
     device = torch.device("cuda" if on_gpu else "cpu")
     measured = commit()
     if not on_gpu:
-        print("No CUDA device: what follows is an estimate from the tensors that autograd keeps, counted on the CPU.")
-    found = []
+        print("No CUDA device: what follows is an estimate from the tensors that autograd would keep there.")
+    found: List[Dict[str, object]] = []
     for crop, recompute in itertools.product(args.crops, (False, True)):
-        if crop > LARGEST_KEPT and not recompute and not on_gpu:
-            continue
         row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own, which gives all memory back
-            row.update(pool.apply(peak if on_gpu else estimate, (device, crop, args.pairs, recompute)))
+            measure = peak if on_gpu else estimate
+            row.update(pool.apply(measure, (args.config, crop, args.pairs, recompute)))
+        if recompute and not on_gpu:
+            row["layer_gib"] = largest_layer(found[-1]["kept_gib"])
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         found.append(row)
     path = RESULTS / f"memory_{'cuda' if on_gpu else 'estimate'}.json"
-    content = {"machine": machine(device), "commit": measured, "config": Path(CONFIG).name, "rows": found}
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content[Path(args.config).stem] = {"machine": machine(device), "commit": measured, "rows": found}
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def build(device: torch.device, recompute: bool):
-    """The step and the optimiser of the paper's setting."""
+def build(config: str, device: str, recompute: bool):
+    """The step and the optimiser of a config, without the files of its dataset."""
     from detectron2.modeling import build_model  # after hiervl, which mends what it needs
 
-    options = ["MODEL.DEVICE", device.type, "MODEL.CLIP.PRETRAINED", ""]
-    options += [value for key in SWITCHES for value in (key, str(recompute))]
-    cfg = prepare_config(load_config(CONFIG, options), training=False)  # without the files of the dataset
+    classes = read_classes(str(CONFIGS / "classes" / f"{Path(config).stem.split('_')[0]}.yaml"))
+    options = ["MODEL.DEVICE", device, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLASS_NAMES", str([c.name for c in classes])]
+    options += [value for part in SWITCHES for value in (f"{part}.RECOMPUTE", str(recompute))]
+    cfg = prepare_config(load_config(config, options), training=False)
     student = build_model(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
     return step, build_optimizer(cfg, student)
 
 
-def peak(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[str, float]:
+def peak(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, float]:
     """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
     torch.manual_seed(0)
-    step, optimizer = build(device, recompute)
+    step, optimizer = build(config, "cuda", recompute)
+    loop = OptimisationLoop(step, optimizer, amp=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(ITERATIONS):
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            losses = step(batch_of(crop, pairs))
-        sum(losses.values()).backward()
+        loop.accumulate([batch_of(crop, pairs)])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step.update_teacher()
@@ -87,31 +95,96 @@ def peak(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[s
     return {"allocated_gib": round(allocated / GIB, 2), "reserved_gib": round(reserved / GIB, 2)}
 
 
-def estimate(device: torch.device, crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
-    """GiB of weights and their like, of what autograd keeps once and for a pair of images, and of all for all pairs."""
+def estimate(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
+    """GiB of weights and their like, of what autograd keeps for the labelled and for the unlabelled images, of which one
+    is there at a time, and of the most that is there at once."""
     torch.manual_seed(0)
-    step, _ = build(device, recompute)
-    one, two = kept(step, crop, 1), kept(step, crop, 2)
-    of_pair = {name: two[name] - one[name] for name in two}
-    pair = sum(of_pair.values())
-    once = sum(one.values()) - pair
+    step, _ = build(config, "cpu", recompute)
     fixed = weight_bytes(step)
+    kept: List[Dict[str, int]] = []
+    with on_fake_cuda(step), torch.autocast("cuda", dtype=torch.bfloat16), SavedTensors(step) as saved:
+        for _ in step.parts(batch_of(crop, pairs)):
+            kept.append(dict(saved.bytes))
+            saved.bytes.clear()
+    most = max(sum(part.values()) for part in kept)
     return {
         "fixed_gib": round(fixed / GIB, 2),
-        "once_gib": round(once / GIB, 2),
-        "pair_gib": round(pair / GIB, 2),
-        "pair_by_part_gib": {name: round(count / GIB, 2) for name, count in of_pair.items()},
-        "estimated_gib": round((fixed + once + pairs * pair) / GIB, 1),
+        "kept_gib": [{name: round(count / GIB, 2) for name, count in part.items()} for part in kept],
+        "estimated_gib": round((fixed + most) / GIB, 1),
     }
 
 
-def kept(step: SemiSupervisedStep, crop: int, pairs: int) -> Dict[str, int]:
-    """Bytes that autograd keeps for the backward pass, by part."""
-    with torch.autocast("cpu", dtype=torch.bfloat16), SavedTensors(step) as saved:
-        losses = step(batch_of(crop, pairs))
-    total = sum(losses.values())  # holds what is counted
-    assert torch.isfinite(total)
-    return saved.bytes
+def largest_layer(kept_gib: List[Dict[str, float]]) -> float:
+    """GiB that the largest layer keeps, which are there on top while it is computed again, from what its part keeps
+    without recomputing; rather too many, since a part is more than its layers."""
+    return round(max(part[name] / count for part in kept_gib for name, count in LAYERS.items() if name in part), 1)
+
+
+@contextlib.contextmanager
+def on_fake_cuda(step: SemiSupervisedStep) -> Iterator[None]:
+    """The step with tensors of CUDA without values, all classes active, and attention that keeps what the fused
+    operations of CUDA keep."""
+    import pytest
+
+    from hiervl.losses import assignment
+    from hiervl.modeling import deformable_attention
+    from tests import fake_cuda
+
+    generator = step.student.query_generator
+    patch = pytest.MonkeyPatch()
+    patch.setattr(type(generator), "_order", _every_class)
+    # So many rows are found to have a target: the text rows of a batch.
+    patch.setattr(fake_cuda, "FOUND", 8 * generator.num_levels * len(step.student.class_names))
+    patch.setattr(assignment, "_matched_rows", _last_rows)
+    patch.setattr(torch.nn.functional, "scaled_dot_product_attention", _attention)
+    patch.setattr(deformable_attention, "deformable_attention", _deformable_attention)
+    try:
+        with fake_cuda.fake_cuda(patch) as mode:
+            fake_cuda.move_to_cuda(step, mode)
+            yield
+    finally:
+        patch.undo()
+
+
+def _every_class(generator, active: Tensor) -> Tensor:
+    return torch.arange(active.shape[1], device=active.device).expand_as(active)
+
+
+def _last_rows(pred_logits: List[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
+    """The same instance rows of every image as matched, since without values there is nothing to match."""
+    images = np.repeat(np.arange(len(targets)), MATCHED)
+    rows = np.tile(np.arange(is_free.shape[1] - MATCHED, is_free.shape[1]), len(targets))
+    return [(images, rows, np.zeros_like(rows))] * len(pred_logits)
+
+
+class _Keeping(torch.autograd.Function):
+    """Something of the size of ``out`` whose backward pass needs ``tensors`` and, if so said, the result."""
+
+    @staticmethod
+    def forward(ctx, out: Tensor, keeps_result: bool, *tensors: Tensor) -> Tensor:
+        result = torch.empty_like(out)
+        ctx.save_for_backward(*tensors, *([result] if keeps_result else []))
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        raise NotImplementedError("without values there is no backward pass")
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, *_, **__) -> Tensor:
+    """Memory-efficient attention: it keeps its inputs, the bias in their type, the result, and a number per query."""
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    query, key, value = (x.to(dtype) for x in (query, key, value))
+    kept = [query, key, value, query.new_empty(query.shape[:-1], dtype=torch.float32)]
+    if attn_mask is not None:
+        kept.append(attn_mask.expand(*query.shape[:2], -1, -1).new_empty(attn_mask.shape, dtype=dtype))
+    return _Keeping.apply(query.new_empty(*query.shape[:-1], value.shape[-1]), True, *kept)
+
+
+def _deformable_attention(value: Tensor, shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The fused kernel: it keeps its inputs."""
+    out = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    return _Keeping.apply(out, False, value, locations.float(), weights.float())
 
 
 def weight_bytes(step: SemiSupervisedStep) -> int:
@@ -130,7 +203,8 @@ class SavedTensors:
     def __init__(self, step: SemiSupervisedStep):
         self.bytes: Dict[str, int] = defaultdict(int)
         self._part = "other"
-        self._seen = {t.untyped_storage().data_ptr() for t in [*step.parameters(), *step.buffers()]}
+        weights = [t.untyped_storage() for t in [*step.parameters(), *step.buffers()]]
+        self._seen = {storage._cdata: storage for storage in weights}  # held, or their numbers could be used again
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
         self._handles = []
         for name in PARTS:
@@ -152,8 +226,8 @@ class SavedTensors:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = storage
             self.bytes[self._part] += storage.nbytes()
         return tensor
 

@@ -40,10 +40,11 @@ CPU_CONFIDENCE = 0.8
 EVALUATIONS = 10
 
 # Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate: the tensors that autograd
-# keeps for one labelled and one unlabelled image were counted on a CPU, nothing was measured on a GPU.
+# would keep on a GPU were counted (benchmarks/memory.py: 1.6 GiB of weights and their like, 3.0 a pair), nothing was
+# measured on one. The rest is room for what was not counted.
 GIB_FIXED = 4.0  # weights, gradients, the optimiser's and the teacher's copies, CUDA itself
-GIB_PER_PAIR = 0.7  # and, growing with the crop's area,
-GIB_PER_PAIR_AT_LARGEST_CROP = 4.3
+GIB_PER_PAIR = 0.5  # and, growing with the crop's area,
+GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
 USABLE_MEMORY = 0.85
 
 CPU_NETWORK = (  # the quickstart's
