@@ -4,12 +4,13 @@
 
 Three arms: with instance queries and the instance annotations of the labelled images; with instance queries and
 without those annotations (they learn connected regions); without instance queries (objects are the connected regions
-of the semantic map). Trains what is missing below ``--output``; writes ``benchmarks/results/instances.json``.
+of the semantic map). Beside them the first arm's networks, whose rows are not asked. Trains what is missing below
+``--output``; writes ``benchmarks/results/instances.json``.
 """
 
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Type
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -35,8 +36,9 @@ SHOWN = 0.5  # the predictor's usual min_score
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
 LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
 UNANNOTATED = f"{LABELLED}_without_instances"
+ANNOTATED, NOT_ASKED = "instance queries, instance annotations", "the same networks, rows not asked"
 ARMS: Dict[str, List[str]] = {
-    "instance queries, instance annotations": [],
+    ANNOTATED: [],
     "instance queries": ["DATASETS.TRAIN", f"('{UNANNOTATED}',)"],
     "no instance queries": ["MODEL.QUERY_DECODER.INSTANCE_QUERIES", "0"],
 }
@@ -75,9 +77,15 @@ def touching_pairs(instances: np.ndarray, labels: Dict[int, int]) -> List[tuple]
     ]
 
 
-def evaluate(folder: Path, count: int) -> Dict[str, float]:
+class RegionPredictor(HierVLPredictor):
+    """Objects are connected regions of the semantic map, whatever rows the network has."""
+
+    has_instance_rows = False
+
+
+def evaluate(folder: Path, count: int, kind: Type[HierVLPredictor] = HierVLPredictor) -> Dict[str, float]:
     """AP, PQ, F1 of the objects above the usual ``min_score``, share of touching objects told apart; in percent."""
-    predictor = HierVLPredictor.from_checkpoint(folder / "model_final.pth", device="cpu", min_score=0.0)
+    predictor = kind.from_checkpoint(folder / "model_final.pth", device="cpu", min_score=0.0)
     things = list(predictor.things)
     quality = PanopticQuality(len(predictor.classes))
     truths, found = [], []
@@ -144,6 +152,7 @@ def main() -> None:
     }
     trainings.train_missing(commands, args.jobs)
     runs = {arm: {seed: evaluate(folders[arm, seed], args.images) for seed in args.seeds} for arm in ARMS}
+    runs[NOT_ASKED] = {seed: evaluate(folders[ANNOTATED, seed], args.images, RegionPredictor) for seed in args.seeds}
     means = {
         arm: {key: float(np.mean([run[key] for run in of_arm.values()])) for key in next(iter(of_arm.values()))}
         for arm, of_arm in runs.items()

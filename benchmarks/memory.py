@@ -96,8 +96,8 @@ def peak(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, float
 
 
 def estimate(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
-    """GiB of weights and their like, of what autograd keeps for the labelled and for the unlabelled images, of which one
-    is there at a time, and of the most that is there at once."""
+    """GiB of weights and their like; of what autograd keeps for the labelled and for the unlabelled images, of which
+    one is there at a time; and of the most that is there at once."""
     torch.manual_seed(0)
     step, _ = build(config, "cpu", recompute)
     fixed = weight_bytes(step)
