@@ -12,8 +12,9 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterator, Optional, Sequence
 
+import numpy as np
 import torch
 from detectron2.utils import comm
 
@@ -87,12 +88,18 @@ def _interpreter() -> str:
 
 def split_hash(dicts: Sequence[dict]) -> str:
     """SHA-256 of the sorted names of a split's images: equal where the split is."""
-    # Bytes, and not joined: there may be millions.
-    names = sorted(os.fsencode(str(entry.get("image_id", Path(entry["file_name"]).stem))) for entry in dicts)
+    # There may be millions: names of one width are sorted in place, and are never joined.
+    width = max(map(len, _encoded_names(dicts)), default=0) or 1
+    names = np.fromiter(_encoded_names(dicts), f"S{width}", len(dicts))
+    names.sort()
     digest = hashlib.sha256()
     for index, name in enumerate(names):
         digest.update(b"\n" + name if index else name)
     return digest.hexdigest()
+
+
+def _encoded_names(dicts: Sequence[dict]) -> Iterator[bytes]:
+    return (os.fsencode(str(entry.get("image_id", Path(entry["file_name"]).stem))) for entry in dicts)
 
 
 def _inputs(cfg) -> Dict[str, Any]:

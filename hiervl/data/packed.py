@@ -57,7 +57,8 @@ class PackedPaths(_Packed):
     def distinct(self) -> "PackedPaths":
         """Each path once, where it comes first."""
         hashes = np.fromiter(map(hash, self), np.int64, len(self))
-        return self if len(np.unique(hashes)) == len(self) else PackedPaths(dict.fromkeys(self))
+        hashes.sort()
+        return PackedPaths(dict.fromkeys(self)) if (hashes[1:] == hashes[:-1]).any() else self
 
 
 class UnlabeledDicts(Sequence):
