@@ -25,6 +25,7 @@ EXPECTED = {
     "supervised_per_pixel": {"loss_pixel"},
     "fixmatch": PIXELS,
     "unimatch": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
+    "unimatch_class_thresholds": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "semivl": MASKS | UNLABELLED - {"loss_entropy"},
     "components_1_baseline": MASKS | UNLABELLED,
     "components_2_hsqg": MASKS | UNLABELLED | {"loss_relevance"},
@@ -99,7 +100,7 @@ def test_every_baseline_and_ablation_trains(train, delta):
     losses = {name for name in logged if name.startswith("loss_") and not name[-1].isdigit() or "strong" in name}
     assert losses == EXPECTED[delta.stem]
     assert 0 <= results["sem_seg"]["mIoU"] <= 100 and logged["iteration"] == 1
-    per_pixel = delta.stem in ("supervised_per_pixel", "fixmatch", "unimatch")
+    per_pixel = delta.stem.startswith(("supervised_per_pixel", "fixmatch", "unimatch"))
     assert type(trainer.student).__name__ == ("PixelClassifier" if per_pixel else "HierVL")
 
 
