@@ -40,11 +40,13 @@ CPU_CONFIDENCE = 0.8
 EVALUATIONS = 10
 
 # Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate: the tensors that autograd
-# would keep on a GPU were counted (benchmarks/memory.py: 1.6 GiB of weights and their like, 3.0 a pair), nothing was
-# measured on one. The rest is room for what was not counted.
+# would keep on a GPU were counted (benchmarks/memory.py: 1.6 GiB of weights and their like, 3.0 a pair, 4.7 where
+# several processes keep the graphs of labelled and unlabelled images at once), nothing was measured on one. The rest
+# is room for what was not counted.
 GIB_FIXED = 4.0  # weights, gradients, the optimiser's and the teacher's copies, CUDA itself
 GIB_PER_PAIR = 0.5  # and, growing with the crop's area,
 GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
+GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
 USABLE_MEMORY = 0.85
 
 CPU_NETWORK = (  # the quickstart's
@@ -194,16 +196,16 @@ def _choose_size(chooser: _Chooser, facts: Facts) -> None:
 
 def _crop_that_fits(crop: int, why: str, facts: Facts) -> Tuple[int, str]:
     """Where not even one pair of images would fit, a smaller crop."""
-    while crop > SMALLEST_CROP and estimated_memory(crop, 1) > USABLE_MEMORY * facts.memory:
+    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * facts.memory:
         crop -= STRIDE
         why = f"the largest with which one pair of images fits into {facts.memory:.0f} GiB ({facts.memory_source})"
     return crop, why
 
 
-def estimated_memory(crop: int, pairs: int) -> float:
-    """GiB of a process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED."""
-    per_pair = GIB_PER_PAIR + GIB_PER_PAIR_AT_LARGEST_CROP * (crop / LARGEST_CROP) ** 2
-    return GIB_FIXED + pairs * per_pair
+def estimated_memory(crop: int, pairs: int, processes: int = 1) -> float:
+    """GiB of each process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED."""
+    at_largest = GIB_PER_PAIR_AT_LARGEST_CROP if processes == 1 else GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL
+    return GIB_FIXED + pairs * (GIB_PER_PAIR + at_largest * (crop / LARGEST_CROP) ** 2)
 
 
 def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
@@ -221,11 +223,12 @@ def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
     reason = "on the CPU memory is no limit"
     if not on_cpu:
         crop = chooser.cfg.INPUT.CROP_SIZE
-        fits = math.floor((USABLE_MEMORY * facts.memory - GIB_FIXED) / (estimated_memory(crop, 1) - GIB_FIXED))
+        per_pair = estimated_memory(crop, 1, facts.processes) - GIB_FIXED
+        fits = math.floor((USABLE_MEMORY * facts.memory - GIB_FIXED) / per_pair)
         parts = _parts(labeled, unlabeled, facts.processes, max(1, fits))
         micro = -(-largest // (parts * facts.processes))
         reason = (
-            f"{micro} pairs at once need about {estimated_memory(crop, micro):.0f} GiB (an estimate) of "
+            f"{micro} pairs at once need about {GIB_FIXED + micro * per_pair:.0f} GiB (an estimate) of "
             f"{facts.memory:.0f} ({facts.memory_source})"
         )
     chooser.set("SOLVER.ACCUMULATION", parts, reason)

@@ -77,9 +77,11 @@ def test_the_users_values_win_and_the_rest_follows_them():
 
 
 def test_batches_divide_among_processes():
-    """Three processes: the batch becomes 9, and each takes its 3 pairs at once."""
+    """Three processes: the batch becomes 9, 3 pairs for each; but only 2 of 0.5 + 5.4 GiB fit into 20.4 − 4."""
     cfg, _ = chosen(facts(size=(1000, 1000), memory=24.0, processes=3))
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (9, 9, 1)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (9, 9, 3)
+    cfg, _ = chosen(facts(size=(1000, 1000), memory=32.0, processes=3))
+    assert cfg.SOLVER.ACCUMULATION == 1
 
 
 def test_choices_are_printed_once_with_their_reasons(own, capsys):

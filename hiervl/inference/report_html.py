@@ -13,7 +13,7 @@ LINE_COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700"
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units of its view box
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
-LEAST_KEPT = 0.01  # share of foreground pixels with a pseudo-label below which the report warns
+LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below which the report warns
 
 OF_UNLABELLED = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
 
@@ -122,10 +122,12 @@ def _pseudo_labels(run: "RunData") -> str:
     if not lines:
         return ""
     text = "Share of the unlabelled pixels that keep their pseudo-label, in all and by what the teacher takes them for."
-    foreground = lines.get("kept_foreground")
-    if foreground:
-        last = foreground[max(foreground)]
-        text += f" At the end {100 * last:.1f} % of the foreground are kept."
+    kept, of_what = lines.get("kept_foreground"), "the foreground"
+    if not kept:  # no class is background
+        kept, of_what = lines.get("kept"), "all pixels"
+    if kept:
+        last = kept[max(kept)]
+        text += f" At the end {100 * last:.1f} % of {of_what} are kept."
         if last < LEAST_KEPT:
             text += " That is next to nothing: lower SEMI.CONFIDENCE, or set SEMI.THRESHOLD to class."
     return f'<p>{escape(text)}</p><div class="grid">{_chart("Kept pseudo-labels", lines)}</div>'

@@ -25,8 +25,8 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
     """Gate the classes by their relevance r to the image and project the active ones on every level.
 
     1. s_c = cos(v, t_c) with v the pooled image embedding; r_c = σ(α·s_c + β);
-    2. on labelled images in training r_c = 1 for the classes of the ground truth, which are the active ones, joined
-       by a few absent classes of the highest gate (hard negatives);
+    2. where presence is given (labelled images in training, GROUND_TRUTH_PRESENCE) r_c = 1 for the classes of the
+       ground truth, which are the active ones, joined by a few absent classes of the highest gate (hard negatives);
     3. elsewhere the active classes are those with r_c ≥ threshold, at least ``min_active`` of them;
     4. q_c^l = r_c · MLP_l(t̂_c) on levels l = 1…L, t̂_c = (t_c − μ) / σ.
 
@@ -55,7 +55,7 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
             dim: width d of the queries.
             levels: abstraction levels L.
             relevance: gate the classes; off: all are active with r = 1.
-            hard_negatives: absent classes that join the active ones on labelled images.
+            hard_negatives: absent classes that join the active ones where presence is given.
             threshold: relevance from which on a class is active.
             min_active: at least so many classes are active.
             always_active: classes that are active in every image (background).
@@ -91,8 +91,9 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
     def fit_gate(self, similarity: Tensor) -> None:
         """Place the gate in the band where the similarities (images, C) lie: r = 0.5 at the mean, σ(±2) one
         standard deviation away. CLIP's similarities differ by a few hundredths; unfitted, r would be flat."""
-        spread = similarity.std(dim=-1, correction=0).mean().clamp(min=1e-3)
-        self.log_gate_scale.fill_(math.log(2.0 / spread.item()))
+        if similarity.shape[-1] > 1:
+            spread = similarity.std(dim=-1, correction=0).mean().clamp(min=1e-3)
+            self.log_gate_scale.fill_(math.log(2.0 / spread.item()))
         self.gate_offset.fill_(-similarity.mean().item())
 
     @torch.no_grad()

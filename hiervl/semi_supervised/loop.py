@@ -10,6 +10,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn.parallel import DistributedDataParallel
 
 from hiervl.data.streams import LABELED, UNLABELED, mirrored_share_of, share_of
@@ -131,10 +132,12 @@ class OptimisationLoop:
         self._batches = iter(batches)
 
     def state_dict(self) -> Dict[str, int]:
-        return {"skipped_steps": self.skipped_steps, "parts": self.parts}
+        return {"skipped_steps": self.skipped_steps, "parts": self.parts, "accumulation": self.accumulation}
 
     def load_state_dict(self, state: Dict[str, int]) -> None:
-        self.skipped_steps, self.parts = state["skipped_steps"], state["parts"]
+        self.skipped_steps = state["skipped_steps"]
+        # A larger SOLVER.ACCUMULATION than before has divided already.
+        self.parts = max(1, state["parts"] * state.get("accumulation", self.accumulation) // self.accumulation)
 
     def run_step(self) -> None:
         """One optimiser step.
@@ -188,10 +191,12 @@ class OptimisationLoop:
         # Of several processes the others already wait for this one's gradients.
         if self.halve_on_out_of_memory and can_halve and comm.get_world_size() == 1:
             self.parts = parts
+            lonely = any(len(batch.get(UNLABELED, ())) == parts for batch in batches)
             logger.warning(
                 "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, as many images an "
-                "iteration as before; SOLVER.ACCUMULATION %d does so from the start.",
+                "iteration as before; SOLVER.ACCUMULATION %d does so from the start.%s",
                 self.iter, parts, self.accumulation * parts,
+                " With one unlabelled image in each part, CutMix has none to take from." if lonely else "",
             )  # fmt: skip
             return
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
@@ -274,6 +279,8 @@ class OptimisationLoop:
         """Step, clear the gradients, let the teacher follow."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # On CUDA the optimiser's fused steps write without counting it, which the text encoder's cache relies on.
+        increment_version([parameter for group in self.optimizer.param_groups for parameter in group["params"]])
         self.optimizer.zero_grad(set_to_none=True)
         self.step.update_teacher()
 

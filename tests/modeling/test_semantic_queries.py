@@ -136,11 +136,14 @@ def test_fitted_gate_is_half_open_at_the_mean():
 
 @pytest.mark.parametrize("num_classes", [1, 2])
 def test_fitted_gate_is_finite_with_few_classes(num_classes):
+    """A single class differs from no other: its gate is as steep as before."""
     generator = HierarchicalSemanticQueryGenerator(4, 8)
+    scale = generator.log_gate_scale.item()
     similarity = torch.full((5, num_classes), 0.3)
     generator.fit_gate(similarity)
     half = torch.full((5, num_classes), 0.5)
     torch.testing.assert_close(generator.gate_logits(similarity).sigmoid(), half, atol=1e-3, rtol=0)
+    assert (generator.log_gate_scale.item() == scale) == (num_classes == 1)
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.9, 0.95, 0.99, 1.0])

@@ -250,6 +250,14 @@ def test_settings_that_can_change_are_logged(world, options, copy, caplog):
     assert any("SOLVER.BASE_LR" in record.getMessage() for record in caplog.records)
 
 
+def test_recomputation_can_be_switched_on(world, options, copy, caplog):
+    """As the sentence about an exhausted GPU says; the results are the same, so nothing is warned of."""
+    sections = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
+    switches = [word for section in sections for word in (f"{section}.RECOMPUTE", "True")]
+    assert make_trainer(world, copy, options, *switches, resume=True).start_iter > 0
+    assert "other settings" not in caplog.text
+
+
 def test_changed_split_is_warned_of_once(world, options, copy, tmp_path, caplog):
     """An unlabelled image is taken out between two starts; the third start finds what the second found."""
     changed = tmp_path / "world"

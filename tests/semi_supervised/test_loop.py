@@ -1,5 +1,6 @@
 """Steps that go wrong: NaN, no memory; and their repetition from a file."""
 
+import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -72,7 +73,7 @@ def test_nan_is_left_out_up_to_k_times(make_loop, caplog):
         assert storage.latest()["skipped_steps"][0] == 2
     same = [all(torch.equal(a[n], b[n]) for n in a) for a, b in zip(states, states[1:])]
     assert same == [True, True, False]
-    assert trainer._trainer.state_dict() == {"skipped_steps": 2, "parts": 1}
+    assert trainer._trainer.state_dict() == {"skipped_steps": 2, "parts": 1, "accumulation": 1}
 
     trainer = make_loop("SOLVER.MAX_SKIPPED_STEPS", "1")
     poison(trainer, lambda call: call in (2, 3))
@@ -217,15 +218,39 @@ def test_halving_ends_where_a_batch_is_odd(make_loop):
 
 
 def test_parts_do_not_outlive_the_batches_they_fit(make_loop):
-    """Halved once, then resumed with the SOLVER.ACCUMULATION that the warning names: no part is empty."""
-    halved = make_loop("SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
-    out_of_memory_above(halved, 4)
-    run_steps(halved, 1)
+    """Halved twice, then resumed with other batches of one image: no part is empty."""
     resumed = make_loop("SOLVER.ACCUMULATION", "2")
-    resumed._trainer.load_state_dict(halved._trainer.state_dict())
+    resumed._trainer.load_state_dict({"skipped_steps": 0, "parts": 2, "accumulation": 2})
     assert resumed._trainer.parts == 2
     run_steps(resumed, 1)
     assert resumed._trainer.parts == 1
+
+
+def test_the_accumulation_that_the_warning_names_divides_once(make_loop, caplog):
+    halved = make_loop("SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
+    out_of_memory_above(halved, 4)
+    run_steps(halved, 1)
+    assert "SOLVER.ACCUMULATION 2 does so from the start." in caplog.text and "CutMix" not in caplog.text
+    for accumulation, parts in (("1", 2), ("2", 1)):
+        resumed = make_loop("SOLVER.ACCUMULATION", accumulation)
+        resumed._trainer.load_state_dict(halved._trainer.state_dict())
+        assert resumed._trainer.parts == parts
+
+
+def test_a_step_is_noticed_by_the_students_cached_text(make_loop, monkeypatch):
+    """Also where the optimiser writes without counting it, as PyTorch's fused operations do on CUDA."""
+    trainer = make_loop()
+    student = trainer.student
+
+    def step():
+        values = student.text_encoder.prompts.detach().numpy()
+        values += np.arange(values.shape[1], dtype=values.dtype) % 7
+
+    monkeypatch.setattr(trainer._trainer.optimizer, "step", step)
+    before = student.eval().encode_text().text_embeddings
+    student.train()
+    run_steps(trainer, 1)
+    assert not torch.allclose(student.eval().encode_text().text_embeddings, before)
 
 
 def test_divide_by_hand():
