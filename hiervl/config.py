@@ -50,7 +50,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
     # What is trained of the image tower: "all", "attention" (attention and position embeddings) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
-    # Learnable tokens prepended to the image tower's sequence; 0 switches them off.
+    # Learnable tokens between the class token and the patches of the image tower; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
     # Convolutions on the image beside the tower are added to so many of its maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
@@ -78,7 +78,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
     # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
     cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
-    # Absent classes of the highest relevance that join the active ones on labelled images, with an empty target.
+    # With GROUND_TRUTH_PRESENCE: absent classes of the highest relevance that join the active ones, with an empty mask.
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.
     cfg.MODEL.HSQG.THRESHOLD = 0.2
@@ -104,7 +104,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
     # Dropout of the pixel decoder.
     cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
-    # Compute the layers again in the backward pass: less memory, more time.
+    # Compute layers, exchange with the text and mask features again in the backward pass: less memory, more time.
     cfg.MODEL.PIXEL_DECODER.RECOMPUTE = False
 
     cfg.MODEL.CMSAM = CN()

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class SupervisedCriterion(nn.Module):
-    """Class, mask and dice loss after every decoder layer; pixel, alignment and relevance loss at the end.
+    """Class, mask and dice loss before the first decoder layer and after each; at the end pixel, alignment and
+    relevance loss.
 
     Every loss comes out weighted; one of weight 0 is not computed. All is computed in float32.
     """

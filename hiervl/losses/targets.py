@@ -15,8 +15,9 @@ class ImageTargets(NamedTuple):
     """Label map of one image, its classes, and its segments.
 
     Segments are what instance rows are matched to: annotated instances (and, beside them, the class regions that
-    belong to no instance) where the image has instances, else the classes themselves. They do not overlap, so that one
-    map of their numbers says all of their masks.
+    belong to no instance) where the image has instances, else the classes themselves. For images that nobody annotated
+    the mapper hands over connected regions as instances (INPUT.REGIONS_AS_INSTANCES). Segments do not overlap, so that
+    one map of their numbers says all of their masks.
     """
 
     sem_seg: Tensor  # (H, W) int64, the ignore value on unlabelled pixels and padding

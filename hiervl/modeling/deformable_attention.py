@@ -1,4 +1,8 @@
-"""Multi-scale deformable attention (Deformable DETR, eq. 3) in plain PyTorch: no compiled operator, any device."""
+"""Multi-scale deformable attention (Deformable DETR, eq. 3) without a compiled operator, on any device.
+
+Samples are sums of rows on the CPU (``row_sampling.py``), a Triton kernel on CUDA where one can be built, and
+``grid_sample`` elsewhere and in exported networks.
+"""
 
 import math
 from typing import List, Sequence, Tuple

@@ -61,7 +61,7 @@ class MaskedAttentionLayer(nn.Module):
 class DualQueryDecoder(nn.Module):
     """[text_queries ; instance_queries] through ``layers`` of masked attention, round robin over the pixel maps.
 
-    After every layer each row predicts a class and a mask; the mask decides which pixels it may see next.
+    Before the first layer and after each, a row predicts a class and a mask; the mask decides what it may see next.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class DualQueryDecoder(nn.Module):
             pixels: maps, mask features and refined text rows of the pixel decoder.
             text: the text rows' classes, padding and relevance.
             mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of the text rows of each class.
-            every_layer: predict after every layer (for the losses) instead of after the last alone.
+            every_layer: predict before the first layer and after each (for the losses), not after the last alone.
         """
         rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
         maps = [

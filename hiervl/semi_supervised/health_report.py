@@ -33,7 +33,7 @@ class HealthReport:
         agreement: of the pseudo-labels kept on labelled images, the share that is right, by the predicted class.
         zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: it was not asked.
         unguided: classes for which its guidance is switched off.
-        relevance_auc: how surely the relevance of a present class is above that of an absent one, 0.5…1.
+        relevance_auc: how surely the relevance of a present class is above that of an absent one, 0…1 (0.5: by chance).
         relevance_present, relevance_absent: their means.
         active_classes: mean number of active classes of a labelled image.
         confidence: SEMI.CONFIDENCE, to name it.
