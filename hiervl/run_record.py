@@ -12,9 +12,8 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
-import numpy as np
 import torch
 from detectron2.utils import comm
 
@@ -88,18 +87,16 @@ def _interpreter() -> str:
 
 def split_hash(dicts: Sequence[dict]) -> str:
     """SHA-256 of the sorted names of a split's images: equal where the split is."""
-    # There may be millions: names of one width are sorted in place, and are never joined.
-    width = max(map(len, _encoded_names(dicts)), default=0) or 1
-    names = np.fromiter(_encoded_names(dicts), f"S{width}", len(dicts))
-    names.sort()
+    # Bytes, and not joined: there may be millions.
+    names = sorted(os.fsencode(_image_id(entry)) for entry in dicts)
     digest = hashlib.sha256()
     for index, name in enumerate(names):
         digest.update(b"\n" + name if index else name)
     return digest.hexdigest()
 
 
-def _encoded_names(dicts: Sequence[dict]) -> Iterator[bytes]:
-    return (os.fsencode(str(entry.get("image_id", Path(entry["file_name"]).stem))) for entry in dicts)
+def _image_id(entry: dict) -> str:
+    return str(entry["image_id"]) if "image_id" in entry else Path(entry["file_name"]).stem
 
 
 def _inputs(cfg) -> Dict[str, Any]:
