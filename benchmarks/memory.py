@@ -158,17 +158,16 @@ def _last_rows(pred_logits: List[Tensor], pred_masks, is_free: Tensor, targets: 
 
 
 class _Keeping(torch.autograd.Function):
-    """Something of the size of ``out`` whose backward pass needs ``tensors`` and, if so said, the result."""
+    """Something of the size of ``out`` whose backward pass would need ``tensors`` and, if so said, the result.
+
+    Without values there is no backward pass.
+    """
 
     @staticmethod
     def forward(ctx, out: Tensor, keeps_result: bool, *tensors: Tensor) -> Tensor:
         result = torch.empty_like(out)
         ctx.save_for_backward(*tensors, *([result] if keeps_result else []))
         return result
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        raise NotImplementedError("without values there is no backward pass")
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, *_, **__) -> Tensor:

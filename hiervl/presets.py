@@ -228,8 +228,8 @@ def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
         parts = _parts(labeled, unlabeled, facts.processes, max(1, fits))
         micro = -(-largest // (parts * facts.processes))
         reason = (
-            f"{micro} pairs at once need about {GIB_FIXED + micro * per_pair:.0f} GiB (an estimate) of "
-            f"{facts.memory:.0f} ({facts.memory_source})"
+            f"{micro} pairs at once need about {estimated_memory(crop, micro, facts.processes):.0f} GiB (an "
+            f"estimate) of {facts.memory:.0f} ({facts.memory_source})"
         )
     chooser.set("SOLVER.ACCUMULATION", parts, reason)
     base = CPU_RATE if on_cpu else RATE

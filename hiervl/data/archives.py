@@ -19,6 +19,7 @@ from hiervl.errors import UserError
 
 TIMEOUT = 60  # seconds without a byte
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
+# The last is what zipfile raises for a compression that it does not know.
 BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 
 

@@ -218,7 +218,7 @@ def test_halving_ends_where_a_batch_is_odd(make_loop):
 
 
 def test_parts_do_not_outlive_the_batches_they_fit(make_loop):
-    """Halved twice, then resumed with other batches of one image: no part is empty."""
+    """Two parts, resumed with micro-batches of one labelled image: no part is empty."""
     resumed = make_loop("SOLVER.ACCUMULATION", "2")
     resumed._trainer.load_state_dict({"skipped_steps": 0, "parts": 2, "accumulation": 2})
     assert resumed._trainer.parts == 2
@@ -235,6 +235,14 @@ def test_the_accumulation_that_the_warning_names_divides_once(make_loop, caplog)
         resumed = make_loop("SOLVER.ACCUMULATION", accumulation)
         resumed._trainer.load_state_dict(halved._trainer.state_dict())
         assert resumed._trainer.parts == parts
+
+
+def test_parts_without_a_partner_for_cutmix_are_warned_of(make_loop, caplog):
+    """2 unlabelled images in 2 parts."""
+    halved = make_loop("SEMI.PERTURBATION_WEIGHT", "0.0", "SOLVER.UNLABELED_PER_BATCH", "2")
+    out_of_memory_above(halved, 2)
+    run_steps(halved, 1)
+    assert halved._trainer.parts == 2 and "With one unlabelled image in each part, CutMix has none" in caplog.text
 
 
 def test_a_step_is_noticed_by_the_students_cached_text(make_loop, monkeypatch):
