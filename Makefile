@@ -49,7 +49,7 @@ test: $(STAMP)
 
 soak: $(STAMP)
 	HIERVL_SOAK=1 $(VENV_PYTHON) -m pytest --timeout 0 -rP tests/processes tests/strangers \
-		tests/semi_supervised/test_interruptions.py
+		tests/engine/test_interruptions.py
 
 # --strict: a service that cannot be asked, or knows none of the packages, is a failure and not a clean bill of health.
 # Detectron2 is left out, since it is in no registry; tools/install_detectron2.py checks the hash of its archive.

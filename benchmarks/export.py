@@ -20,7 +20,7 @@ import hiervl  # noqa: F401  applies what Detectron2 needs
 # isort: split
 from detectron2.modeling import build_model
 
-from hiervl.config import get_hiervl_cfg
+from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.inference.export import FORMATS, FixedClassSegmenter, export_graph
 from hiervl.inference.export.formats import read_onnx
 from hiervl.inference.export.parity import Run, random_images

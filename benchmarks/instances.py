@@ -26,8 +26,8 @@ from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 import train_net  # noqa: E402
 from benchmarks import trainings  # noqa: E402
-from hiervl.data.datasets import load_dataset  # noqa: E402
-from hiervl.data.readers import read_image, read_instances, read_label  # noqa: E402
+from hiervl.data.registered.datasets import load_dataset  # noqa: E402
+from hiervl.data.loading.readers import read_image, read_instances, read_label  # noqa: E402
 from hiervl.evaluation.panoptic_quality import PanopticQuality  # noqa: E402
 from hiervl.inference.predictor import HierVLPredictor  # noqa: E402
 from hiervl.inference.results import coco_annotation  # noqa: E402

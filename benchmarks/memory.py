@@ -4,7 +4,7 @@
 
 On a GPU: the peak of three iterations, with ``RECOMPUTE`` of tower, decoders and losses off and on.
 Without one nothing of the kind can be measured; then the step runs on tensors that have a CUDA device, a type and a
-shape, but no values (``tests/fake_cuda.py``), under CUDA's rules of mixed precision, and what autograd keeps for the
+shape, but no values (``fake_cuda.py``), under CUDA's rules of mixed precision, and what autograd keeps for the
 backward pass is counted, with all classes active. CLIP's weights are random, and so are the images. Results are written
 to ``results/memory_{cuda|estimate}.json``.
 """
@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiervl.data.classes import read_classes
-from hiervl.run_config import load_config, prepare_config
-from hiervl.semi_supervised.loop import OptimisationLoop
-from hiervl.semi_supervised.solver import build_optimizer
+from hiervl.data.classes.definitions import read_classes
+from hiervl.engine.loop import OptimisationLoop
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.engine.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 from .timing import RESULTS, commit, machine
@@ -128,7 +128,7 @@ def on_fake_cuda(step: SemiSupervisedStep) -> Iterator[None]:
 
     from hiervl.losses import assignment
     from hiervl.modeling import deformable_attention
-    from tests import fake_cuda
+    from benchmarks import fake_cuda
 
     generator = step.student.query_generator
     patch = pytest.MonkeyPatch()

@@ -27,12 +27,12 @@ from PIL import Image  # noqa: E402
 
 import train_net  # noqa: E402
 from benchmarks import trainings  # noqa: E402
-from hiervl.data.datasets import IGNORE_LABEL, SHAPESWORLD, load_dataset  # noqa: E402
-from hiervl.data.readers import read_image, read_label  # noqa: E402
+from hiervl.data.registered.datasets import IGNORE_LABEL, SHAPESWORLD, load_dataset  # noqa: E402
+from hiervl.data.loading.readers import read_image, read_label  # noqa: E402
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion  # noqa: E402
 from hiervl.inference.predictor import HierVLPredictor, pixels_of  # noqa: E402
 from hiervl.modeling.frozen_clip import FrozenClip  # noqa: E402
-from hiervl.run_config import load_config  # noqa: E402
+from hiervl.engine.run_config import load_config  # noqa: E402
 
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
 LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"

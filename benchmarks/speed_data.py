@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hiervl.config import get_hiervl_cfg
-from hiervl.data.mappers import LabeledMapper, UnlabeledMapper
-from hiervl.data.readers import read_image
+from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.data.loading.mappers import LabeledMapper, UnlabeledMapper
+from hiervl.data.loading.readers import read_image
 
 from .timing import Measurement
 
@@ -115,9 +115,9 @@ def _million_files(root: Path) -> None:
 
 def _start(root: str, unlabeled: str) -> None:
     """Prints the seconds, and the peak memory in MiB before and after."""
-    from hiervl.data.folder_dataset import register_folder_dataset
-    from hiervl.data.loaders import build_semi_supervised_loader, iterations_per_epoch, load_unlabeled
-    from hiervl.run_record import split_hash
+    from hiervl.data.folders.dataset import register_folder_dataset
+    from hiervl.data.loading.loaders import build_semi_supervised_loader, iterations_per_epoch, load_unlabeled
+    from hiervl.engine.run_record import split_hash
 
     from .speed_network import peak_of_process
 

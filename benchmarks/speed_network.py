@@ -14,13 +14,13 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from hiervl.data.loaders import build_semi_supervised_loader
+from hiervl.data.loading.loaders import build_semi_supervised_loader
+from hiervl.engine.loop import AMP_TYPES
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.engine.solver import build_optimizer
 from hiervl.evaluation import SlidingWindowSegmenter
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
-from hiervl.run_config import load_config, prepare_config
-from hiervl.semi_supervised.loop import AMP_TYPES
-from hiervl.semi_supervised.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 from .matrix_peak import matrix_peak, operations

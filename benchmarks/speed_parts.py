@@ -11,9 +11,9 @@ from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.targets import image_targets
 from hiervl.modeling.deformable_attention import DeformableAttention, reference_points
 from hiervl.modeling.pixel_decoder import DeformablePixelDecoder
-from hiervl.modeling.query_decoder import DualQueryDecoder, QueryPredictions
+from hiervl.modeling.query_decoder import DualQueryDecoder
 from hiervl.modeling.semantic_queries import TextQueries
-from hiervl.modeling.text_encoder import TextFeatures
+from hiervl.structures import QueryPredictions, TextFeatures
 
 from . import peer
 from .timing import Measurement, interleaved

@@ -30,9 +30,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
 from benchmarks.trainings import surroundings  # noqa: E402
-from hiervl.data.class_records import write_classes  # noqa: E402
-from hiervl.data import datasets  # noqa: E402
-from hiervl.data.folder_files import write_list  # noqa: E402
+from hiervl.data.classes.records import write_classes  # noqa: E402
+from hiervl.data.registered import datasets  # noqa: E402
+from hiervl.data.folders.files import write_list  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "suggest_labels"
 DOCUMENT = REPOSITORY / "docs" / "results.md"

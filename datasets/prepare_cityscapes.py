@@ -15,9 +15,9 @@ from typing import Dict, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
-from hiervl.data.archives import Archive, fetch_and_unpack
-from hiervl.data.conversions import cityscapes_labels, convert_all, convert_png
-from hiervl.data.prepare import check_contents, names_in, run_script, say, script_parser
+from hiervl.data.preparation.archives import Archive, fetch_and_unpack
+from hiervl.data.preparation.conversions import cityscapes_labels, convert_all, convert_png
+from hiervl.data.preparation.script import check_contents, names_in, run_script, say, script_parser
 
 FOLDER = "cityscapes"
 COUNTS = {"train": 2_975, "val": 500}

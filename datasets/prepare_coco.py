@@ -17,11 +17,11 @@ from typing import Dict, List, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
-from hiervl.data.archives import Archive, fetch_and_unpack
-from hiervl.data.classes import CLASS_FILES, read_classes
-from hiervl.data.conversions import coco_labels, convert_all, convert_coco
-from hiervl.data.prepare import check_contents, names_in, run_script, say, script_parser
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import CLASS_FILES, read_classes
+from hiervl.data.preparation.archives import Archive, fetch_and_unpack
+from hiervl.data.preparation.conversions import coco_labels, convert_all, convert_coco
+from hiervl.data.preparation.script import check_contents, names_in, run_script, say, script_parser
+from hiervl.utils.errors import UserError
 
 FOLDER = "coco"
 COUNTS = {"train2017": 118_287, "val2017": 5_000}

@@ -17,10 +17,10 @@ from typing import Dict, Optional, Sequence, Set
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
-from hiervl.data.archives import Archive, fetch_and_unpack
-from hiervl.data.conversions import convert_all, convert_png, convert_sbd, pascal_labels
-from hiervl.data.prepare import check_contents, names_in, run_script, say, script_parser, write_whole
-from hiervl.errors import UserError
+from hiervl.data.preparation.archives import Archive, fetch_and_unpack
+from hiervl.data.preparation.conversions import convert_all, convert_png, convert_sbd, pascal_labels
+from hiervl.data.preparation.script import check_contents, names_in, run_script, say, script_parser, write_whole
+from hiervl.utils.errors import UserError
 
 FOLDER = "VOC2012"
 COUNTS = {"images": 17_125, "voc": 2_913, "sbd": 11_355, "train": 10_582, "val": 1_449}

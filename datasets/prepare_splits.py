@@ -18,11 +18,11 @@ from typing import Dict, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
-from hiervl.data.archives import download
-from hiervl.data.benchmarks import SPLITS_FOLDER
-from hiervl.data.datasets import dataset_root
-from hiervl.data.prepare import run_script, say, write_whole
-from hiervl.errors import UserError
+from hiervl.data.preparation.archives import download
+from hiervl.data.preparation.script import run_script, say, write_whole
+from hiervl.data.registered.benchmarks import SPLITS_FOLDER
+from hiervl.data.registered.datasets import dataset_root
+from hiervl.utils.errors import UserError
 
 COMMIT = "13ee65d6f27e197e0b55d987b346fc880fc811ca"
 URL = f"https://raw.githubusercontent.com/google-research/semivl/{COMMIT}/splits"

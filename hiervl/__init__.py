@@ -1,6 +1,6 @@
 """HierVL: semi-supervised semantic segmentation guided by a vision-language model."""
 
-from hiervl import compat
+from hiervl.utils import compat
 
 __version__ = "0.1.0"
 

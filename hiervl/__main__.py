@@ -10,7 +10,7 @@ from typing import List, Optional
 
 from hiervl import __version__
 from hiervl.commands import COMMANDS
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130

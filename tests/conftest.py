@@ -51,7 +51,7 @@ def photo(tmp_path):
 def make_cfg(clip_file):
     """→ function from ``KEY, VALUE, …`` to the config of a small HierVL."""
 
-    from hiervl.config import get_hiervl_cfg
+    from hiervl.config.defaults import get_hiervl_cfg
 
     def make(*overrides):
         cfg = get_hiervl_cfg()
@@ -229,7 +229,7 @@ class OwnDataset:
         return str(path)
 
     def layout(self, dataset=""):
-        from hiervl.run_config import load_config, require_own_dataset
+        from hiervl.engine.run_config import load_config, require_own_dataset
 
         return require_own_dataset(load_config(self.config(dataset)))
 
@@ -243,8 +243,8 @@ def own(tmp_path):
 @pytest.fixture
 def save_run(tmp_path, make_network, make_cfg):
     """→ function from config overrides to a network and the folder of its run, as training leaves it."""
-    from hiervl.semi_supervised.checkpoint import SegmentationCheckpointer
-    from hiervl.semi_supervised.trainer import SemiSupervisedTrainer
+    from hiervl.engine.checkpoint import SegmentationCheckpointer
+    from hiervl.engine.trainer import SemiSupervisedTrainer
 
     def save(*overrides):
         overrides = ("INPUT.CROP_SIZE", 32, "TEST.WINDOW_BATCH", 3, "TEST.NETWORK", "student", *overrides)

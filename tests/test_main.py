@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hiervl import __main__ as entry
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_an_earlier_config_is_kept_as_it_was(tmp_path):
 
 def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, monkeypatch):
     import train_net
-    from hiervl.config import get_hiervl_cfg
+    from hiervl.config.defaults import get_hiervl_cfg
 
     class Trainer:
         was_stopped = True
@@ -150,7 +150,7 @@ def test_the_log_leaves_out_the_config_and_nothing_else():
 
 
 def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatch):
-    from hiervl.run_record import resume_command
+    from hiervl.engine.run_record import resume_command
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "my trees.yaml"])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from hiervl.data.classes import ClassDefinition
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.engine.trainer import SemiSupervisedTrainer
 from hiervl.inference.predictor import HierVLPredictor
-from hiervl.run_config import load_config, prepare_config
-from hiervl.semi_supervised import SemiSupervisedTrainer
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 DEVICE = "cuda"

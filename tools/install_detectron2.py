@@ -4,7 +4,7 @@
 Detectron2 is in no package registry under its own name. The source archive of ``detectron2-cdo``
 0.5 holds the Python files of the official v0.5 tag unchanged, but lacks the C++ ones, so its own
 build fails. HierVL uses none of the compiled operations: this script packs the Python files as
-``detectron2-0.5-py3-none-any.whl`` and installs that. ``hiervl/compat.py`` supplies what version 0.5
+``detectron2-0.5-py3-none-any.whl`` and installs that. ``hiervl/utils/compat.py`` supplies what version 0.5
 misses on today's NumPy and Pillow.
 
     python tools/install_detectron2.py                  # build the wheel and install it
@@ -100,7 +100,7 @@ class InstallError(Exception):
 def installed_version() -> Optional[str]:
     """The version of the Detectron2 that this Python would import, or None.
 
-    It is read from the package's source: importing 0.5 can fail before ``hiervl.compat`` has been applied.
+    It is read from the package's source: importing 0.5 can fail before ``hiervl.utils.compat`` has been applied.
     """
     importlib.invalidate_caches()
     spec = importlib.util.find_spec("detectron2")

@@ -6,15 +6,15 @@ from typing import List, Optional
 
 import numpy as np
 
-from hiervl.data.check import ERROR, UNLABELED, Layout, Report, check
-from hiervl.data.folder_layout import Sample
-from hiervl.data.readers import read_image
-from hiervl.data.registered_layout import RegisteredLayout
-from hiervl.data.stratified import stratified_order
-from hiervl.errors import UserError
-from hiervl.inference.pictures import comparison_sheet, overlay
-from hiervl.presets import apply_preset, format_choices
-from hiervl.run_config import find_layout, load_config, settle_device
+from hiervl.data.checking.check import ERROR, UNLABELED, Layout, Report, check
+from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.folders.layout import Sample
+from hiervl.data.folders.stratified import stratified_order
+from hiervl.data.loading.readers import read_image
+from hiervl.engine.presets import apply_preset, format_choices
+from hiervl.engine.run_config import find_layout, load_config, settle_device
+from hiervl.utils.errors import UserError
+from hiervl.visualization.pictures import comparison_sheet, overlay
 
 HELP = "look for faults in your images and masks, before training"
 

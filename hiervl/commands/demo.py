@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from hiervl.errors import UserError
-from hiervl.inference.report import write_report
+from hiervl.utils.errors import UserError
+from hiervl.visualization.report import write_report
 
 HELP = "train the quickstart with and without unlabelled images and compare the two"
 
@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Both trainings at the same time, each on half of the cores; then the two results and the pictures."""
-    from hiervl.run_config import load_config
+    from hiervl.engine.run_config import load_config
 
     load_config(args.config_file, args.opts)  # a mistake there is told at once
     output = Path(args.output)
@@ -116,11 +116,11 @@ def _draw(args, folders: Dict[str, Path], path: Path) -> Path:
     from detectron2.data import MetadataCatalog
     from detectron2.modeling import build_model
 
-    from hiervl.data.loaders import build_test_loader
+    from hiervl.data.loading.loaders import build_test_loader
+    from hiervl.engine.run_config import load_config, prepare_config
     from hiervl.evaluation import SlidingWindowSegmenter
-    from hiervl.inference import draw_comparisons
-    from hiervl.run_config import load_config, prepare_config
-    from hiervl.semi_supervised.checkpoint import load_network
+    from hiervl.utils.checkpoint_file import load_network
+    from hiervl.visualization.pictures import draw_comparisons
 
     cfg = prepare_config(load_config(args.config_file, args.opts), training=False)
     models = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import List, Optional
 
 import hiervl
-from hiervl import compat
+from hiervl.utils import compat
 
 HELP = "report versions, devices, data and weights, and what is wrong with them"
 

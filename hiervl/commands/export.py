@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hiervl.data.classes import read_classes
+from hiervl.data.classes.definitions import read_classes
 from hiervl.inference.export import FORMATS, export_network
 from hiervl.inference.restore import describe_classes, restore_network
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Tuple
 import torch
 from tqdm import tqdm
 
-from hiervl.data.classes import read_classes
+from hiervl.data.classes.definitions import read_classes
 from hiervl.inference.batch import BatchPredictor
 from hiervl.inference.inputs import Item, list_items
 from hiervl.inference.predictor import HierVLPredictor

@@ -3,14 +3,14 @@
 import math
 from pathlib import Path
 
-from hiervl.config_check import check_config
-from hiervl.data.class_maps import IGNORED
-from hiervl.data.readers import read_image
-from hiervl.data.registered_layout import RegisteredLayout
-from hiervl.inference.pictures import comparison_sheet
+from hiervl.config.check import check_config
+from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.classes.class_maps import IGNORED
+from hiervl.data.loading.readers import read_image
+from hiervl.engine.presets import apply_preset
+from hiervl.engine.run_config import find_layout, load_config, settle_device
 from hiervl.inference.zero_shot import ClassPictures, ZeroShotClip, ZeroShotScores
-from hiervl.presets import apply_preset
-from hiervl.run_config import find_layout, load_config, settle_device
+from hiervl.visualization.pictures import comparison_sheet
 
 HELP = "score the phrases of your classes by what CLIP finds with them in the labelled images"
 

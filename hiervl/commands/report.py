@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hiervl.inference.report import write_report
+from hiervl.visualization.report import write_report
 
 HELP = "write one HTML page about a run: curves, classes, confusions, pictures, settings"
 

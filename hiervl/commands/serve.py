@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from hiervl.data.classes import read_classes
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import read_classes
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint
 from hiervl.serving.segmenter import UploadLimits
+from hiervl.utils.errors import UserError
 
 HELP = "try a trained network on a local page: drop an image, edit the classes"
 

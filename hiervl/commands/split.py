@@ -7,11 +7,11 @@ from typing import List
 import numpy as np
 from detectron2.data import DatasetCatalog
 
-from hiervl.data.datasets import UNLABELED_SUFFIX
-from hiervl.data.folder_files import write_list
-from hiervl.data.stratified import stratified_order
-from hiervl.errors import UserError
-from hiervl.run_config import load_config, require_own_dataset
+from hiervl.data.folders.files import write_list
+from hiervl.data.folders.stratified import stratified_order
+from hiervl.data.registered.datasets import UNLABELED_SUFFIX
+from hiervl.engine.run_config import load_config, require_own_dataset
+from hiervl.utils.errors import UserError
 
 HELP = "draw labelled subsets of growing sizes and write them as list files"
 

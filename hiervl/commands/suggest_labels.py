@@ -13,19 +13,19 @@ from detectron2.config import CfgNode
 from PIL import Image
 from tqdm import tqdm
 
-from hiervl.data.class_records import write_classes
-from hiervl.data.folder_dataset import register_from_config
-from hiervl.data.loaders import load_labeled, load_unlabeled
-from hiervl.data.readers import read_image
-from hiervl.errors import UserError
+from hiervl.data.classes.records import write_classes
+from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.loading.loaders import load_labeled, load_unlabeled
+from hiervl.data.loading.readers import read_image
 from hiervl.inference.annotation_files import CocoDraft
 from hiervl.inference.batch import WholeImage, read_ahead
 from hiervl.inference.inputs import Item, list_items
 from hiervl.inference.label_suggestion import LabelScorer, ScoreTable, Suggestion, suggest
-from hiervl.inference.pictures import PANEL_MAX, comparison_sheet, save_png
 from hiervl.inference.predictor import HierVLPredictor, Prediction
 from hiervl.inference.restore import Restored, restore_network
 from hiervl.inference.results import confidence_bytes, palette_image, write_text
+from hiervl.utils.errors import UserError
+from hiervl.visualization.pictures import PANEL_MAX, comparison_sheet, save_png
 
 HELP = "choose the unlabelled images that are worth labelling next (experimental)"
 

@@ -1,7 +1,7 @@
 """Datasets, their registration, augmentation and loading. Importing it registers the names in Detectron2."""
 
-from hiervl.data.benchmarks import register_benchmarks
-from hiervl.data.datasets import register_all
+from hiervl.data.registered.benchmarks import register_benchmarks
+from hiervl.data.registered.datasets import register_all
 
 register_all()
 register_benchmarks()

@@ -26,7 +26,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from hiervl.data import readers
+from hiervl.data.loading import readers
 
 TASK = "sem_seg"
 TABLE_ROWS = 25  # more classes than this continue in a further pair of columns

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.spatial import cKDTree
 
-from hiervl.data.classes import ClassDefinition
+from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.inference.postprocess import objects_of_map
 from hiervl.inference.predictor import Prediction
 from hiervl.inference.results import category_id, coco_box, write_text

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hiervl.data.readers import read_image
-from hiervl.errors import UserError
+from hiervl.data.loading.readers import read_image
 from hiervl.inference.geotiff import GeoReference, Raster, has_rasterio, is_tiff, read_values, write_raster
 from hiervl.inference.inputs import Item, Video
-from hiervl.inference.pictures import save_png
 from hiervl.inference.predictor import HierVLPredictor, Prediction
 from hiervl.inference.results import ResultFolder, confidence_bytes, write_text
+from hiervl.utils.errors import UserError
+from hiervl.visualization.pictures import save_png
 
 # TIFFs of more pixels are read and written by windows.
 WHOLE_PIXELS = 64_000_000

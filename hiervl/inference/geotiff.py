@@ -8,8 +8,8 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Tupl
 
 import numpy as np
 
-from hiervl.errors import UserError
 from hiervl.evaluation.sliding_window import Window
+from hiervl.utils.errors import UserError
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 BLOCK = 256  # side of the tiles in files that are written, in pixels

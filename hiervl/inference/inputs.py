@@ -8,7 +8,7 @@ from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple
 import cv2
 import numpy as np
 
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")

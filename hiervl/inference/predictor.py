@@ -10,9 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiervl.data.classes import ClassDefinition
-from hiervl.data.readers import read_image, rgb_of
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.data.loading.readers import read_image, rgb_of
 from hiervl.evaluation.label_maps import LabelStrip, assemble, label_strips, label_type
 from hiervl.evaluation.sliding_window import Window, cut, normalise_over_classes, plan_windows
 from hiervl.inference.postprocess import (
@@ -26,6 +25,7 @@ from hiervl.inference.postprocess import (
 )
 from hiervl.inference.restore import describe_classes, restore_network
 from hiervl.modeling import HierVL
+from hiervl.utils.errors import UserError
 
 AnyImage = Union[str, Path, np.ndarray, Image.Image, Tensor]
 

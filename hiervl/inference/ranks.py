@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Sequence
 
 import torch.distributed as dist
 
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 # Ranks meet only at the start and the end, which for many files may be days apart.
 PATIENCE = datetime.timedelta(days=30)

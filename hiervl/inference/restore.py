@@ -10,14 +10,14 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 import hiervl.modeling  # noqa: F401  fills Detectron2's registries
-from hiervl.config import get_hiervl_cfg
-from hiervl.data.class_records import definitions_of, from_records
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.config.safe_yaml import load_yaml
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.data.classes.records import definitions_of, from_records
 from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT
-from hiervl.safe_yaml import load_yaml
-from hiervl.semi_supervised.checkpoint import checkpoints_by_age, load_weights, read_checkpoint
+from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint
+from hiervl.utils.errors import UserError
 
 # What a run directory is searched for, in this order.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")

@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hiervl.data.class_records import to_records, write_classes
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
-from hiervl.inference.pictures import overlay_with_legend, save_png
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.data.classes.records import to_records, write_classes
 from hiervl.inference.postprocess import Instance
 from hiervl.inference.predictor import Panoptic, Prediction
+from hiervl.utils.errors import UserError
+from hiervl.visualization.pictures import overlay_with_legend, save_png
 
 KINDS = ("mask", "overlay", "confidence", "instances", "panoptic")
 SETTINGS_FILE = "predict.json"

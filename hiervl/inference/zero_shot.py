@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hiervl.modeling  # noqa: F401  fills Detectron2's registries
-from hiervl.data.augmentation import resize_image, short_side_size
-from hiervl.data.mappers import image_tensor
+from hiervl.data.loading.augmentation import resize_image, short_side_size
+from hiervl.data.loading.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
 from hiervl.modeling.frozen_clip import FrozenClip
-from hiervl.modeling.text_encoder import TextFeatures, build_text_encoder
-
-from .pictures import Row
+from hiervl.modeling.text_encoder import build_text_encoder
+from hiervl.structures import TextFeatures
+from hiervl.visualization.pictures import Row
 
 HEAT = 0.6  # share of the colour in a picture of a class's probability
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from hiervl.transfer import to_device
+from hiervl.utils.transfer import to_device
 
 from .mask_losses import point_sample
 from .target_maps import EMPTY, TargetMaps

@@ -1,13 +1,14 @@
 """The losses of labelled images (design §2)."""
 
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
-from hiervl.recompute import maybe_recomputed
+from hiervl.structures import QueryPredictions, TextFeatures
+from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import maybe_recomputed
 
 from .assignment import Assignment, assign
 from .mask_losses import PointDraw, draw_points, point_sample, random_points, sampled_mask_losses, uncertain_points
@@ -15,10 +16,6 @@ from .normalisation import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
 from .target_maps import TargetMaps
 from .targets import ImageTargets, image_targets
-
-if TYPE_CHECKING:
-    from hiervl.modeling.query_decoder import QueryPredictions
-    from hiervl.modeling.text_encoder import TextFeatures
 
 
 class SupervisedCriterion(nn.Module):
@@ -103,10 +100,10 @@ class SupervisedCriterion(nn.Module):
 
     def forward(
         self,
-        predictions: "QueryPredictions",
+        predictions: QueryPredictions,
         semantic_scores: Tensor,
         relevance_logits: Optional[Tensor],
-        text: "TextFeatures",
+        text: TextFeatures,
         targets: Sequence[ImageTargets],
     ) -> Dict[str, Tensor]:
         """
@@ -149,7 +146,7 @@ class SupervisedCriterion(nn.Module):
         return self._weighted(losses)
 
     def _assignments(
-        self, predictions: "QueryPredictions", row_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
+        self, predictions: QueryPredictions, row_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
     ) -> List[Assignment]:
         """Of every prediction."""
         return assign(
@@ -207,7 +204,7 @@ class SupervisedCriterion(nn.Module):
         cross_entropy, dice = maybe_recomputed(self.recompute, sums, masks)
         return {"loss_mask": cross_entropy / num_rows, "loss_dice": dice / num_rows}
 
-    def _align_loss(self, predictions: "QueryPredictions", text: "TextFeatures", assignment: Assignment) -> Tensor:
+    def _align_loss(self, predictions: QueryPredictions, text: TextFeatures, assignment: Assignment) -> Tensor:
         """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""
         joint = predictions.joint_embeddings
         is_instance = predictions.row_classes[assignment.image, assignment.row] < 0

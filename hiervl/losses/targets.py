@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiervl.transfer import to_device
+from hiervl.utils.transfer import to_device
 
 COUNTABLE = 2**20  # instances with larger numbers are renumbered first
 

@@ -1,12 +1,14 @@
 """The network, one file a box; importing this package fills Detectron2's registries."""
 
+from hiervl.structures import QueryPredictions, TextFeatures
+
 from .clip_image_encoder import ClipImageEncoder, build_clip_image_encoder
 from .hiervl import HierVL, NetworkOutput
 from .pixel_classifier import PixelClassifier
 from .pixel_decoder import PIXEL_DECODER_REGISTRY, DeformablePixelDecoder, build_pixel_decoder
-from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
+from .query_decoder import DualQueryDecoder, semantic_map
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
-from .text_encoder import PromptedTextEncoder, TextFeatures
+from .text_encoder import PromptedTextEncoder
 
 __all__ = [
     "PIXEL_DECODER_REGISTRY",

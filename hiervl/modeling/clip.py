@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 import open_clip
 from torch import nn
 
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
-from hiervl.recompute import maybe_recomputed
+from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import maybe_recomputed
 
 from .clip import load_clip
 from .layers import ChannelNorm, HasExportForm

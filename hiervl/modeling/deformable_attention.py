@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.transfer import to_device
+from hiervl.modeling import triton_attention
+from hiervl.utils.transfer import to_device
 
-from . import triton_attention
 from .layers import HasExportForm, softmax
 from .row_sampling import sum_of_rows
 

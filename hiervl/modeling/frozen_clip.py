@@ -6,8 +6,9 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from hiervl.structures import TextFeatures
+
 from .clip_image_encoder import ClipImageEncoder
-from .text_encoder import TextFeatures
 
 
 class ClipEmbeddings(NamedTuple):

@@ -8,9 +8,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
+from hiervl.structures import QueryPredictions, TextFeatures
+from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
 from .instance_seeds import InstanceSeeds
@@ -18,11 +19,11 @@ from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
-from .query_decoder import DualQueryDecoder, QueryPredictions, semantic_map
+from .query_decoder import DualQueryDecoder, semantic_map
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .switches import background_classes, build_frozen_judge, needs_align_head, reads_text, seeds_instances
-from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
+from .text_encoder import PromptedTextEncoder, build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
 

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hiervl.structures import TextFeatures
+
 from .layers import without_autocast
-from .text_encoder import TextFeatures
 
 
 class TextMaskPrior(nn.Module):

@@ -5,7 +5,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from .text_encoder import TextFeatures
+from hiervl.structures import TextFeatures
 
 IMPOSSIBLE = -1e4  # a logit whose probability is 0 in every number type
 LEAST_SHARE = 1e-6  # of a class in the network's map: where its relevance gate is closed, CLIP may still see it

@@ -8,13 +8,14 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import pixel_cross_entropy
+from hiervl.structures import TextFeatures
+from hiervl.utils.errors import UserError
 
 from .layers import group_norm
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .switches import background_classes
-from .text_encoder import PromptedTextEncoder, TextFeatures, build_text_encoder
+from .text_encoder import PromptedTextEncoder, build_text_encoder
 
 
 class PixelOutput(NamedTuple):

@@ -8,8 +8,8 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
-from hiervl.recompute import maybe_recomputed
+from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import maybe_recomputed
 
 from .cross_modal import CrossModalSpatialAlignment
 from .deformable_attention import DeformableAttention, reference_points

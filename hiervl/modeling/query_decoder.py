@@ -1,30 +1,19 @@
 """Dual-query masked-attention decoder and dynamic masks (paper §3.4, §3.5; Mask2Former §3.2)."""
 
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, List, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
-from hiervl.recompute import maybe_recomputed
+from hiervl.structures import INSTANCE_ROW, QueryPredictions
+from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import maybe_recomputed
 
 from .instance_seeds import InstanceSeeds, start_logit
 from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
-
-INSTANCE_ROW = -1  # in row_classes: a row that no class owns
-
-
-class QueryPredictions(NamedTuple):
-    """Predictions of Q rows, text rows first. Lists hold one entry per prediction, the last one is final."""
-
-    pred_logits: List[Tensor]  # (B, Q, C + 1) each; the last column is "no object"
-    pred_masks: List[Tensor]  # (B, Q, H', W') each, logits
-    joint_embeddings: Optional[Tensor]  # (B, Q, D): φ(q), the final rows in CLIP's joint space, length 1
-    row_classes: Tensor  # (B, Q): the class that owns a text row, INSTANCE_ROW for the others
-    row_valid: Tensor  # (B, Q) bool: False on padding
 
 
 class MaskedAttentionLayer(nn.Module):

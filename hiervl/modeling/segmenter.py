@@ -9,10 +9,11 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
-from hiervl.transfer import to_device
+from hiervl.structures import TextFeatures
+from hiervl.utils.errors import UserError
+from hiervl.utils.transfer import to_device
 
-from .text_encoder import PromptedTextEncoder, TextFeatures
+from .text_encoder import PromptedTextEncoder
 
 
 class ClipSegmenter(nn.Module, abc.ABC):

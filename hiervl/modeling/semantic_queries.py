@@ -6,8 +6,9 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from hiervl.structures import TextFeatures
+
 from .layers import MLP, HasExportForm, without_autocast
-from .text_encoder import TextFeatures
 
 
 class TextQueries(NamedTuple):

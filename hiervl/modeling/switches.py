@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence
 
 from torch import nn
 
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 from .clip import FROM_CHECKPOINT
 from .frozen_clip import FrozenClip

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from hiervl.transfer import to_device
+from hiervl.utils.transfer import to_device
 
 try:
     import triton

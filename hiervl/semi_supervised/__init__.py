@@ -1,7 +1,6 @@
-"""Learning from labelled and unlabelled images together."""
+"""The method: learning from labelled and unlabelled images together."""
 
 from .step import SemiSupervisedStep
 from .teacher import EmaTeacher, StudentAsTeacher
-from .trainer import SemiSupervisedTrainer
 
-__all__ = ["EmaTeacher", "SemiSupervisedStep", "SemiSupervisedTrainer", "StudentAsTeacher"]
+__all__ = ["EmaTeacher", "SemiSupervisedStep", "StudentAsTeacher"]

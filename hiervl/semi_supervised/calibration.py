@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiervl.data.loaders import build_labeled_loader, load_labeled
+from hiervl.data.loading.loaders import build_labeled_loader, load_labeled
 from hiervl.modeling import HierVL
 
 MAX_IMAGES = 64

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
-from hiervl.modeling import TextFeatures
-from hiervl.transfer import to_device
+from hiervl.structures import TextFeatures
+from hiervl.utils.transfer import to_device
 
 logger = logging.getLogger(__name__)
 

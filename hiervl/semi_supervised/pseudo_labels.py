@@ -6,9 +6,9 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import EPSILON, normalised
-from hiervl.transfer import to_device
+from hiervl.utils.errors import UserError
+from hiervl.utils.transfer import to_device
 
 
 class PseudoLabels(NamedTuple):

@@ -8,14 +8,15 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiervl.errors import UserError
 from hiervl.losses.pixel_losses import pixel_cross_entropy, pixel_entropy
-from hiervl.modeling import HierVL, TextFeatures
+from hiervl.modeling import HierVL
 from hiervl.modeling.clip_image_encoder import MAPS
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 from hiervl.modeling.perturbation import drop_channels
 from hiervl.modeling.switches import build_frozen_clip
-from hiervl.transfer import to_device
+from hiervl.structures import TextFeatures
+from hiervl.utils.errors import UserError
+from hiervl.utils.transfer import to_device
 
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance

@@ -3,8 +3,8 @@
 import re
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.utils.errors import UserError
 
 SEPARATOR = ";"  # between the phrases of a class
 MAX_CLASSES = 1000

@@ -7,7 +7,7 @@ from typing import Any, List, Optional, Tuple
 import gradio as gr
 import numpy as np
 
-from hiervl.errors import UserError
+from hiervl.utils.errors import UserError
 
 from .class_rows import read_rows, rows_of
 from .guard import is_file_below

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import torch
 
-from hiervl.data.classes import ClassDefinition
-from hiervl.data.readers import decode_image, rgb_of
-from hiervl.errors import UserError
-from hiervl.inference.pictures import colourise, overlay
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.data.loading.readers import decode_image, rgb_of
 from hiervl.inference.predictor import HierVLPredictor
+from hiervl.utils.errors import UserError
+from hiervl.visualization.pictures import colourise, overlay
 
 from .class_rows import ChosenClasses
 

@@ -14,8 +14,8 @@ import fastapi
 import gradio as gr
 import uvicorn
 
-from hiervl.errors import UserError
 from hiervl.inference.predictor import HierVLPredictor
+from hiervl.utils.errors import UserError
 
 from .guard import Guard
 from .page import ASSETS, build_page

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from hiervl.evaluation.gallery import data_url
-from hiervl.inference.report import evaluation_file, write_report
+from hiervl.visualization.gallery import data_url
+from hiervl.visualization.report import write_report
+from hiervl.visualization.run_data import evaluation_file
 
 NAMES = ["sky", "tree", "a class with <b>a very long name</b> that no phone can show in one line", "bus", "pole", "cat"]
 IOU = [90.0, 7.5, 55.5, None, 61.0, 8.25]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hiervl.__main__ import main
 from hiervl.commands.prompts import format_scores
-from hiervl.data.classes import CLASS_FILES
+from hiervl.data.classes.definitions import CLASS_FILES
 from hiervl.inference.zero_shot import ZeroShotScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,14 +17,14 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from hiervl import __main__ as entry
-from hiervl.data.classes import ClassDefinition, read_classes
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition, read_classes
 from hiervl.evaluation import label_maps
 from hiervl.inference import batch
 from hiervl.inference.batch import BatchPredictor
 from hiervl.inference.inputs import Item, list_items
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.results import ResultFolder
+from hiervl.utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = [ClassDefinition(name, (name,), (40 * i, 255 - i, i), i == 0) for i, name in enumerate(("a", "b", "c"))]

@@ -174,8 +174,8 @@ def test_wrong_limits_are_a_sentence(tmp_path, capsys):
 
 def test_a_port_that_is_taken_is_a_sentence(capsys):
     pytest.importorskip("gradio", reason="requirements-serve.txt is not installed")
-    from hiervl.errors import UserError
     from hiervl.serving.server import serve
+    from hiervl.utils.errors import UserError
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another"):
         serve(None, "x", "127.0.0.1", taken.getsockname()[1], None)

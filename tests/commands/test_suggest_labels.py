@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from hiervl.__main__ import main
-from hiervl.data.classes import read_classes
-from hiervl.run_config import load_config, prepare_config
-from hiervl.semi_supervised import SemiSupervisedTrainer
+from hiervl.data.classes.definitions import read_classes
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.engine.trainer import SemiSupervisedTrainer
 
 
 @pytest.fixture

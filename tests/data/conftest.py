@@ -41,7 +41,7 @@ def camvid(tmp_path, monkeypatch):
 def cfg():
     """A configuration for that folder."""
     import hiervl.data  # noqa: F401  registers the datasets
-    from hiervl.config import get_hiervl_cfg
+    from hiervl.config.defaults import get_hiervl_cfg
 
     cfg = get_hiervl_cfg()
     cfg.MODEL.DEVICE = "cpu"

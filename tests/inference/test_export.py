@@ -8,12 +8,12 @@ import torch
 import yaml
 
 from hiervl import __main__ as entry
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.inference import export as package
 from hiervl.inference.export import FORMATS, FixedClassSegmenter, export_graph, export_network, files, parity
 from hiervl.inference.export.formats import Format
 from hiervl.inference.export.graph import export_form
+from hiervl.utils.errors import UserError
 
 NEW_NAMES = ["background", "sky", "wild dog"]
 # More text rows than the smallest image has pixels in the decoder's maps, fewer than the largest.

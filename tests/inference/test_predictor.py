@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.evaluation import label_maps
 from hiervl.inference.predictor import HierVLPredictor, pixels_of
 from hiervl.modeling.hiervl import InstanceRows
+from hiervl.utils.errors import UserError
 
 CLASSES = [ClassDefinition(name, (name,), (0, 0, 0), name == "wall") for name in ("wall", "ball", "cube")]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from hiervl.data.class_records import definitions_of, from_records, to_records, write_classes
-from hiervl.data.classes import ClassDefinition, distinct_color, read_classes
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition, distinct_color, read_classes
+from hiervl.data.classes.records import definitions_of, from_records, to_records, write_classes
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint, restore_network
 from hiervl.modeling.clip import load_clip
+from hiervl.utils.errors import UserError
 
 
 @torch.no_grad()

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.targets import image_targets
-from hiervl.modeling.query_decoder import QueryPredictions
-from hiervl.modeling.text_encoder import TextFeatures
+from hiervl.structures import QueryPredictions, TextFeatures
+from hiervl.utils.errors import UserError
 
 ALL = {"class": 2.0, "mask": 5.0, "dice": 5.0, "pixel": 1.0, "align": 0.5, "relevance": 1.0}
 TEXT = TextFeatures(torch.eye(2, 4), torch.eye(2, 4), torch.eye(2, 4), torch.arange(2))

@@ -5,8 +5,8 @@ import logging
 import open_clip
 import pytest
 
-from hiervl.errors import UserError
 from hiervl.modeling.clip import CHATTY, load_clip
+from hiervl.utils.errors import UserError
 
 
 def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, caplog):

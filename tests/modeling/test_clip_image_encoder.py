@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.clip_image_encoder import MAPS, ClipImageEncoder, DetailStem
+from hiervl.utils.errors import UserError
 
 
 def value_path(visual, images):

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from hiervl.errors import UserError
 from hiervl.losses.mask_losses import point_sample
 from hiervl.modeling.mask_prior import TextMaskPrior
-from hiervl.modeling.query_decoder import QueryPredictions
-from hiervl.modeling.text_encoder import TextFeatures
+from hiervl.structures import QueryPredictions, TextFeatures
+from hiervl.utils.errors import UserError
 
 CLASSES = 6
 IGNORE = 255

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hiervl.modeling.open_vocabulary import OpenVocabularyClassifier
-from hiervl.modeling.text_encoder import TextFeatures
+from hiervl.structures import TextFeatures
 
 
 def text_of(*embeddings):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hiervl.modeling.semantic_queries import HierarchicalSemanticQueryGenerator
-from hiervl.modeling.text_encoder import TextFeatures
+from hiervl.structures import TextFeatures
 
 CLASSES = 6
 

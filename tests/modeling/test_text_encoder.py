@@ -4,9 +4,9 @@ import open_clip
 import pytest
 import torch
 
-from hiervl.errors import UserError
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
+from hiervl.utils.errors import UserError
 
 NAMES = [["cat"], ["potted plant"], ["traffic light"]]
 

@@ -5,7 +5,7 @@ import torch
 
 from hiervl.modeling.deformable_attention import sampled_maps
 from hiervl.modeling.triton_attention import fused_sampling, try_kernels
-from hiervl.recompute import maybe_recomputed
+from hiervl.utils.recompute import maybe_recomputed
 
 pytest.importorskip("triton")
 SHAPES = [(3, 5), (1, 4), (6, 2)]

@@ -15,7 +15,7 @@ def fail(args):
         if args.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if args.how == "user error":
-            from hiervl.errors import UserError
+            from hiervl.utils.errors import UserError
 
             raise UserError("the file b.png is broken.")
         raise ZeroDivisionError("a fault")
@@ -24,10 +24,10 @@ def fail(args):
 
 def train(args):
     """Ten steps on the given world, an evaluation of given weights, and a step with next to nothing in one process."""
+    from hiervl.engine.run_config import load_config, prepare_config
+    from hiervl.engine.trainer import SemiSupervisedTrainer
     from hiervl.losses import criterion
-    from hiervl.run_config import load_config, prepare_config
-    from hiervl.semi_supervised import SemiSupervisedTrainer
-    from hiervl.semi_supervised.checkpoint import load_network
+    from hiervl.utils.checkpoint_file import load_network
 
     class Trainer(SemiSupervisedTrainer):
         """With plain gradient descent: AdamW turns the rounding errors of gradients that are 0 into full steps."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiervl.errors import UserError
-from hiervl.launch import launch
+from hiervl.engine.launch import launch
+from hiervl.utils.errors import UserError
 
 sys.path.append(str(Path(__file__).parent))  # also new processes find it there
 import process_work  # noqa: E402
@@ -71,8 +71,8 @@ def test_two_processes_train_and_evaluate_as_one(world, options, tmp_path):
 
 
 def student_scores(folder, world, options, weights):
-    from hiervl.run_config import load_config, prepare_config
-    from hiervl.semi_supervised import SemiSupervisedTrainer
+    from hiervl.engine.run_config import load_config, prepare_config
+    from hiervl.engine.trainer import SemiSupervisedTrainer
 
     given = options(world, folder / "eval", "MODEL.WEIGHTS", weights, "TEST.NETWORK", "student", "TEST.PICTURES", "0")
     SemiSupervisedTrainer.evaluate_checkpoint(prepare_config(load_config("", given), training=False))

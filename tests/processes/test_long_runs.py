@@ -20,8 +20,8 @@ def resident_bytes() -> int:
 
 
 def test_memory_and_logs_do_not_grow(world, options, tmp_path, monkeypatch, capsys):
-    from hiervl.run_config import load_config, prepare_config
-    from hiervl.semi_supervised import SemiSupervisedTrainer
+    from hiervl.engine.run_config import load_config, prepare_config
+    from hiervl.engine.trainer import SemiSupervisedTrainer
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
     torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
 from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
 from hiervl.semi_supervised import step as step_module
 from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.errors import UserError
 
 SIZE = 40  # no multiple of 16, to which images are padded
 PADDED = 48

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hiervl.errors import UserError
 from hiervl.semi_supervised.pseudo_labels import (
     ConfidenceThreshold,
     PseudoLabels,
@@ -19,6 +18,7 @@ from hiervl.semi_supervised.pseudo_labels import (
 )
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.semi_supervised.teacher import EmaTeacher, StudentAsTeacher
+from hiervl.utils.errors import UserError
 
 IGNORE = 255
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.serving.class_rows import MAX_CLASSES, MAX_TEXT, read_rows, rows_of
+from hiervl.utils.errors import UserError
 
 CLASSES = (
     ClassDefinition("background", ("background",), (0, 0, 0), True),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.serving import segmenter as segmenter_module
 from hiervl.serving.class_rows import ChosenClasses, read_rows, rows_of
 from hiervl.serving.segmenter import PageSegmenter, UploadLimits
+from hiervl.utils.errors import UserError
 
 
 @pytest.fixture

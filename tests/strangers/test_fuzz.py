@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hiervl.data import readers
-from hiervl.data.classes import read_classes
-from hiervl.errors import UserError
-from hiervl.run_config import load_config
-from hiervl.semi_supervised.checkpoint import read_checkpoint
+from hiervl.data.classes.definitions import read_classes
+from hiervl.data.loading import readers
+from hiervl.engine.run_config import load_config
+from hiervl.utils.checkpoint_file import read_checkpoint
+from hiervl.utils.errors import UserError
 
 EXAMPLES = 10_000 if os.environ.get("HIERVL_SOAK") else 60
 MEMORY = 1 << 30  # bytes that the readers may need beyond what is there before

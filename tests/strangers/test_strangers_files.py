@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hiervl.data import readers
-from hiervl.data.classes import read_classes
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import read_classes
+from hiervl.data.loading import readers
+from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.modeling.clip import load_clip
-from hiervl.run_config import load_config, prepare_config
-from hiervl.semi_supervised.checkpoint import read_checkpoint
+from hiervl.utils.checkpoint_file import read_checkpoint
+from hiervl.utils.errors import UserError
 
 
 class Runs:
@@ -180,7 +180,7 @@ def test_values_that_cannot_work(tmp_path, key, value, words):
 
 
 def test_test_set_without_labels(camvid_root):
-    from hiervl.semi_supervised.trainer import _check_test_labels
+    from hiervl.engine.trainer import _check_test_labels
 
     with pytest.raises(UserError, match="DATASETS.TEST: 'camvid_train_12_unlabeled' holds .*png, which has no label"):
         _check_test_labels("camvid_train_12_unlabeled")

@@ -9,10 +9,10 @@ from typing import List, NamedTuple, Sequence
 import torch
 
 from hiervl import __version__
-from hiervl.data.class_records import to_records
-from hiervl.data.classes import ClassDefinition
-from hiervl.errors import UserError
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.data.classes.records import to_records
 from hiervl.modeling.segmenter import ClipSegmenter
+from hiervl.utils.errors import UserError
 
 from .formats import FORMATS
 from .graph import FixedClassSegmenter, export_graph

@@ -10,10 +10,10 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hiervl.errors import UserError
 from hiervl.modeling.layers import HasExportForm
 from hiervl.modeling.segmenter import ClipSegmenter
-from hiervl.modeling.text_encoder import TextFeatures
+from hiervl.structures import TextFeatures
+from hiervl.utils.errors import UserError
 
 TRAINING_PARTS = ("text_encoder", "criterion", "prompt_regularizer")  # of no use once the text is known
 

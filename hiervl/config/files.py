@@ -1,0 +1,95 @@
+"""Config files as layers: a file, below it the file that its ``_BASE_`` names, and so on."""
+
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple
+
+from hiervl.config.safe_yaml import load_yaml
+from hiervl.utils.errors import UserError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "configs"
+SHIPPED_BASE = SHIPPED / "Base-HierVL.yaml"
+BASE_KEY = "_BASE_"
+PAIR_KEYS = {"IMAGES", "MASKS"}
+
+
+class Layer(NamedTuple):
+    """One file's own settings, without its base's."""
+
+    path: Path
+    settings: Dict[str, Any]
+
+
+def read_layers(path: Path) -> List[Layer]:
+    """The file and its bases, the lowest first.
+
+    A base is looked for beside the file that names it, then among the configs that HierVL brings. In the section
+    ``DATASET``, ROOT and CLASSES become absolute, and ``{IMAGES: a, MASKS: b}`` of VAL and TEST becomes [a, b].
+
+    Raises:
+        UserError: a file is missing, no YAML or no mapping, or a base is its own base.
+    """
+    layers: List[Layer] = []
+    while True:
+        settings = _read(path)
+        base = settings.pop(BASE_KEY, None)
+        layers.insert(0, Layer(path, _with_dataset_section(settings, path)))
+        if base is None:
+            return layers
+        base_path = _find_base(base, path)
+        if any(base_path.samefile(layer.path) for layer in layers):
+            raise UserError(f"{path}: its {BASE_KEY} {base} leads back to itself.")
+        path = base_path
+
+
+def written_keys(layers: List[Layer]) -> List[str]:
+    """Dotted keys that the layers set, those of the shipped base apart: what the user chose."""
+    keys: List[str] = []
+    for layer in layers:
+        if layer.path.resolve() != SHIPPED_BASE:
+            keys.extend(_dotted(layer.settings))
+    return keys
+
+
+def _read(path: Path) -> Dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
+    settings = load_yaml(text, str(path))
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: it is empty, or no list of 'KEY: value' lines.")
+    return settings
+
+
+def _find_base(base: Any, path: Path) -> Path:
+    if not isinstance(base, str):
+        raise UserError(f"{path}: {BASE_KEY} is the name of one file, not {base!r}.")
+    candidates = [path.parent / Path(base).expanduser(), SHIPPED / base]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"{path}: its {BASE_KEY} {base} is neither beside it nor in {SHIPPED}.")
+    return found
+
+
+def _with_dataset_section(settings: Dict[str, Any], path: Path) -> Dict[str, Any]:
+    section = settings.get("DATASET")
+    if not isinstance(section, dict):
+        return settings
+    section = dict(section)
+    for key in ("ROOT", "CLASSES"):
+        if isinstance(section.get(key), str) and section[key]:
+            section[key] = str((path.parent / Path(section[key]).expanduser()).resolve())
+    for key in ("VAL", "TEST"):
+        part = section.get(key)
+        if isinstance(part, dict):
+            if set(part) != PAIR_KEYS:
+                raise UserError(f"{path}: DATASET.{key} needs IMAGES and MASKS, not {', '.join(map(str, part))}.")
+            section[key] = [part["IMAGES"], part["MASKS"]]
+    return {**settings, "DATASET": section}
+
+
+def _dotted(settings: Dict[str, Any], prefix: str = "") -> List[str]:
+    keys: List[str] = []
+    for key, value in settings.items():
+        keys.extend(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
+    return keys

@@ -1,0 +1,68 @@
+"""YAML files of strangers: plain values only, and none that unfolds into gigabytes."""
+
+from typing import Any, Dict
+
+import yaml
+
+from hiervl.utils.errors import UserError
+
+# A config has some hundred nodes, a list of classes some thousand.
+MAX_NODES = 100_000
+MAX_BYTES = 4 << 20
+
+
+def load_yaml(text: Any, source: str) -> Any:
+    """The values of a YAML text that a file of others carries; errors as :func:`check_yaml`."""
+    if not isinstance(text, str):
+        raise UserError(f"{source} holds {type(text).__name__} where a text belongs: it is damaged.")
+    check_yaml(text, source)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+def check_yaml(text: str, source: str) -> None:
+    """Raise unless the text is YAML of bounded size once its aliases (``*name``) are followed.
+
+    Nine lines of nine aliases each name a list of a billion entries; copied or printed, it fills the memory.
+
+    Args:
+        source: the file, for the error message.
+
+    Raises:
+        UserError: it is too large, or no YAML.
+    """
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{source} has {len(text)} characters: that is no config or class list.")
+    try:
+        nodes = _count_nodes(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
+    if nodes > MAX_NODES:
+        raise UserError(f"{source} unfolds into more than {MAX_NODES} values by its aliases: write it without them.")
+
+
+def _count_nodes(text: str) -> int:
+    """Values in a document, those behind an alias counted every time."""
+    open_sizes = [0]  # of the collections that are open, outermost first
+    anchors: Dict[str, int] = {}
+    names = [None]  # the open collections' anchors
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            open_sizes[-1] += anchors.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            open_sizes[-1] += 1
+            if event.anchor:
+                anchors[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_sizes.append(1)
+            names.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size, name = open_sizes.pop(), names.pop()
+            open_sizes[-1] += size
+            if name:
+                anchors[name] = size
+        if max(open_sizes) > MAX_NODES:
+            return MAX_NODES + 1
+    return open_sizes[0]

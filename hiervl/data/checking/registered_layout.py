@@ -1,0 +1,131 @@
+"""The files of datasets that are registered in Detectron2, in the form in which own folders are looked at.
+
+``check-data`` and ``prompts`` ask of it what they ask of a :class:`~hiervl.data.folders.layout.FolderLayout`.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.classes.records import definitions_of
+from hiervl.data.folders.layout import Pool, Sample
+from hiervl.data.folders.masks import INDEX, RawMask
+from hiervl.data.loading.loaders import load_labeled, load_unlabeled
+from hiervl.data.loading.readers import read_instances, read_label
+from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
+
+
+class LabelFiles:
+    """Label maps of registered datasets: a file per image, read as training reads it."""
+
+    def __init__(self, num_classes: int, ignore_label: int):
+        self.num_classes, self.ignore_label = num_classes, ignore_label
+
+    def name(self, key: str) -> str:
+        return key
+
+    def raw(self, key: str) -> RawMask:
+        """
+        Raises:
+            UserError: the file is missing, broken, or holds colours.
+        """
+        return RawMask(INDEX, read_instances(key).astype(np.int32))
+
+    def read(self, key: str, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+        """Label map (H, W) with 255 where nothing counts; errors as :func:`read_label`."""
+        label = read_label(key, self.num_classes, self.ignore_label, image_size)
+        return np.where(label == self.ignore_label, IGNORED, label)
+
+
+class RegisteredLayout:
+    """The datasets of ``DATASETS``: those of ``TRAIN`` are "train", those of ``TEST`` "val", for they choose the best
+    checkpoint."""
+
+    def __init__(
+        self,
+        names: Dict[str, Sequence[str]],
+        dicts: Dict[str, List[dict]],
+        class_names: Sequence[str],
+        background: Sequence[str] = (),
+    ):
+        """
+        Args:
+            names: of the datasets that are "train", "val" and "unlabelled".
+            dicts: their images, as Detectron2 describes them; those of "train" and "val" have labels.
+            class_names: of the C classes.
+            background: names of the classes that are always active.
+        """
+        self.names = names
+        self.ignore_label = ignore_label_of(names["train"][0])
+        classes = tuple(definitions_of(class_names, names["train"][0], background))
+        labels = range(len(classes))
+        self.class_map = ClassMap(
+            classes,
+            values={**{label: label for label in labels}, self.ignore_label: IGNORED},
+            colors={},
+            names={},
+            uncolored=(),
+            path=Path(names["train"][0]),
+        )
+        self._pools = {split: self._pool(dicts[split]) for split in ("train", "val")}
+        self._unlabeled = [os.path.abspath(entry["file_name"]) for entry in dicts["unlabelled"]]
+
+    @classmethod
+    def from_config(cls, cfg) -> "RegisteredLayout":
+        """Of ``DATASETS``.
+
+        Raises:
+            UserError: a dataset is missing, unknown, wrong or without labels.
+        """
+        names = {"train": cfg.DATASETS.TRAIN, "val": cfg.DATASETS.TEST, "unlabelled": ()}
+        dicts = {"train": load_labeled(cfg), "unlabelled": []}
+        dicts["val"] = [entry for name in cfg.DATASETS.TEST for entry in load_dataset(name, "DATASETS.TEST")]
+        if cfg.SEMI.ENABLED and cfg.DATASETS.UNLABELED:
+            names["unlabelled"] = cfg.DATASETS.UNLABELED
+            dicts["unlabelled"] = load_unlabeled(cfg)
+        class_names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(cfg.DATASETS.TRAIN[0])
+        return cls(names, dicts, class_names, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+
+    def _pool(self, dicts: Sequence[dict]) -> Pool:
+        masks = LabelFiles(len(self.class_map.classes), self.ignore_label)
+        samples: Dict[str, Sample] = {}
+        missing = []
+        for entry in dicts:
+            image = Path(entry["file_name"])
+            if "sem_seg_file_name" not in entry:
+                missing.append(image)
+                continue
+            stem = str(entry.get("image_id", image.stem))
+            samples[str(image) if stem in samples else stem] = Sample(image, masks, entry["sem_seg_file_name"])
+        return Pool(samples, missing, [])
+
+    @property
+    def labeled(self) -> Pool:
+        return self._pools["train"]
+
+    @property
+    def unlabeled_files(self) -> Sequence[str]:
+        return self._unlabeled
+
+    @functools.cached_property
+    def division(self) -> Dict[str, Dict[str, Sample]]:
+        return {"train": self._pools["train"].samples, "val": self._pools["val"].samples, "test": {}, "rest": {}}
+
+    @property
+    def unlabeled(self) -> Sequence[str]:
+        return self._unlabeled
+
+    def missing_masks(self) -> List[Path]:
+        return self.labeled.missing
+
+    def separate(self, key: str) -> Optional[Pool]:
+        """Images and masks of "VAL"; there is no "TEST"."""
+        return self._pools["val"] if key == "VAL" else None
+
+    def label(self, sample: Sample, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+        """As :meth:`FolderLayout.label`."""
+        return sample.masks.read(sample.key, image_size)

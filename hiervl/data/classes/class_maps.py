@@ -1,0 +1,152 @@
+"""How the values and colours of a user's masks become class labels: the long form of a class file.
+
+Beside the keys of :mod:`hiervl.data.classes.definitions` an entry may hold
+
+* ``label``: the mask value (or a list of values) of the class; default: the entry's place in the file, from 0;
+* ``ignore: true``: pixels of this entry do not count, it is no class;
+* ``merge_into: NAME``: pixels of this entry belong to the class NAME; its ``phrases``, if written, join NAME's.
+
+``color`` is both the colour in pictures and, in RGB masks, the colour that stands for the entry.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from hiervl.data.classes.definitions import KEYS, ClassDefinition, check_names, class_of_entry, read_entries
+from hiervl.utils.errors import UserError
+
+IGNORED = 255  # in the label maps that are made of masks
+MAX_CLASSES = 255
+LONG_KEYS = (*KEYS, "label", "ignore", "merge_into")
+
+Color = Tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The classes of a dataset, and what stands for them in masks.
+
+    Attributes:
+        classes: those that are learnt, in the order of their labels 0 … C-1.
+        values: label of every mask value that the class file names; ``IGNORED`` where it does not count.
+        colors: label of every colour (RGB) that the class file writes down.
+        names: label of every entry's name, for the categories of COCO files.
+        uncolored: entries without a written colour; RGB masks cannot show them.
+        path: the class file.
+    """
+
+    classes: Tuple[ClassDefinition, ...]
+    values: Dict[int, int]
+    colors: Dict[Color, int]
+    names: Dict[str, int]
+    uncolored: Tuple[str, ...]
+    path: Path
+
+    @property
+    def class_names(self) -> List[str]:
+        return [definition.name for definition in self.classes]
+
+    @property
+    def background(self) -> Optional[int]:
+        """Label of the first background class, if there is one."""
+        return next((label for label, definition in enumerate(self.classes) if definition.background), None)
+
+    @property
+    def is_identity(self) -> bool:
+        """Mask values are the labels themselves (and 255 does not count)."""
+        expected = {label: label for label in range(len(self.classes))}
+        return {value: label for value, label in self.values.items() if value != IGNORED} == expected and (
+            self.values.get(IGNORED, IGNORED) == IGNORED
+        )
+
+    def known_values(self) -> Dict[int, int]:
+        """``values``, and 255 ignored unless the class file says otherwise."""
+        return {IGNORED: IGNORED, **self.values}
+
+
+def read_class_map(path: Union[str, Path]) -> ClassMap:
+    """Read a class file in its long form.
+
+    Raises:
+        UserError: the file is missing or no YAML, an entry is wrong, or two entries claim one mask value or colour.
+    """
+    path = Path(path)
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in read_entries(path)]
+    definitions = [class_of_entry(entry, index, path, LONG_KEYS) for index, entry in enumerate(entries)]
+    check_names([definition.name for definition in definitions], path)
+    for entry in entries:
+        _check_flags(entry, path)
+    learnt = [index for index, entry in enumerate(entries) if not entry.get("ignore") and "merge_into" not in entry]
+    if not learnt:
+        raise UserError(f"the class file {path} leaves no class to learn: every entry is ignored or merged.")
+    if len(learnt) > MAX_CLASSES:
+        raise UserError(f"the class file {path} has {len(learnt)} classes; at most {MAX_CLASSES} are possible.")
+    labels = {definitions[index].name: label for label, index in enumerate(learnt)}
+    classes = [definitions[index] for index in learnt]
+    names: Dict[str, int] = {}
+    for entry, definition in zip(entries, definitions):
+        label = _label_of(entry, definition.name, labels, path)
+        names[definition.name] = label
+        if "merge_into" in entry and "phrases" in entry:
+            target = classes[label]
+            more = tuple(phrase for phrase in definition.phrases if phrase not in target.phrases)
+            classes[label] = replace(target, phrases=target.phrases + more)
+    colored = [
+        (definition.color, definition.name) for entry, definition in zip(entries, definitions) if "color" in entry
+    ]
+    values = [
+        (value, definition.name)
+        for index, (entry, definition) in enumerate(zip(entries, definitions))
+        for value in _values_of(entry, index, path)
+    ]
+    return ClassMap(
+        tuple(classes),
+        _unique(values, names, "the label", path),
+        _unique(colored, names, "the colour", path),
+        names,
+        tuple(definition.name for entry, definition in zip(entries, definitions) if "color" not in entry),
+        path,
+    )
+
+
+def _check_flags(entry: dict, path: Path) -> None:
+    name = entry["name"]
+    if not isinstance(entry.get("ignore", False), bool):
+        raise UserError(f"the class file {path}: 'ignore' of '{name}' is true or false, not {entry['ignore']!r}.")
+    if entry.get("ignore") and "merge_into" in entry:
+        raise UserError(f"the class file {path}: '{name}' is both ignored and merged; keep one of the two.")
+
+
+def _label_of(entry: dict, name: str, labels: Dict[str, int], path: Path) -> int:
+    if entry.get("ignore"):
+        return IGNORED
+    if "merge_into" not in entry:
+        return labels[name]
+    if entry["merge_into"] not in labels:
+        raise UserError(
+            f"the class file {path}: '{name}' is merged into '{entry['merge_into']}', which is no class; "
+            f"the classes are {', '.join(labels)}."
+        )
+    return labels[entry["merge_into"]]
+
+
+def _values_of(entry: dict, index: int, path: Path) -> List[int]:
+    values = entry.get("label", index)
+    values = values if isinstance(values, list) else [values]
+    if not values or not all(type(value) is int and value >= 0 for value in values):
+        raise UserError(
+            f"the class file {path}: 'label' of '{entry['name']}' is a mask value from 0 on, or a list of them, "
+            f"not {entry['label']!r}."
+        )
+    return values
+
+
+def _unique(pairs: Sequence[Tuple], names: Dict[str, int], what: str, path: Path) -> Dict:
+    """Label of each key; one key for two labels is a mistake."""
+    owner: Dict = {}
+    for key, name in pairs:
+        if names[owner.setdefault(key, name)] != names[name]:
+            shown = list(key) if isinstance(key, tuple) else key
+            raise UserError(f"the class file {path}: '{owner[key]}' and '{name}' both have {what} {shown}.")
+    return {key: names[name] for key, name in owner.items()}

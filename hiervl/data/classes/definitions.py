@@ -1,0 +1,104 @@
+"""The classes of a dataset, read from a YAML file: names, phrases for CLIP, colours."""
+
+import colorsys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Sequence, Tuple, Union
+
+from hiervl.config.safe_yaml import load_yaml
+from hiervl.utils.errors import UserError
+
+CLASS_FILES = Path(__file__).resolve().parents[3] / "configs" / "classes"  # of the datasets HierVL registers itself
+KEYS = ("name", "phrases", "color", "background")
+BACKGROUND_COLOR = (128, 128, 128)  # grey, so that an overlay leaves what surrounds the objects as it is
+GOLDEN_RATIO = 0.618033988749895  # steps of this share of the colour circle never come close to an earlier one
+
+
+@dataclass(frozen=True)
+class ClassDefinition:
+    """One class.
+
+    Attributes:
+        name: shown in tables and legends.
+        phrases: names or descriptions that CLIP is asked with; the class scores as its best one.
+        color: RGB in pictures.
+        background: the class is whatever no other class is, and always active.
+    """
+
+    name: str
+    phrases: Tuple[str, ...]
+    color: Tuple[int, int, int]
+    background: bool = False
+
+
+def read_classes(path: Union[str, Path]) -> List[ClassDefinition]:
+    """The classes of a YAML file ``classes: [{name, phrases, color, background}, …]``, in the order of the labels.
+
+    Only ``name`` is needed; an entry may also be the bare name.
+
+    Raises:
+        UserError: the file is missing, no YAML, or an entry is wrong.
+    """
+    path = Path(path)
+    classes = [class_of_entry(entry, index, path) for index, entry in enumerate(read_entries(path))]
+    check_names([definition.name for definition in classes], path)
+    return classes
+
+
+def read_entries(path: Path) -> list:
+    """The list ``classes`` of a YAML file, as it stands there; errors as :func:`read_classes`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the class file {path} is no YAML: {error}") from None
+    content = load_yaml(text, f"the class file {path}")
+    entries = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"the class file {path} needs a list 'classes' with an entry per class.")
+    return entries
+
+
+def check_names(names: Sequence[str], path: Path) -> None:
+    """Refuse a name that occurs twice: results are listed by name."""
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise UserError(f"the class file {path} names '{doubled}' twice.")
+
+
+def distinct_color(index: int) -> Tuple[int, int, int]:
+    """The colour (RGB, 0…255) of the class ``index`` where none was chosen; classes near in order are far in hue."""
+    value = (0.95, 0.65, 0.8)[index % 3]
+    r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1.0, 0.75, value)
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) -> ClassDefinition:
+    """The class that an entry of a class file defines.
+
+    Args:
+        index: the entry's place in the file, for its colour and the error message.
+        keys: what an entry may hold; keys beyond this module's are checked only for their names.
+    """
+    where = f"the class file {path}, entry {index + 1}"
+    entry = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        raise UserError(f"{where}: it needs a 'name' that is text (quote names like yes, no or 1).")
+    if len(entry["name"].splitlines()) > 1:
+        raise UserError(f"{where}: its 'name' has several lines ({entry['name']!r}): write one.")
+    unknown = sorted(set(map(str, entry)) - set(keys))
+    if unknown:
+        raise UserError(f"{where} ('{entry['name']}'): there is no key '{unknown[0]}'; the keys are {', '.join(keys)}.")
+    phrases = entry.get("phrases", [entry["name"]])
+    phrases = [phrases] if isinstance(phrases, str) else phrases
+    if not isinstance(phrases, list) or not phrases or not all(isinstance(p, str) and p.strip() for p in phrases):
+        raise UserError(f"{where} ('{entry['name']}'): 'phrases' is a list of texts, not {phrases!r}.")
+    background = entry.get("background", False)
+    color = entry.get("color", BACKGROUND_COLOR if background is True else distinct_color(index))
+    is_list = isinstance(color, (list, tuple)) and len(color) == 3
+    if not is_list or not all(type(channel) is int and 0 <= channel <= 255 for channel in color):
+        raise UserError(f"{where} ('{entry['name']}'): 'color' is [red, green, blue] of 0 to 255, not {color!r}.")
+    if not isinstance(background, bool):
+        raise UserError(f"{where} ('{entry['name']}'): 'background' is true or false, not {background!r}.")
+    return ClassDefinition(entry["name"], tuple(phrases), tuple(color), background)

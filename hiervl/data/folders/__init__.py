@@ -1,0 +1,1 @@
+"""Datasets in the user's own folders."""

@@ -1,0 +1,107 @@
+"""A dataset of the user's own folders, registered in Detectron2 from one YAML or by one call.
+
+Files are looked at when a dataset is loaded, not when it is registered.
+"""
+
+import functools
+from pathlib import Path
+from typing import Callable, NamedTuple, Optional, Sequence, Union
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.layout import FolderLayout
+from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
+from hiervl.utils.errors import UserError
+
+_registered: set = set()  # names that this module put into Detectron2's catalogs
+
+
+class RegisteredNames(NamedTuple):
+    """What a folder dataset is called in Detectron2; None where there is no such part."""
+
+    train: str
+    unlabeled: Optional[str]
+    val: Optional[str]
+    test: Optional[str]
+
+
+def register_folder_dataset(
+    name: str,
+    images: Union[str, Path],
+    masks: Union[str, Path],
+    classes: Union[str, Path],
+    root: Union[str, Path] = ".",
+    unlabeled: Sequence[Union[str, Path]] = (),
+    **options,
+) -> RegisteredNames:
+    """Register a dataset of folders in Detectron2; afterwards its names can stand in ``DATASETS``.
+
+    Args:
+        name, images, masks, classes, root, unlabeled, options: of :class:`FolderSource`; ``options`` are
+            ``labeled_list``, ``val`` (default: a fraction of 0.2), ``test``, ``mask_values``, ``mask_suffix``,
+            ``seed`` and ``cache``.
+
+    Raises:
+        UserError: a value has no meaning, the class file is wrong, or the name is that of another dataset.
+    """
+    options.setdefault("val", DEFAULT_VAL)
+    source = FolderSource(
+        name, Path(root), str(images), str(masks), Path(classes), tuple(map(str, unlabeled)), **options
+    )
+    return register_layout(FolderLayout(source))
+
+
+def register_layout(layout: FolderLayout) -> RegisteredNames:
+    """As :func:`register_folder_dataset`; registering a name again replaces what was registered before."""
+    source = layout.source
+    name = source.name
+    names = RegisteredNames(
+        f"{name}_train",
+        f"{name}_unlabeled" if source.unlabeled or source.labeled_list else None,
+        f"{name}_val" if source.val else None,
+        f"{name}_test" if source.test else None,
+    )
+    for split, registered in zip(("train", "unlabeled", "val", "test"), names):
+        if registered is not None:
+            _register(registered, functools.partial(layout.dicts, split), layout.class_map)
+    return names
+
+
+def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap) -> None:
+    if name in DatasetCatalog.list():
+        if name not in _registered:
+            raise UserError(f"DATASET.NAME: there is a dataset {name} already: choose another name.")
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    _registered.add(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        stuff_classes=class_map.class_names,
+        stuff_colors=[list(definition.color) for definition in class_map.classes],
+        class_phrases=[list(definition.phrases) for definition in class_map.classes],
+        ignore_label=IGNORED,
+        evaluator_type="sem_seg",
+    )
+
+
+def register_from_config(cfg) -> FolderLayout:
+    """Register the dataset of the section ``DATASET`` and fill in what follows from it, where nothing is set.
+
+    Filled in are ``DATASETS.TRAIN``, ``UNLABELED`` and ``TEST``, the always active classes, and ``SEMI.ENABLED`` off
+    where there are no unlabelled images.
+    """
+    layout = FolderLayout(FolderSource.from_config(cfg))
+    names = register_layout(layout)
+    cfg.DATASET.ROOT, cfg.DATASET.CLASSES = str(layout.source.root), str(layout.source.classes)  # for config.yaml
+    if not cfg.DATASETS.TRAIN:
+        cfg.DATASETS.TRAIN = (names.train,)
+    if not cfg.DATASETS.UNLABELED and names.unlabeled:
+        cfg.DATASETS.UNLABELED = (names.unlabeled,)
+    if not cfg.DATASETS.TEST and names.val:
+        cfg.DATASETS.TEST = (names.val,)
+    if not cfg.DATASETS.UNLABELED:
+        cfg.SEMI.ENABLED = False
+    background = [definition.name for definition in layout.class_map.classes if definition.background]
+    cfg.MODEL.HSQG.ALWAYS_ACTIVE = sorted({*cfg.MODEL.HSQG.ALWAYS_ACTIVE, *background})
+    return layout

@@ -1,0 +1,221 @@
+"""Image and mask files in a user's folders: finding them, matching them by stem, lists of names."""
+
+import difflib
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
+
+from hiervl.data.loading.readers import image_header
+from hiervl.utils.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+# JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
+MASK_SUFFIXES = IMAGE_SUFFIXES
+HASH_MARK = "# sha256 "
+EXIF_ORIENTATION = 0x0112
+QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+class Matching(NamedTuple):
+    """Images with the masks of the same stem."""
+
+    masks: Dict[str, str]  # stem of the image → key of its mask
+    missing: List[str]  # stems of images without a mask
+    extra: List[str]  # keys of masks without an image
+
+
+def find_folder(root: Path, folder: str, key: str) -> Path:
+    """``folder`` below ``root`` (or absolute).
+
+    Raises:
+        UserError: there is no such folder; the sentence names ``key`` and, if there is one, a folder of a like name.
+    """
+    path = (root / folder).expanduser()
+    if path.is_dir():
+        return path
+    raise UserError(f"{key}: there is no folder {path}{_end_of_sentence(path)}")
+
+
+def _end_of_sentence(path: Path) -> str:
+    """Of a sentence that says that ``path`` is missing: names a neighbour of a like name, if there is one."""
+    if not path.parent.is_dir():
+        return f" (nor {path.parent})."
+    close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else "."
+
+
+def list_files(
+    folder: Union[str, Path], suffixes: Sequence[str] = IMAGE_SUFFIXES, above: Tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Paths of a folder's and its subfolders' files, linked ones too, sorted; hidden ones are left out.
+
+    They begin with ``folder``. There may be millions, so they come one by one, as plain strings, and no file is looked
+    at. ``above`` are the folders that this one lies in, links followed.
+    """
+    real = os.path.realpath(folder)
+    if real in above:  # a link that leads back
+        return
+    names, folders = [], set()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.add(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() not in suffixes:
+                    continue
+                names.append(entry.name)
+    except PermissionError:
+        return
+    names.sort()
+    for name in names:
+        path = os.path.join(folder, name)
+        if name in folders:
+            yield from list_files(path, suffixes, (*above, real))
+        else:
+            yield path
+
+
+def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
+    """What :func:`list_files` finds, by relative path without suffix.
+
+    Raises:
+        UserError: two files differ only in their suffix, so that a mask would belong to both.
+    """
+    found: Dict[str, Path] = {}
+    for path in map(Path, list_files(folder, suffixes)):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise UserError(f"{found[stem]} and {path.name} share one stem, and so one mask: remove one of them.")
+        found[stem] = path
+    return dict(sorted(found.items()))
+
+
+def match_masks(images: Iterable[str], masks: Iterable[str], mask_suffix: str = "") -> Matching:
+    """Match stems of images with those of masks: the same path and stem, else the same stem alone if it is unique.
+
+    Args:
+        images, masks: relative paths without suffix.
+        mask_suffix: what a mask's stem has beyond its image's, such as ``_mask``.
+    """
+    images = list(images)
+    by_path = {mask.removesuffix(mask_suffix): mask for mask in masks if mask.endswith(mask_suffix)}
+    by_stem: Dict[str, List[str]] = {}
+    for path, mask in by_path.items():
+        by_stem.setdefault(_base(path), []).append(mask)
+    count = Counter(map(_base, images))
+    matched = {}
+    for image in images:
+        candidates = by_stem.get(_base(image), [])
+        if image in by_path:
+            matched[image] = by_path[image]
+        elif len(candidates) == 1 and count[_base(image)] == 1:
+            matched[image] = candidates[0]
+    used = set(matched.values())
+    return Matching(
+        matched,
+        [image for image in images if image not in matched],
+        [mask for mask in by_path.values() if mask not in used],
+    )
+
+
+def guess_mask_suffix(images: Iterable[str], masks: Iterable[str]) -> str:
+    """What all masks have after their image's stem; "" if there is nothing in common or nothing missing."""
+    images, masks = [_base(image) for image in images], {_base(mask) for mask in masks}
+    endings = set()
+    for image in images[:1]:  # what all share, the first has too
+        endings |= {mask[len(image) :] for mask in masks if mask.startswith(image) and mask != image}
+    fitting = [ending for ending in endings if all(image + ending in masks for image in images)]
+    return min(fitting, key=len, default="")
+
+
+def image_size(path: Path) -> Tuple[int, int]:
+    """Height and width of an image as it is shown (EXIF rotation obeyed), from its header alone.
+
+    Raises:
+        UserError: it is missing or no image.
+    """
+    with image_header(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+    return (width, height) if turned else (height, width)
+
+
+# ---------------------------------------------------------------------------- lists of names
+
+
+def write_list(path: Path, names: Iterable[str]) -> str:
+    """Write names, one a line, below a line with their hash; returns the hash."""
+    names = list(names)
+    digest = names_hash(names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([HASH_MARK + digest, *names]) + "\n", encoding="utf-8")
+    return digest
+
+
+def read_list(path: Path, key: str) -> Iterator[str]:
+    """The names of a list file, one by one; empty lines and lines that begin with # are left out.
+
+    Raises:
+        UserError: the file is missing or empty; or, after the last name, the names differ from the hash that it has.
+    """
+    expected, digest = None, hashlib.sha256()
+    count = 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for line in map(str.strip, file):
+                if line.startswith(HASH_MARK) and expected is None:
+                    expected = line.removeprefix(HASH_MARK)
+                elif line and not line.startswith("#"):
+                    digest.update(f"{line}\n".encode())
+                    count += 1
+                    yield line
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None
+    if not count:
+        raise UserError(f"{key}: the list {path} names no image: write one per line.")
+    if expected not in (None, digest.hexdigest()):
+        raise UserError(
+            f"{key}: the names in {path} were changed after it was drawn: restore it, or delete its line that begins "
+            "with '# sha256' if the change is meant."
+        )
+
+
+def names_hash(names: Iterable[str]) -> str:
+    """sha256 (hexadecimal) of the names, each followed by a line feed."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
+def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> List[str]:
+    """The stems that the lines of a list mean: the relative path with or without suffix, or the bare stem if unique.
+
+    Raises:
+        UserError: a line fits no image, or several.
+    """
+    stems = list(stems)
+    known = set(stems)
+    by_base: Dict[str, List[str]] = {}
+    for stem in stems:
+        by_base.setdefault(_base(stem), []).append(stem)
+    chosen = []
+    for name in names:
+        stem = name.replace("\\", "/")
+        if Path(stem).suffix.lower() in IMAGE_SUFFIXES:
+            stem = stem[: -len(Path(stem).suffix)]
+        candidates = [stem] if stem in known else by_base.get(_base(stem), [])
+        if len(candidates) != 1:
+            close = difflib.get_close_matches(stem, stems, n=1)
+            hint = f"; did you mean {close[0]}?" if close and not candidates else ""
+            problem = "fits several images" if candidates else "is no image with a mask"
+            raise UserError(f"{key}: '{name}' in {path} {problem}{hint or '.'}")
+        chosen.append(candidates[0])
+    return list(dict.fromkeys(chosen))
+
+
+def _base(stem: str) -> str:
+    return stem.rsplit("/", 1)[-1]
+

@@ -1,0 +1,99 @@
+"""Where the files of a user's dataset lie: the section ``DATASET`` of the configuration as plain values."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence, Tuple, Union
+
+from hiervl.data.folders.masks import AUTO, FORMS
+from hiervl.utils.errors import UserError
+
+DEFAULT_VAL = 0.2
+
+Part = Union[None, float, str, Sequence[str]]  # nothing, a fraction, a list file, or folders of images and masks
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Where a dataset's files lie; paths are relative to ``root``.
+
+    Attributes:
+        name: start of the registered names.
+        images, masks: folder of the labelled images; folder of their masks, or a COCO JSON file.
+        classes: the class file.
+        unlabeled: folders of images without masks, or list files (.txt) of such images.
+        labeled_list: list file of the images that training may see with masks; "": all but validation and test.
+        val, test: a fraction of the labelled images, a list file of some of them, or [images, masks] of their own.
+        mask_values: "index", "color" or "auto", see :class:`MaskFolder`.
+        mask_suffix: what a mask's stem has beyond its image's, such as ``_mask``.
+        seed: of the fractions.
+        cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
+    """
+
+    name: str
+    root: Path
+    images: str
+    masks: str
+    classes: Path
+    unlabeled: Tuple[str, ...] = ()
+    labeled_list: str = ""
+    val: Part = None
+    test: Part = None
+    mask_values: str = AUTO
+    mask_suffix: str = ""
+    seed: int = 0
+    cache: str = ""
+
+    def __post_init__(self):
+        if not self.name or not self.images or not self.masks:
+            empty = "NAME" if not self.name else "LABELED.IMAGES" if not self.images else "LABELED.MASKS"
+            raise UserError(f"DATASET.{empty} is empty: the dataset needs a name, a folder of images and their masks.")
+        if not re.fullmatch(r"\w[\w .-]*", self.name):
+            raise UserError(
+                f"DATASET.NAME names files, too: it may hold letters, digits, blanks, '.', '-' and '_', but it is "
+                f"{self.name!r}."
+            )
+        if self.mask_values not in FORMS:
+            raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
+        for key, part in (("VAL", self.val), ("TEST", self.test)):
+            _check_part(key, part)
+
+    @classmethod
+    def from_config(cls, cfg) -> "FolderSource":
+        """Of the section ``DATASET``.
+
+        Raises:
+            UserError: a value is missing or has no meaning.
+        """
+        node = cfg.DATASET
+        unlabeled = (node.UNLABELED,) if isinstance(node.UNLABELED, str) else tuple(node.UNLABELED or ())
+        if not node.CLASSES:
+            raise UserError("DATASET.CLASSES is empty: name the YAML file of the classes (see configs/custom.yaml).")
+        return cls(
+            name=node.NAME,
+            root=Path(node.ROOT).expanduser().absolute(),
+            images=node.LABELED.IMAGES,
+            masks=node.LABELED.MASKS,
+            classes=Path(node.CLASSES).expanduser().absolute(),
+            unlabeled=tuple(str(folder) for folder in unlabeled if str(folder)),
+            labeled_list=node.LABELED.LIST,
+            val=DEFAULT_VAL if node.VAL is None else node.VAL,
+            test=node.TEST,
+            mask_values=node.MASK_VALUES,
+            mask_suffix=node.MASK_SUFFIX,
+            seed=node.SEED,
+            cache=node.CACHE,
+        )
+
+
+def _check_part(key: str, part: Part) -> None:
+    if part is None or isinstance(part, str):
+        return
+    if isinstance(part, (int, float)) and not isinstance(part, bool) and 0 <= part < 1:
+        return
+    if isinstance(part, (list, tuple)) and len(part) == 2 and all(isinstance(folder, str) for folder in part):
+        return
+    raise UserError(
+        f"DATASET.{key} is a fraction from 0 to below 1, a list file, or two folders {{IMAGES: …, MASKS: …}}, "
+        f"not {part!r}."
+    )

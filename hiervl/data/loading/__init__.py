@@ -1,0 +1,1 @@
+"""From files to batches: readers, augmentation, mappers, reproducible streams."""

@@ -1,0 +1,177 @@
+"""Image, label and instance files as arrays; whatever is wrong with a file becomes one sentence that names it."""
+
+import contextlib
+import io
+import os
+import warnings
+from typing import Iterator, Optional, Tuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hiervl.utils.errors import UserError
+
+MAX_8_BIT = 255
+MAX_16_BIT = 65535
+# A label is one number per pixel: palette indices count, the palette's colours do not.
+INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
+DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
+MAX_LISTED_VALUES = 5
+# Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+# A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
+MAX_PIXELS = 178_956_970
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image as it is meant to be seen.
+
+    Grey, palette, CMYK and transparent images become RGB (transparency is dropped, not blended), 16-bit ones are
+    scaled to 8 bits, and the orientation that the EXIF data asks for is applied.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
+            that is no image.
+    """
+    return rgb_of(open_image(path, upright=True), path)
+
+
+def rgb_of(image: Image.Image, path: str) -> np.ndarray:
+    """As :func:`read_image`, of an opened image that is upright; ``path`` names it in messages."""
+    if image.mode in DEEP_GREY_MODES:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > MAX_16_BIT:
+            raise UserError(f"{path} holds values from {values.min()} to {values.max()}: save it with 8 or 16 bits.")
+        grey = (values >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise UserError(f"{path} holds floating-point values, whose range is unknown: save it with 8 or 16 bits.")
+    return np.array(image.convert("RGB"))
+
+
+def read_label(
+    path: str, num_classes: int, ignore_label: int = 255, image_size: Optional[Tuple[int, int]] = None
+) -> np.ndarray:
+    """Read a label file and check it.
+
+    Args:
+        path: image file with one class index per pixel (grey or palette).
+        num_classes: C; valid labels are 0 … C-1 and ``ignore_label``.
+        image_size: height and width of the image; not compared where None.
+
+    Returns:
+        (H, W) uint8, or int32 where a value exceeds 255.
+
+    Raises:
+        UserError: the file is missing, cannot be decoded, holds colours, differs from the image in size, or holds a
+            value that is no class.
+    """
+    label = _read_indices(path, image_size)
+    values = _values_in(label)
+    wrong = [value for value in values if not (0 <= value < num_classes or value == ignore_label)]
+    if wrong:
+        more = ", …" if len(wrong) > MAX_LISTED_VALUES else ""
+        raise UserError(
+            f"{path} holds {', '.join(map(str, wrong[:MAX_LISTED_VALUES]))}{more}, but the {num_classes} classes are "
+            f"0 to {num_classes - 1} and {ignore_label} is ignored: correct the file or the list of classes."
+        )
+    return label
+
+
+def read_instances(path: str, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    """Read a file of instance numbers: one number per pixel, 0 where there is none.
+
+    Args:
+        image_size: height and width of the image; not compared where None.
+
+    Returns:
+        (H, W) uint8, or int32 where a number exceeds 255.
+
+    Raises:
+        UserError: as :func:`read_label`, except for the values.
+    """
+    return _read_indices(path, image_size)
+
+
+def _read_indices(path: str, image_size: Optional[Tuple[int, int]]) -> np.ndarray:
+    image = open_image(path)
+    if image.mode not in INDEX_MODES:
+        raise UserError(f"{path} holds {image.mode} colours: save it with one class or instance index per pixel.")
+    indices = np.array(image)
+    if image_size is not None and indices.shape != tuple(image_size):
+        raise UserError(
+            f"{path} is {indices.shape[1]}×{indices.shape[0]} pixels, but its image is "
+            f"{image_size[1]}×{image_size[0]}: the two must have the same size."
+        )
+    if indices.dtype == bool:
+        return indices.astype(np.uint8)
+    if indices.dtype != np.uint8:
+        return indices.astype(np.uint8 if 0 <= indices.min() and indices.max() <= MAX_8_BIT else np.int32)
+    return indices
+
+
+def _values_in(indices: np.ndarray) -> list:
+    """The different values, ascending."""
+    if indices.dtype == np.uint8:  # ten times as fast as np.unique, which sorts the pixels
+        return np.flatnonzero(np.bincount(indices.ravel(), minlength=MAX_8_BIT + 1)).tolist()
+    return np.unique(indices).tolist()
+
+
+def open_image(path: str, upright: bool = False) -> Image.Image:
+    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, MemoryError) as error:
+        raise _unreadable(path, error) from None
+    return decode_image(data, path, upright=upright)
+
+
+def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: Optional[int] = None) -> Image.Image:
+    """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
+
+    ``max_pixels`` None stands for :data:`MAX_PIXELS`.
+
+    Raises:
+        UserError: it cannot be decoded, or has more than ``max_pixels``, which its header alone tells.
+    """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow about sizes and metadata that do no harm
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > max_pixels:
+                raise Image.DecompressionBombError
+            image.load()
+            return ImageOps.exif_transpose(image) if upright else image
+    except Image.DecompressionBombError:
+        raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{name} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: BaseException) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{name} cannot be read as an image ({reason}): replace the file.")
+
+
+@contextlib.contextmanager
+def image_header(path: str) -> Iterator[Image.Image]:
+    """A file whose pixels are not decoded, for its size, kind and EXIF data.
+
+    Raises:
+        UserError: it is missing or no image, also where that shows only inside the ``with`` block.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            yield image
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise _unreadable(path, error) from None

@@ -1,0 +1,314 @@
+"""Reproducible streams of samples, and how they travel from the workers.
+
+A training stream is a sequence of positions 0, 1, 2, … Which image stands at a position, and how it is augmented,
+follow from the seed, the stream's name and the position alone. So the number of workers changes nothing, processes
+share a stream by taking different positions, and a resumed run just starts at a later position.
+"""
+
+import itertools
+import logging
+import signal
+import threading
+import time
+import zlib
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hiervl.data.loading.damage import sample_or_replacement
+from hiervl.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LABELED, UNLABELED = "labeled", "unlabeled"
+# What a generator is for, so that shuffling and augmentation never share random numbers.
+SHUFFLE, AUGMENT = 1, 2
+
+Key = Tuple[str, int, int]  # stream, position, index of the image
+Samples = List[Dict[str, Any]]
+
+
+def sample_generator(seed: int, stream: str, position: int) -> np.random.Generator:
+    """The random numbers that augment the image at a position of a stream."""
+    return np.random.default_rng((seed, _stream_id(stream), position, AUGMENT))
+
+
+def _stream_id(stream: str) -> int:
+    return zlib.crc32(stream.encode())  # unlike hash(), the same in every process
+
+
+class Stream:
+    """An endless sequence over ``size`` images, in a new random order every epoch."""
+
+    def __init__(self, name: str, size: int, seed: int):
+        self.name = name
+        self.size = size
+        self.seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def index(self, position: int) -> int:
+        """The image at ``position``."""
+        epoch, place = divmod(position, self.size)
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.seed, _stream_id(self.name), epoch, SHUFFLE))
+            self._epoch, self._order = epoch, rng.permutation(self.size)
+        return int(self._order[place])
+
+
+def share_of(batch_size: int, micro_batch: int, accumulation: int, rank: int, world_size: int) -> range:
+    """The places, among an iteration's ``batch_size``, of one micro-batch in one process."""
+    share = batch_size // (accumulation * world_size)
+    start = (micro_batch * world_size + rank) * share
+    return range(start, start + share)
+
+
+def mirrored_share_of(
+    batch_size: int, micro_batch: int, accumulation: int, rank: int, world_size: int
+) -> Sequence[int]:
+    """As :func:`share_of`, but a place comes with the mirrored one: of 8 places in 2 parts 0, 1, 6, 7 and 2, 3, 4, 5.
+
+    CutMix takes the image at the mirrored place of the batch. So every image meets the partner that it has in the
+    undivided batch, as long as the parts are even.
+    """
+    share = batch_size // (accumulation * world_size)
+    if share % 2:
+        return share_of(batch_size, micro_batch, accumulation, rank, world_size)
+    front = share_of(batch_size // 2, micro_batch, accumulation, rank, world_size)
+    return [*front, *(batch_size - 1 - place for place in reversed(front))]
+
+
+class MicroBatchSampler(Sampler):
+    """Keys of this process's micro-batches, without end: ``accumulation`` of them for each iteration."""
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        batch_sizes: Sequence[int],
+        accumulation: int = 1,
+        start_iter: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        skip: int = 0,
+    ):
+        """
+        Args:
+            streams: what a micro-batch is drawn from.
+            batch_sizes: images that all processes draw from each stream in an iteration; divisible by
+                ``accumulation`` × ``world_size``.
+            start_iter: the iteration to begin with.
+            skip: micro-batches left out at the beginning.
+        """
+        self.streams = streams
+        self.batch_sizes = batch_sizes
+        self.accumulation = accumulation
+        self.start_iter = start_iter
+        self.rank = rank
+        self.world_size = world_size
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[List[Key]]:
+        for number in itertools.count(self.start_iter * self.accumulation + self.skip):
+            yield self._keys(*divmod(number, self.accumulation))
+
+    def _keys(self, iteration: int, micro_batch: int) -> List[Key]:
+        return [
+            (stream.name, position, stream.index(position))
+            for stream, batch_size in zip(self.streams, self.batch_sizes)
+            for position in self._positions(stream.name, iteration, micro_batch, batch_size)
+        ]
+
+    def _positions(self, stream: str, iteration: int, micro_batch: int, batch_size: int) -> List[int]:
+        share = mirrored_share_of if stream == UNLABELED else share_of
+        places = share(batch_size, micro_batch, self.accumulation, self.rank, self.world_size)
+        return [iteration * batch_size + place for place in places]
+
+
+# ---------------------------------------------------------------------------- samples and their transport
+
+
+class StreamSamples(Dataset):
+    """Augmented samples by key. A :class:`UserError` is the sample's place taken, not raised: see :class:`Loader`.
+
+    Instead of an unlabelled image that cannot be read comes the next one that can: see ``damage.py``.
+    """
+
+    def __init__(self, sources: Dict[str, Tuple[Sequence[dict], Callable]], seed: int):
+        """
+        Args:
+            sources: dataset dicts and mapper of each stream.
+        """
+        self.sources = sources
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> Tuple[str, Union[Dict[str, Any], UserError]]:
+        stream, position, index = key
+        dicts, mapper = self.sources[stream]
+        if stream != UNLABELED:
+            return stream, _sample_or_error(mapper, dicts[index], sample_generator(self.seed, stream, position))
+
+        def make_generator() -> np.random.Generator:
+            return sample_generator(self.seed, stream, position)
+
+        return stream, sample_or_replacement(dicts, index, mapper, make_generator)
+
+
+class TestSamples(Dataset):
+    """Test images in order."""
+
+    __test__ = False  # pytest: this is no test
+
+    def __init__(self, dicts: Sequence[dict], mapper: Callable):
+        self.dicts = dicts
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: int) -> Union[Dict[str, Any], UserError]:
+        return _sample_or_error(self.mapper, self.dicts[index])
+
+
+def _sample_or_error(mapper: Callable, *arguments) -> Union[Dict[str, Any], UserError]:
+    # An exception that leaves a worker arrives with the worker's traceback as its message. So it is handed over.
+    try:
+        return mapper(*arguments)
+    except UserError as error:
+        return UserError(str(error))
+
+
+class Loader:
+    """A DataLoader that raises the errors among its samples in the calling process, and outlives its workers.
+
+    Workers start when iteration begins, and iterating again begins anew. If a worker dies, all are started again and
+    go on at the batch that was due; a worker that does not answer ends the iteration.
+    """
+
+    max_restarts = 3  # without a batch in between
+
+    def __init__(self, make: Callable[[int], DataLoader], unpack: Callable[[Any], Any], patience: float = 0.0):
+        """
+        Args:
+            make: from the number of batches that were already delivered to the DataLoader of the coming ones. With
+                workers, its ``timeout`` is how often they are looked after.
+            unpack: from a batch of the DataLoader to what is yielded.
+            patience: seconds that a batch may take; 0: any time.
+        """
+        self.make = make
+        self.unpack = unpack
+        self.patience = patience
+
+    def __iter__(self) -> Iterator[Any]:
+        delivered, restarts = 0, 0
+        while True:
+            try:
+                for batch in _batches(self.make(delivered), self.patience):
+                    if isinstance(batch, UserError):
+                        raise batch
+                    yield self.unpack(batch)
+                    delivered, restarts = delivered + 1, 0
+                return
+            except WorkerDied as death:
+                restarts += 1
+                if restarts > self.max_restarts:
+                    raise UserError(
+                        f"data workers died {restarts} times in a row ({death}): perhaps for want of memory; lower "
+                        "DATALOADER.NUM_WORKERS."
+                    ) from death
+                logger.warning("A data worker died (%s); starting the workers again.", death)
+
+    def __len__(self) -> int:
+        return len(self.make(0))
+
+
+class WorkerDied(Exception):
+    """A process that reads data ended without having been asked to."""
+
+
+def _batches(data_loader: DataLoader, patience: float) -> Iterator[Any]:
+    """What a DataLoader yields.
+
+    Raises:
+        WorkerDied: a worker did; the others were killed.
+        UserError: no batch came within ``patience`` seconds; the workers were killed.
+    """
+    # PyTorch would raise a worker's death wherever the main process happens to be, in the middle of a step. Without
+    # its handler the death is noticed where a batch is waited for.
+    handler = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(data_loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+    workers = list(getattr(iterator, "_workers", ()))
+    asked_at = time.monotonic()
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            is_late = isinstance(error, RuntimeError) and "timed out" in str(error)
+            dead = [worker for worker in workers if not worker.is_alive()]
+            if is_late and not dead and (not patience or time.monotonic() - asked_at < patience):
+                continue
+            for worker in workers:
+                worker.kill()  # not terminate(): what hangs does not hear
+            # A batch that a dead worker was handing over breaks off in one of the other errors.
+            if dead or (workers and not isinstance(error, RuntimeError)):
+                raise WorkerDied(_end_of(dead)) from None
+            if not is_late:
+                raise
+            raise UserError(
+                f"no batch came from the data workers within DATALOADER.TIMEOUT ({patience:g} s): check the disk or "
+                "network drive that holds the images; --resume goes on."
+            ) from None
+        yield batch
+        asked_at = time.monotonic()
+
+
+def _end_of(dead: Sequence[Any]) -> str:
+    return f"process {dead[0].pid}, exit code {dead[0].exitcode}" if dead else "while it handed over a batch"
+
+
+def pack_streams(batch: List[Tuple[str, Any]]) -> Union[Dict[str, Any], UserError]:
+    """Group a micro-batch by stream and stack its tensors.
+
+    A worker hands each tensor over through a file of its own; unstacked, some hundred images would exhaust what a
+    process may open.
+    """
+    groups: Dict[str, Samples] = {}
+    for stream, sample in batch:
+        if isinstance(sample, UserError):
+            return sample
+        groups.setdefault(stream, []).append(sample)
+    return {stream: _stack(samples) for stream, samples in groups.items()}
+
+
+def unpack_streams(batch: Dict[str, Any]) -> Dict[str, Samples]:
+    """Undo :func:`pack_streams`; a stream without images becomes an empty list. The tensors are views, not copies."""
+    return {stream: _unstack(batch[stream]) if stream in batch else [] for stream in (LABELED, UNLABELED)}
+
+
+def _stack(samples: Samples) -> Union[Dict[str, Any], Samples]:
+    names = samples[0].keys()
+    if any(sample.keys() != names for sample in samples):  # instances in some of the datasets only
+        return samples
+    columns = {name: [sample[name] for sample in samples] for name in names}
+    return {
+        name: torch.stack(values) if isinstance(values[0], torch.Tensor) else values for name, values in columns.items()
+    }
+
+
+def _unstack(columns: Union[Dict[str, Any], Samples]) -> Samples:
+    if isinstance(columns, list):
+        return columns
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def first_or_error(batch: list) -> Union[list, UserError]:
+    return batch[0] if isinstance(batch[0], UserError) else batch
+
+
+def unpack_nothing(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,216 @@
+"""Archives as the publishers of a dataset give them out: fetched, checked, unpacked."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import stat
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Callable, Dict, Iterator, Optional, Tuple
+
+from hiervl.data.preparation.script import CHUNK, Progress, missing_contents, say, write_whole
+from hiervl.utils.errors import UserError
+
+TIMEOUT = 60  # seconds without a byte
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
+# The last is what zipfile raises for a compression that it does not know.
+BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file as the dataset's publishers give it out.
+
+    Attributes:
+        name: of the file.
+        url: where it is; empty where a login is needed.
+        md5: of the file.
+        gigabytes: about its size, and that of its contents.
+        contents: at least so many files are in the dataset's folder once it is unpacked, by glob pattern.
+        by_hand: how to come by it where there is no ``url``, as the end of a sentence.
+    """
+
+    name: str
+    url: str
+    md5: str
+    gigabytes: float
+    contents: Dict[str, int] = field(default_factory=dict)
+    by_hand: str = ""
+
+
+def fetch_and_unpack(
+    archive: Archive, folder: Path, place: Callable[[str], Optional[str]], source: Optional[Path], keep: bool
+) -> None:
+    """Bring an archive's contents into ``folder``, unless they are there.
+
+    Args:
+        place: as of :func:`unpack`.
+        source: folder that holds the archive; None: it is downloaded into ``folder``.
+        keep: leave a downloaded archive where it is. One in ``source`` always stays.
+
+    Raises:
+        UserError: it cannot be had, is damaged, or does not hold what it should.
+    """
+    if archive.contents and not missing_contents(folder, archive.contents):
+        say(f"{archive.name}: its files are there")
+        return
+    path = obtain(archive, folder, source)
+    unpack(path, folder, place)
+    missing = missing_contents(folder, archive.contents)
+    if missing:
+        raise UserError(f"{archive.name} is unpacked, but {missing}: empty that folder and run the script again.")
+    if source is None and not keep:
+        path.unlink()
+
+
+# ---------------------------------------------------------------------------- fetching
+
+
+def obtain(archive: Archive, folder: Path, source: Optional[Path]) -> Path:
+    """The archive's file with the right checksum: from ``source``, or downloaded into ``folder``."""
+    path = (folder if source is None else source) / archive.name
+    if not path.is_file():
+        if source is not None:
+            raise UserError(f"{path} does not exist: --source names the folder that holds {archive.name}.")
+        if not archive.url:
+            raise UserError(f"{path} does not exist: {archive.by_hand}")
+        _check_space(folder, archive)
+        download(archive.url, path, f"download it elsewhere and name its folder with --source (MD5 {archive.md5})")
+    found = md5_of(path)
+    if found != archive.md5:
+        if source is None and archive.url:
+            path.unlink()
+        raise UserError(f"{path} is damaged: its MD5 is {found} instead of {archive.md5}; fetch it again.")
+    return path
+
+
+def _check_space(folder: Path, archive: Archive) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(folder).free / 1e9, 2 * archive.gigabytes
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free:.1f} GB left, but {archive.name} and its contents need {needed:.1f} GB: "
+            "make room, or name another disk with --root."
+        )
+
+
+def download(url: str, target: Path, otherwise: str) -> None:
+    """Fetch ``url`` and go on where an interrupted download stopped.
+
+    Args:
+        otherwise: what the user may do without a network, as the end of a sentence.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    start = partial.stat().st_size if partial.exists() else 0
+    headers = {"User-Agent": "HierVL"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+            total = _receive(response, partial, start)
+    except urllib.error.HTTPError as error:
+        if error.code != RANGE_NOT_SATISFIABLE:
+            raise UserError(f"{url} answered {error.code} {error.reason}: {otherwise}.") from None
+        total = start  # nothing is left to send: it was complete
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"{url} cannot be fetched ({reason}): run it again to go on, or {otherwise}.") from None
+    size = partial.stat().st_size
+    if total and size != total:
+        raise UserError(f"the download of {url} broke off at {size} of {total} bytes: run it again to go on.")
+    partial.replace(target)
+
+
+def _receive(response, partial: Path, start: int) -> int:
+    """Append the answer to ``partial``, or begin anew where the server sends all; → bytes in total, 0 if unknown."""
+    if getattr(response, "status", None) != PARTIAL_CONTENT:
+        start = 0
+    length = int(response.headers.get("Content-Length") or 0)
+    total = start + length if length else 0
+    name = partial.name[: -len(".part")]
+    with open(partial, "ab" if start else "wb") as file, Progress(f"fetching {name}", total / 1e6, " MB") as progress:
+        done = start
+        for chunk in iter(lambda: response.read(CHUNK), b""):
+            file.write(chunk)
+            done += len(chunk)
+            progress.show(done / 1e6)
+    return total
+
+
+def md5_of(path: Path) -> str:
+    """MD5 of a file, in hexadecimal; a line tells how far it is."""
+    digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
+    with open(path, "rb") as file, Progress(f"checking {path.name}", size / 1e6, " MB") as progress:
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+            progress.show(file.tell() / 1e6)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------- unpacking
+
+
+def unpack(path: Path, folder: Path, place: Callable[[str], Optional[str]]) -> None:
+    """Write the members of a zip or tar archive into ``folder``, but for those that are there in full size.
+
+    Args:
+        place: from a member's name to where it belongs below ``folder``; None: it is left out.
+
+    Raises:
+        UserError: the archive is damaged, or would write outside of ``folder``.
+    """
+    present: Dict[Path, Dict[str, int]] = {}
+    try:
+        with Progress(f"unpacking {path.name}", unit=" files") as progress:
+            for done, (name, size, is_file, reader) in enumerate(_members(path), start=1):
+                relative = place(str(PurePosixPath(name)))  # some begin with ./
+                if relative is None:
+                    continue
+                target = _inside(folder, relative, name, path, is_file)
+                if _sizes(target.parent, present).get(target.name) != size:
+                    with reader() as content:
+                        write_whole(target, content)
+                progress.show(done)
+    except BROKEN_ARCHIVE as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and fetch it again.") from None
+
+
+Member = Tuple[str, int, bool, Callable[[], IO[bytes]]]  # name, bytes, is a plain file, opens it
+
+
+def _members(path: Path) -> Iterator[Member]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    is_link = stat.S_ISLNK(entry.external_attr >> 16)
+                    yield entry.filename, entry.file_size, not is_link, lambda entry=entry: archive.open(entry)
+        return
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            if not entry.isdir():
+                yield entry.name, entry.size, entry.isfile(), lambda entry=entry: archive.extractfile(entry)
+
+
+def _inside(folder: Path, relative: str, name: str, path: Path, is_file: bool) -> Path:
+    """Where a member goes. What is no plain path below ``folder`` is refused; links could lead out of it later."""
+    parts = PurePosixPath(relative).parts
+    if not is_file or not parts or parts[0] == "/" or ".." in parts or "\\" in relative or ":" in relative:
+        raise UserError(f"{path} holds {name!r}, which is no plain file below {folder}: this is not the official one.")
+    return folder.joinpath(*parts)
+
+
+def _sizes(folder: Path, present: Dict[Path, Dict[str, int]]) -> Dict[str, int]:
+    """File sizes by name; every folder is listed once and made if need be."""
+    if folder not in present:
+        folder.mkdir(parents=True, exist_ok=True)
+        with os.scandir(folder) as entries:
+            present[folder] = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    return present[folder]

@@ -1,0 +1,198 @@
+"""From the label files of the benchmarks' publishers to maps of class indices, 255 being ignored."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_masks
+from scipy.io import loadmat
+
+from hiervl.data.loading.readers import read_instances
+from hiervl.data.preparation.script import Progress
+from hiervl.data.registered.datasets import IGNORE_LABEL
+from hiervl.utils.errors import UserError
+
+JOBS_AT_ONCE = 8  # that a process is handed
+MAX_8_BIT = 255
+ADE20K_CLASSES = 150
+PASCAL_CLASSES = 21
+COCO_THINGS = 80
+MIN_POLYGON_NUMBERS = 6  # x and y of three corners; pycocotools would take four numbers for a box
+# The label ids of Cityscapes that are evaluated, in the order of their train ids: road, sidewalk, building, wall,
+# fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, rider, car, truck, bus, train,
+# motorcycle, bicycle.
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_LAST_ID = 33
+
+
+# ---------------------------------------------------------------------------- labels
+
+
+def ade20k_labels(published: np.ndarray) -> np.ndarray:
+    """ADE20K's files have 0 for "other" and 1 … 150 for the classes: → 255 and 0 … 149.
+
+    Raises:
+        ValueError: a value exceeds 150.
+    """
+    if published.max() > ADE20K_CLASSES:
+        raise ValueError(f"label {published.max()} is no class")
+    return published.astype(np.uint8) - np.uint8(1)  # 0 wraps around to 255
+
+
+def cityscapes_labels(label_ids: np.ndarray) -> np.ndarray:
+    """Cityscapes' label ids 0 … 33 → train ids 0 … 18, 255 for what is not evaluated.
+
+    Raises:
+        ValueError: a value exceeds 33.
+    """
+    if label_ids.max() > CITYSCAPES_LAST_ID:
+        raise ValueError(f"label id {label_ids.max()} is no class")
+    train_ids = np.full(CITYSCAPES_LAST_ID + 1, IGNORE_LABEL, dtype=np.uint8)
+    train_ids[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
+    return train_ids[label_ids]
+
+
+def pascal_labels(published: np.ndarray) -> np.ndarray:
+    """Pascal VOC's own labels 0 … 20 and 255 as they are.
+
+    Raises:
+        ValueError: another value occurs.
+    """
+    wrong = np.setdiff1d(published, [*range(PASCAL_CLASSES), IGNORE_LABEL])
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} is no class")
+    return published
+
+
+def sbd_labels(path: Path) -> np.ndarray:
+    """The classes 0 … 20 of a MATLAB file in SBD's folder ``cls``; it knows no ignored pixels.
+
+    Raises:
+        UserError: the file is broken or holds something else.
+    """
+    try:
+        labels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
+        if labels.ndim != 2 or labels.max() >= PASCAL_CLASSES:
+            raise ValueError("its Segmentation is no map of Pascal VOC's classes")
+    except Exception as error:  # loadmat raises what it likes on a broken file
+        raise UserError(f"{path} is no label file of SBD ({error}): remove it and run the script again.") from None
+    return labels.astype(np.uint8)
+
+
+def coco_labels(categories: Sequence[dict], class_names: Sequence[str], path: Path) -> Dict[int, int]:
+    """From COCO's category ids (1 … 90 with gaps) to labels 1 … 80, 0 being the background.
+
+    Args:
+        categories: of an annotation file, ``path``.
+        class_names: the 81 classes.
+
+    Raises:
+        UserError: the file has other categories.
+    """
+    ordered = sorted(categories, key=lambda category: category["id"])
+    if [category["name"] for category in ordered] != list(class_names[1:]):
+        raise UserError(f"{path} has not the {COCO_THINGS} categories of COCO 2017: fetch the official file.")
+    return {category["id"]: label for label, category in enumerate(ordered, start=1)}
+
+
+def coco_maps(
+    annotations: Sequence[dict], labels: Dict[int, int], height: int, width: int
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The class and the instance of every pixel of a COCO image.
+
+    Where objects overlap, the smaller one is on top: it usually lies on the larger one. A crowd region gives its
+    pixels their class but is no instance, and lies below all objects.
+
+    Args:
+        annotations: those of the image. labels: of :func:`coco_labels`.
+
+    Returns:
+        Classes (H, W) uint8, 0 being background; instance numbers (H, W) int32 from 1 on, 0 where there is none.
+    """
+    classes = np.zeros((height, width), dtype=np.uint8)
+    instances = np.zeros((height, width), dtype=np.int32)
+    shapes = [(annotation, _coco_mask(annotation["segmentation"], height, width)) for annotation in annotations]
+    shapes = [(annotation, mask) for annotation, mask in shapes if mask.any()]
+    shapes.sort(key=lambda shape: (not shape[0].get("iscrowd", 0), -int(shape[1].sum()), shape[0]["id"]))
+    number = 0
+    for annotation, mask in shapes:
+        classes[mask] = labels[annotation["category_id"]]
+        if annotation.get("iscrowd", 0):
+            continue
+        number += 1
+        instances[mask] = number
+    return classes, instances
+
+
+def _coco_mask(segmentation, height: int, width: int) -> np.ndarray:
+    """Polygons, or a run-length code with its counts as numbers or as text: → bool (H, W)."""
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON_NUMBERS]
+        if not polygons:
+            return np.zeros((height, width), dtype=bool)
+        code = coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
+    elif isinstance(segmentation["counts"], list):
+        code = coco_masks.frPyObjects(segmentation, height, width)
+    else:
+        code = segmentation
+    return coco_masks.decode(code).astype(bool)
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def convert_png(source: Path, target: Path, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Write ``convert`` of a label file's indices to ``target``.
+
+    Raises:
+        UserError: the file is broken or holds a value that is no class.
+    """
+    try:
+        write_map(target, convert(read_instances(str(source))))
+    except ValueError as error:
+        raise UserError(f"{source} is broken ({error}): remove it and run the script again.") from None
+
+
+def convert_sbd(source: Path, target: Path) -> None:
+    write_map(target, sbd_labels(source))
+
+
+def convert_coco(
+    annotations: List[dict], labels: Dict[int, int], size: Tuple[int, int], classes: Path, instances: Path
+) -> None:
+    """Write the two maps of an image of ``size`` (height, width); the classes last, they stand for both."""
+    class_map, instance_map = coco_maps(annotations, labels, *size)
+    write_map(instances, instance_map)
+    write_map(classes, class_map)
+
+
+def write_map(path: Path, values: np.ndarray) -> None:
+    """Write a map (H, W) of whole numbers 0 … 65535 as a grey PNG, of 8 bits where they suffice."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(values.astype(np.uint8 if values.max() <= MAX_8_BIT else np.uint16)).save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def convert_all(what: str, function: Callable[..., None], jobs: Sequence[tuple], workers: int) -> None:
+    """Call ``function(*job)`` for every job, in ``workers`` processes; the first error ends it."""
+    with Progress(what, len(jobs), " files") as progress:
+        if workers <= 1 or len(jobs) <= JOBS_AT_ONCE:
+            for done, job in enumerate(jobs, start=1):
+                function(*job)
+                progress.show(done)
+            return
+        with multiprocessing.Pool(min(workers, len(jobs))) as pool:
+            calls = ((function, job) for job in jobs)
+            for done, _ in enumerate(pool.imap_unordered(_call, calls, JOBS_AT_ONCE), start=1):
+                progress.show(done)
+
+
+def _call(call: Tuple[Callable[..., None], tuple]) -> None:
+    function, job = call
+    function(*job)

@@ -1,0 +1,258 @@
+"""Datasets in folders, registered in Detectron2 under ``{name}_{split}`` and ``{name}_train_{labels}``.
+
+Every one is a folder ``{root}/{name}`` with ``images/{split}/{stem}.jpg`` or ``.png``,
+``labels/{split}/{stem}.png`` and, if there are any, ``instances/{split}/{stem}.png``. The root is
+``$DETECTRON2_DATASETS``, else ``datasets``. It is read when a dataset is loaded, not when it is registered, so
+registering costs nothing and cannot fail.
+"""
+
+import difflib
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from hiervl.data import shapesworld
+from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, read_classes
+from hiervl.data.registered.splits import label_split
+from hiervl.utils.errors import UserError
+
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IGNORE_LABEL = 255
+UNLABELED_SUFFIX = "_unlabeled"
+MAX_SUGGESTIONS = 5
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """A dataset laid out as the module describes.
+
+    Attributes:
+        name: its folder under the root, and the start of its registered names.
+        classes: in the order of the labels.
+        label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
+        remedy: what makes the folder, as the end of the sentence "… does not exist: ".
+        split_seed: of the labelled subsets.
+        generate: writes a split, given the dataset's folder and the split's name, where it is made and not fetched.
+    """
+
+    name: str
+    classes: Tuple[ClassDefinition, ...]
+    label_counts: Tuple[int, ...]
+    remedy: str = ""
+    generate: Optional[Callable[[Path, str], None]] = None
+    splits: Tuple[str, ...] = ("train", "val", "test")
+    split_seed: int = 0
+
+
+CAMVID = FolderDataset(
+    name="camvid",
+    classes=tuple(read_classes(CLASS_FILES / "camvid.yaml")),
+    label_counts=(12, 23, 46, 92, 184),
+    remedy=f"run `python datasets/prepare_camvid.py`, or set {ROOT_VARIABLE} to the folder that holds camvid",
+)
+SHAPESWORLD = FolderDataset(
+    name="shapesworld",
+    classes=tuple(
+        ClassDefinition(name, (name,), color, background=name == "background")
+        for name, color in zip(shapesworld.CLASS_NAMES, shapesworld.PALETTE)
+    ),
+    label_counts=(16, 32, 64, 128, 400),
+    generate=shapesworld.write_split,
+    split_seed=1,  # the first whose 16 labelled images show every class; with 0 a class could not be learnt at all
+)
+DATASETS = (CAMVID, SHAPESWORLD)
+_REGISTERED: List[str] = []  # names of datasets, for messages
+
+
+def register_all() -> None:
+    """Register HierVL's own datasets in Detectron2's catalogs. Calling it again changes nothing."""
+    for dataset in DATASETS:
+        register(dataset)
+
+
+def register(dataset: FolderDataset) -> None:
+    """Register a dataset's splits, and its labelled subsets with their unlabelled rests, in Detectron2's catalogs."""
+    loaders = {split: functools.partial(load_split, dataset, split) for split in dataset.splits}
+    for count in dataset.label_counts:
+        loaders[f"train_{count}"] = functools.partial(load_labeled, dataset, count)
+        loaders[f"train_{count}{UNLABELED_SUFFIX}"] = functools.partial(load_unlabeled, dataset, count)
+    register_loaders(dataset.name, dataset.classes, loaders)
+
+
+def register_loaders(
+    dataset_name: str, classes: Sequence[ClassDefinition], loaders: Dict[str, Callable[[], List[dict]]]
+) -> None:
+    """Register functions that load parts of a dataset, under ``{dataset_name}_{part}``; names already taken stay."""
+    _REGISTERED.append(dataset_name)
+    for part, load in loaders.items():
+        name = f"{dataset_name}_{part}"
+        if name in DatasetCatalog.list():
+            continue
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(
+            stuff_classes=[definition.name for definition in classes],
+            stuff_colors=[list(definition.color) for definition in classes],
+            class_phrases=[list(definition.phrases) for definition in classes],
+            ignore_label=IGNORE_LABEL,
+            evaluator_type="sem_seg",
+        )
+
+
+# ---------------------------------------------------------------------------- by name
+
+
+def load_dataset(name: str, key: str = "") -> Sequence[dict]:
+    """The dicts of a registered dataset.
+
+    Args:
+        key: the configuration key that holds the name, for the error message.
+
+    Returns:
+        A dict per image with "file_name", "image_id" (the file's stem) and, where there are such files,
+        "sem_seg_file_name" and "instance_file_name".
+
+    Raises:
+        UserError: the name is unknown, or the files are not as the module describes.
+    """
+    check_registered(name, key)
+    dicts = DatasetCatalog.get(name)
+    if not dicts:
+        raise UserError(f"the dataset {name!r} holds no images: fill it, or name another one{_in_key(key)}.")
+    return dicts
+
+
+def class_names_of(dataset_name: str) -> List[str]:
+    """The class names of a registered dataset, in the order of its labels.
+
+    Raises:
+        UserError: the dataset is unknown, or was registered without ``stuff_classes``.
+    """
+    check_registered(dataset_name)
+    names = MetadataCatalog.get(dataset_name).get("stuff_classes")
+    if not names:
+        raise UserError(f"the dataset {dataset_name!r} names no classes: set stuff_classes in its metadata.")
+    return list(names)
+
+
+def ignore_label_of(dataset_name: str) -> int:
+    """The label of the pixels that do not count."""
+    check_registered(dataset_name)
+    return MetadataCatalog.get(dataset_name).get("ignore_label", IGNORE_LABEL)
+
+
+def check_registered(name: str, key: str = "") -> None:
+    """Raise a :class:`UserError` with the closest names if no dataset is called ``name``."""
+    known = DatasetCatalog.list()
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=MAX_SUGGESTIONS)
+    if close:
+        raise UserError(f"there is no dataset {name!r}{_in_key(key)}; close names are {', '.join(close)}.")
+    ours = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
+    raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {ours}.")
+
+
+def _in_key(key: str) -> str:
+    return f" in {key}" if key else ""
+
+
+# ---------------------------------------------------------------------------- from files
+
+
+def dataset_root() -> Path:
+    """The folder that holds the datasets' folders."""
+    return Path(os.environ.get(ROOT_VARIABLE) or "datasets").expanduser().absolute()
+
+
+def load_split(dataset: FolderDataset, split: str) -> List[dict]:
+    """Dicts of a whole split with labels, sorted by stem; errors as :func:`load_dataset`."""
+    folder = _prepare(dataset, split)
+    return _labeled_dicts(folder, split, find_images(folder / "images" / split, dataset.remedy))
+
+
+def load_labeled(dataset: FolderDataset, count: int) -> List[dict]:
+    """Dicts of the ``count`` labelled images of ``train``, see :func:`label_split`; only these need labels."""
+    folder = _prepare(dataset, "train")
+    images = find_images(folder / "images" / "train", dataset.remedy)
+    labeled, _ = _label_split(dataset, images, count)
+    return _labeled_dicts(folder, "train", {stem: images[stem] for stem in labeled})
+
+
+def load_unlabeled(dataset: FolderDataset, count: int) -> List[dict]:
+    """Dicts of the images that :func:`load_labeled` leaves, without labels even where there are files of them."""
+    folder = _prepare(dataset, "train")
+    images = find_images(folder / "images" / "train", dataset.remedy)
+    _, unlabeled = _label_split(dataset, images, count)
+    return [{"file_name": str(images[stem]), "image_id": stem} for stem in unlabeled]
+
+
+def find_images(folder: Path, remedy: str = "") -> Dict[str, Path]:
+    """Image files of a folder by stem, sorted.
+
+    Raises:
+        UserError: the folder is missing or holds no image, or two images share a stem and so a label.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: {remedy or 'put the images there'}.")
+    images: Dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in images:
+            raise UserError(f"{images[path.stem]} and {path.name} share one label file: remove one of them.")
+        images[path.stem] = path
+    if not images:
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}): {remedy or 'put them there'}.")
+    return dict(sorted(images.items()))
+
+
+def _prepare(dataset: FolderDataset, split: str) -> Path:
+    """The dataset's folder, with the split generated if that is how it comes about."""
+    folder = dataset_root() / dataset.name
+    if dataset.generate is not None:
+        try:
+            dataset.generate(folder, split)
+        except OSError as error:
+            raise UserError(
+                f"{dataset.name} cannot be written into {folder} ({error.strerror or error}): "
+                f"set {ROOT_VARIABLE} to a folder you may write to."
+            ) from None
+    return folder
+
+
+def _label_split(dataset: FolderDataset, images: Dict[str, Path], count: int) -> Tuple[List[str], List[str]]:
+    if len(images) < count:
+        folder = dataset_root() / dataset.name
+        raise UserError(
+            f"{folder / 'images' / 'train'} holds {len(images)} images, fewer than the {count} to be labelled."
+        )
+    return label_split(images, count, dataset.split_seed)
+
+
+def _labeled_dicts(folder: Path, split: str, images: Dict[str, Path]) -> List[dict]:
+    # Listing a folder once is faster than asking for every file, above all on network drives.
+    labels = _stems(folder / "labels" / split)
+    instances = _stems(folder / "instances" / split)
+    missing = [stem for stem in images if stem not in labels]
+    if missing:
+        others = f" (and those of {len(missing) - 1} more images)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{images[missing[0]]} has no label: {folder / 'labels' / split / missing[0]}.png is missing{others}; "
+            "add it, or take the image out."
+        )
+    dicts = []
+    for stem, image in images.items():
+        files = {"file_name": str(image), "image_id": stem, "sem_seg_file_name": str(labels[stem])}
+        if stem in instances:
+            files["instance_file_name"] = str(instances[stem])
+        dicts.append(files)
+    return dicts
+
+
+def _stems(folder: Path) -> Dict[str, Path]:
+    """PNG files of a folder by stem; none if there is no such folder."""
+    return {path.stem: path for path in folder.iterdir() if path.suffix == ".png"} if folder.is_dir() else {}

@@ -1,0 +1,175 @@
+"""Checkpoints that hold everything a run needs to go on, written atomically and read without running code."""
+
+import logging
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint
+from hiervl.utils.errors import UserError
+from hiervl.utils.files import TEMPORARY, write_whole
+
+from .resume_check import check_resumed_config
+
+logger = logging.getLogger(__name__)
+
+# How the names begin that a training writes, first as temporary files.
+WRITTEN = ("model_", "last_checkpoint", "results.json", "health.json", "run.json", "report", "predictions_")
+PERIODIC = re.compile(r"model_\d{7}\.pth")
+
+
+class SegmentationCheckpointer(Checkpointer):
+    """fvcore's checkpointer with three differences: a file appears under its name only when it is whole; loading
+    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked."""
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, extra: Dict[str, Any] = None, **checkpointables: Any):
+        """
+        Args:
+            model: the student; its ``class_names`` are saved and compared.
+            extra: plain values that are saved with every checkpoint.
+            checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
+        """
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.extra = {"class_names": list(model.class_names), **(extra or {})}
+        self.resumed_run: Optional[str] = None  # identity of the run of the checkpoint that was resumed
+        self._is_resuming, self._config = False, ""
+
+    def save(self, name: str, is_latest: bool = True, **kwargs: Any) -> None:
+        """Write ``{name}.pth`` under ``save_dir``; ``is_latest``: and remember it as the one to resume from.
+
+        Raises:
+            OSError: it cannot be written, for example because the disk is full; older checkpoints are untouched.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **self.extra, **kwargs}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        path = Path(self.save_dir) / f"{name}.pth"
+        write_whole(path, lambda file: torch.save(data, file))
+        if is_latest:
+            self.tag_last_checkpoint(path.name)
+        logger.info("Saved %s", path)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Remember which file was saved last; for people and Detectron2, :meth:`resume` looks for itself."""
+        name = last_filename_basename.encode()
+        write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(name))
+
+    def resume(self, run: Optional[str], config: str) -> bool:
+        """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.
+
+        Args:
+            run: the run's identity; checkpoints of another run are passed over. None: any run's will do.
+            config: of the run that goes on, as YAML; compared with the one of the checkpoint.
+
+        Returns:
+            False if there is none.
+
+        Raises:
+            UserError: the checkpoint was written with settings that cannot be changed on the way.
+        """
+        chosen = comm.all_gather(self._newest_whole(run) if comm.is_main_process() else None)[0]
+        if chosen is None:
+            return False
+        logger.info("Resuming from %s", chosen)
+        self._is_resuming, self._config = True, config
+        try:
+            self.load(chosen)
+        finally:
+            self._is_resuming = False
+        return True
+
+    def _newest_whole(self, run: Optional[str]) -> Optional[str]:
+        for path in checkpoints_by_age(self.save_dir):
+            try:
+                checkpoint = read_checkpoint(str(path))
+            except UserError as error:
+                logger.warning("Passing over a broken checkpoint: %s", error)
+                continue
+            if "trainer" not in checkpoint or (run is not None and checkpoint.get("run") not in (run, None)):
+                continue
+            return str(path)
+        return None
+
+    def load(self, path: str, checkpointables: List[str] = None) -> Dict[str, Any]:
+        """As fvcore's, with errors in one sentence."""
+        if path and not os.path.isfile(path):
+            raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS).")
+        try:
+            return super().load(path, checkpointables)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(
+                f"'{path}' was written with other settings than the config has ({' '.join(str(error).split())[:200]}); "
+                "resume with the config.yaml that lies beside it."
+            ) from error
+
+    def _load_file(self, f: str) -> Dict[str, Any]:
+        checkpoint = read_checkpoint(f)
+        check_classes(checkpoint, self.model.class_names, f, must_be_equal=self._is_resuming)
+        if self._is_resuming:
+            self.resumed_run = checkpoint.get("run")
+            check_resumed_config(checkpoint.get("config", ""), self._config, f)
+        return checkpoint
+
+    def _load_model(self, checkpoint: Dict[str, Any]):
+        """As fvcore's, but a resumed run takes all weights or none."""
+        incompatible = super()._load_model(checkpoint)
+        odd = [*incompatible.missing_keys, *incompatible.unexpected_keys]
+        odd += [name for name, *_ in incompatible.incorrect_shapes]
+        if self._is_resuming and odd:
+            raise ValueError(f"{len(odd)} weights do not fit, among them {odd[0]}")
+        return incompatible
+
+
+def remove_unfinished(folder: str) -> None:
+    """Remove what a killed run was writing."""
+    for path in Path(folder).glob("*" + TEMPORARY):
+        if path.name.startswith(WRITTEN):
+            path.unlink(missing_ok=True)
+
+
+class RandomState:
+    """The random generators of all processes, as something that can be checkpointed."""
+
+    def __init__(self) -> None:
+        self._of_processes: List[Dict[str, Any]] = []
+
+    def collect(self) -> None:
+        """Gather the states; to be called by all processes before the main one saves."""
+        self._of_processes = comm.all_gather(_random_state())
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {"processes": self._of_processes}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Restore this process's generators; a process that the saved run did not have keeps its own."""
+        if comm.get_rank() < len(state["processes"]):
+            _restore_random_state(state["processes"][comm.get_rank()])
+
+
+def _random_state() -> Dict[str, Any]:
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        # Not is_available(): a run on the CPU would take memory of a GPU that it does not use.
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "python": random.getstate(),
+    }
+
+
+def _restore_random_state(state: Dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    random.setstate(state["python"])

@@ -1,0 +1,72 @@
+"""``SEMI.COMPARE_SUPERVISED``: the supervised-only twin of a run, and what its unlabelled images are worth."""
+
+import json
+import math
+from pathlib import Path
+from typing import Callable, Optional
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from hiervl.visualization.report import TWIN_FOLDER
+
+
+def supervised_twin(cfg: CfgNode) -> CfgNode:
+    """The same run without unlabelled images, in the folder ``supervised`` of its OUTPUT_DIR."""
+    twin = cfg.clone()
+    twin.defrost()
+    twin.SEMI.ENABLED = False
+    twin.SEMI.COMPARE_SUPERVISED = False
+    twin.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / TWIN_FOLDER)
+    twin.freeze()
+    return twin
+
+
+def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], Optional[dict]], resume: bool) -> dict:
+    """Train the twin, then the run itself, from the same random state; ends with one line that compares the two.
+
+    Args:
+        train: trains one config, given also whether to resume, and returns its results; None: a signal stopped it.
+        resume: go on with both; a twin that is finished stays as it is.
+
+    Returns:
+        the results of the run itself; none if a signal stopped it or its twin.
+    """
+    twin = supervised_twin(cfg)
+    folder = Path(twin.OUTPUT_DIR)
+    if not (resume and (folder / "model_final.pth").is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        if comm.is_main_process():
+            (folder / "config.yaml").write_text(twin.dump(), encoding="utf-8")
+        if train(twin, resume) is None:
+            return {}
+    comm.synchronize()
+    # As Detectron2's set-up seeds a run: both begin with the same weights.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    results = train(cfg, resume)
+    if results is None:
+        return {}
+    if comm.is_main_process():
+        print(gain_line(mean_iou(cfg, Path(cfg.OUTPUT_DIR)), mean_iou(cfg, folder)), flush=True)
+    return results
+
+
+def mean_iou(cfg: CfgNode, folder: Path) -> float:
+    """mIoU, in percent, on the first of ``DATASETS.TEST``, of the finished run in a folder; nan where there is none."""
+    path = folder / "results.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    if len(cfg.DATASETS.TEST) > 1:
+        results = results.get(cfg.DATASETS.TEST[0], {})
+    value = results.get("sem_seg", {}).get("mIoU")
+    return math.nan if value is None else float(value)
+
+
+def gain_line(with_unlabelled: float, without: float) -> str:
+    """The last line of the run."""
+    if math.isnan(with_unlabelled) or math.isnan(without):
+        return "what unlabelled data gained is not known: one of the two runs has no mIoU (DATASETS.TEST)"
+    return (
+        f"unlabelled data gained {with_unlabelled - without:+.2f} mIoU "
+        f"({with_unlabelled:.2f} with them, {without:.2f} without)"
+    )

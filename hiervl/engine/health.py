@@ -1,0 +1,172 @@
+"""The hook that watches a semi-supervised run; its figures and warnings are explained in ``health_report.py``."""
+
+import logging
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch.nn import functional as F
+
+from hiervl.evaluation import confusion_matrix, write_results
+from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.semi_supervised.calibration import has_gate, labelled_batches
+from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
+from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.tolerance import going_on_without
+
+from .health_report import HealthReport, find_problems, presence_auc, worthless_classes
+
+logger = logging.getLogger(__name__)
+
+FILE = "health.json"
+
+
+class HealthCheck(HookBase):
+    """Counts the pseudo-labels of every iteration; every ``period`` iterations, and after the last one, looks at the
+    labelled images, too, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of what is newly wrong.
+
+    Before training it switches the guidance by the frozen CLIP off for classes that this CLIP does not know; with
+    ``period`` 0 it does no more than that.
+    """
+
+    def __init__(self, cfg, step: SemiSupervisedStep, period: int):
+        self.cfg, self.step, self.period = cfg, step, period
+        self.class_names: List[str] = step.student.class_names
+        self.zero_shot_iou: Optional[np.ndarray] = None
+        self.known_problems: Dict[str, Tuple[str, ...]] = {}
+        self._kept = torch.zeros(len(self.class_names), dtype=torch.long, device=step.student.device)
+        self._seen = torch.zeros((), dtype=torch.long, device=step.student.device)
+
+    def before_train(self) -> None:
+        """All processes see the same labelled images, so they agree on what is switched off."""
+        guidance = self.step.guidance
+        if guidance is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
+            return
+        self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
+        least = self.cfg.SEMI.GUIDANCE_MIN_IOU
+        worthless = [c for c in worthless_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
+        guidance.mute.update(worthless)
+        if worthless:
+            names = ", ".join(f"'{self.class_names[c]}' ({100 * self.zero_shot_iou[c]:.1f} %)" for c in worthless)
+            logger.warning(
+                "CLIP does not know some classes (in brackets how far its zero-shot prediction overlaps the labelled "
+                "images, IoU): %s. Its guidance is switched off for them (SEMI.GUIDANCE_MIN_IOU %g); other words for "
+                "them may help.",
+                names, least,
+            )  # fmt: skip
+
+    def after_step(self) -> None:
+        """Of several micro-batches the last one is counted."""
+        if self.period <= 0:
+            return
+        pseudo = self.step.last_pseudo
+        if pseudo is not None:
+            num_classes = len(self._kept)
+            kept = pseudo.labels.masked_fill(~pseudo.keep, num_classes).flatten()
+            counts = kept.new_zeros(num_classes + 1).scatter_add_(0, kept, torch.ones_like(kept))
+            self._kept += counts[:num_classes]
+            self._seen += (pseudo.labels != self.step.ignore_value).sum()
+        next_iter = self.trainer.iter + 1
+        if next_iter != self.trainer.max_iter and next_iter % self.period:
+            return
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(self._kept)
+            torch.distributed.all_reduce(self._seen)
+        if comm.is_main_process():
+            self._report(next_iter)
+        self._kept.zero_()
+        self._seen.zero_()
+        comm.synchronize()  # the report takes time in one process only
+
+    def _report(self, iteration: int) -> None:
+        report = examine(self.cfg, self.step)
+        report.kept_pixels, report.seen_pixels = self._kept.cpu().numpy(), int(self._seen)
+        report.zero_shot_iou = self.zero_shot_iou
+        report.unguided = sorted(self.step.guidance.mute) if self.step.guidance is not None else ()
+        report.problems = find_problems(report)
+        for kind, classes, sentence in report.problems:
+            if kind not in self.known_problems or set(classes) - set(self.known_problems[kind]):
+                logger.warning("Iteration %d: %s", iteration, sentence)
+        self.known_problems = {problem.kind: problem.classes for problem in report.problems}
+        self.trainer.storage.put_scalars(**report.scalars(), smoothing_hint=False)
+        with going_on_without(FILE):
+            write_results(report.as_dict(iteration), str(Path(self.cfg.OUTPUT_DIR) / FILE))
+
+
+@torch.no_grad()
+def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
+    """What the teacher makes of the weak views of labelled images, whose truth is known."""
+    network, ignore_value = step.teacher.network, step.ignore_value
+    num_classes = len(network.class_names)
+    was_training = network.training
+    network.eval()
+    kept = np.zeros((num_classes, num_classes), dtype=np.int64)
+    labelled = np.zeros(num_classes, dtype=np.int64)
+    relevance: List[np.ndarray] = []
+    presence: List[np.ndarray] = []
+    active: List[float] = []
+    for images, truth in _labelled_images(cfg, network):
+        valid = truth != ignore_value
+        pseudo = make_pseudo_labels(
+            network.semantic_maps(images).float(), valid, step.threshold.keeps, sharpen=step.sharpen,
+            ignore_value=ignore_value,
+        )  # fmt: skip
+        for of_image, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
+            known = of_image.masked_fill(~keep, ignore_value)
+            kept += confusion_matrix(known.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
+            counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
+            labelled += counts
+            presence.append(counts > 0)
+        if has_gate(network):
+            generator = network.query_generator
+            similarity = network.relevance_similarity(network.normalise(list(images)), network.encode_text())
+            gate = generator.gate_logits(similarity).sigmoid()
+            relevance.append(gate.cpu().numpy())
+            active.extend(generator.active_classes(gate).sum(1).tolist())
+    network.train(was_training)
+    predicted = kept.sum(0)
+    report = HealthReport(
+        class_names=network.class_names,
+        kept_pixels=np.zeros(num_classes, dtype=np.int64),
+        seen_pixels=0,
+        labelled_pixels=labelled,
+        agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
+        confidence=step.threshold.threshold,
+    )
+    if relevance:
+        judged, shown = np.concatenate(relevance), np.stack(presence)
+        report.relevance_auc = presence_auc(judged, shown)
+        report.relevance_present = float(judged[shown].mean()) if shown.any() else float("nan")
+        report.relevance_absent = float(judged[~shown].mean()) if not shown.all() else float("nan")
+        report.active_classes = float(np.mean(active))
+    return report
+
+
+@torch.no_grad()
+def zero_shot(cfg, network, clip: FrozenClip) -> Tuple[np.ndarray, np.ndarray]:
+    """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
+    in how many of the images each class occurs (C,)."""
+    num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    shown = np.zeros(num_classes, dtype=np.int64)
+    text = network.encode_text()
+    for images, truth in _labelled_images(cfg, network):
+        for of_image in truth:
+            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
+        batch = network.normalise(list(images))
+        probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
+        labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
+        confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
+    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    iou = np.divide(hits, union, out=np.full(num_classes, np.nan), where=union > 0)
+    return iou, shown
+
+
+def _labelled_images(cfg, network):
+    """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
+    for batch in labelled_batches(cfg):
+        images = torch.stack([sample["image"] for sample in batch]).to(network.device)
+        yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

@@ -1,0 +1,214 @@
+"""What the trainer does around its iterations, as Detectron2 hooks."""
+
+import contextlib
+import functools
+import logging
+import math
+from pathlib import Path
+from typing import Callable, Iterator, List, Optional, Sequence
+
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from fvcore.common.history_buffer import HistoryBuffer
+
+from hiervl.utils.checkpoint_file import checkpoints_by_age
+from hiervl.utils.errors import UserError
+from hiervl.visualization.report import write_report
+
+from .checkpoint import PERIODIC, RandomState, SegmentationCheckpointer, remove_unfinished
+from .interruption import StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+class PeriodicCheckpoints(HookBase):
+    """Save every ``period`` iterations and at the end, keep the newest two.
+
+    A checkpoint that cannot be written costs nothing but itself: the next one is tried at the next interval. The last
+    one of a training has to succeed.
+    """
+
+    keep = 2
+
+    def __init__(self, checkpointer: SegmentationCheckpointer, random_state: RandomState, period: int):
+        self.checkpointer = checkpointer
+        self.random_state = random_state
+        self.period = period
+        self._saved: List[Path] = []
+
+    def before_train(self) -> None:
+        """Take over the files that this run had saved before it was interrupted."""
+        if not comm.is_main_process():
+            return
+        folder = self.checkpointer.save_dir
+        remove_unfinished(folder)
+        if self.trainer.start_iter:
+            found = [path for path in checkpoints_by_age(folder) if PERIODIC.fullmatch(path.name)]
+            self._saved = found[::-1]
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        is_last = next_iter == self.trainer.max_iter
+        if is_last or (self.period > 0 and next_iter % self.period == 0):
+            self.save("model_final" if is_last else "", must_succeed=is_last)
+
+    def save(self, name: str = "", must_succeed: bool = False) -> None:
+        """Save the state after this iteration; to be called by all processes.
+
+        Raises:
+            UserError: it ``must_succeed`` and does not.
+        """
+        self.random_state.collect()
+        is_periodic = not name
+        name = name or f"model_{self.trainer.iter:07d}"
+        try:
+            self.checkpointer.save(name)
+        except OSError as error:
+            last = next(iter(checkpoints_by_age(self.checkpointer.save_dir)), None)
+            problem = (
+                f"the checkpoint after iteration {self.trainer.iter} could not be written to "
+                f"{self.checkpointer.save_dir} ({error.strerror or error}); the last good one is {last or 'none'}"
+            )
+            if must_succeed:
+                raise UserError(f"{problem}: make room and go on with --resume.") from error
+            logger.error("%s. Training goes on and tries again at the next interval.", problem)
+            return
+        if comm.is_main_process() and is_periodic:
+            path = Path(self.checkpointer.save_dir) / f"{name}.pth"
+            self._saved = [*(other for other in self._saved if other != path), path]
+            for stale in self._saved[: -self.keep]:
+                stale.unlink(missing_ok=True)
+            self._saved = self._saved[-self.keep :]
+
+
+class StopOnRequest(HookBase):
+    """Save and end the loop after the iteration in which a signal asked for it; runs after all other hooks."""
+
+    def __init__(self, request: StopRequest, checkpoints: PeriodicCheckpoints):
+        self.request = request
+        self.checkpoints = checkpoints
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 == self.trainer.max_iter or not self.request.is_made():
+            return
+        self.checkpoints.save(must_succeed=True)
+        raise Stopped(self.trainer.iter)
+
+
+class Stopped(BaseException):
+    """The training was asked to stop and has saved. Not an Exception: Detectron2 would log it as an error."""
+
+    def __init__(self, iteration: int):
+        super().__init__(f"stopped after iteration {iteration}")
+        self.iteration = iteration
+
+
+class ShortHistory(HookBase):
+    """Keeps the last values of every logged figure; Detectron2 keeps a million, which are kilobytes an iteration."""
+
+    length = 1000  # Detectron2's printer estimates the remaining time from so many
+
+    def before_train(self) -> None:
+        self.trainer.storage.histories().default_factory = functools.partial(HistoryBuffer, self.length)
+
+
+class TolerantWriter(PeriodicWriter):
+    """Writes the log, and goes on without it where the disk is full."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._complained = False
+
+    def after_step(self) -> None:
+        with self._tolerance():
+            super().after_step()
+
+    def after_train(self) -> None:
+        with self._tolerance():
+            super().after_train()
+
+    @contextlib.contextmanager
+    def _tolerance(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._complained:
+                logger.error("The log cannot be written (%s); training goes on without it.", error.strerror or error)
+            self._complained = True
+
+
+class PeriodicEvaluation(HookBase):
+    """Evaluate every ``period`` iterations and after the last one, before that iteration's checkpoint is written.
+
+    Detectron2's ``EvalHook`` runs its last evaluation after the last checkpoint, which then lacks what it calibrated.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict]):
+        self.period = period
+        self.evaluate = evaluate
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        if next_iter != self.trainer.max_iter and (self.period <= 0 or next_iter % self.period):
+            return
+        results = self.evaluate()
+        if results:
+            self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
+        comm.synchronize()  # evaluation may take longer in one process than in another
+
+
+def best_metric(test_datasets: Sequence[str]) -> str:
+    """The scalar by which the best checkpoint is chosen: mIoU on the first of the test datasets."""
+    return "sem_seg/mIoU" if len(test_datasets) < 2 else f"{test_datasets[0]}/sem_seg/mIoU"
+
+
+class RunReport(HookBase):
+    """Write the run's ``report.html`` after evaluations; runs after the log is written. A failure ends no training."""
+
+    def __init__(self, folder: str, period: int):
+        self.folder = folder
+        self.period = period
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        if next_iter != self.trainer.max_iter and (self.period <= 0 or next_iter % self.period):
+            return
+        try:
+            logger.info("Report: %s", write_report(self.folder))
+        except UserError as error:  # a full disk
+            logger.error("The report is left out: %s", error)
+        except Exception:
+            logger.exception("The report could not be written; `python -m hiervl report %s` tries again.", self.folder)
+
+
+class BestCheckpoint(HookBase):
+    """Keep the weights of the best evaluation as ``model_best.pth``; runs after :class:`PeriodicEvaluation`."""
+
+    def __init__(self, checkpointer: SegmentationCheckpointer, metric: str = "sem_seg/mIoU"):
+        self.checkpointer = checkpointer
+        self.metric = metric
+        self.best: Optional[float] = None
+
+    def after_step(self) -> None:
+        latest = self.trainer.storage.latest().get(self.metric)
+        if latest is None:
+            return
+        value, iteration = latest
+        if iteration != self.trainer.iter or math.isnan(value):
+            return
+        if self.best is None or value > self.best:
+            try:
+                self.checkpointer.save("model_best", is_latest=False, **{self.metric: float(value)})
+            except OSError as error:
+                logger.error("model_best.pth could not be written (%s).", error.strerror or error)
+                return
+            self.best = float(value)
+            logger.info("Best %s so far: %.2f", self.metric, value)
+
+    def state_dict(self) -> dict:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best = state["best"]

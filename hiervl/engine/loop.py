@@ -1,0 +1,321 @@
+"""What happens in one iteration: micro-batches, mixed precision, clipping, the optimiser's step, the teacher's."""
+
+import contextlib
+import logging
+import time
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.nn.parallel import DistributedDataParallel
+
+from hiervl.data.loading.streams import LABELED, UNLABELED, mirrored_share_of, share_of
+from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.errors import UserError
+
+from .replay import StateBefore
+
+logger = logging.getLogger(__name__)
+
+AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Files written of steps that were left out; each holds the network's weights.
+MAX_DUMPS = 3
+
+# Of float16's losses. It halves with every gradient that overflows; where even this one does, scaling is not the cause.
+SMALLEST_SCALE = 1.0
+
+Batch = Dict[str, List[dict]]
+
+
+class MicroBatchLosses(NamedTuple):
+    """What one micro-batch, or part of one, gave."""
+
+    values: Dict[str, float]
+    files: List[str]
+
+    @property
+    def broken(self) -> List[str]:
+        """Losses that are infinite or NaN."""
+        return [name for name, value in self.values.items() if not np.isfinite(value)]
+
+
+def amp_type(name: str) -> torch.dtype:
+    """The number type that ``SOLVER.AMP.DTYPE`` names."""
+    if name not in AMP_TYPES:
+        raise UserError(f"SOLVER.AMP.DTYPE is one of {', '.join(AMP_TYPES)}, not '{name}'.")
+    return AMP_TYPES[name]
+
+
+class LossScaler(torch.amp.GradScaler):
+    """PyTorch's, which a run can also take up that went on without one so far."""
+
+    def load_state_dict(self, state: Dict) -> None:
+        if state:
+            super().load_state_dict(state)
+
+
+class OptimisationLoop:
+    """Runs the step on micro-batches and the optimiser on their summed gradients.
+
+    It stands where Detectron2's ``DefaultTrainer`` has its ``SimpleTrainer``, as ``trainer._trainer``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulation: int = 1,
+        amp: bool = False,
+        amp_dtype: str = "bfloat16",
+        max_gradient_norm: float = 0.0,
+        max_skipped_steps: int = 0,
+        halve_on_out_of_memory: bool = False,
+        dump: Optional[Callable[..., str]] = None,
+    ):
+        """
+        Args:
+            model: the :class:`SemiSupervisedStep`, bare or inside ``DistributedDataParallel``.
+            accumulation: micro-batches per optimiser step.
+            amp, amp_dtype: mixed precision, and its number type ("bfloat16" or "float16").
+            max_gradient_norm: over all parameters; 0: gradients are not clipped.
+            max_skipped_steps: so many steps with an infinite or NaN loss or gradient are left out; the next one ends
+                the training.
+            halve_on_out_of_memory: divide micro-batches when they do not fit into the GPU's memory.
+            dump: writes the micro-batches of such a step to a file and returns its path; called as
+                ``dump(batches=…, before=…, iteration=…, parts=…, amp=…)``.
+        """
+        self.model = model
+        self.step: SemiSupervisedStep = getattr(model, "module", model)
+        self.optimizer = optimizer
+        self.accumulation = accumulation
+        self.max_gradient_norm = max_gradient_norm
+        self.amp, self.amp_dtype = amp, amp_type(amp_dtype)
+        self.device_type = self.step.student.device.type
+        needs_scaling = amp and self.amp_dtype == torch.float16 and self.device_type == "cuda"
+        self.scaler = LossScaler(self.device_type, enabled=needs_scaling)
+        self.max_skipped_steps = max_skipped_steps
+        self.halve_on_out_of_memory = halve_on_out_of_memory
+        self.dump = dump
+        self.skipped_steps = 0
+        self.parts = 1  # that a micro-batch of the loader is divided into
+        self.iter = 0
+        self._batches: Iterator[Batch] = iter(())
+
+    @classmethod
+    def from_config(
+        cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, dump: Optional[Callable[..., str]] = None
+    ) -> "OptimisationLoop":
+        """``SOLVER`` of the config."""
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+            raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is 'full_model' in HierVL, not '{clip.CLIP_TYPE}'.")
+        return cls(
+            model,
+            optimizer,
+            accumulation=cfg.SOLVER.ACCUMULATION,
+            amp=cfg.SOLVER.AMP.ENABLED,
+            amp_dtype=cfg.SOLVER.AMP.DTYPE,
+            max_gradient_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
+            max_skipped_steps=cfg.SOLVER.MAX_SKIPPED_STEPS,
+            halve_on_out_of_memory=cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY,
+            dump=dump,
+        )
+
+    def read_from(self, batches: Iterable[Batch]) -> None:
+        """Take the micro-batches of the coming iterations from here."""
+        self._batches = iter(batches)
+
+    def state_dict(self) -> Dict[str, int]:
+        return {"skipped_steps": self.skipped_steps, "parts": self.parts, "accumulation": self.accumulation}
+
+    def load_state_dict(self, state: Dict[str, int]) -> None:
+        self.skipped_steps = state["skipped_steps"]
+        # A larger SOLVER.ACCUMULATION than before has divided already.
+        self.parts = max(1, state["parts"] * state.get("accumulation", self.accumulation) // self.accumulation)
+
+    def run_step(self) -> None:
+        """One optimiser step.
+
+        Raises:
+            UserError: a loss or the gradient is infinite or NaN once too often, or the GPU's memory is exhausted.
+        """
+        self.step.iteration = self.iter
+        before = StateBefore(self.step)
+        start = time.perf_counter()
+        batches = [next(self._batches) for _ in range(self.accumulation)]
+        data_time = time.perf_counter() - start
+        losses = self._gradients(batches, before)
+        problem = self._problem(losses)
+        if problem is not None:
+            self._leave_out(problem, batches, before)
+            return
+        self._update()
+        names = losses[0].values
+        self._log({name: float(np.mean([each.values[name] for each in losses])) for name in names}, data_time)
+
+    # ---- gradients ----------------------------------------------------------------------------------------------
+
+    def _gradients(self, batches: List[Batch], before: StateBefore) -> List[MicroBatchLosses]:
+        """Add up the gradients of an iteration, in smaller parts where memory asks for it."""
+        while True:
+            try:
+                return self.accumulate(batches)
+            except torch.cuda.OutOfMemoryError as error:
+                self._answer_out_of_memory(batches, error)
+            # Outside of the handler, whose traceback holds the tensors that are to be freed.
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device_type == "cuda":
+                torch.cuda.empty_cache()
+            before.restore(self.step)
+
+    def accumulate(self, batches: List[Batch]) -> List[MicroBatchLosses]:
+        """Add up the gradients of the micro-batches of one iteration, each in ``parts`` parts."""
+        if not _can_divide(batches, self.parts):  # after a resumption with other batches
+            self.parts = 1
+        divided = [part for batch in batches for part in divide(batch, self.parts)]
+        return [
+            self._forward_backward(part, len(divided), is_last=number + 1 == len(divided))
+            for number, part in enumerate(divided)
+        ]
+
+    def _answer_out_of_memory(self, batches: List[Batch], error: Exception) -> None:
+        """Halve the parts, or end with what the user can do."""
+        parts = 2 * self.parts
+        can_halve = _can_divide(batches, parts)
+        # Of several processes the others already wait for this one's gradients.
+        if self.halve_on_out_of_memory and can_halve and comm.get_world_size() == 1:
+            self.parts = parts
+            lonely = any(len(batch.get(UNLABELED, ())) == parts for batch in batches)
+            logger.warning(
+                "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, as many images an "
+                "iteration as before; SOLVER.ACCUMULATION %d does so from the start.%s",
+                self.iter, parts, self.accumulation * parts,
+                " With one unlabelled image in each part, CutMix has none to take from." if lonely else "",
+            )  # fmt: skip
+            return
+        divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
+        raise UserError(
+            f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
+            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER, MODEL.QUERY_DECODER and LOSS on, or "
+            "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
+        ) from error
+
+    def _forward_backward(self, batch: Batch, count: int, is_last: bool) -> MicroBatchLosses:
+        """Add the gradients of one of ``count`` micro-batches.
+
+        Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
+        """
+        losses: Dict[str, Tensor] = {}
+        is_parallel = isinstance(self.model, DistributedDataParallel)
+        parts = map(self.model, [batch]) if is_parallel else self.step.parts(batch)
+        with self.model.no_sync() if is_parallel and not is_last else contextlib.nullcontext():
+            while (part := self._next_part(parts)) is not None:
+                losses.update({name: loss.detach() for name, loss in part.items()})
+                if any(loss.requires_grad for loss in part.values()):
+                    self.scaler.scale(sum(part.values()) / count).backward()
+        values = read_losses(losses)  # this waits for the device, which by now has all of the work
+        return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
+
+    def _next_part(self, parts: Iterator[Dict[str, Tensor]]) -> Optional[Dict[str, Tensor]]:
+        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
+            return next(parts, None)
+
+    # ---- steps that cannot be taken -----------------------------------------------------------------------------
+
+    def _problem(self, losses: List[MicroBatchLosses]) -> Optional[str]:
+        """What is infinite or NaN in this iteration, in any process; else None, with the gradients clipped."""
+        broken = [each for each in losses if each.broken]
+        own = describe_problem(broken[0].broken, broken[0].files) if broken else ""
+        if comm.get_world_size() > 1:
+            worst = torch.tensor(float(bool(own)), device=self.step.student.device)
+            torch.distributed.all_reduce(worst)
+            if worst and not own:
+                return "a loss became infinite or NaN in another process"
+        if own:
+            return own
+        self.scaler.unscale_(self.optimizer)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or float("inf"))
+        if torch.isfinite(norm):
+            self.step.statistics["gradient_norm"] = norm
+            return None
+        if self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE:  # it skips the step and scales less
+            return None
+        self.scaler.update()  # or it would refuse the next step
+        return describe_problem(["the gradient"], [name for each in losses for name in each.files])
+
+    def _leave_out(self, problem: str, batches: List[Batch], before: StateBefore) -> None:
+        """Go back to before the iteration and, unless it happened too often, leave this step out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        before.restore(self.step)
+        self.skipped_steps += 1
+        path = ""
+        if self.dump is not None and self.skipped_steps <= MAX_DUMPS:
+            path = self.dump(batches=batches, before=before, iteration=self.iter, parts=self.parts, amp=self.amp)
+        replay = f" `train_net.py --replay {path}` repeats the step." if path else ""
+        if self.skipped_steps <= self.max_skipped_steps:
+            logger.warning(
+                "Step left out at iteration %d (%d of at most %d): %s.%s",
+                self.iter, self.skipped_steps, self.max_skipped_steps, problem, replay,
+            )  # fmt: skip
+            if comm.is_main_process():
+                get_event_storage().put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
+            return
+        raise UserError(
+            f"training stopped at iteration {self.iter}: {problem}; the last checkpoint is untouched.{replay} "
+            "Lower SOLVER.BASE_LR, switch SOLVER.AMP.ENABLED off, or let some such steps be left out with "
+            "SOLVER.MAX_SKIPPED_STEPS."
+        )
+
+    # ---- after the gradients ------------------------------------------------------------------------------------
+
+    def _update(self) -> None:
+        """Step, clear the gradients, let the teacher follow."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # On CUDA the optimiser's fused steps write without counting it, which the text encoder's cache relies on.
+        increment_version([parameter for group in self.optimizer.param_groups for parameter in group["params"]])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step.update_teacher()
+
+    def _log(self, losses: Dict[str, float], data_time: float) -> None:
+        """Losses and statistics, averaged over the processes, to Detectron2's storage."""
+        values = {**losses, **{name: float(value) for name, value in self.step.statistics.items()}}
+        gathered = comm.gather({**values, "data_time": data_time})
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        storage.put_scalar("data_time", max(each["data_time"] for each in gathered))
+        means = {name: float(np.mean([each[name] for each in gathered])) for name in values}
+        storage.put_scalar("total_loss", sum(means[name] for name in losses))
+        storage.put_scalars(**means)
+
+
+def read_losses(losses: Dict[str, Tensor]) -> Dict[str, float]:
+    """The values of the losses, in one transfer from the device."""
+    return dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
+
+
+def describe_problem(names: List[str], files: List[str]) -> str:
+    """What is not finite, and the files it was computed on."""
+    return f"{', '.join(names)} became infinite or NaN on the batch {', '.join(files)}"
+
+
+def _can_divide(batches: List[Batch], parts: int) -> bool:
+    return all(len(items) % parts == 0 for batch in batches for items in batch.values())
+
+
+def divide(batch: Batch, parts: int) -> Iterator[Batch]:
+    """A micro-batch as the loader would give it in ``parts`` times as many micro-batches."""
+    shares = {LABELED: share_of, UNLABELED: mirrored_share_of}
+    for part in range(parts):
+        yield {
+            stream: [items[place] for place in shares[stream](len(items), part, parts, 0, 1)]
+            for stream, items in batch.items()
+        }

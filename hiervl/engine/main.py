@@ -1,0 +1,125 @@
+"""The command line of training and evaluation, which ``train_net.py`` calls."""
+
+import argparse
+import contextlib
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Iterator, Optional
+
+import torch
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from hiervl.engine.comparison import train_both
+from hiervl.engine.launch import launch
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.engine.run_lock import RunLock
+from hiervl.engine.trainer import SemiSupervisedTrainer, out_of_memory
+from hiervl.utils.errors import UserError
+
+HELPS = {
+    "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
+    "resume": "go on from the newest whole checkpoint in OUTPUT_DIR, or start if there is none",
+    "eval_only": "evaluate MODEL.WEIGHTS on DATASETS.TEST, without training",
+    "num_gpus": "processes on this machine: GPUs, or with MODEL.DEVICE cpu any number",
+}
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments, ``--with`` and ``--replay``."""
+    parser = default_argument_parser(
+        epilog="README.md and docs/data.md have examples, hiervl/config/defaults.py all keys."
+    )
+    actions = {action.dest: action for action in parser._actions}
+    actions["opts"].metavar = "KEY VALUE"
+    for name, text in HELPS.items():  # in place of Detectron2's, which describe more than there is here
+        actions[name].help = text
+    parser.add_argument(
+        "--with", dest="deltas", action="append", default=[], metavar="FILE",
+        help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
+        "may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--replay", default="", metavar="FILE", help="repeat the step that left this broken_step_….pth")
+    return parser
+
+
+def is_short(record: logging.LogRecord) -> bool:
+    """Not one of the entries in which Detectron2's set-up repeats the config: hundreds of lines that bury all others,
+    of what config.yaml has as well."""
+    return not record.getMessage().startswith(("Contents of args.config_file=", "Running with full config:"))
+
+
+@contextlib.contextmanager
+def kept_config(output_dir: str) -> Iterator[None]:
+    """Leave the config.yaml of an earlier training as it is: Detectron2's set-up overwrites it, fitting or not."""
+    path = Path(output_dir) / "config.yaml"
+    before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
+    yield
+    if before is not None:
+        path.write_bytes(before)
+
+
+def main(args) -> Optional[dict]:
+    """The work of one process.
+
+    Raises:
+        UserError: of a user's mistake, a full GPU, or a disk that takes nothing more.
+    """
+    try:
+        return work(args)
+    except torch.cuda.OutOfMemoryError as error:
+        raise out_of_memory() from error
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = f"'{error.filename}'" if error.filename else "OUTPUT_DIR"
+        raise UserError(
+            f"{place} cannot be written ({error.strerror}): make room and repeat the command, a training with --resume."
+        ) from error
+
+
+def work(args) -> Optional[dict]:
+    """Train, evaluate or repeat a step, as the command line says."""
+    if getattr(args, "replay", ""):
+        print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
+        return None
+    cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
+    cfg = prepare_config(cfg, training=not args.eval_only)
+    with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
+        logging.getLogger("detectron2").addFilter(is_short)
+        with kept_config(cfg.OUTPUT_DIR):
+            default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
+        logging.raiseExceptions = False  # on a full disk every line for log.txt would print a traceback
+        if args.eval_only:
+            return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+        if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
+            return train_both(cfg, train, args.resume)
+        return train(cfg, args.resume)
+
+
+def train(cfg, resume: bool) -> Optional[dict]:
+    """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
+    trainer = SemiSupervisedTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
+        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    results = trainer.train()
+    return None if trainer.was_stopped else results
+
+
+def run(args) -> None:
+    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence."""
+    try:
+        if getattr(args, "replay", ""):
+            main(args)
+            return
+        cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
+        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS
+        launch(main, args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,298 @@
+"""Settings that follow from the data and the machine, each with its reason (``SOLVER.PRESET``).
+
+A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, which ``run_config.py`` fills with those
+of the YAML and the command line, keep their values, and later choices follow from them.
+"""
+
+import itertools
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from hiervl.data.folders.files import image_size
+from hiervl.data.folders.layout import FolderLayout
+from hiervl.data.loading.loaders import load_labeled, load_unlabeled
+from hiervl.utils.errors import UserError
+
+AUTO, GPU_24GB, CPU, NONE = "auto", "24gb", "cpu", "none"
+PRESETS = (AUTO, GPU_24GB, CPU, NONE)
+MAX_SIZES_READ = 500  # of images, evenly spread over the data
+
+STRIDE = 32  # crops are multiples of the coarsest map's stride
+LARGEST_CROP, SMALLEST_CROP = 512, 64
+LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
+CPU_CROP, CPU_SHORT_SIDE = 224, 256
+
+BATCH = 8  # labelled and unlabelled images an iteration in the paper, for which BASE_LR was chosen
+CPU_BATCH = 2
+RATE = 1e-4
+CPU_RATE = 1e-3  # the small decoder's, as in the quickstart
+PASSES = 80  # over the larger of the labelled and the unlabelled images; the paper's epochs on Pascal VOC
+FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
+CPU_ITERATIONS = 500
+CPU_CONFIDENCE = 0.8
+EVALUATIONS = 10
+
+# Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate: the tensors that autograd
+# would keep on a GPU were counted (benchmarks/memory.py: 1.6 GiB of weights and their like, 3.0 a pair, 4.7 where
+# several processes keep the graphs of labelled and unlabelled images at once), nothing was measured on one. The rest
+# is room for what was not counted.
+GIB_FIXED = 4.0  # weights, gradients, the optimiser's and the teacher's copies, CUDA itself
+GIB_PER_PAIR = 0.5  # and, growing with the crop's area,
+GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
+GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
+USABLE_MEMORY = 0.85
+
+CPU_NETWORK = (  # the quickstart's
+    ("MODEL.PIXEL_DECODER.DIM", 64),
+    ("MODEL.PIXEL_DECODER.LAYERS", 2),
+    ("MODEL.PIXEL_DECODER.HEADS", 4),
+    ("MODEL.PIXEL_DECODER.FEEDFORWARD", 128),
+    ("MODEL.QUERY_DECODER.LAYERS", 3),
+    ("MODEL.QUERY_DECODER.HEADS", 4),
+    ("MODEL.QUERY_DECODER.FEEDFORWARD", 128),
+    ("MODEL.QUERY_DECODER.INSTANCE_QUERIES", 16),
+    ("LOSS.NUM_POINTS", 1024),
+    ("SEMI.EMA_DECAY", 0.99),
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices rest on.
+
+    Attributes:
+        sizes: (n, 2) heights and widths of images, in pixels.
+        labeled, unlabeled: numbers of training images.
+        memory: GiB of one GPU; None: training runs on the CPU.
+        memory_source: where that number is from, for the reason.
+        processes: over which a batch is divided.
+    """
+
+    sizes: np.ndarray
+    labeled: int
+    unlabeled: int
+    memory: Optional[float]
+    memory_source: str = ""
+    processes: int = 1
+
+
+class Choice(NamedTuple):
+    """A value that was chosen, or one of the user's that was kept."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def apply_preset(cfg: CfgNode, layout: Optional[FolderLayout] = None, show: bool = True) -> List[Choice]:
+    """Fill in ``cfg`` as ``SOLVER.PRESET`` says, print every choice, and set the preset to "none": it is done.
+
+    Args:
+        layout: of the user's own dataset, if there is one; else the datasets of ``DATASETS`` are looked at.
+        show: print the choices.
+
+    Raises:
+        UserError: there is no such preset, or the data cannot be read.
+    """
+    preset = cfg.SOLVER.PRESET or (AUTO if layout is not None else NONE)
+    if preset not in PRESETS:
+        raise UserError(f"SOLVER.PRESET is one of {', '.join(PRESETS)}, not '{preset}'.")
+    choices: List[Choice] = []
+    if preset != NONE:
+        choices = choose(cfg, _facts(cfg, preset, layout))
+        if show and comm.is_main_process():
+            print(format_choices(choices), flush=True)
+    cfg.SOLVER.PRESET, cfg.SOLVER.PRESET_KEEPS = NONE, []
+    return choices
+
+
+def format_choices(choices: Sequence[Choice]) -> str:
+    """The choices as a table."""
+    width = max((len(f"{choice.key} {choice.value}") for choice in choices), default=0)
+    lines = [f"  {f'{choice.key} {choice.value}':<{width}}  {choice.reason}" for choice in choices]
+    head = "Settings chosen for you (SOLVER.PRESET); write a key into your YAML or after the command to change it:"
+    return "\n".join([head, *lines])
+
+
+def choose(cfg: CfgNode, facts: Facts) -> List[Choice]:
+    """Make the choices in ``cfg``, each depending on the ones before and on what the user set."""
+    chooser = _Chooser(cfg)
+    if facts.memory is None:
+        if cfg.MODEL.DEVICE.startswith("cuda"):
+            chooser.set("MODEL.DEVICE", "cpu", "the preset is for the CPU")
+        for key, value in CPU_NETWORK:
+            few = "the teacher follows faster: there are few iterations"
+            chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")
+        unsure = "after few iterations the teacher is sure of little: a fixed threshold would keep next to nothing"
+        chooser.set("SEMI.THRESHOLD", "class", unsure)
+        chooser.set("SEMI.CONFIDENCE", CPU_CONFIDENCE, "as in the quickstart")
+        chooser.set("SOLVER.AMP.ENABLED", False, "mixed precision saves nothing on most CPUs")
+    else:
+        chooser.set("SOLVER.AMP.ENABLED", True, f"mixed precision ({cfg.SOLVER.AMP.DTYPE}) halves the activations")
+    _choose_size(chooser, facts)
+    _choose_batch(chooser, facts)
+    _choose_length(chooser, facts)
+    workers = min(4, max(0, (os.cpu_count() or 1) - 1))
+    chooser.set("DATALOADER.NUM_WORKERS", workers, f"this machine has {os.cpu_count()} cores")
+    return chooser.choices
+
+
+class _Chooser:
+    """Sets keys that the user left open, and keeps account."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+        self.kept = set(cfg.SOLVER.PRESET_KEEPS)
+        self.choices: List[Choice] = []
+
+    def set(self, key: str, value: Any, reason: str) -> Any:
+        """Set ``key`` unless it is the user's; returns the value that is in force."""
+        node, name = self._place(key)
+        if key in self.kept:
+            self.choices.append(Choice(key, node[name], "yours"))
+        else:
+            node[name] = type(node[name])(value)
+            self.choices.append(Choice(key, node[name], reason))
+        return node[name]
+
+    def is_kept(self, key: str) -> bool:
+        return key in self.kept
+
+    def _place(self, key: str) -> Tuple[CfgNode, str]:
+        *sections, name = key.split(".")
+        node = self.cfg
+        for section in sections:
+            node = node[section]
+        return node, name
+
+
+def _choose_size(chooser: _Chooser, facts: Facts) -> None:
+    """INPUT.SHORT_SIDE and INPUT.CROP_SIZE from the images' shorter sides."""
+    median = int(np.median(facts.sizes.min(axis=1)))
+    on_cpu = facts.memory is None
+    limit = CPU_SHORT_SIDE if on_cpu else LARGEST_SHORT_SIDE
+    if median > 1.25 * limit:
+        reason = f"the images' median shorter side is {median} px: " + (
+            "smaller ones save the CPU time" if on_cpu else "at full size a crop would show too little of an image"
+        )
+        short_side = chooser.set("INPUT.SHORT_SIDE", limit, reason)
+    else:
+        short_side = chooser.set("INPUT.SHORT_SIDE", 0, f"the images' median shorter side, {median} px, is left")
+    side = short_side or median
+    largest = CPU_CROP if on_cpu else LARGEST_CROP
+    crop = min(largest, max(SMALLEST_CROP, side // STRIDE * STRIDE))
+    why = f"the shorter side ({side} px) in multiples of {STRIDE}, at most {largest}"
+    if not on_cpu:
+        crop, why = _crop_that_fits(crop, why, facts)
+    chooser.set("INPUT.CROP_SIZE", crop, why)
+
+
+def _crop_that_fits(crop: int, why: str, facts: Facts) -> Tuple[int, str]:
+    """Where not even one pair of images would fit, a smaller crop."""
+    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * facts.memory:
+        crop -= STRIDE
+        why = f"the largest with which one pair of images fits into {facts.memory:.0f} GiB ({facts.memory_source})"
+    return crop, why
+
+
+def estimated_memory(crop: int, pairs: int, processes: int = 1) -> float:
+    """GiB of each process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED."""
+    at_largest = GIB_PER_PAIR_AT_LARGEST_CROP if processes == 1 else GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL
+    return GIB_FIXED + pairs * (GIB_PER_PAIR + at_largest * (crop / LARGEST_CROP) ** 2)
+
+
+def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
+    """Batch sizes, accumulation and learning rate."""
+    on_cpu = facts.memory is None
+    batch = CPU_BATCH if on_cpu else BATCH
+    batch = math.ceil(batch / facts.processes) * facts.processes
+    reason = "few, for the CPU" if on_cpu else "as in the paper"
+    labeled = chooser.set("SOLVER.IMS_PER_BATCH", batch, f"labelled images an iteration: {reason}")
+    unlabeled = 0
+    if facts.unlabeled:
+        unlabeled = chooser.set("SOLVER.UNLABELED_PER_BATCH", labeled, "as many as labelled ones")
+    largest = max(labeled, unlabeled)
+    parts = 1
+    reason = "on the CPU memory is no limit"
+    if not on_cpu:
+        crop = chooser.cfg.INPUT.CROP_SIZE
+        per_pair = estimated_memory(crop, 1, facts.processes) - GIB_FIXED
+        fits = math.floor((USABLE_MEMORY * facts.memory - GIB_FIXED) / per_pair)
+        parts = _parts(labeled, unlabeled, facts.processes, max(1, fits))
+        micro = -(-largest // (parts * facts.processes))
+        reason = (
+            f"{micro} pairs at once need about {estimated_memory(crop, micro, facts.processes):.0f} GiB (an "
+            f"estimate) of {facts.memory:.0f} ({facts.memory_source})"
+        )
+    chooser.set("SOLVER.ACCUMULATION", parts, reason)
+    base = CPU_RATE if on_cpu else RATE
+    rate = float(f"{base * math.sqrt(labeled / BATCH):.3g}")
+    chooser.set("SOLVER.BASE_LR", rate, f"{base:g} at {BATCH} images, scaled with the root of the batch, as Adam wants")
+
+
+def _parts(labeled: int, unlabeled: int, processes: int, fits: int) -> int:
+    """Fewest micro-batches that divide both batches and leave each process at most ``fits`` pairs at a time."""
+    common = math.gcd(labeled, unlabeled) // processes or 1
+    divisors = [parts for parts in range(1, common + 1) if common % parts == 0]
+    fitting = [parts for parts in divisors if max(labeled, unlabeled) <= fits * parts * processes]
+    return min(fitting, default=divisors[-1])
+
+
+def _choose_length(chooser: _Chooser, facts: Facts) -> None:
+    """Iterations, and how often the network is evaluated and saved."""
+    if chooser.is_kept("SOLVER.EPOCHS") and chooser.cfg.SOLVER.EPOCHS:
+        return
+    cfg = chooser.cfg
+    if facts.memory is None:
+        iterations, reason = CPU_ITERATIONS, "few, since a CPU is slow; more is better"
+    else:
+        images, per_batch = facts.labeled, cfg.SOLVER.IMS_PER_BATCH
+        if facts.unlabeled > images and cfg.SOLVER.UNLABELED_PER_BATCH:
+            images, per_batch = facts.unlabeled, cfg.SOLVER.UNLABELED_PER_BATCH
+        passes = PASSES * math.ceil(images / max(per_batch, 1))
+        iterations = min(MOST_ITERATIONS, max(FEWEST_ITERATIONS, passes))
+        reason = f"{PASSES} passes over {images} images, but from {FEWEST_ITERATIONS} to {MOST_ITERATIONS}"
+    iterations = chooser.set("SOLVER.MAX_ITER", iterations, reason)
+    period = max(1, iterations // EVALUATIONS)
+    chooser.set("TEST.EVAL_PERIOD", period, f"{EVALUATIONS} times in all")
+    chooser.set("SOLVER.CHECKPOINT_PERIOD", period, "with every evaluation")
+
+
+# ---------------------------------------------------------------------------- facts
+
+
+def _facts(cfg: CfgNode, preset: str, layout: Optional[FolderLayout]) -> Facts:
+    if layout is not None:
+        labeled = [str(sample.image) for sample in layout.division["train"].values()]
+        unlabeled = layout.unlabeled if cfg.SEMI.ENABLED else []
+    else:
+        labeled = [entry["file_name"] for entry in load_labeled(cfg)]
+        unlabeled = [entry["file_name"] for entry in load_unlabeled(cfg)] if cfg.DATASETS.UNLABELED else []
+    memory, source = machine_memory(cfg.MODEL.DEVICE, preset)
+    sizes = read_sizes(labeled, unlabeled)
+    return Facts(sizes, len(labeled), len(unlabeled), memory, source, comm.get_world_size())
+
+
+def read_sizes(
+    *files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], Tuple[int, int]] = image_size
+) -> np.ndarray:
+    """(n, 2) heights and widths of at most ``limit`` of the files of all sequences, evenly spread."""
+    step = max(1, math.ceil(sum(map(len, files)) / limit))
+    return np.array([size_of(file) for file in itertools.islice(itertools.chain(*files), None, None, step)])
+
+
+def machine_memory(device: str, preset: str) -> Tuple[Optional[float], str]:
+    """GiB of the GPU that training would use, and where the number is from; None: the CPU."""
+    if preset == GPU_24GB:
+        return 24.0, "the preset"
+    if preset == CPU or not device.startswith("cuda"):
+        return None, ""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.total_memory / 2**30, properties.name

@@ -1,0 +1,265 @@
+"""From a config file and the command line to a configuration that can be run."""
+
+import contextlib
+import difflib
+import logging
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from hiervl.config.check import check_config
+from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.config.files import read_layers, written_keys
+from hiervl.config.safe_yaml import load_yaml
+from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.folders.layout import FolderLayout
+from hiervl.data.loading.loaders import iterations_per_epoch
+from hiervl.data.registered.datasets import check_registered
+from hiervl.engine.presets import apply_preset
+from hiervl.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SEVERAL_FORMS = {"DATASET.UNLABELED", "DATASET.VAL", "DATASET.TEST"}  # a number, a path, a list, or two folders
+
+
+def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Sequence[str] = ()) -> CfgNode:
+    """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
+
+    Args:
+        deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
+            names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
+
+    Raises:
+        UserError: a file is missing or no YAML, a key is unknown, a value has the wrong type.
+    """
+    cfg = get_hiervl_cfg()
+    for path in (config_file, *deltas):
+        if not path:
+            continue
+        if not os.path.isfile(path):
+            raise UserError(f"there is no config file '{path}'{_similar_files(path)}")
+        before = cfg.OUTPUT_DIR
+        layers = read_layers(Path(path))
+        for layer in layers:
+            settings = _numbers_as_floats(layer.settings, cfg)
+            _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
+        cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *written_keys(layers)]
+        if path in deltas and cfg.OUTPUT_DIR == before:
+            cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
+    if config_file:
+        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
+    _merge_overrides(cfg, overrides)
+    _expand_home(cfg)
+    return cfg
+
+
+def _numbers_as_floats(settings: Dict[str, Any], cfg: CfgNode) -> Dict[str, Any]:
+    """``settings`` with a float wherever ``cfg`` has one and a number is written, as ``1`` or YAML's text ``1e-4``."""
+    return {
+        key: _numbers_as_floats(value, cfg[key])
+        if isinstance(value, dict) and isinstance(cfg.get(key), CfgNode)
+        else _as_float(value, cfg.get(key))
+        for key, value in settings.items()
+    }
+
+
+def _as_float(value: Any, default: Any) -> Any:
+    if isinstance(default, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value) if math.isfinite(float(value)) else value
+    return value
+
+
+def _default(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
+def _expand_home(cfg: CfgNode) -> None:
+    """``~`` in paths, which no shell replaces within a YAML file."""
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    clip = cfg.MODEL.CLIP
+    clip.NAME, clip.PRETRAINED = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED))
+
+
+def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNode:
+    """The config that a run saved as YAML, then ``KEY VALUE`` pairs, ready to be run; errors as :func:`load_config`.
+
+    Args:
+        source: the file that the text comes from, for error messages.
+    """
+    cfg = get_hiervl_cfg()
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(load_yaml(text, source))))
+    _merge_overrides(cfg, overrides)
+    return prepare_config(cfg, training=False)
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    if len(overrides) % 2:
+        raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
+    keys = dict(zip(overrides[::2], overrides[1::2]))
+    for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
+        cfg.DATASET[name.partition(".")[2]] = None
+    given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
+    _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
+    cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
+
+
+def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
+    """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
+    cfg.defrost()
+    settle_device(cfg)
+    layout = register_own_dataset(cfg, training)
+    if training:
+        _check_dataset_names(cfg)
+    apply_preset(cfg, layout)
+    check_config(cfg)
+    if training and cfg.SOLVER.EPOCHS:
+        cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
+        logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
+    _check_output_dir(cfg.OUTPUT_DIR)
+    cfg.freeze()
+    return cfg
+
+
+def _check_dataset_names(cfg: CfgNode) -> None:
+    for key in ("TRAIN", "UNLABELED", "TEST"):
+        if key == "UNLABELED" and not cfg.SEMI.ENABLED:
+            continue
+        for name in cfg.DATASETS[key]:
+            check_registered(name, f"DATASETS.{key}")
+
+
+def settle_device(cfg: CfgNode) -> None:
+    """The CPU where there is no CUDA device; of several, the one with the given number.
+
+    It becomes the current device, which is the one whose memory is logged and whose random numbers are saved. Each of
+    several processes has its own, whatever the number.
+
+    Raises:
+        UserError: there is no device of that number.
+    """
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s but this machine has no CUDA device: running on the CPU.", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    elif comm.get_world_size() > 1:
+        cfg.MODEL.DEVICE = "cuda"
+    elif cfg.MODEL.DEVICE != "cuda":
+        try:
+            torch.cuda.set_device(cfg.MODEL.DEVICE)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
+
+
+def register_own_dataset(cfg: CfgNode, training: bool = True) -> Optional[FolderLayout]:
+    """Register the dataset of the section ``DATASET``, if there is one, and fill in ``DATASETS``.
+
+    A finished run's config already names its datasets: where it is not trained, it may do without the files.
+    """
+    if not cfg.DATASET.NAME:
+        if cfg.DATASET.LABELED.IMAGES or cfg.DATASET.CLASSES:
+            raise UserError("DATASET.NAME is empty: give your dataset a name.")
+        return None
+    named_already = bool(cfg.DATASETS.TRAIN)
+    try:
+        return register_from_config(cfg)
+    except UserError as error:
+        if training or not named_already:
+            raise
+        logger.warning("The dataset '%s' is not at hand: %s", cfg.DATASET.NAME, error)
+        return None
+
+
+def require_own_dataset(cfg: CfgNode) -> FolderLayout:
+    """Register the dataset of the section ``DATASET``.
+
+    Raises:
+        UserError: the config has no such section.
+    """
+    layout = register_own_dataset(cfg)
+    if layout is None:
+        raise UserError("the config has no section DATASET: copy configs/custom.yaml and fill it in.")
+    return layout
+
+
+def find_layout(cfg: CfgNode) -> Union[FolderLayout, RegisteredLayout]:
+    """The files of the section ``DATASET``, else those of the registered datasets that ``DATASETS`` names.
+
+    Raises:
+        UserError: the config names no data, or a dataset is unknown, missing or wrong.
+    """
+    layout = register_own_dataset(cfg)
+    if layout is None and not cfg.DATASETS.TRAIN:
+        raise UserError(
+            "the config names no data: fill in the section DATASET, as configs/custom.yaml does, or DATASETS.TRAIN."
+        )
+    return layout or RegisteredLayout.from_config(cfg)
+
+
+def _merge(cfg: CfgNode, source: str, merge) -> None:
+    try:
+        merge()
+    except (KeyError, AssertionError) as error:
+        # Of an unknown key in a file yacs says KeyError, on the command line AssertionError.
+        unknown = re.search(r"Non-existent (?:config )?key: (\S+)", str(error.args[0] if error.args else ""))
+        if unknown is None:
+            raise UserError(f"{source}: {' '.join(str(error).split())}") from error
+        key = unknown.group(1)
+        matches = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5)
+        hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config/defaults.py lists all keys."
+        raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
+    except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
+        raise UserError(f"{source}: it is empty, or sets a section where a value belongs (or the reverse).") from error
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{source}: {_type_mismatch(str(error)) or ' '.join(str(error).split())}") from error
+
+
+def _type_mismatch(message: str) -> str:
+    """What yacs says of a value of another type, as a sentence; nothing if it says something else."""
+    found = re.match(r"Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).*config key: (\S+)", message, re.DOTALL)
+    if found is None:
+        return ""
+    expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
+    return f"{found.group(3)} takes {expected}, not {given}."
+
+
+def _keys(node: CfgNode, prefix: str = "") -> List[str]:
+    keys: List[str] = []
+    for key, value in node.items():
+        keys.append(prefix + key)
+        if isinstance(value, CfgNode):
+            keys.extend(_keys(value, f"{prefix}{key}."))
+    return keys
+
+
+def _similar_files(config_file: str) -> str:
+    folder = Path(config_file).parent
+    names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
+    matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
+    return f"; did you mean {folder / matches[0]}?" if matches else "."
+
+
+def _check_output_dir(path: str) -> None:
+    """Say before training, not after it, that nothing can be saved."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        probe = Path(path) / f".writable-{os.getpid()}"  # several processes may look at once
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR '{path}' cannot be written ({error.strerror}).") from error

@@ -1,0 +1,171 @@
+"""``OUTPUT_DIR/run.json``: all that is needed to repeat a run, beside its ``config.yaml``."""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
+
+import torch
+from detectron2.utils import comm
+
+import hiervl
+from hiervl.data.loading.loaders import load_labeled, load_unlabeled
+from hiervl.engine.launch import is_under_torchrun
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "run.json"
+PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "numpy", "scipy", "pillow")
+HASH_SHOWN = 16  # hexadecimal digits in messages
+
+
+def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) -> str:
+    """Write the record of a new run, or add a start to the record of a resumed one; returns the run's identity.
+
+    Every process calls it; the main one writes, and warns of a resumed run whose splits hold other images than before.
+
+    Args:
+        run: the identity in the checkpoint that is resumed, should the record be lost.
+    """
+    path = Path(cfg.OUTPUT_DIR) / FILE_NAME
+    record: Optional[Dict[str, Any]] = read_record(cfg.OUTPUT_DIR) if resumed else None
+    if comm.is_main_process():
+        inputs = _inputs(cfg)
+        if record is None:
+            record = {"run": run or uuid.uuid4().hex, **inputs, "starts": []}
+        changed = _changed_splits(record, inputs["splits"])
+        start = {"iteration": iteration, **_circumstances()}
+        record["starts"].append({**start, "splits": changed} if changed else start)
+        temporary = path.with_name(FILE_NAME + ".tmp")
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    return comm.all_gather(record)[0]["run"]
+
+
+def read_record(output_dir: str) -> Optional[Dict[str, Any]]:
+    """The record of an earlier run in that folder; None if there is none that can be read."""
+    try:
+        record = json.loads((Path(output_dir) / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    parts = [record, *record["starts"]] if isinstance(record, dict) and isinstance(record.get("starts"), list) else []
+    is_whole = bool(parts) and all(isinstance(part, dict) and _has_splits(part) for part in parts)
+    return record if is_whole and isinstance(record.get("run"), str) else None
+
+
+def _has_splits(part: Dict[str, Any]) -> bool:
+    """Whether the splits of a record or of one of its starts, if it has any, are as :func:`_split` writes them."""
+    splits = part.get("splits", {})
+    return isinstance(splits, dict) and all(
+        isinstance(split, dict) and {"datasets", "images", "sha256"} <= split.keys() for split in splits.values()
+    )
+
+
+def resume_command() -> str:
+    """The command that goes on with this training."""
+    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else _interpreter()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return f"{launcher} {shlex.join([sys.argv[0], '--resume', *arguments])}"
+
+
+def _interpreter() -> str:
+    """The Python that runs, as it is typed here: `python` alone need not be the one of .venv."""
+    try:
+        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(sys.executable or "python")
+
+
+def split_hash(dicts: Sequence[dict]) -> str:
+    """SHA-256 of the sorted names of a split's images: equal where the split is."""
+    # Bytes, and not joined: there may be millions.
+    names = sorted(os.fsencode(_image_id(entry)) for entry in dicts)
+    digest = hashlib.sha256()
+    for index, name in enumerate(names):
+        digest.update(b"\n" + name if index else name)
+    return digest.hexdigest()
+
+
+def _image_id(entry: dict) -> str:
+    return str(entry["image_id"]) if "image_id" in entry else Path(entry["file_name"]).stem
+
+
+def _inputs(cfg) -> Dict[str, Any]:
+    splits = {"labeled": _split(cfg.DATASETS.TRAIN, load_labeled(cfg))}
+    if cfg.SEMI.ENABLED and cfg.DATASETS.UNLABELED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
+        splits["unlabeled"] = _split(cfg.DATASETS.UNLABELED, load_unlabeled(cfg))
+    return {"seed": cfg.SEED, "config": "config.yaml", "splits": splits}
+
+
+def _split(names, dicts: Sequence[dict]) -> Dict[str, Any]:
+    return {"datasets": list(names), "images": len(dicts), "sha256": split_hash(dicts)}
+
+
+def _changed_splits(record: Dict[str, Any], current: Dict[str, Any]) -> Dict[str, Any]:
+    """Those of the current splits that hold other images than at the start before, each warned of."""
+    known: Dict[str, Any] = {}
+    for part in (record, *record["starts"]):
+        known.update(part.get("splits", {}))
+    changed = {}
+    for name, split in current.items():
+        before = known.get(name, split)
+        if before["sha256"] == split["sha256"]:
+            continue
+        changed[name] = split
+        logger.warning(
+            "The split '%s' (%s) is not what this run was last started with: it has %d images with the SHA-256 %s…, "
+            "but had %d with %s…; what follows learns from other images than what came before.",
+            name, ", ".join(split["datasets"]), split["images"], split["sha256"][:HASH_SHOWN],
+            before["images"], before["sha256"][:HASH_SHOWN],
+        )  # fmt: skip
+    return changed
+
+
+def _circumstances() -> Dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join(sys.argv),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "hiervl": hiervl.__version__, **_versions()},
+        "machine": {
+            "system": platform.platform(),
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+            "processes": comm.get_world_size(),
+        },
+    }
+
+
+def _versions() -> Dict[str, Optional[str]]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _commit() -> Optional[str]:
+    """Of the checkout that runs, "…+changes" where files differ from it; None where it is no checkout."""
+    folder = Path(hiervl.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+

@@ -1,0 +1,390 @@
+"""Detectron2's ``DefaultTrainer`` around the semi-supervised step."""
+
+import contextlib
+import functools
+import logging
+import weakref
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hiervl.data.classes.records import definitions_of, to_records
+from hiervl.data.loading.loaders import build_semi_supervised_loader, build_test_loader
+from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
+from hiervl.engine.launch import is_lost_connection, peer_failure
+from hiervl.engine.run_config import config_from_text
+from hiervl.engine.run_record import read_record, resume_command, start_record
+from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
+from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
+from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
+from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.checkpoint_file import load_network
+from hiervl.utils.errors import UserError
+from hiervl.utils.tolerance import going_on_without
+from hiervl.visualization import report
+from hiervl.visualization.gallery import EvaluationGallery
+from hiervl.visualization.pictures import draw_comparisons
+from hiervl.visualization.training_pictures import TrainingPictures
+
+from .checkpoint import RandomState, SegmentationCheckpointer
+from .health import HealthCheck
+from .hooks import (
+    BestCheckpoint,
+    PeriodicCheckpoints,
+    PeriodicEvaluation,
+    RunReport,
+    ShortHistory,
+    StopOnRequest,
+    Stopped,
+    TolerantWriter,
+    best_metric,
+)
+from .interruption import StopRequest
+from .loggers import build_loggers, drop_logged
+from .loop import OptimisationLoop, amp_type
+from .replay import dump_step, read_step, replay_step
+from .solver import build_lr_scheduler, build_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+class SemiSupervisedTrainer(DefaultTrainer):
+    """Trains a student on labelled and unlabelled images, its teacher following; evaluates, saves, resumes.
+
+    ``DefaultTrainer``'s own constructor builds one model on one data stream. This one builds the step instead, and
+    leaves the data to :meth:`train`, when it is known at which iteration training starts.
+    """
+
+    def __init__(self, cfg):
+        TrainerBase.__init__(self)
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.student = self.build_model(cfg)
+        self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
+        self.step.train()
+        self._trainer = OptimisationLoop.from_config(
+            cfg,
+            _distributed(self.step),
+            self.build_optimizer(cfg, self.student),
+            functools.partial(dump_step, cfg.OUTPUT_DIR, cfg.dump(), self.step),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
+        self.random_state = RandomState()
+        self.checkpointer = SegmentationCheckpointer(
+            self.student,
+            cfg.OUTPUT_DIR,
+            extra=self.checkpoint_extra(cfg, self.student.class_names),
+            teacher=self.step.teacher,
+            threshold=self.step.threshold,
+            optimizer=self.optimizer,
+            scaler=self._trainer.scaler,
+            loop=self._trainer,
+            random_state=self.random_state,
+            trainer=weakref.proxy(self),
+        )
+        self._last_eval_results: dict = {}
+        self.was_stopped = False  # by a signal, before the end
+        self.stop_request = StopRequest()
+        self.register_hooks(self.build_hooks())
+
+    # ---- construction -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg, start_iter: int = 0):
+        return build_semi_supervised_loader(cfg, start_iter)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return SemanticEvaluator(
+            cfg.MODEL.CLASS_NAMES or class_names_of(dataset_name), ignore_label=ignore_label_of(dataset_name)
+        )
+
+    @staticmethod
+    def checkpoint_extra(cfg, class_names: List[str]) -> dict:
+        """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
+        classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+        extra = {"config": cfg.dump(), "classes": to_records(classes)}
+        clip_config = read_clip_config(cfg.MODEL.CLIP.NAME)
+        return extra if clip_config is None else {**extra, "clip_config": clip_config}
+
+    @classmethod
+    def build_gallery(cls, cfg, dataset_name, evaluator) -> list:
+        """What the report shows of an evaluation, for evaluators that count a confusion matrix."""
+        if not cfg.TEST.PICTURES or not isinstance(evaluator, SemanticEvaluator):
+            return []
+        classes = definitions_of(evaluator.class_names, dataset_name)
+        path = Path(cfg.OUTPUT_DIR) / report.evaluation_file(dataset_name)
+        colours = [definition.color for definition in classes]
+        return [EvaluationGallery(evaluator, str(path), colours, facts=report.facts_of_run(cfg, dataset_name))]
+
+    def build_writers(self) -> List[EventWriter]:
+        """Detectron2's, and those of ``LOGGERS``."""
+        return [*super().build_writers(), *build_loggers(self.cfg)]
+
+    def build_hooks(self) -> List[Optional[HookBase]]:
+        """Timing, schedule, evaluation, checkpoints, log."""
+        cfg = self.cfg
+        checkpoints = PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD)
+        return [
+            ShortHistory(),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
+            checkpoints,
+            *self._watching_hooks(),
+            TolerantWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
+            RunReport(cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD) if comm.is_main_process() else None,
+            StopOnRequest(self.stop_request, checkpoints),
+        ]
+
+    def _watching_hooks(self) -> List[HookBase]:
+        """Health and pictures of what is learnt from unlabelled images."""
+        semi = self.cfg.SEMI
+        if not semi.ENABLED or self.cfg.SOLVER.UNLABELED_PER_BATCH <= 0:
+            return []
+        watching: List[HookBase] = []
+        if semi.HEALTH_PERIOD > 0 or self.step.guidance is not None:
+            watching.append(HealthCheck(self.cfg, self.step, semi.HEALTH_PERIOD))
+        if semi.PICTURES_PERIOD > 0:
+            watching.append(TrainingPictures(self.cfg, self.step, semi.PICTURES_PERIOD))
+        return watching
+
+    # ---- training -----------------------------------------------------------------------------------------------
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
+        CLIP alone)."""
+        record = read_record(self.cfg.OUTPUT_DIR)
+        is_resumed = resume and self.checkpointer.resume(record and record["run"], self.cfg.dump())
+        if is_resumed:
+            self.start_iter = self.iter + 1  # a checkpoint holds the iteration that was just finished
+        else:
+            if resume:
+                logger.warning("There is no checkpoint to resume from in %s: starting anew.", self.cfg.OUTPUT_DIR)
+            if self.cfg.MODEL.CLIP.PRETRAINED == FROM_CHECKPOINT and not self.cfg.MODEL.WEIGHTS:
+                raise UserError(
+                    "MODEL.CLIP.PRETRAINED is 'checkpoint', but MODEL.WEIGHTS names no checkpoint: name one, or CLIP's "
+                    "own weights."
+                )
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if not self.cfg.MODEL.WEIGHTS:
+                fit_gate(self.cfg, self.student)
+            self.step.update_teacher()  # at iteration 0 the average is the student itself
+        _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
+        run = self.checkpointer.resumed_run if is_resumed else None
+        if comm.is_main_process():
+            drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
+        self.checkpointer.extra["run"] = start_record(self.cfg, is_resumed, self.start_iter, run)
+
+    def train(self) -> dict:
+        """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation.
+
+        SIGTERM or SIGINT end it after the running iteration, once that is saved.
+        """
+        self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
+        try:
+            with self.stop_request:
+                TrainerBase.train(self, self.start_iter, self.max_iter)
+        except _UserStop as stop:
+            raise stop.error from None
+        except Stopped as stopped:
+            self.was_stopped = True
+            if comm.is_main_process():
+                print(f"Saved after iteration {stopped.iteration}; go on with\n  {resume_command()}", flush=True)
+        finally:
+            self._trainer.read_from(())  # ends the data workers
+        return self._last_eval_results
+
+    def run_step(self) -> None:
+        with _past_detectron2():
+            super().run_step()
+
+    def after_step(self) -> None:
+        with _past_detectron2():
+            super().after_step()
+
+    def state_dict(self) -> dict:
+        """Iteration and hooks; what the loop holds is checkpointed under names of its own."""
+        return TrainerBase.state_dict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        TrainerBase.load_state_dict(self, state)
+
+    # ---- evaluation ---------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict:
+        teacher = self.step.teacher.network
+        with evaluation_precision(self.cfg):
+            calibrate_threshold(self.cfg, teacher)
+        if has_gate(teacher):
+            _take_from_main_process([teacher.query_generator.threshold])
+            self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
+        network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
+        self._last_eval_results = self.test(self.cfg, network, must_write=False)
+        return self._last_eval_results
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None, must_write: bool = True) -> dict:
+        """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR.
+
+        Raises:
+            OSError: results.json cannot be written; with ``must_write`` off that is logged.
+            UserError: the GPU's memory is exhausted.
+        """
+        try:
+            with evaluation_precision(cfg):
+                return cls._test(cfg, model, evaluators, must_write)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                "the GPU's memory is exhausted by the evaluation: lower TEST.WINDOW_BATCH or INPUT.SHORT_SIDE; a "
+                "training goes on with --resume."
+            ) from error
+
+    @classmethod
+    def _test(cls, cfg, model, evaluators, must_write: bool) -> dict:
+        segmenter = SlidingWindowSegmenter(
+            model, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP, window_batch=cfg.TEST.WINDOW_BATCH
+        )
+        results = {}
+        for index, name in enumerate(cfg.DATASETS.TEST):
+            _check_test_classes(cfg, name, model.class_names)
+            _check_test_labels(name)
+            evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
+            watched = DatasetEvaluators([evaluator, *cls.build_gallery(cfg, name, evaluator)])
+            results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), watched) or {}
+            if comm.is_main_process() and cfg.TEST.PICTURES:
+                path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
+                loader = cls.build_test_loader(cfg, name)
+                with going_on_without(str(path)):
+                    draw_comparisons(segmenter, loader, MetadataCatalog.get(name), str(path), cfg.TEST.PICTURES)
+        if len(results) == 1:
+            results = next(iter(results.values()))
+        if comm.is_main_process() and results:
+            path = Path(cfg.OUTPUT_DIR) / "results.json"
+            with contextlib.nullcontext() if must_write else going_on_without(str(path)):
+                write_results(results, str(path))
+        return results
+
+    @classmethod
+    def replay(cls, path: str, overrides: Sequence[str] = ()) -> List[str]:
+        """``--replay``: repeat a step that went wrong; returns the lines of a report.
+
+        Args:
+            path: the broken_step_….pth that training left; it holds the config, too.
+            overrides: ``KEY VALUE …`` to change it, for example SOLVER.AMP.ENABLED False.
+        """
+        content = read_step(path)
+        cfg = config_from_text(content["config"], overrides, path)
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # as training does: a random CLIP is in no checkpoint
+        step = SemiSupervisedStep.from_config(cfg, cls.build_model(cfg)).to(cfg.MODEL.DEVICE).train()
+        loop = OptimisationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
+        loop.parts = content["replay"]["parts"]
+        return replay_step(step, content, loop.accumulate)
+
+    @classmethod
+    def evaluate_checkpoint(cls, cfg) -> dict:
+        """``--eval-only``: the ``TEST.NETWORK`` of ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth to the command.")
+        network = cls.build_model(cfg)
+        load_network(network, cfg.MODEL.WEIGHTS, cfg.TEST.NETWORK)
+        return cls.test(cfg, network.eval())
+
+
+def _check_test_classes(cfg, dataset_name: str, class_names: List[str]) -> None:
+    names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(dataset_name)
+    if len(names) != len(class_names):
+        raise UserError(
+            f"DATASETS.TEST: '{dataset_name}' has {len(names)} classes, but the network was built for "
+            f"{len(class_names)} ({', '.join(class_names[:4])}, …): name a test set of the same classes."
+        )
+
+
+def _check_test_labels(dataset_name: str) -> None:
+    for entry in load_dataset(dataset_name, "DATASETS.TEST"):
+        if "sem_seg_file_name" not in entry:
+            raise UserError(
+                f"DATASETS.TEST: '{dataset_name}' holds {entry['file_name']}, which has no label to compare with: name "
+                "a dataset with labels."
+            )
+
+
+def _take_from_main_process(tensors: List[torch.Tensor]) -> None:
+    """All processes go on with the main one's values, whatever rounding their own machine does."""
+    if comm.get_world_size() > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.data, 0)
+
+
+def _distributed(step: SemiSupervisedStep) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return step
+    device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
+    # Switched-off parts leave parameters without gradients.
+    return DistributedDataParallel(
+        step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True
+    )
+
+
+def evaluation_precision(cfg) -> torch.autocast:
+    """Mixed precision as in training, where a CUDA device makes it worth while."""
+    is_mixed = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
+    return torch.autocast("cuda", dtype=amp_type(cfg.SOLVER.AMP.DTYPE), enabled=is_mixed)
+
+
+class _UserStop(BaseException):
+    """Carries a UserError past Detectron2's loop, which would log it with a traceback."""
+
+    def __init__(self, error: UserError):
+        super().__init__(str(error))
+        self.error = error
+
+
+def out_of_memory() -> UserError:
+    """Where nothing more is known than that the GPU is full: the iteration and the evaluation say more themselves."""
+    return UserError(
+        "the GPU's memory is exhausted: end other programs that use it (nvidia-smi lists them) or lower "
+        "INPUT.CROP_SIZE; --resume goes on."
+    )
+
+
+@contextlib.contextmanager
+def _past_detectron2() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _UserStop(error) from None
+    except torch.cuda.OutOfMemoryError as error:
+        raise _UserStop(out_of_memory()) from error
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise _UserStop(peer_failure()) from error

@@ -1,0 +1,98 @@
+"""Reading checkpoints without running code, and their weights into a network; knows of no trainer."""
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from torch import nn
+
+from hiervl.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+BEST = "model_best.pth"
+
+
+def read_checkpoint(path: str) -> Dict[str, Any]:
+    """Contents of a checkpoint, tensors on the CPU.
+
+    Raises:
+        UserError: the file is missing, broken, holds more than tensors and plain values, or is no HierVL checkpoint.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"there is no checkpoint at '{path}'.")
+    try:
+        _check_sums(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for broken or unsafe files
+        raise UserError(
+            f"'{path}' is not a readable checkpoint of tensors and plain values: it is damaged, of another program, "
+            "or carries code, which is not run."
+        ) from error
+    if not isinstance(checkpoint, dict) or "model" not in checkpoint:
+        raise UserError(f"'{path}' is not a HierVL checkpoint: it has no entry 'model'.")
+    return checkpoint
+
+
+def checkpoints_by_age(folder: str) -> List[Path]:
+    """The files of a folder that a run may go on from, newest first."""
+    found = [path for path in Path(folder).glob("model_*.pth") if path.name != BEST]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _check_sums(path: str) -> None:
+    """PyTorch writes checkpoints as zip archives with a sum over every tensor, but does not look at it on reading."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} is damaged")
+
+
+def load_network(network: nn.Module, path: str, which: str) -> None:
+    """Load the weights of the "teacher" or the "student" of a checkpoint into a network for evaluation.
+
+    Raises:
+        UserError: as :func:`read_checkpoint`; the classes or the architecture differ.
+    """
+    load_weights(network, read_checkpoint(path), path, which)
+
+
+def load_weights(network: nn.Module, checkpoint: Dict[str, Any], path: str, which: str) -> None:
+    """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
+    check_classes(checkpoint, network.class_names, path)
+    has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
+    weights = checkpoint["teacher"] if has_teacher else checkpoint["model"]
+    weights = {key.removeprefix("network."): value for key, value in weights.items()} if has_teacher else weights
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        example = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"'{path}' holds another architecture than the config describes ({example}); use the config.yaml that "
+            "lies beside the checkpoint."
+        ) from error
+
+
+def check_classes(
+    checkpoint: Dict[str, Any], class_names: List[str], path: str, must_be_equal: bool = False
+) -> None:
+    saved = checkpoint.get("class_names")
+    if saved is None:
+        return
+    if len(saved) != len(class_names):
+        raise UserError(
+            f"'{path}' was trained on {len(saved)} classes ({', '.join(saved[:4])}, …) but the config has "
+            f"{len(class_names)} ({', '.join(class_names[:4])}, …): use the config and dataset it was trained with."
+        )
+    if list(saved) != list(class_names):
+        if must_be_equal:
+            other = next(pair for pair in zip(saved, class_names) if pair[0] != pair[1])
+            raise UserError(
+                f"'{path}' was trained on a class '{other[0]}' where the config has '{other[1]}': resume with the "
+                "classes it was trained with, or start anew with it as MODEL.WEIGHTS."
+            )
+        logger.warning("%s was trained with other class names: %s.", path, ", ".join(saved))

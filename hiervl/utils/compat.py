@@ -1,0 +1,98 @@
+"""What Detectron2 0.5 misses on today's NumPy and Pillow, and without its compiled operations.
+
+``apply()`` supplies only what is absent, and only for Detectron2 0.5 and older; newer versions need nothing.
+It never imports detectron2, which would fail before the stand-ins are in place.
+"""
+
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import List, Optional
+
+LAST_VERSION_IN_NEED = (0, 5)
+
+# Aliases of the built-in types, which NumPy 1.24 removed (2.0 brought `bool` back, as its own type).
+NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
+
+COMPILED_MODULE = "detectron2._C"
+
+applied: List[str] = []  # what this process runs with, for `python -m hiervl doctor`
+
+
+def detectron2_directory() -> Optional[Path]:
+    """The directory of the Detectron2 package that would be imported, or None if there is none."""
+    spec = importlib.util.find_spec("detectron2")
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def detectron2_version(directory: Path) -> Optional[str]:
+    """The version that the package in ``directory`` states, read from its source."""
+    text = (directory / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r"^__version__\s*=\s*[\"']([^\"']+)", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def needs_stand_ins(version: Optional[str]) -> bool:
+    """Whether this version of Detectron2 predates today's libraries; an unknown one is taken to be new."""
+    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    return numbers is not None and (int(numbers.group(1)), int(numbers.group(2))) <= LAST_VERSION_IN_NEED
+
+
+def apply() -> None:
+    """Put the stand-ins in place where they are needed. Calling it again changes nothing."""
+    directory = detectron2_directory()
+    if directory is None or not needs_stand_ins(detectron2_version(directory)):
+        return
+    restore_numpy_aliases()
+    restore_pillow_filter()
+    replace_compiled_module(directory)
+    # Ten lines of it at every import, about functions that HierVL does not use.
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
+
+
+def restore_numpy_aliases() -> None:
+    try:
+        import numpy
+    except ImportError:  # Detectron2 cannot work then; `doctor` names the cause
+        return
+    for name, builtin in NUMPY_ALIASES.items():
+        if name not in vars(numpy):  # not hasattr: NumPy 1.20-1.23 would warn
+            setattr(numpy, name, builtin)
+            applied.append(f"numpy.{name}")
+
+
+def restore_pillow_filter() -> None:
+    """``Image.LINEAR`` was another name of ``BILINEAR`` until Pillow 10."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return
+    if not hasattr(Image, "LINEAR"):
+        Image.LINEAR = Image.BILINEAR
+        applied.append("PIL.Image.LINEAR")
+
+
+def replace_compiled_module(directory: Path) -> None:
+    """Let ``import detectron2._C`` succeed where Detectron2 was installed without compiled operations."""
+    is_built = importlib.machinery.PathFinder.find_spec("_C", [str(directory)]) is not None
+    if is_built or COMPILED_MODULE in sys.modules:
+        return
+    module = types.ModuleType(COMPILED_MODULE, "Stand-in for the compiled operations: there are none.")
+    module.__spec__ = importlib.machinery.ModuleSpec(COMPILED_MODULE, loader=None, origin="hiervl.utils.compat")
+    module.get_compiler_version = lambda: "not compiled"
+    module.get_cuda_version = lambda: "not available"
+    module.has_cuda = lambda: False
+    module.__getattr__ = explain_missing_operation
+    sys.modules[COMPILED_MODULE] = module
+    applied.append(COMPILED_MODULE)
+
+
+def explain_missing_operation(name: str):
+    raise AttributeError(
+        f"detectron2._C.{name} is a compiled operation, and Detectron2 was installed without them: "
+        "install it with `python tools/install_detectron2.py --official`."
+    )

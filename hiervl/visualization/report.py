@@ -1,0 +1,94 @@
+"""A run as one HTML page that needs neither a server nor a network: read from what the run has left in its folder."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Union
+
+import yaml
+
+from hiervl import __version__
+from hiervl.utils.errors import UserError
+from hiervl.visualization.report_page import page
+from hiervl.visualization.run_data import RunData, read_run
+
+TWIN_FOLDER = "supervised"  # of a run with SEMI.COMPARE_SUPERVISED, inside its own
+
+REPORT_FILE = "report.html"
+
+
+def facts_of_run(cfg, dataset: str) -> Dict[str, Any]:
+    """What was evaluated, and with which versions."""
+    import detectron2
+    import numpy
+    import torch
+
+    is_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    return {
+        "dataset": dataset,
+        "network": cfg.TEST.NETWORK,
+        "device": torch.cuda.get_device_name() if is_cuda else f"{platform.machine()} CPU",
+        "versions": {
+            "HierVL": __version__,
+            "Python": platform.python_version(),
+            "PyTorch": torch.__version__,
+            "Detectron2": getattr(detectron2, "__version__", "unknown"),
+            "NumPy": numpy.__version__,
+        },
+    }
+
+
+def write_report(
+    folder: Union[str, Path], *, compare: Union[None, str, Path] = None, output: Optional[Path] = None
+) -> Path:
+    """Write the page of a run.
+
+    Args:
+        compare: folder of the supervised-only run; None: one beside it whose config differs in ``SEMI`` alone.
+        output: the page; None: ``report.html`` in the run's folder.
+
+    Raises:
+        UserError: a folder is none of a run, or the page cannot be written.
+    """
+    run = read_run(folder)
+    other = read_run(compare) if compare is not None else find_supervised(Path(folder), run)
+    path = output or Path(folder) / REPORT_FILE
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page(run, other), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+    return path
+
+
+def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
+    """A finished supervised-only run beside a semi-supervised one, of the same config but for SEMI; None: none."""
+    if not run.setting("SEMI.ENABLED", False):
+        return None
+    for neighbour in (folder.absolute() / TWIN_FOLDER, *_folders_beside(folder.absolute())):
+        try:
+            is_run = (neighbour / "results.json").is_file() and (neighbour / "config.yaml").is_file()
+            other = read_run(neighbour) if is_run else None
+        except (OSError, ValueError, yaml.YAMLError, UserError):  # another user's, or one that is being written
+            continue
+        if other is not None and not other.setting("SEMI.ENABLED", True) and _comparable(run) == _comparable(other):
+            return other
+    return None
+
+
+def _folders_beside(folder: Path) -> List[Path]:
+    try:
+        return [path for path in sorted(folder.parent.iterdir()) if path != folder]
+    except OSError:
+        return []
+
+
+def _comparable(run: RunData) -> Dict[str, Any]:
+    """The settings that two runs must share for their difference to be that of the unlabelled images."""
+    config = yaml.safe_load(run.config) or {}
+    return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR", "LOGGERS")}
+
+

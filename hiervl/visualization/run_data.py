@@ -1,0 +1,96 @@
+"""What a run has left in its folder, read for the report."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Union
+
+import yaml
+
+from hiervl.config.safe_yaml import load_yaml
+from hiervl.utils.errors import UserError
+
+EVALUATION_PREFIX, EVALUATION_SUFFIX = "report_", ".json"
+
+
+class RunData(NamedTuple):
+    """What a run has left; parts that it has not are empty."""
+
+    name: str
+    curves: Dict[str, Dict[int, float]]  # by name, by iteration
+    results: Dict[str, Any]  # of its last evaluation: by dataset if there were several
+    evaluations: List[Dict[str, Any]]  # what the galleries wrote
+    config: str  # YAML
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A config value such as "SEMI.ENABLED"."""
+        value: Any = yaml.safe_load(self.config) or {}
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    def scores(self) -> Dict[str, Dict[str, Any]]:
+        """Scores by dataset."""
+        if "sem_seg" in self.results:
+            names = self.setting("DATASETS.TEST") or ["test"]
+            return {names[0]: self.results["sem_seg"]}
+        return {name: of_set["sem_seg"] for name, of_set in self.results.items() if "sem_seg" in of_set}
+
+
+def evaluation_file(dataset: str) -> str:
+    """Name of the file that holds what the report shows of an evaluation."""
+    return f"{EVALUATION_PREFIX}{dataset}{EVALUATION_SUFFIX}"
+
+
+def read_run(folder: Union[str, Path]) -> RunData:
+    """Read a run's folder.
+
+    Raises:
+        UserError: it is no run's folder, or a file in it is damaged.
+    """
+    folder = Path(folder)
+    config, metrics, results = folder / "config.yaml", folder / "metrics.json", folder / "results.json"
+    if not metrics.is_file() and not results.is_file():
+        raise UserError(f"'{folder}' is no run's folder: it has neither metrics.json nor results.json.")
+    evaluations = sorted(folder.glob(f"{EVALUATION_PREFIX}*{EVALUATION_SUFFIX}"))
+    return RunData(
+        folder.absolute().name,
+        _read_curves(metrics) if metrics.is_file() else {},
+        _read_json(results) if results.is_file() else {},
+        [_read_json(path) for path in evaluations],
+        _read_config(config) if config.is_file() else "",
+    )
+
+
+def _read_json(path: Path) -> Dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, or evaluate again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: remove it, or evaluate again.")
+    return content
+
+
+def _read_config(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    load_yaml(text, str(path))  # that it is YAML
+    return text
+
+
+def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:
+    """Finite values by name and iteration; after a resumed training the later value counts."""
+    curves: Dict[str, Dict[int, float]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of an interrupted run
+            continue
+        if not isinstance(row, dict):  # the end of one
+            continue
+        for name, value in row.items():
+            if name != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
+                curves.setdefault(name, {})[row.get("iteration", 0)] = float(value)
+    return curves

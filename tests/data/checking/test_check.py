@@ -1,0 +1,250 @@
+"""Every fault that users of such programs stumble on is made here, and must be explained."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiervl.data.checking.check import check
+
+FIRST = "labelled/masks/00.png"
+PALETTE = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)
+
+
+def findings(own, dataset="", **options):
+    return check(own.layout(dataset), **options).findings
+
+
+def test_sound_data_have_no_findings(own):
+    report = check(own.layout(), crop_size=64)
+    assert report.findings == [] and report.is_sound
+    assert [len(report.splits[split]) for split in ("train", "val", "test", "unlabelled")] == [8, 2, 0, 4]
+    # 64 columns in 3 stripes: of 22, 21 and 21
+    assert sum(report.pixels.values()).tolist() == [10 * 64 * 22, 10 * 64 * 21, 10 * 64 * 21]
+
+
+def missing_mask(own):
+    (own.root / FIRST).unlink()
+    return "error", ["1 labelled images have no mask", "add the masks"], "images/00.png"
+
+
+def missing_all_for_a_suffix(own):
+    for path in (own.root / "labelled/masks").iterdir():
+        path.rename(path.with_name(path.stem + "_gt.png"))
+    return "error", ["10 labelled images", "set DATASET.MASK_SUFFIX to _gt"], "images/00.png"
+
+
+def extra_mask(own):
+    own.mask("labelled/masks/99.png", own.labels())
+    return "warning", ["1 masks of the labelled images have no image", "rename"], "masks/99.png"
+
+
+def value_outside_the_classes(own):
+    own.mask(FIRST, own.labels((0, 1, 2, 7)))
+    return "error", ["the value 7", "classes.yaml does not name", "label: 7"], "masks/00.png"
+
+
+def foreground_255(own):
+    (own.root / "classes.yaml").write_text("classes: [{name: background, background: true}, cap]")
+    own.masks(lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8))
+    return "error", ["only 0 and 255", "label: 255", "'cap'"], "masks/00.png"
+
+
+def mostly_255(own):
+    own.masks(lambda labels: np.where(np.arange(64) < 40, 255, labels).astype(np.uint8))
+    return "warning", ["62% of the masks' pixels are 255", "label: 255"], "masks/00.png"
+
+
+def labels_from_1(own):
+    own.masks(lambda labels: labels + 1)
+    return "error", ["the value 3", "0 never occurs", "off by one", "label: 1"], "masks/00.png"
+
+
+def background_not_listed(own):
+    own.masks(lambda labels: np.where(np.arange(64) < 20, 3, labels).astype(np.uint8))
+    return "error", ["the value 3", "one more than its entries", "in front"], "masks/00.png"
+
+
+def label_0_never_used(own):
+    own.masks(lambda labels: np.maximum(labels, 1))
+    return "warning", ["the value 0 never occurs", "'background'", "count from 1"], ""
+
+
+def label_0_always(own):
+    own.masks(np.zeros_like)
+    return "error", ["every pixel of every mask is 0", "export them again"], "masks/00.png"
+
+
+def rgb_taken_for_index(own):
+    (own.root / "classes.yaml").write_text("classes: [background, cap, stem]")
+    own.masks(lambda labels: PALETTE[labels])
+    return "error", ["RGB masks, not masks of class indices", "color: "], "masks/00.png"
+
+
+def rgb_turned_grey(own):
+    own.masks(lambda labels: np.array(Image.fromarray(PALETTE[labels]).convert("L")))
+    return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
+
+
+def index_saved_as_grey_rgb(own):
+    own.masks(lambda labels: np.repeat(labels[:, :, None], 3, axis=2))
+    return "error", ["saved as grey RGB", "MASK_VALUES to index"], "masks/00.png"
+
+
+def class_without_color(own):
+    (own.root / "classes.yaml").write_text(own.classes.replace(", color: [0, 0, 200]", ""))
+    own.masks(lambda labels: PALETTE[labels])
+    return "error", [r"the colour \[0, 0, 200\]", "(without a colour: stem)"], "masks/00.png"
+
+
+def black_without_an_entry(own):
+    """Not to be taken for a class index."""
+    (own.root / "classes.yaml").write_text(own.classes.replace("[0, 0, 0]", "[9, 99, 9]"))
+    own.masks(lambda labels: PALETTE[labels])
+    return "error", [r"the colour \[0, 0, 0\], which", "add an entry with `color: \\[0, 0, 0\\]`"], "masks/00.png"
+
+
+def unknown_color(own):
+    own.masks(lambda labels: PALETTE[labels])
+    own.mask(FIRST, np.full((64, 64, 3), (10, 200, 30), dtype=np.uint8))
+    return "error", [r"the colour \[10, 200, 30\]", "does not name"], "masks/00.png"
+
+
+def blurred_masks(own):
+    for path in sorted((own.root / "labelled/masks").iterdir()):
+        Image.fromarray(PALETTE[np.array(Image.open(path))]).save(path.with_suffix(".jpg"), quality=60)
+        path.unlink()
+    return "error", ["were blurred", "nearest neighbour"], "masks/00.jpg"
+
+
+def photographs_as_masks(own):
+    for path in sorted((own.root / "labelled/masks").iterdir()):
+        Image.effect_noise((64, 64), 60).save(path)
+    return "error", ["far more values than classes", "DATASET.LABELED.MASKS"], "masks/00.png"
+
+
+def palette_in_another_order(own):
+    for path in sorted((own.root / "labelled/masks").iterdir()):
+        image = Image.fromarray(2 - np.array(Image.open(path)), mode="P")
+        image.putpalette(PALETTE[::-1].tobytes())
+        image.save(path)
+    return "error", ["in another order", "MASK_VALUES to color"], "masks/00.png"
+
+
+def single_class(own):
+    (own.root / "classes.yaml").write_text("classes: [cap]")
+    own.masks(np.zeros_like)
+    return "error", ["a single class", "add a background class"], ""
+
+
+def single_class_shown(own):
+    own.masks(np.ones_like)
+    return "error", ["show a single class", "'cap'"], ""
+
+
+def absent_from_train(own):
+    own.masks(lambda labels: np.minimum(labels, 1))
+    return "warning", ["no train mask shows stem", "take it out of the class file"], ""
+
+
+def absent_from_val(own):
+    own.masks(lambda labels: np.minimum(labels, 1))
+    own.mask(FIRST, own.labels())  # the only one with stem stays in train
+    return "warning", ["no val mask shows stem", "DATASET.VAL"], ""
+
+
+def copies_across_splits(own):
+    own.image("val/images/a.png")
+    own.mask("val/masks/a.png", own.labels())
+    # the same picture, smaller and compressed
+    copy = Image.open(own.root / "val/images/a.png").resize((48, 48), Image.Resampling.BOX)
+    copy.save(own.root / "unlabelled/copy.jpg", quality=60)
+    return "warning", ["1 val images look the same as unlabelled ones", "take one of each"], "a.png = .*copy.jpg"
+
+
+def corrupt_image(own):
+    path = own.root / "labelled/images/03.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return "error", ["1 images cannot be read", "replace the file"], "images/03.png"
+
+
+def corrupt_unlabelled_image(own):
+    (own.root / "unlabelled/u1.png").write_bytes(b"")
+    return "error", ["1 images cannot be read"], "unlabelled/u1.png"
+
+
+def corrupt_mask(own):
+    path = own.root / FIRST
+    path.write_bytes(path.read_bytes()[:60])
+    return "error", ["1 masks cannot be read", "replace the file"], "masks/00.png"
+
+
+def other_size(own):
+    own.mask(FIRST, own.labels(size=(32, 64)))
+    return "error", ["differ in size from their images", "same size"], "masks/00.png"
+
+
+def unrotated_mask(own):
+    photograph = Image.open(own.image("labelled/images/00.png", size=(32, 64)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph.save(own.root / "labelled/images/00.png", exif=exif)
+    own.mask(FIRST, own.labels(size=(32, 64)))
+    return "error", ["before its EXIF rotation", "rotate these masks"], "masks/00.png"
+
+
+def dark_16_bit(own):
+    own.save("unlabelled/u1.png", own.rng.integers(0, 4095, (64, 64)).astype(np.uint16))
+    return "warning", ["nearly black", "stretch"], "unlabelled/u1.png"
+
+
+FAULTS = [
+    missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
+    labels_from_1, background_not_listed, label_0_never_used, label_0_always, rgb_taken_for_index,
+    rgb_turned_grey, index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
+    photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
+    absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
+    unrotated_mask, dark_16_bit,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_fault_is_explained(own, fault):
+    level, phrases, file = fault(own)
+    dataset = "VAL: {IMAGES: val/images, MASKS: val/masks}" if fault is copies_across_splits else ""
+    report = check(own.layout(dataset))
+    fitting = [
+        finding for finding in report.findings
+        if all(_found(phrase, finding.sentence) for phrase in phrases)
+    ]  # fmt: skip
+    assert len(fitting) == 1, report.findings
+    assert fitting[0].level == level
+    assert report.is_sound == all(finding.level == "warning" for finding in report.findings)
+    if file:
+        assert any(_found(file, name) for name in fitting[0].files), fitting[0]
+    if level == "error":
+        assert not report.is_sound
+
+
+def _found(pattern, text):
+    return re.search(pattern.replace("(", r"\(").replace(")", r"\)"), text) is not None
+
+
+def test_images_smaller_than_the_crop(own):
+    own.image("unlabelled/small.png", size=(40, 90))
+    (found,) = findings(own, crop_size=64)
+    assert found.level == "warning"
+    assert "1 images are smaller than the crop of 64 px (the smallest: 40 px)" in found.sentence
+    assert found.files == (str(own.root / "unlabelled/small.png"),)
+    assert findings(own, crop_size=64, short_side=64) == []  # enlarged first
+    (found,) = findings(own, crop_size=96, short_side=64)
+    assert len(found.files) == 15
+
+
+def test_images_without_mask_may_be_unlabelled(own):
+    (own.root / FIRST).unlink()
+    assert findings(own, "UNLABELED: [unlabelled, labelled/images]") == []
+    layout = own.layout("UNLABELED: [unlabelled, labelled/images]")
+    assert sorted(Path(path).name for path in layout.unlabeled) == ["00.png", "u0.png", "u1.png", "u2.png", "u3.png"]

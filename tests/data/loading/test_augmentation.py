@@ -1,0 +1,145 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hiervl.data.loading import augmentation
+
+FACTORS = (0.5, 0.83, 1.0, 1.5)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """Smooth regions of all hues and greys, with noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    noise = rng.integers(-20, 21, (60, 80, 3))
+    return np.clip(augmentation.resize_image(coarse, (60, 80)) + noise, 0, 255).astype(np.uint8)
+
+
+def largest_difference(image, tensor):
+    return np.abs(image.astype(int) - tensor.permute(1, 2, 0).numpy().astype(int)).max()
+
+
+class TestGeometry:
+    def test_maps_are_resized_about_the_pixels_centres(self):
+        # Mirroring and resizing commute only then. 101 to 36 has no ties between two neighbours.
+        values = np.arange(101 * 101, dtype=np.int32).reshape(101, 101)
+        resized = augmentation.resize_map(values, (36, 36))
+        assert (augmentation.resize_map(values[::-1, ::-1].copy(), (36, 36)) == resized[::-1, ::-1]).all()
+
+    def test_long_side_is_uniform_in_the_range(self):
+        rng = np.random.default_rng(0)
+        sizes = np.array([augmentation.random_scale_size(rng, 30, 60, (0.5, 2.0)) for _ in range(4000)])
+        assert sizes[:, 1].min() == 30 and sizes[:, 1].max() == 120
+        assert abs(sizes[:, 1].mean() - 75) < 2
+        assert (np.abs(sizes[:, 0] - sizes[:, 1] / 2) <= 0.5).all()
+
+    def test_crops_reach_every_corner(self):
+        rng = np.random.default_rng(0)
+        offsets = {augmentation.random_offset(rng, 12, 8, 10) for _ in range(200)}
+        assert offsets == {(top, 0) for top in range(3)}
+
+    def test_padding_is_at_the_right_and_the_bottom(self):
+        padded = augmentation.crop_and_pad(np.ones((2, 3), dtype=np.uint8), (0, 0), 4, fill=255)
+        assert padded.tolist() == [[1, 1, 1, 255], [1, 1, 1, 255], [255] * 4, [255] * 4]
+
+    @pytest.mark.parametrize("flipped", [False, True])
+    def test_valid_is_where_the_map_is_no_padding(self, flipped):
+        view = augmentation.WeakView(size=(10, 30), offset=(0, 12), crop_size=16, flipped=flipped)
+        values = view.map(np.zeros((20, 60), dtype=np.uint8), fill=255)
+        assert (view.valid() == (values == 0)).all()
+        assert view.valid().sum() == 10 * 16
+
+    def test_short_side(self):
+        assert augmentation.short_side_size(200, 100, 50) == (100, 50)
+        assert augmentation.short_side_size(200, 100, 0) == (200, 100)
+
+
+class TestColour:
+    """Against torchvision's functions on uint8 tensors, which truncate where ours round."""
+
+    @pytest.fixture(autouse=True)
+    def torchvision(self):
+        self.functional = pytest.importorskip("torchvision.transforms.functional")
+
+    @pytest.mark.parametrize(
+        "name, factors, tolerance",
+        [
+            ("brightness", FACTORS, 1),
+            ("contrast", FACTORS, 1),
+            ("saturation", FACTORS, 2),
+            ("hue", (-0.25, -0.1, 0.0, 0.2, 0.5), 1),
+        ],
+    )
+    def test_adjustments(self, picture, name, factors, tolerance):
+        tensor = torch.from_numpy(picture).permute(2, 0, 1)
+        for factor in factors:
+            expected = getattr(self.functional, f"adjust_{name}")(tensor, factor)
+            assert largest_difference(getattr(augmentation, f"adjust_{name}")(picture, factor), expected) <= tolerance
+
+    def test_grayscale(self, picture):
+        expected = self.functional.rgb_to_grayscale(torch.from_numpy(picture).permute(2, 0, 1), 3)
+        assert largest_difference(augmentation.to_grayscale(picture), expected) <= 1
+
+    def test_blur(self, picture):
+        expected = self.functional.gaussian_blur(torch.from_numpy(picture).permute(2, 0, 1), 13, 2.0)
+        assert largest_difference(augmentation.gaussian_blur(picture, 2.0), expected) <= 2
+
+
+class TestJitter:
+    def test_factors_cover_their_range(self):
+        grey = np.full((2, 2, 3), 100, dtype=np.uint8)
+        rng = np.random.default_rng(0)
+        values = [augmentation.color_jitter(grey, rng, (0.5, 0, 0, 0))[0, 0, 0] for _ in range(500)]
+        assert 50 <= min(values) <= 53 and 147 <= max(values) <= 150
+
+    def test_orders_differ(self, picture, monkeypatch):
+        orders = set()
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            monkeypatch.setattr(
+                augmentation, f"adjust_{name}", lambda image, amount, name=name: order.append(name) or image
+            )
+        rng = np.random.default_rng(0)
+        for _ in range(300):
+            order = []
+            augmentation.color_jitter(picture, rng, (0.5, 0.5, 0.5, 0.25))
+            orders.add(tuple(order))
+        assert len(orders) == 24
+
+    def test_strong_view_leaves_its_input_and_obeys_probabilities(self, picture):
+        original = picture.copy()
+        off = augmentation.StrongParameters(jitter_probability=0, grayscale_probability=0, blur_probability=0)
+        assert (augmentation.strong_view(picture, np.random.default_rng(0), off) == original).all()
+        grey = augmentation.StrongParameters(grayscale_probability=1)
+        view = augmentation.strong_view(picture[:, ::-1], np.random.default_rng(0), grey)
+        assert (view[..., 0] == view[..., 1]).all() and (view[..., 0] == view[..., 2]).all()
+        assert (picture == original).all()
+
+
+class TestCutMix:
+    def test_boxes(self):
+        rng = np.random.default_rng(0)
+        boxes = np.array([augmentation.cutmix_box(rng, 100, 1.0) for _ in range(2000)])
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        assert boxes.min() >= 0 and boxes.max() <= 100
+        # Sides are cut to whole pixels, so areas and aspects reach a little beyond their ranges.
+        assert 0.016 * 100**2 <= (width * height).min() and (width * height).max() <= 0.4 * 100**2
+        assert 0.27 <= (height / width).min() and (height / width).max() <= 3.7
+
+    def test_probability(self):
+        rng = np.random.default_rng(0)
+        boxes = [augmentation.cutmix_box(rng, 100, 0.5) for _ in range(1000)]
+        assert 440 < boxes.count((0, 0, 0, 0)) < 560
+        assert augmentation.cutmix_box(rng, 100, 0.0) == (0, 0, 0, 0)
+
+
+def test_hue_turns_either_way_by_any_amount():
+    """Against the hue taken modulo the circle by hand, over all of OpenCV's ways to compute it."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 67, 3), np.uint8)
+    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    for turn in np.linspace(-0.5, 0.5, 21):
+        turned = hsv.copy()
+        turned[..., 0] = (turned[..., 0].astype(np.float64) + turn * 360) % 360
+        expected = 255 * cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)
+        assert np.abs(augmentation.adjust_hue(image, turn) - expected).max() < 0.51

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiervl.data.loading.readers import read_image, read_instances, read_label
+from hiervl.utils.errors import UserError
+
+GREY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return str(path)
+
+
+def assert_one_sentence(error, *parts):
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".")
+    for part in parts:
+        assert part in message
+
+
+class TestReadImage:
+    def test_grey_becomes_three_equal_channels(self, tmp_path):
+        image = read_image(save(tmp_path / "a.png", GREY))
+        assert image.dtype == np.uint8 and image.shape == (2, 2, 3)
+        assert (image == GREY[:, :, None]).all()
+
+    def test_16_bit_keeps_the_high_byte(self, tmp_path):
+        image = read_image(save(tmp_path / "a.png", GREY.astype(np.uint16) * 256 + 7))
+        assert (image == GREY[:, :, None]).all()
+
+    def test_transparency_is_dropped(self, tmp_path):
+        rgba = np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)])
+        assert (read_image(save(tmp_path / "a.png", rgba)) == GREY[:, :, None]).all()
+
+    def test_palette_becomes_its_colours(self, tmp_path):
+        image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None)
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.save(tmp_path / "a.png")
+        assert read_image(str(tmp_path / "a.png")).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+    def test_exif_orientation_is_applied(self, tmp_path, suffix):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by a quarter clockwise
+        wide = np.zeros((16, 32, 3), dtype=np.uint8)
+        wide[:, :16] = 255  # its left half ends up on top
+        image = read_image(save(tmp_path / f"a{suffix}", wide, exif=exif))
+        assert image.shape == (32, 16, 3)
+        assert image[:14].min() > 200 and image[18:].max() < 50
+
+
+class TestBadFiles:
+    def test_missing(self, tmp_path):
+        for read in (read_image, read_instances, lambda path: read_label(path, 11)):
+            with pytest.raises(UserError) as error:
+                read(str(tmp_path / "none.png"))
+            assert_one_sentence(error, "none.png", "missing")
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png"])
+    def test_truncated(self, tmp_path, suffix):
+        path = tmp_path / f"a{suffix}"
+        save(path, np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+        path.write_bytes(path.read_bytes()[:1500])
+        with pytest.raises(UserError) as error:
+            read_image(str(path))
+        assert_one_sentence(error, str(path), "cannot be read")
+
+    @pytest.mark.parametrize("content", [b"", b"no image at all"])
+    def test_no_image(self, tmp_path, content):
+        path = tmp_path / "a.png"
+        path.write_bytes(content)
+        with pytest.raises(UserError) as error:
+            read_image(str(path))
+        assert_one_sentence(error, str(path), "cannot be read")
+
+
+class TestReadLabel:
+    def test_values_and_ignore(self, tmp_path):
+        label = np.array([[0, 10, 255]], dtype=np.uint8)
+        read = read_label(save(tmp_path / "a.png", label), 11, 255, (1, 3))
+        assert read.dtype == np.uint8 and (read == label).all()
+
+    def test_palette_counts_as_indices(self, tmp_path):
+        image = Image.fromarray(np.array([[0, 1, 255]], dtype=np.uint8))
+        image.putpalette(list(range(256)) * 3)
+        image.save(tmp_path / "a.png")
+        assert read_label(str(tmp_path / "a.png"), 2).tolist() == [[0, 1, 255]]
+
+    def test_value_outside_the_classes(self, tmp_path):
+        path = save(tmp_path / "a.png", np.array([[0, 11, 254, 255]], dtype=np.uint8))
+        with pytest.raises(UserError) as error:
+            read_label(path, 11)
+        assert_one_sentence(error, path, "11, 254", "0 to 10")
+
+    def test_another_size(self, tmp_path):
+        path = save(tmp_path / "a.png", np.zeros((4, 6), dtype=np.uint8))
+        for read in (lambda: read_label(path, 11, 255, (6, 4)), lambda: read_instances(path, (6, 4))):
+            with pytest.raises(UserError) as error:
+                read()
+            assert_one_sentence(error, path, "6×4", "4×6")
+
+    def test_colours(self, tmp_path):
+        path = save(tmp_path / "a.png", np.zeros((4, 6, 3), dtype=np.uint8))
+        with pytest.raises(UserError) as error:
+            read_label(path, 11)
+        assert_one_sentence(error, path, "RGB")
+
+    def test_16_bit_instances(self, tmp_path):
+        path = save(tmp_path / "a.png", np.array([[0, 300]], dtype=np.uint16))
+        assert read_instances(path).tolist() == [[0, 300]]

@@ -1,0 +1,168 @@
+"""Figures and warnings of a run's health, by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hiervl.engine.comparison import gain_line, mean_iou, supervised_twin, train_both
+from hiervl.engine.health_report import HealthReport, find_problems, presence_auc, worthless_classes
+from hiervl.engine.hooks import best_metric
+from hiervl.semi_supervised import pseudo_labels
+from hiervl.semi_supervised.pseudo_labels import ConfidenceThreshold
+
+NAMES = ("background", "cat", "bus")
+NAN = float("nan")
+
+
+def report(kept, seen=10_000, labelled=(600, 300, 100)):
+    return HealthReport(NAMES, np.array(kept), seen, np.array(labelled), np.array([0.9, NAN, 0.5]), confidence=0.9)
+
+
+def test_a_healthy_run_has_no_problems():
+    assert find_problems(report([5000, 2000, 500])) == []
+    assert find_problems(report([0, 0, 0], seen=0)) == []  # no unlabelled image was looked at yet
+
+
+@pytest.mark.parametrize(
+    "kept, kind, classes, words",
+    [
+        ((4, 3, 2), "nothing", (), ("0.09 %", "SEMI.CONFIDENCE (0.9)")),
+        ((6000, 3000, 995), "everything", (), ("wrong ones included",)),
+        ((5000, 2000, 6), "vanish", ("bus",), ("'bus' (0.09 % of the kept pixels, 10.00 %",)),  # below a tenth of 1 %
+        ((5000, 2000, 8), "", (), ()),  # 0.11 %
+        ((5000, 1, 1), "vanish", ("cat", "bus"), ()),
+        ((9000, 300, 240), "swallow the others", ("background",), ("94.34 %", "swallow")),  # odds 16.7 over 1.5: 11
+        ((8900, 400, 240), "", (), ()),  # 13.9 over 1.5: 9
+    ],
+)
+def test_problems_by_hand(kept, kind, classes, words):
+    problems = {problem.kind: problem for problem in find_problems(report(kept))}
+    if not kind:
+        assert not problems
+        return
+    assert problems[kind].classes == classes
+    assert all(word in problems[kind].sentence for word in words)
+    assert len(problems) == (2 if kept == (5000, 1, 1) else 1)  # there background swallows the others, too
+
+
+def test_a_long_list_of_classes_is_shortened():
+    names = tuple("abcdefgh")
+    sick = HealthReport(names, np.array([9000] + [0] * 7), 10_000, np.full(8, 10), np.full(8, NAN), confidence=0.9)
+    (vanishing,) = [problem for problem in find_problems(sick) if problem.kind == "vanish"]
+    assert vanishing.classes == names[1:] and "'f'" in vanishing.sentence and "and 2 more vanish" in vanishing.sentence
+    assert "'g'" not in vanishing.sentence
+
+
+def test_classes_that_no_labelled_image_shows_cannot_vanish():
+    assert find_problems(report([5000, 3000, 0], labelled=(600, 400, 0))) == []
+
+
+def test_classes_that_clip_does_not_know():
+    """Below the least IoU on three images or more: of a class that one or two show, little is known."""
+    iou, shown = np.array([0.5, 0.019, 0.0, NAN, 0.0]), np.array([10, 3, 2, 0, 0])
+    assert worthless_classes(iou, shown, 0.02) == [1]
+    assert worthless_classes(iou, shown, 0.0) == []
+
+
+def test_auc_by_hand():
+    """Present 0.9, 0.5; absent 0.5, 0.1: of four pairs three and a half are in order."""
+    relevance = np.array([[0.9, 0.5], [0.5, 0.1]])
+    presence = np.array([[True, False], [True, False]])
+    assert presence_auc(relevance, presence) == 3.5 / 4
+    assert presence_auc(relevance, ~presence) == 0.5 / 4
+    assert np.isnan(presence_auc(relevance, np.ones((2, 2), dtype=bool)))
+
+
+def test_what_is_logged_and_written():
+    sick = report([5000, 2000, 0])
+    sick.problems = find_problems(sick)
+    scalars = sick.scalars()
+    assert scalars["health/kept_pixels/background"] == 5000 and scalars["health/problems"] == 1
+    assert scalars["health/agreement/bus"] == 0.5 and "health/agreement/cat" not in scalars
+    assert "health/relevance_auc" not in scalars  # there is no gate
+    sick.zero_shot_iou, sick.unguided = np.array([0.3, 0.01, NAN]), [1]
+    written = sick.as_dict(7)
+    assert written["iteration"] == 7 and written["kept_share"] == 0.7 and len(written["problems"]) == 1
+    assert written["classes"]["cat"]["guided"] is False and written["classes"]["cat"]["zero_shot_iou"] == 0.01
+
+
+# ---- thresholds of several processes ------------------------------------------------------------------------------
+
+
+def test_class_thresholds_count_the_pixels_of_all_processes(monkeypatch):
+    """This process: two pixels of class 0 with mean 0.9, none of class 1. Another one: two of class 0 with 0.7 and one
+    of class 1 with 0.6. Together 0.8 and 0.6, followed with momentum 0."""
+    elsewhere = {torch.int64: torch.tensor([2, 1]), torch.float32: torch.tensor([1.4, 0.6])}
+    monkeypatch.setattr(pseudo_labels.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere[tensor.dtype]))
+    threshold = ConfidenceThreshold(2, 0.9, "class")
+    threshold.momentum = 0.0
+    labels = torch.zeros(1, 1, 2, dtype=torch.long)
+    threshold(torch.tensor([[[1.0, 0.8]]]), labels, labels == 0)
+    torch.testing.assert_close(threshold.mean_confidence, torch.tensor([0.8, 0.6]))
+
+
+def test_keeping_does_not_learn():
+    threshold = ConfidenceThreshold(2, 0.8, "class")
+    labels = torch.tensor([[[0, 1]]])
+    assert threshold.keeps(torch.tensor([[[0.9, 0.5]]]), labels, labels >= 0).tolist() == [[[True, False]]]
+    assert threshold.mean_confidence.tolist() == threshold.updates.tolist() == [0.0, 0.0]
+
+
+def test_best_checkpoint_of_several_test_sets():
+    assert best_metric(("camvid_val",)) == best_metric(()) == "sem_seg/mIoU"
+    assert best_metric(("camvid_val", "camvid_test")) == "camvid_val/sem_seg/mIoU"
+
+
+# ---- the supervised twin ------------------------------------------------------------------------------------------
+
+
+def test_the_twin_differs_in_the_unlabelled_images_alone(make_cfg, tmp_path):
+    cfg = make_cfg("SEMI.COMPARE_SUPERVISED", True, "OUTPUT_DIR", str(tmp_path))
+    twin = supervised_twin(cfg)
+    assert (twin.SEMI.ENABLED, twin.OUTPUT_DIR) == (False, str(tmp_path / "supervised"))
+    twin.defrost()
+    twin.merge_from_list(["SEMI.ENABLED", True, "SEMI.COMPARE_SUPERVISED", True, "OUTPUT_DIR", str(tmp_path)])
+    assert twin == cfg
+
+
+def test_both_are_trained_from_the_same_random_state_and_compared(make_cfg, tmp_path, capsys):
+    cfg = make_cfg("OUTPUT_DIR", str(tmp_path), "SEED", 3, "DATASETS.TEST", ["a", "b"])
+    first_numbers, order = [], []
+    scores = {False: 40.0, True: 42.5}
+
+    def train(config, resume):
+        order.append(config.SEMI.ENABLED)
+        first_numbers.append(torch.rand(1).item())
+        results = {"a": {"sem_seg": {"mIoU": scores[config.SEMI.ENABLED]}}}
+        folder = tmp_path if config.SEMI.ENABLED else tmp_path / "supervised"
+        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "model_final.pth").touch()
+        return results
+
+    torch.manual_seed(3)
+    train_both(cfg, train, resume=False)
+    assert order == [False, True] and first_numbers[0] == first_numbers[1]
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line == "unlabelled data gained +2.50 mIoU (42.50 with them, 40.00 without)"
+    train_both(cfg, train, resume=True)  # the twin is finished
+    assert order == [False, True, True]
+
+
+def test_without_results_the_gain_is_unknown(make_cfg, tmp_path):
+    assert np.isnan(mean_iou(make_cfg(), tmp_path))
+    assert "not known" in gain_line(50.0, NAN)
+
+
+def test_a_signal_ends_the_comparison(make_cfg, tmp_path, capsys):
+    """Neither is the run trained after its stopped twin, nor is a gain claimed."""
+    cfg, trained = make_cfg("OUTPUT_DIR", str(tmp_path)), []
+
+    def stopped(config, resume):
+        trained.append(config.SEMI.ENABLED)
+
+    assert train_both(cfg, stopped, resume=False) == {}
+    assert trained == [False] and "gained" not in capsys.readouterr().out
+    assert "ENABLED: false" in (tmp_path / "supervised" / "config.yaml").read_text()

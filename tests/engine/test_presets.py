@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import yaml
+
+from hiervl.engine.presets import (
+    Facts,
+    apply_preset,
+    choose,
+    estimated_memory,
+    format_choices,
+    machine_memory,
+    read_sizes,
+)
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.utils.errors import UserError
+
+
+def facts(size=(360, 480), labeled=40, unlabeled=320, memory=None, processes=1):
+    return Facts(np.array([size] * 3), labeled, unlabeled, memory, "a GPU", processes)
+
+
+def chosen(known, *overrides):
+    """The configuration after the choices, and the reasons."""
+    cfg = load_config("", list(map(str, overrides)))
+    choices = choose(cfg, known)
+    assert len({choice.key for choice in choices}) == len(choices)
+    return cfg, {choice.key: choice.reason for choice in choices}
+
+
+def test_a_gpu_of_24_gib():
+    """Crop 512: one pair takes 0.5 + 3.3 = 3.8 GiB beside 4 fixed ones; of 0.85 · 24 = 20.4 GiB four pairs fit."""
+    cfg, reasons = chosen(facts(size=(1000, 1500), memory=24.0))
+    assert (cfg.INPUT.CROP_SIZE, cfg.INPUT.SHORT_SIDE) == (512, 0)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (8, 8, 2)
+    assert cfg.SOLVER.BASE_LR == 1e-4 and cfg.SOLVER.AMP.ENABLED
+    assert "4 pairs at once need about 19 GiB (an estimate) of 24 (a GPU)" == reasons["SOLVER.ACCUMULATION"]
+    assert cfg.SOLVER.MAX_ITER == 4000  # 80 passes of 40 iterations are 3200, fewer than the least
+    assert cfg.TEST.EVAL_PERIOD == cfg.SOLVER.CHECKPOINT_PERIOD == 400
+    assert cfg.MODEL.PIXEL_DECODER.DIM == 256
+
+
+def test_more_memory_means_fewer_parts_not_more_images():
+    cfg, _ = chosen(facts(memory=80.0))
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (8, 1)
+    assert cfg.INPUT.CROP_SIZE == 352  # 360 in multiples of 32
+
+
+def test_little_memory_means_a_smaller_crop():
+    cfg, reasons = chosen(facts(size=(1000, 1000), memory=6.0))
+    assert cfg.INPUT.CROP_SIZE < 512 and "fits into 6 GiB" in reasons["INPUT.CROP_SIZE"]
+    assert estimated_memory(cfg.INPUT.CROP_SIZE, 1) <= 0.85 * 6 < estimated_memory(cfg.INPUT.CROP_SIZE + 32, 1)
+    assert cfg.SOLVER.ACCUMULATION == 8
+
+
+def test_large_photographs_are_made_smaller():
+    cfg, _ = chosen(facts(size=(3000, 4000), memory=24.0))
+    assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (1024, 512)
+
+
+def test_iterations_grow_with_the_data_up_to_a_limit():
+    """80 passes over 1600 images in eights: 16000."""
+    assert chosen(facts(unlabeled=1600, memory=24.0))[0].SOLVER.MAX_ITER == 16000
+    assert chosen(facts(labeled=1600, unlabeled=0, memory=24.0))[0].SOLVER.MAX_ITER == 16000
+    assert chosen(facts(unlabeled=10**6, memory=24.0))[0].SOLVER.MAX_ITER == 40000
+
+
+def test_the_cpu_gets_a_small_network():
+    cfg, _ = chosen(facts())
+    assert (cfg.MODEL.DEVICE, cfg.MODEL.PIXEL_DECODER.DIM, cfg.SOLVER.AMP.ENABLED) == ("cpu", 64, False)
+    assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (256, 224)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (2, 2, 1)
+    assert cfg.SOLVER.BASE_LR == 5e-4  # 1e-3 · √(2/8)
+    cfg, _ = chosen(facts(size=(64, 64)))
+    assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (0, 64)
+
+
+def test_the_users_values_win_and_the_rest_follows_them():
+    cfg, reasons = chosen(
+        facts(size=(1000, 1000), memory=24.0), "SOLVER.IMS_PER_BATCH", 2, "INPUT.CROP_SIZE", 256, "SOLVER.EPOCHS", 3
+    )
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.CROP_SIZE, cfg.SOLVER.EPOCHS) == (2, 256, 3)
+    assert reasons["SOLVER.IMS_PER_BATCH"] == reasons["INPUT.CROP_SIZE"] == "yours"
+    assert (cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION, cfg.SOLVER.BASE_LR) == (2, 1, 5e-5)
+    assert "SOLVER.MAX_ITER" not in reasons
+
+
+def test_batches_divide_among_processes():
+    """Three processes: the batch becomes 9, 3 pairs for each; but only 2 of 0.5 + 5.4 GiB fit into 20.4 − 4."""
+    cfg, _ = chosen(facts(size=(1000, 1000), memory=24.0, processes=3))
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (9, 9, 3)
+    cfg, _ = chosen(facts(size=(1000, 1000), memory=32.0, processes=3))
+    assert cfg.SOLVER.ACCUMULATION == 1
+
+
+def test_choices_are_printed_once_with_their_reasons(own, capsys):
+    cfg = prepare_config(load_config(own.config(), ["OUTPUT_DIR", str(own.root / "out"), "SOLVER.BASE_LR", "0.5"]))
+    printed = capsys.readouterr().out
+    assert "INPUT.CROP_SIZE 64 " in printed and "the shorter side (64 px)" in printed
+    assert "SOLVER.BASE_LR 0.5 " in printed and "yours" in printed
+    assert cfg.SOLVER.PRESET == "none" and cfg.SOLVER.PRESET_KEEPS == []
+    (own.root / "dumped.yaml").write_text(cfg.dump())  # the run's own record is never changed by a preset
+    again = prepare_config(load_config(str(own.root / "dumped.yaml")))
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+    assert "chosen for you" not in capsys.readouterr().out
+
+
+def test_presets_by_name(own):
+    assert apply_preset(load_config("", [])) == []  # no dataset of the user's own: nothing is chosen
+    for preset in ("24gb", "cpu"):
+        cfg = prepare_config(
+            load_config(own.config(), ["OUTPUT_DIR", str(own.root / "out"), "SOLVER.PRESET", preset])
+        )
+        assert (cfg.MODEL.PIXEL_DECODER.DIM == 64) == (preset == "cpu")
+    cfg = prepare_config(load_config(own.config(), ["OUTPUT_DIR", str(own.root / "out"), "SOLVER.PRESET", "none"]))
+    assert cfg.INPUT.CROP_SIZE == 512
+    with pytest.raises(UserError, match="SOLVER.PRESET is one of auto, 24gb, cpu, none, not '48gb'"):
+        prepare_config(load_config(own.config(), ["SOLVER.PRESET", "48gb"]))
+
+
+def test_facts_of_the_machine():
+    assert machine_memory("cuda", "24gb") == (24.0, "the preset")
+    assert machine_memory("cpu", "auto") == (None, "") and machine_memory("cuda", "cpu") == (None, "")
+
+
+def test_sizes_are_read_from_some_of_many_files():
+    read = []
+    files = [str(n) for n in range(1000)]
+    sizes = read_sizes(files[:250], files[250:], limit=10, size_of=lambda file: read.append(file) or (1, 2))
+    assert len(read) == 10 and read[1] == "100" and sizes.tolist() == [[1, 2]] * 10
+
+
+def test_table_of_choices_is_aligned():
+    cfg = load_config("", [])
+    lines = format_choices(choose(cfg, facts()))
+    assert len(lines.splitlines()) > 10 and "SOLVER.PRESET" in lines.splitlines()[0]
