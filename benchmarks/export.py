@@ -11,7 +11,6 @@ import argparse
 import importlib.metadata
 import tempfile
 from pathlib import Path
-from typing import Dict, Tuple
 
 import torch
 
@@ -48,7 +47,7 @@ def main() -> None:
     network = restore_network(args.weights, "", "cpu").network if args.weights else untrained()
     generator = torch.Generator().manual_seed(0)
     images = [random_images((args.batch, args.side, args.side), generator) for _ in range(INPUTS)]
-    runs: Dict[str, Run] = {"eager": network.semantic_maps}
+    runs: dict[str, Run] = {"eager": network.semantic_maps}
     with tempfile.TemporaryDirectory() as folder:
         runs.update(exported(network, Path(folder), args.threads))
         seconds = interleaved(
@@ -85,10 +84,10 @@ def untrained() -> HierVL:
     return network
 
 
-def exported(network: HierVL, folder: Path, threads: int) -> Dict[str, Run]:
+def exported(network: HierVL, folder: Path, threads: int) -> dict[str, Run]:
     """Every format's file, ready to run."""
     program = export_graph(FixedClassSegmenter(network))
-    runs: Dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     for name, form in FORMATS.items():
         path = folder / f"network{form.suffix}"
         form.write(program, path, {})
@@ -96,7 +95,7 @@ def exported(network: HierVL, folder: Path, threads: int) -> Dict[str, Run]:
     return runs
 
 
-def rows_of(network: HierVL, images: torch.Tensor) -> Tuple[int, int]:
+def rows_of(network: HierVL, images: torch.Tensor) -> tuple[int, int]:
     """Text rows of the network itself, which follow the image, and of the exported one."""
     with torch.no_grad():
         queries = network.segment(network.normalise(list(images)), network.encode_text()).text_queries

@@ -5,7 +5,7 @@ backward pass: PyTorch's engine asks the driver for the device.
 """
 
 import contextlib
-from typing import Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -41,16 +41,16 @@ def _nonzero(mask: Tensor) -> Tensor:
     return mask.new_zeros((min(mask.numel(), FOUND), mask.dim()), dtype=torch.int64)
 
 
-def _unique(values: Tensor, *_, **__) -> Tuple[Tensor, Tensor, Tensor]:
+def _unique(values: Tensor, *_, **__) -> tuple[Tensor, Tensor, Tensor]:
     found = values.new_zeros(min(values.numel(), FOUND))
     return found, torch.zeros_like(values, dtype=torch.int64), torch.zeros_like(found, dtype=torch.int64)
 
 
-def _bincount(values: Tensor, weights: Optional[Tensor] = None, minlength: int = 0) -> Tensor:
+def _bincount(values: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     return values.new_zeros(minlength) if weights is None else (weights + values).new_zeros(minlength)
 
 
-def _without_masks(tensor: Tensor, indices: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
+def _without_masks(tensor: Tensor, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
     found = []
     for index in indices:
         if index is None or index.dtype != torch.bool:

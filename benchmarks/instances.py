@@ -10,7 +10,6 @@ of the semantic map). Beside them the first arm's networks, whose rows are not a
 
 import sys
 from pathlib import Path
-from typing import Dict, List, Type
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -37,7 +36,7 @@ CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
 LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
 UNANNOTATED = f"{LABELLED}_without_instances"
 ANNOTATED, NOT_ASKED = "instance queries, instance annotations", "the same networks, rows not asked"
-ARMS: Dict[str, List[str]] = {
+ARMS: dict[str, list[str]] = {
     ANNOTATED: [],
     "instance queries": ["DATASETS.TRAIN", f"('{UNANNOTATED}',)"],
     "no instance queries": ["MODEL.QUERY_DECODER.INSTANCE_QUERIES", "0"],
@@ -47,7 +46,7 @@ ARMS: Dict[str, List[str]] = {
 def register_unannotated() -> None:
     """The labelled images without their instance files."""
 
-    def load() -> List[dict]:
+    def load() -> list[dict]:
         return [
             {key: value for key, value in entry.items() if key != "instance_file_name"}
             for entry in load_dataset(LABELLED)
@@ -65,7 +64,7 @@ def truth_of(entry: dict, num_classes: int):
     return instances, {int(n): int(labels[instances == n][0]) for n in np.unique(instances) if n}
 
 
-def touching_pairs(instances: np.ndarray, labels: Dict[int, int]) -> List[tuple]:
+def touching_pairs(instances: np.ndarray, labels: dict[int, int]) -> list[tuple]:
     """Pairs of objects of one class whose masks touch."""
     grown = {n: cv2.dilate((instances == n).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0 for n in labels}
     numbers = sorted(labels)
@@ -83,7 +82,7 @@ class RegionPredictor(HierVLPredictor):
     has_instance_rows = False
 
 
-def evaluate(folder: Path, count: int, kind: Type[HierVLPredictor] = HierVLPredictor) -> Dict[str, float]:
+def evaluate(folder: Path, count: int, kind: type[HierVLPredictor] = HierVLPredictor) -> dict[str, float]:
     """AP, PQ, F1 of the objects above the usual ``min_score``, share of touching objects told apart; in percent."""
     predictor = kind.from_checkpoint(folder / "model_final.pth", device="cpu", min_score=0.0)
     things = list(predictor.things)
@@ -124,7 +123,7 @@ def evaluate(folder: Path, count: int, kind: Type[HierVLPredictor] = HierVLPredi
     }
 
 
-def average_precision(truths, found, images: int, size, things) -> Dict[str, float]:
+def average_precision(truths, found, images: int, size, things) -> dict[str, float]:
     """COCO's AP over IoUs 0.5 … 0.95, and at 0.5."""
     if not found:
         return {"AP": 0.0, "AP50": 0.0}

@@ -16,9 +16,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Run(NamedTuple):
 # ---------------------------------------------------------------------------- running
 
 
-def methods() -> Dict[str, List[str]]:
+def methods() -> dict[str, list[str]]:
     """Arguments of train_net.py by the name of the method."""
     deltas = [path for kind in ("baselines", "ablations") for path in sorted((REPOSITORY / "configs" / kind).glob("*"))]
     return {OURS: [], **{path.stem: ["--with", str(path)] for path in deltas}}
@@ -109,7 +110,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
     print(f"{run.path.stem}: {scores['mIoU']:.2f} ({record['seconds']} s)", flush=True)
 
 
-def curve_of(metrics: Path) -> Dict[int, float]:
+def curve_of(metrics: Path) -> dict[int, float]:
     """mIoU by iteration."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     return {row["iteration"] + 1: round(row["sem_seg/mIoU"], 2) for row in rows if "sem_seg/mIoU" in row}
@@ -118,23 +119,23 @@ def curve_of(metrics: Path) -> Dict[int, float]:
 # ---------------------------------------------------------------------------- tables and figure
 
 
-def load(data: str) -> Dict[str, Dict[int, Dict[int, dict]]]:
+def load(data: str) -> dict[str, dict[int, dict[int, dict]]]:
     """The records at hand: by method, labels and seed."""
-    records: Dict[str, Dict[int, Dict[int, dict]]] = {}
+    records: dict[str, dict[int, dict[int, dict]]] = {}
     for path in sorted((RESULTS / data).glob("*.json")):
         record = json.loads(path.read_text())
         records.setdefault(record["method"], {}).setdefault(record["labels"], {})[record["seed"]] = record
     return records
 
 
-def cell(by_seed: Dict[int, dict]) -> str:
+def cell(by_seed: dict[int, dict]) -> str:
     """Mean ± standard deviation (of the seeds measured), and their number."""
     scores = [record["mIoU"] for record in by_seed.values()]
     spread = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
     return f"{np.mean(scores):.1f}{spread} ({len(scores)})"
 
 
-def table(records, names: Sequence[str], labels: Sequence[int]) -> List[str]:
+def table(records, names: Sequence[str], labels: Sequence[int]) -> list[str]:
     """A row per method, a column per number of labels, and the states of the code that were run; methods without any
     run are left out."""
     lines = ["| | " + " | ".join(f"{count} labels" for count in labels) + " | commits |"]
@@ -152,7 +153,7 @@ def title(method: str) -> str:
     return TITLES.get(method, method.replace("_", " "))
 
 
-def names_of(kind: str) -> List[str]:
+def names_of(kind: str) -> list[str]:
     return [path.stem for path in sorted((REPOSITORY / "configs" / kind).glob("*.yaml"))]
 
 

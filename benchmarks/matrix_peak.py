@@ -1,6 +1,6 @@
 """What a device can multiply and what a program asks of it: the two sides of "share of the matrix peak"."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel

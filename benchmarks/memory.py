@@ -15,8 +15,8 @@ import itertools
 import json
 import multiprocessing
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def main() -> None:
     measured = commit()
     if not on_gpu:
         print("No CUDA device: what follows is an estimate from the tensors that autograd would keep there.")
-    found: List[Dict[str, object]] = []
+    found: list[dict[str, object]] = []
     for crop, recompute in itertools.product(args.crops, (False, True)):
         row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own, which gives all memory back
@@ -80,7 +80,7 @@ def build(config: str, device: str, recompute: bool):
     return step, build_optimizer(cfg, student)
 
 
-def peak(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, float]:
+def peak(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, float]:
     """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
     torch.manual_seed(0)
     step, optimizer = build(config, "cuda", recompute)
@@ -95,13 +95,13 @@ def peak(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, float
     return {"allocated_gib": round(allocated / GIB, 2), "reserved_gib": round(reserved / GIB, 2)}
 
 
-def estimate(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, object]:
+def estimate(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, object]:
     """GiB of weights and their like; of what autograd keeps for the labelled and for the unlabelled images, of which
     one is there at a time; and of the most that is there at once."""
     torch.manual_seed(0)
     step, _ = build(config, "cpu", recompute)
     fixed = weight_bytes(step)
-    kept: List[Dict[str, int]] = []
+    kept: list[dict[str, int]] = []
     with on_fake_cuda(step), torch.autocast("cuda", dtype=torch.bfloat16), SavedTensors(step) as saved:
         for _ in step.parts(batch_of(crop, pairs)):
             kept.append(dict(saved.bytes))
@@ -114,7 +114,7 @@ def estimate(config: str, crop: int, pairs: int, recompute: bool) -> Dict[str, o
     }
 
 
-def largest_layer(kept_gib: List[Dict[str, float]]) -> float:
+def largest_layer(kept_gib: list[dict[str, float]]) -> float:
     """GiB that the largest layer keeps, which are there on top while it is computed again, from what its part keeps
     without recomputing; rather too many, since a part is more than its layers."""
     return round(max(part[name] / count for part in kept_gib for name, count in LAYERS.items() if name in part), 1)
@@ -126,9 +126,9 @@ def on_fake_cuda(step: SemiSupervisedStep) -> Iterator[None]:
     operations of CUDA keep."""
     import pytest
 
+    from benchmarks import fake_cuda
     from hiervl.losses import assignment
     from hiervl.modeling import deformable_attention
-    from benchmarks import fake_cuda
 
     generator = step.student.query_generator
     patch = pytest.MonkeyPatch()
@@ -150,7 +150,7 @@ def _every_class(generator, active: Tensor) -> Tensor:
     return torch.arange(active.shape[1], device=active.device).expand_as(active)
 
 
-def _last_rows(pred_logits: List[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
+def _last_rows(pred_logits: list[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
     """The same instance rows of every image as matched, since without values there is nothing to match."""
     images = np.repeat(np.arange(len(targets)), MATCHED)
     rows = np.tile(np.arange(is_free.shape[1] - MATCHED, is_free.shape[1]), len(targets))
@@ -200,7 +200,7 @@ class SavedTensors:
     """
 
     def __init__(self, step: SemiSupervisedStep):
-        self.bytes: Dict[str, int] = defaultdict(int)
+        self.bytes: dict[str, int] = defaultdict(int)
         self._part = "other"
         weights = [t.untyped_storage() for t in [*step.parameters(), *step.buffers()]]
         self._seen = {storage._cdata: storage for storage in weights}  # held, or their numbers could be used again
@@ -231,7 +231,7 @@ class SavedTensors:
         return tensor
 
 
-def batch_of(crop: int, pairs: int) -> Dict[str, List[dict]]:
+def batch_of(crop: int, pairs: int) -> dict[str, list[dict]]:
     """Random images; the labels are two classes and a few ignored pixels."""
     label = torch.zeros(crop, crop, dtype=torch.int64)
     label[crop // 4 : crop // 2, : crop // 2] = 1

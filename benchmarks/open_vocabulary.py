@@ -10,9 +10,9 @@ CLIP's say in what is new; and all classes under names that were never trained. 
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -50,7 +50,7 @@ def register_seen_only(folder: Path) -> None:
     for new, definition in enumerate(SEEN):
         renumbered[NAMES.index(definition.name)] = new
 
-    def load() -> List[dict]:
+    def load() -> list[dict]:
         folder.mkdir(parents=True, exist_ok=True)
         dicts = []
         for entry in load_dataset(LABELLED):
@@ -69,7 +69,7 @@ def register_seen_only(folder: Path) -> None:
     )
 
 
-def evaluate(label_map: Callable[[np.ndarray], np.ndarray], count: int) -> Dict[str, object]:
+def evaluate(label_map: Callable[[np.ndarray], np.ndarray], count: int) -> dict[str, object]:
     """mIoU of seen and unseen classes and their harmonic mean, in percent, from a function image → labels."""
     confusion = np.zeros((len(NAMES), len(NAMES)), np.int64)
     for entry in load_dataset(TEST)[:count]:
@@ -132,9 +132,7 @@ def main() -> None:
         for kind, of_kind in runs.items()
     }
     clip = evaluate(untrained(), args.images)
-    trainings.write_results(
-        args.results, args.opts, unseen_classes=UNSEEN, mean=means, untrained_clip=clip, runs=runs
-    )
+    trainings.write_results(args.results, args.opts, unseen_classes=UNSEEN, mean=means, untrained_clip=clip, runs=runs)
     for name, scores in (*means.items(), ("CLIP before training", clip)):
         print(f"{name}: " + ", ".join(f"{key} {scores[key]:.1f}" for key in KEYS))
 

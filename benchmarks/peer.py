@@ -1,6 +1,6 @@
 """Mask2Former as ``transformers`` has it, at the sizes of a HierVL network, for the comparisons of ``speed.py``."""
 
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Decoders(nn.Module):
         self.class_head = nn.Linear(config.hidden_dim, num_classes + 1)
         nn.init.normal_(self.pixel_decoder.level_embed)
 
-    def forward(self, features: List[Tensor]) -> List[Tensor]:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
         pixels = self.pixel_decoder(features)
         rows = self.query_decoder(list(pixels.multi_scale_features), pixels.mask_features)
         states = rows.intermediate_hidden_states if self.training else rows.intermediate_hidden_states[-1:]
@@ -47,7 +47,7 @@ class Losses:
         self.weights = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
         self.criterion = mask2former.Mask2FormerLoss(config, self.weights)
 
-    def __call__(self, logits: List[Tensor], masks: List[Tensor], targets: List[Dict[str, Tensor]]) -> Tensor:
+    def __call__(self, logits: list[Tensor], masks: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         """logits (B, Q, C + 1) and masks (B, Q, h, w) of every layer → the weighted sum of all losses."""
         losses = self.criterion(
             masks[-1],

@@ -19,7 +19,6 @@ import json
 import platform
 import sys
 from pathlib import Path
-from typing import Dict, Tuple
 
 import numpy as np
 import open_clip
@@ -43,7 +42,7 @@ GATES = {"presence_auc_mean": 0.95, "object_pixel_accuracy": 0.8}
 BATCH = 50
 
 
-def load_clip(folder: Path) -> Tuple[nn.Module, open_clip.SimpleTokenizer]:
+def load_clip(folder: Path) -> tuple[nn.Module, open_clip.SimpleTokenizer]:
     """The model, frozen and in single precision, and its tokenizer."""
     config = json.loads((folder / "shapesworld.json").read_text())
     text = config["text_cfg"]
@@ -85,7 +84,7 @@ def dense_embedding(visual: nn.Module, images: Tensor) -> Tensor:
     return embedding.transpose(1, 2).unflatten(2, visual.grid_size)
 
 
-def measure(folder: Path, split: str) -> Dict:
+def measure(folder: Path, split: str) -> dict:
     """All figures of the split; presence and pixels come from the label maps."""
     model, tokenizer = load_clip(folder)
     text = model.encode_text(tokenizer([PROMPT.format(n) for n in CLASS_NAMES]), normalize=True)
@@ -97,9 +96,7 @@ def measure(folder: Path, split: str) -> Dict:
         truth = torch.from_numpy(np.stack([scene.semantic for scene in batch])).long()
         scores.append(model.encode_image(images, normalize=True) @ text.T)
         cosines = torch.einsum("bdhw,cd->bchw", dense_embedding(model.visual, images), text)
-        cosines = F.interpolate(
-            cosines, size=truth.shape[-2:], mode="bilinear", align_corners=False
-        )
+        cosines = F.interpolate(cosines, size=truth.shape[-2:], mode="bilinear", align_corners=False)
         objects = truth != BACKGROUND
         right.append((cosines[:, 1:].argmax(1) + 1 == truth)[objects])
         right_with_background.append((cosines.argmax(1) == truth).flatten())
@@ -115,9 +112,7 @@ def measure(folder: Path, split: str) -> Dict:
         "presence_auc": auc,
         "object_pixel_accuracy": round(torch.cat(right).float().mean().item(), 4),
         # Not gated: the same over all pixels, background as thirteenth class.
-        "pixel_accuracy_with_background": round(
-            torch.cat(right_with_background).float().mean().item(), 4
-        ),
+        "pixel_accuracy_with_background": round(torch.cat(right_with_background).float().mean().item(), 4),
     }
 
 
@@ -132,12 +127,8 @@ def cpu_model() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--weights", type=Path, default=REPOSITORY / "hiervl/assets/shapesworld_clip"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=REPOSITORY / "benchmarks/results/shapesworld_gate.json"
-    )
+    parser.add_argument("--weights", type=Path, default=REPOSITORY / "hiervl/assets/shapesworld_clip")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/results/shapesworld_gate.json")
     parser.add_argument("--split", default="val", choices=sorted(SPLITS))
     arguments = parser.parse_args()
     weights = (arguments.weights / "weights.safetensors").read_bytes()

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List
 
 import cv2
 import numpy as np
@@ -27,7 +26,7 @@ WORKERS, PAIRS = 8, 8  # of the paper's setting
 FILES, FOLDERS = 1_000_000, 100
 
 
-def loading(device: torch.device, args) -> List[Measurement]:
+def loading(device: torch.device, args) -> list[Measurement]:
     """JPEG photographs of VOC's size through the mappers at a crop of 512, by one process as a worker is one: seconds
     of an image, the median over rounds of 32."""
     cv2.setNumThreads(0)
@@ -75,7 +74,7 @@ def _photo(rng: np.random.Generator, stem: Path) -> dict:
     return {"file_name": f"{stem}.jpg", "sem_seg_file_name": f"{stem}.png", "image_id": stem.name}
 
 
-def start_up(device: torch.device, args) -> List[Measurement]:
+def start_up(device: torch.device, args) -> list[Measurement]:
     """From the configuration to a training loader, with a million unlabelled files in 100 folders, and with a list of
     them; each in a process of its own. The files are made, empty, in a temporary folder."""
     found = []

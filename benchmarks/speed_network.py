@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
 
 import torch
 from detectron2.modeling import build_model
@@ -29,7 +29,7 @@ from .timing import Measurement, interleaved, synchronise
 QUICKSTART = str(Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml")
 
 
-def text(device: torch.device, args) -> List[Measurement]:
+def text(device: torch.device, args) -> list[Measurement]:
     """Embeddings of the classes by the text tower of ViT-B/16: in training with gradients, in evaluation kept.
 
     The other candidate of the training lines encodes whole sequences of 77 tokens, the fixed prompts each time. On a
@@ -78,7 +78,7 @@ def _fill_up(encoder: PromptedTextEncoder) -> None:
         setattr(encoder, name, nn.functional.pad(ids, (0, encoder.tower.context_length - ids.shape[1])))
 
 
-def iteration(device: torch.device, args) -> List[Measurement]:
+def iteration(device: torch.device, args) -> list[Measurement]:
     """One training iteration of a config, how its time divides into parts, and the share of the device's matrix peak
     that it reaches, in the number type that the config computes in."""
     overrides = ["MODEL.DEVICE", device.type, "OUTPUT_DIR", "output/speed"]
@@ -140,7 +140,7 @@ class _Parts:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.rounds: List[Dict[str, float]] = []
+        self.rounds: list[dict[str, float]] = []
 
     def measure(self, owner: nn.Module, method: str, name: str) -> None:
         """Count every call of the method."""
@@ -176,14 +176,14 @@ class _Parts:
         if self.keep:
             self.rounds.append(dict(self.now))
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         return [name for name in self.rounds[-1] if name != "whole"]
 
     def median(self, name: str) -> float:
         return statistics.median(part[name] for part in self.rounds)
 
 
-def sliding_window(device: torch.device, args) -> List[Measurement]:
+def sliding_window(device: torch.device, args) -> list[Measurement]:
     """Evaluation of images of several sizes by the quickstart's network, each size in a process of its own for its
     peak; the median of 3 images. Windows are of 512² on a GPU, of 64² on a CPU."""
     sides = (512, 1024, 2048, 4096) if device.type == "cuda" else (128, 256, 512)
@@ -192,7 +192,7 @@ def sliding_window(device: torch.device, args) -> List[Measurement]:
     return [_in_own_process(side, classes, window, device, images=3) for side, classes in cases]
 
 
-def large_image(device: torch.device, args) -> List[Measurement]:
+def large_image(device: torch.device, args) -> list[Measurement]:
     """One image of --side² and 1,000 classes, windows of 512² side by side (overlap costs time, no memory), by a CLIP
     ViT-S/16 of random weights under the quickstart's decoder."""
     return [_in_own_process(args.side, 1000, 512, device, images=1, clip="ViT-S-16", overlap=0.0)]
@@ -214,9 +214,7 @@ def _in_own_process(
     return Measurement(f"sliding window, {side}², {classes} classes", {"ours": seconds}, None, note)
 
 
-def _segment(
-    side: int, classes: int, window: int, device_type: str, images: int, clip: str, overlap: float
-) -> None:
+def _segment(side: int, classes: int, window: int, device_type: str, images: int, clip: str, overlap: float) -> None:
     """Prints the median seconds of an image, and the peak memory in MiB before, after the first and after all."""
     device = torch.device(device_type)
     torch.manual_seed(0)

@@ -1,7 +1,5 @@
 """Rows of ``speed.py`` that have a counterpart in Mask2Former: deformable attention, decoders, matching and losses."""
 
-from typing import Dict, List
-
 import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor
@@ -28,7 +26,7 @@ CHANNELS = (192, 384, 768, 768)
 LEVELS, ACTIVE_CLASSES = 3, 7
 
 
-def attention(device: torch.device, args) -> List[Measurement]:
+def attention(device: torch.device, args) -> list[Measurement]:
     """Deformable attention with its projections, every pixel of the maps at strides 32, 16 and 8 being a query."""
     shapes = [(args.crop // stride, args.crop // stride) for stride in (32, 16, 8)]
     ours = DeformableAttention(WIDTH, len(shapes), HEADS, POINTS).to(device)
@@ -45,9 +43,7 @@ def attention(device: torch.device, args) -> List[Measurement]:
         return ours(query, points, maps, shapes)
 
     def run_theirs(query: Tensor, maps: Tensor) -> Tensor:
-        return theirs(
-            query, encoder_hidden_states=maps, reference_points=their_points, spatial_shapes_list=shapes
-        )[0]
+        return theirs(query, encoder_hidden_states=maps, reference_points=their_points, spatial_shapes_list=shapes)[0]
 
     def forward(run):
         @torch.no_grad()
@@ -70,17 +66,17 @@ def attention(device: torch.device, args) -> List[Measurement]:
     ]
 
 
-def decoder(device: torch.device, args) -> List[Measurement]:
+def decoder(device: torch.device, args) -> list[Measurement]:
     """Pixel decoder + query decoder at inference."""
     return _decoders(device, args, training=False)
 
 
-def decoder_training(device: torch.device, args) -> List[Measurement]:
+def decoder_training(device: torch.device, args) -> list[Measurement]:
     """Pixel decoder + query decoder, forward and backward, with predictions of all layers."""
     return _decoders(device, args, training=True)
 
 
-def _decoders(device: torch.device, args, training: bool) -> List[Measurement]:
+def _decoders(device: torch.device, args, training: bool) -> list[Measurement]:
     theirs = peer.Decoders(CHANNELS, CLASSES, QUERIES).to(device).train(training)
     plain = _OurDecoders(cmsam=False, text_rows=False).to(device).train(training)
     aligned = _OurDecoders(cmsam=True, text_rows=False).to(device).train(training)
@@ -107,19 +103,23 @@ def _decoders(device: torch.device, args, training: bool) -> List[Measurement]:
 
     seconds = interleaved(
         {"peer": candidate(theirs), "ours": candidate(plain), "cmsam": candidate(aligned), "full": candidate(full)},
-        device, args.repeats,
+        device,
+        args.repeats,
     )
     what = "decoders, training" if training else "decoders, inference"
     rows = LEVELS * ACTIVE_CLASSES
     return [
         Measurement(f"{what}, CMSAM and text rows off", {n: seconds[n] for n in ("ours", "peer")}),
         Measurement(
-            f"{what}, with CMSAM", {"ours": seconds["cmsam"], "without": seconds["ours"], "peer": seconds["peer"]},
-            "without", f"{rows} text rows",
+            f"{what}, with CMSAM",
+            {"ours": seconds["cmsam"], "without": seconds["ours"], "peer": seconds["peer"]},
+            "without",
+            f"{rows} text rows",
         ),
         Measurement(
             f"{what}, with CMSAM and text rows",
-            {"ours": seconds["full"], "without": seconds["ours"], "peer": seconds["peer"]}, "without",
+            {"ours": seconds["full"], "without": seconds["ours"], "peer": seconds["peer"]},
+            "without",
             f"{rows} text rows; {seconds['peer'] / seconds['full']:.2f}× the peer, which has none",
         ),
     ]
@@ -140,7 +140,7 @@ class _OurDecoders(torch.nn.Module):
         self.names = list(maps)
         self.has_text = cmsam or text_rows
 
-    def forward(self, features: List[Tensor]) -> List[Tensor]:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
         text = self._text(features[0]) if self.has_text else None
         pixels = self.pixel_decoder(dict(zip(self.names, features)), text)
         predictions = self.query_decoder(pixels, text, every_layer=self.training)
@@ -158,7 +158,7 @@ class _OurDecoders(torch.nn.Module):
         )
 
 
-def losses(device: torch.device, args) -> List[Measurement]:
+def losses(device: torch.device, args) -> list[Measurement]:
     """Matching and class, mask and dice loss of 9 predictions, forward and backward, on targets made beforehand."""
     images, layers = args.batch, 9
     criterion = SupervisedCriterion(
@@ -181,7 +181,7 @@ def losses(device: torch.device, args) -> List[Measurement]:
     return found
 
 
-def _our_losses(criterion: SupervisedCriterion, inputs: List[QueryPredictions], maps: List[List[Tensor]], layers: int):
+def _our_losses(criterion: SupervisedCriterion, inputs: list[QueryPredictions], maps: list[list[Tensor]], layers: int):
     """Targets are made beforehand, as the peer's are."""
     targets = [[image_targets(m, None, m.shape, 255) for m in of_batch] for of_batch in maps]
     images, device = len(maps[0]), maps[0][0].device
@@ -199,7 +199,7 @@ def _our_losses(criterion: SupervisedCriterion, inputs: List[QueryPredictions], 
     return call
 
 
-def _their_losses(theirs: peer.Losses, inputs: List[QueryPredictions], maps: List[List[Tensor]]):
+def _their_losses(theirs: peer.Losses, inputs: list[QueryPredictions], maps: list[list[Tensor]]):
     targets = [[_their_target(m) for m in of_batch] for of_batch in maps]
 
     def call(index: int) -> None:
@@ -235,6 +235,6 @@ def _label_map(segments: int, crop: int, device: torch.device) -> Tensor:
     return classes[nearest].repeat_interleave(4, 0).repeat_interleave(4, 1)
 
 
-def _their_target(label_map: Tensor) -> Dict[str, Tensor]:
+def _their_target(label_map: Tensor) -> dict[str, Tensor]:
     labels = label_map.unique()
     return {"labels": labels, "masks": (label_map == labels[:, None, None]).float()}

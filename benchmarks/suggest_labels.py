@@ -19,8 +19,9 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -135,7 +136,7 @@ def train(run: Run, labelled: Sequence[str], folder: Path, threads: int) -> None
     print(f"{run.data} {run.path.stem}: {scores['mIoU']:.2f}", flush=True)
 
 
-def choose(arm: str, data: str, seed: int, pool: Sequence[str], folder: Path, threads: int) -> List[str]:
+def choose(arm: str, data: str, seed: int, pool: Sequence[str], folder: Path, threads: int) -> list[str]:
     """Names of the further images; ``folder`` is that of the seed."""
     count = PROTOCOLS[data].further
     if arm == RANDOM:
@@ -168,16 +169,16 @@ def measure(data: str, seed: int, output: Path, threads: int) -> None:
 # ---------------------------------------------------------------------------- tables
 
 
-def load(data: str) -> Dict[int, Dict[str, dict]]:
+def load(data: str) -> dict[int, dict[str, dict]]:
     """The records at hand, by seed and arm."""
-    records: Dict[int, Dict[str, dict]] = {}
+    records: dict[int, dict[str, dict]] = {}
     for path in sorted((RESULTS / data).glob("*.json")):
         record = json.loads(path.read_text())
         records.setdefault(record["seed"], {})[record["arm"]] = record
     return dict(sorted(records.items()))
 
 
-def table(data: str) -> List[str]:
+def table(data: str) -> list[str]:
     """A row per seed, then the mean with the standard deviation of the gains."""
     protocol = PROTOCOLS[data]
     complete = {seed: arms for seed, arms in load(data).items() if {START, RANDOM, SUGGESTED} <= set(arms)}

@@ -6,8 +6,9 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 
@@ -18,26 +19,26 @@ class Measurement(NamedTuple):
     """One line of the table."""
 
     name: str
-    seconds: Dict[str, float]  # median by candidate: "ours", "peer", …
-    compare: Optional[str] = "peer"  # ours is compared with this candidate; None: there is none
+    seconds: dict[str, float]  # median by candidate: "ours", "peer", …
+    compare: str | None = "peer"  # ours is compared with this candidate; None: there is none
     note: str = ""
 
     @property
-    def ratio(self) -> Optional[float]:
+    def ratio(self) -> float | None:
         """How many times as fast as the other candidate ours is."""
         other = self.seconds.get(self.compare) if self.compare else None
         return other / self.seconds["ours"] if other else None
 
 
 def interleaved(
-    candidates: Dict[str, Callable[[int], None]], device: torch.device, repeats: int = 10, warmup: int = 2
-) -> Dict[str, float]:
+    candidates: dict[str, Callable[[int], None]], device: torch.device, repeats: int = 10, warmup: int = 2
+) -> dict[str, float]:
     """Median seconds of every candidate, all taking turns, so that a busy moment of the machine meets them all.
 
     A candidate is called with the number of the round, by which it chooses among its inputs. Who begins changes from
     round to round.
     """
-    times: Dict[str, List[float]] = {name: [] for name in candidates}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for index in range(warmup + repeats):
         turn = index % len(names)
@@ -56,7 +57,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def machine(device: torch.device) -> Dict[str, object]:
+def machine(device: torch.device) -> dict[str, object]:
     """What a figure depends on beside the code."""
     import scipy
     import transformers
@@ -84,7 +85,7 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + (" with changes" if changed else "")
 
 
-def print_table(measurements: List[Measurement]) -> None:
+def print_table(measurements: list[Measurement]) -> None:
     """ours, the other candidate and the ratio, one line each."""
     print(f"{'':58}{'ours':>12}{'other':>12}{'ratio':>8}")
     for m in measurements:
@@ -94,7 +95,7 @@ def print_table(measurements: List[Measurement]) -> None:
 
 
 def record(
-    path: Path, row: str, measurements: List[Measurement], device: torch.device, measured: str, options: dict
+    path: Path, row: str, measurements: list[Measurement], device: torch.device, measured: str, options: dict
 ) -> None:
     """Put one row into the JSON file, leaving the others that are there."""
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -117,7 +118,7 @@ def record(
     path.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
-def _readable(seconds: Optional[float]) -> str:
+def _readable(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"

@@ -6,9 +6,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Sequence
 
 import torch
 
@@ -34,7 +34,7 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
     return arguments
 
 
-def train_missing(commands: Dict[Path, Sequence[str]], jobs: int) -> None:
+def train_missing(commands: dict[Path, Sequence[str]], jobs: int) -> None:
     """Run the Python programs of ``commands`` whose folder holds no finished training yet, ``jobs`` at a time.
 
     Args:
@@ -65,7 +65,7 @@ def train_missing(commands: Dict[Path, Sequence[str]], jobs: int) -> None:
         list(pool.map(train, commands))
 
 
-def surroundings() -> Dict[str, str]:
+def surroundings() -> dict[str, str]:
     """Commit, versions and machine."""
 
     def git(*arguments: str) -> str:
@@ -80,7 +80,7 @@ def surroundings() -> Dict[str, str]:
     }
 
 
-def write_results(path: Path, opts: List[str], **results) -> None:
+def write_results(path: Path, opts: list[str], **results) -> None:
     """A benchmark's JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**surroundings(), "opts": opts, **results}, indent=2) + "\n")

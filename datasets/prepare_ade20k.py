@@ -11,7 +11,6 @@ interrupted run can be repeated.
 
 import sys
 from pathlib import Path
-from typing import Dict, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
@@ -23,7 +22,7 @@ FOLDER = "ADEChallengeData2016"
 COUNTS = {"training": 20_210, "validation": 2_000}
 
 
-def archive_of(counts: Dict[str, int], url: str, md5: str) -> Archive:
+def archive_of(counts: dict[str, int], url: str, md5: str) -> Archive:
     contents = {f"images/{split}/*.jpg": count for split, count in counts.items()}
     contents.update({f"annotations/{split}/*.png": count for split, count in counts.items()})
     return Archive("ADEChallengeData2016.zip", url, md5, 0.97, contents)
@@ -36,7 +35,7 @@ ARCHIVE = archive_of(
 )
 
 
-def place(name: str) -> Optional[str]:
+def place(name: str) -> str | None:
     """A member's place in the dataset's folder: images, annotations and the lists of names beside them."""
     top, _, rest = name.partition("/")
     return rest if top == FOLDER and rest.startswith(("images/", "annotations/", "objectInfo150", "scene")) else None
@@ -44,9 +43,9 @@ def place(name: str) -> Optional[str]:
 
 def prepare(
     folder: Path,
-    source: Optional[Path] = None,
+    source: Path | None = None,
     archive: Archive = ARCHIVE,
-    counts: Dict[str, int] = COUNTS,
+    counts: dict[str, int] = COUNTS,
     workers: int = 1,
     keep: bool = False,
 ) -> None:

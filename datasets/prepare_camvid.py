@@ -14,8 +14,8 @@ import io
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterator, Tuple
 
 import numpy as np
 from PIL import Image
@@ -36,7 +36,7 @@ VOID, IGNORE_LABEL, NUM_CLASSES = 11, 255, 11
 MAX_FILE_SIZE = 16 << 20  # bytes; the pictures have less than 1 MB
 
 
-def read_folder(source: Path, folder: str) -> Iterator[Tuple[str, bytes]]:
+def read_folder(source: Path, folder: str) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the PNG files of one of the source's folders, in ``source`` or ``source``/CamVid."""
     candidates = [parent / folder for parent in (source, source / "CamVid") if (parent / folder).is_dir()]
     if not candidates:
@@ -45,7 +45,7 @@ def read_folder(source: Path, folder: str) -> Iterator[Tuple[str, bytes]]:
         yield path.name, path.read_bytes()
 
 
-def read_archive(archive: zipfile.ZipFile, folder: str) -> Iterator[Tuple[str, bytes]]:
+def read_archive(archive: zipfile.ZipFile, folder: str) -> Iterator[tuple[str, bytes]]:
     """The same of a zip archive, wherever the folder lies in it.
 
     Nothing is unpacked to a place that the archive names: only the last part of a member's name is used.
@@ -55,9 +55,7 @@ def read_archive(archive: zipfile.ZipFile, folder: str) -> Iterator[Tuple[str, b
         if member.is_dir() or path.parent.name != folder or path.suffix != ".png":
             continue
         if member.file_size > MAX_FILE_SIZE:
-            raise UserError(
-                f"{member.filename} in the archive has {member.file_size} bytes: that is no picture."
-            )
+            raise UserError(f"{member.filename} in the archive has {member.file_size} bytes: that is no picture.")
         yield path.name, archive.read(member)
 
 
@@ -81,7 +79,7 @@ def check_image(content: bytes) -> bytes:
     return content
 
 
-def convert_files(files: Iterator[Tuple[str, bytes]], target: Path, convert) -> int:
+def convert_files(files: Iterator[tuple[str, bytes]], target: Path, convert) -> int:
     """Convert what is not there yet; gives the number of files that were written."""
     target.mkdir(parents=True, exist_ok=True)
     present = {path.stem for path in target.iterdir() if not path.name.startswith(".")}
@@ -98,7 +96,7 @@ def convert_files(files: Iterator[Tuple[str, bytes]], target: Path, convert) -> 
     return written
 
 
-def check_counts(folder: Path, counts: Dict[str, int]) -> None:
+def check_counts(folder: Path, counts: dict[str, int]) -> None:
     """Raise unless every split has its number of images, each with a label."""
     for split, count in counts.items():
         stems = [
@@ -112,7 +110,7 @@ def check_counts(folder: Path, counts: Dict[str, int]) -> None:
             raise UserError(f"{folder / 'images' / split} holds {len(stems[0])} images instead of {count}.")
 
 
-def is_complete(folder: Path, counts: Dict[str, int]) -> bool:
+def is_complete(folder: Path, counts: dict[str, int]) -> bool:
     try:
         check_counts(folder, counts)
     except (UserError, OSError):
@@ -120,7 +118,7 @@ def is_complete(folder: Path, counts: Dict[str, int]) -> bool:
     return True
 
 
-def prepare(source: Path, folder: Path, counts: Dict[str, int]) -> None:
+def prepare(source: Path, folder: Path, counts: dict[str, int]) -> None:
     """Convert a source folder or archive into ``folder`` and check the result."""
     if source.is_dir():
         convert_all(lambda name: read_folder(source, name), folder, counts)
@@ -135,7 +133,7 @@ def prepare(source: Path, folder: Path, counts: Dict[str, int]) -> None:
     check_counts(folder, counts)
 
 
-def convert_all(read, folder: Path, counts: Dict[str, int]) -> None:
+def convert_all(read, folder: Path, counts: dict[str, int]) -> None:
     for split in counts:
         images = convert_files(read(split), folder / "images" / split, check_image)
         labels = convert_files(read(split + LABEL_FOLDER_SUFFIX), folder / "labels" / split, convert_label)

@@ -10,8 +10,8 @@ gtFine/{train,val}, as published, and beside every NAME_gtFine_labelIds.png a NA
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
@@ -28,7 +28,7 @@ BY_HAND = (
 PUBLISHED, CONVERTED = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
-def archives_of(counts: Dict[str, int], md5_images: str, md5_labels: str) -> Sequence[Archive]:
+def archives_of(counts: dict[str, int], md5_images: str, md5_labels: str) -> Sequence[Archive]:
     images = {f"leftImg8bit/{split}/*/*_leftImg8bit.png": count for split, count in counts.items()}
     labels = {f"gtFine/{split}/*/*{PUBLISHED}": count for split, count in counts.items()}
     return (
@@ -40,7 +40,7 @@ def archives_of(counts: Dict[str, int], md5_images: str, md5_labels: str) -> Seq
 ARCHIVES = archives_of(COUNTS, "0a6e97e94b616a514066c9e2adb0c97f", "4237c19de34c8a376e9ba46b495d6f66")
 
 
-def place(name: str) -> Optional[str]:
+def place(name: str) -> str | None:
     """A member's place in the dataset's folder. The test set has no labels to compare with and is left out."""
     wanted = tuple(f"{kind}/{split}/" for kind in ("leftImg8bit", "gtFine") for split in COUNTS)
     return name if name.startswith(wanted) else None
@@ -48,9 +48,9 @@ def place(name: str) -> Optional[str]:
 
 def prepare(
     folder: Path,
-    source: Optional[Path] = None,
+    source: Path | None = None,
     archives: Sequence[Archive] = ARCHIVES,
-    counts: Dict[str, int] = COUNTS,
+    counts: dict[str, int] = COUNTS,
     workers: int = 1,
 ) -> None:
     """Make ``folder``; ``archives`` and ``counts`` are those of the publishers unless a test has its own."""

@@ -12,8 +12,8 @@ none). What is there stays, so an interrupted run can be repeated.
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
@@ -28,7 +28,7 @@ COUNTS = {"train2017": 118_287, "val2017": 5_000}
 URL = "http://images.cocodataset.org"
 
 
-def archives_of(counts: Dict[str, int], url: str, md5s: Dict[str, str]) -> Sequence[Archive]:
+def archives_of(counts: dict[str, int], url: str, md5s: dict[str, str]) -> Sequence[Archive]:
     def images(split: str, gigabytes: float) -> Archive:
         contents = {f"{split}/*.jpg": counts[split]}
         return Archive(f"{split}.zip", f"{url}/zips/{split}.zip", md5s[split], gigabytes, contents)
@@ -50,12 +50,12 @@ ARCHIVES = archives_of(
 )
 
 
-def place(name: str) -> Optional[str]:
+def place(name: str) -> str | None:
     """A member's place in the dataset's folder: the images, and of the annotations the instances."""
     return name if name.startswith(("train2017/", "val2017/", "annotations/instances_")) else None
 
 
-def jobs_of(folder: Path, split: str) -> List[tuple]:
+def jobs_of(folder: Path, split: str) -> list[tuple]:
     """What is left to convert of a split, as arguments of :func:`convert_coco`."""
     classes, instances = folder / "semantic" / split, folder / "instances" / split
     for target in (classes, instances):
@@ -84,9 +84,9 @@ def jobs_of(folder: Path, split: str) -> List[tuple]:
 
 def prepare(
     folder: Path,
-    source: Optional[Path] = None,
+    source: Path | None = None,
     archives: Sequence[Archive] = ARCHIVES,
-    counts: Dict[str, int] = COUNTS,
+    counts: dict[str, int] = COUNTS,
     workers: int = 1,
     keep: bool = False,
 ) -> None:

@@ -12,8 +12,8 @@ validation images. What is there stays, so an interrupted run can be repeated.
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Set
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
@@ -27,7 +27,7 @@ COUNTS = {"images": 17_125, "voc": 2_913, "sbd": 11_355, "train": 10_582, "val":
 LISTS = "ImageSets/Segmentation"
 
 
-def archives_of(counts: Dict[str, int], urls: Sequence[str], md5s: Sequence[str]) -> Sequence[Archive]:
+def archives_of(counts: dict[str, int], urls: Sequence[str], md5s: Sequence[str]) -> Sequence[Archive]:
     voc = {"JPEGImages/*.jpg": counts["images"], "SegmentationClass/*.png": counts["voc"], f"{LISTS}/val.txt": 1}
     sbd = {"sbd/cls/*.mat": counts["sbd"]}
     return (
@@ -46,7 +46,7 @@ ARCHIVES = archives_of(
 )
 
 
-def place(name: str) -> Optional[str]:
+def place(name: str) -> str | None:
     """A member's place in the dataset's folder: images, class labels and lists of VOC, class labels of SBD."""
     voc, sbd = "VOCdevkit/VOC2012/", "benchmark_RELEASE/dataset/"
     if name.startswith(sbd + "cls/"):
@@ -55,11 +55,11 @@ def place(name: str) -> Optional[str]:
     return rest if rest.startswith(("JPEGImages/", "SegmentationClass/", LISTS + "/")) else None
 
 
-def read_names(path: Path) -> Set[str]:
+def read_names(path: Path) -> set[str]:
     return set(path.read_text(encoding="utf-8").split())
 
 
-def make_labels(folder: Path, workers: int) -> Set[str]:
+def make_labels(folder: Path, workers: int) -> set[str]:
     """Fill SegmentationClassAug with what is not there yet; gives the names of all its files."""
     voc, sbd, augmented = folder / "SegmentationClass", folder / "sbd" / "cls", folder / "SegmentationClassAug"
     augmented.mkdir(exist_ok=True)
@@ -73,9 +73,9 @@ def make_labels(folder: Path, workers: int) -> Set[str]:
 
 def prepare(
     folder: Path,
-    source: Optional[Path] = None,
+    source: Path | None = None,
     archives: Sequence[Archive] = ARCHIVES,
-    counts: Dict[str, int] = COUNTS,
+    counts: dict[str, int] = COUNTS,
     workers: int = 1,
     keep: bool = False,
 ) -> None:

@@ -14,7 +14,6 @@ import io
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
@@ -29,7 +28,7 @@ URL = f"https://raw.githubusercontent.com/google-research/semivl/{COMMIT}/splits
 SUMS = Path(__file__).resolve().parents[1] / "configs" / "splits.sha256"
 
 
-def read_sums(path: Path) -> Dict[str, str]:
+def read_sums(path: Path) -> dict[str, str]:
     """sha256 of every list, by its path below the folder of the lists."""
     lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     return {name: digest for digest, name in lines}
@@ -52,7 +51,7 @@ def fetch(url: str) -> bytes:
         return target.read_bytes()
 
 
-def prepare(folder: Path, source: Optional[Path] = None, url: str = URL, sums: Optional[Dict[str, str]] = None) -> None:
+def prepare(folder: Path, source: Path | None = None, url: str = URL, sums: dict[str, str] | None = None) -> None:
     """Make ``folder``; ``url`` and ``sums`` are the published ones unless a test has its own."""
     sums = read_sums(SUMS) if sums is None else sums
     right = {name for name, digest in sums.items() if (folder / name).is_file() and has_sum(folder / name, digest)}

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import List, Optional
 
 from hiervl import __version__
 from hiervl.commands import COMMANDS
@@ -63,7 +62,7 @@ def load_command(name: str):
         ) from error
 
 
-def run_command(name: str, arguments: List[str]) -> int:
+def run_command(name: str, arguments: list[str]) -> int:
     command = load_command(name)
     parser = argparse.ArgumentParser(
         prog=f"python -m hiervl {name}",
@@ -74,7 +73,7 @@ def run_command(name: str, arguments: List[str]) -> int:
     return command.run(parser.parse_intermixed_args(arguments))
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -1,10 +1,10 @@
-"""The structure of the package, proved from its imports: no circles, imports point down, prediction without training."""
+"""The package's structure, proved from its imports: no circles, downwards only, prediction without training."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Set
 
 import hiervl
 
@@ -50,7 +50,7 @@ def imported_names(path: Path, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def imports_between_files() -> Dict[str, Set[str]]:
+def imports_between_files() -> dict[str, set[str]]:
     """Module → the modules of ``hiervl`` that it imports."""
     graph = {}
     for name, path in MODULES.items():
@@ -61,15 +61,15 @@ def imports_between_files() -> Dict[str, Set[str]]:
     return graph
 
 
-def grouped(graph: Dict[str, Set[str]], group: Callable[[str], str]) -> Dict[str, Set[str]]:
+def grouped(graph: dict[str, set[str]], group: Callable[[str], str]) -> dict[str, set[str]]:
     """The same graph between groups of modules; "" is no group."""
-    result: Dict[str, Set[str]] = {}
+    result: dict[str, set[str]] = {}
     for name, targets in graph.items():
         result.setdefault(group(name), set()).update(group(target) for target in targets)
     return {name: targets - {name, ""} for name, targets in result.items() if name}
 
 
-def circle(graph: Dict[str, Set[str]]) -> List[str]:
+def circle(graph: dict[str, set[str]]) -> list[str]:
     """The nodes that lie on circles or between them; empty if there is no circle."""
     left = {name: set(targets) for name, targets in graph.items()}
     while True:
@@ -90,7 +90,7 @@ def data_package(name: str) -> str:
     return parts[2] if parts[:2] == ["hiervl", "data"] and len(parts) > 2 and parts[2] in DATA_LAYERS else ""
 
 
-def upward(graph: Dict[str, Set[str]], layers: List[str]) -> List[str]:
+def upward(graph: dict[str, set[str]], layers: list[str]) -> list[str]:
     place = {name: index for index, name in enumerate(layers)}
     return [f"{name} → {target}" for name in graph for target in graph[name] if place[target] > place[name]]
 
@@ -131,6 +131,9 @@ def test_prediction_loads_no_trainer():
 
 
 def test_nothing_but_tests_imports_tests():
-    paths = [*FILES, *(path for folder in ("benchmarks", "tools", "datasets") for path in (ROOT / folder).rglob("*.py"))]
+    paths = [
+        *FILES,
+        *(path for folder in ("benchmarks", "tools", "datasets") for path in (ROOT / folder).rglob("*.py")),
+    ]
     found = {str(path): name for path in paths for name in imported_names(path, "") if name.split(".")[0] == "tests"}
     assert found == {}

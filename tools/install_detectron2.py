@@ -26,7 +26,6 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Dict, List, Optional, Tuple
 
 SDIST_PROJECT = "detectron2-cdo"
 SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
@@ -97,7 +96,7 @@ class InstallError(Exception):
     """Its message is the one sentence that the user is shown."""
 
 
-def installed_version() -> Optional[str]:
+def installed_version() -> str | None:
     """The version of the Detectron2 that this Python would import, or None.
 
     It is read from the package's source: importing 0.5 can fail before ``hiervl.utils.compat`` has been applied.
@@ -111,7 +110,7 @@ def installed_version() -> Optional[str]:
     return found.group(1) if found else None
 
 
-def release(version: str) -> Tuple[int, ...]:
+def release(version: str) -> tuple[int, ...]:
     """``"0.6.dev1"`` -> (0, 6): the leading numbers, for comparing."""
     return tuple(int(number) for number in re.findall(r"\d+", re.split(r"[^\d.]", version)[0])[:2])
 
@@ -129,8 +128,7 @@ def require_modules(*names: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise InstallError(
-            f"{', '.join(missing)} must be installed first: "
-            f"run `{sys.executable} -m pip install -r requirements.txt`."
+            f"{', '.join(missing)} must be installed first: run `{sys.executable} -m pip install -r requirements.txt`."
         )
 
 
@@ -158,7 +156,7 @@ def checked_path(name: str) -> PurePosixPath:
     return PurePosixPath(*path.parts[1:])
 
 
-def place_in_wheel(path: PurePosixPath) -> Optional[str]:
+def place_in_wheel(path: PurePosixPath) -> str | None:
     """Where a file of the source archive goes in the wheel; None if it is not installed."""
     if str(path) == "LICENSE":
         return f"{DIST_INFO}/LICENSE"
@@ -170,7 +168,7 @@ def place_in_wheel(path: PurePosixPath) -> Optional[str]:
     return None
 
 
-def read_sdist(sdist: Path, sha256: str) -> Dict[str, bytes]:
+def read_sdist(sdist: Path, sha256: str) -> dict[str, bytes]:
     """The files to install, by their name in the wheel. Nothing is written to disk or run."""
     try:
         content = sdist.read_bytes()
@@ -186,9 +184,7 @@ def read_sdist(sdist: Path, sha256: str) -> Dict[str, bytes]:
             if member.isdir():
                 continue
             if not member.isfile():
-                raise InstallError(
-                    f"The source archive was refused: its member {member.name!r} is not a plain file."
-                )
+                raise InstallError(f"The source archive was refused: its member {member.name!r} is not a plain file.")
             target = place_in_wheel(path) if path.parts else None
             if target is not None:
                 files[target] = archive.extractfile(member).read()
@@ -213,7 +209,7 @@ def build_wheel(sdist: Path, wheel_dir: Path, sha256: str = SDIST_SHA256) -> Pat
     files[f"{DIST_INFO}/METADATA"] = METADATA.format(requires=requires).encode("utf-8")
     files[f"{DIST_INFO}/WHEEL"] = WHEEL.encode("utf-8")
     record = "".join(record_line(name, files[name]) for name in sorted(files))
-    files[f"{DIST_INFO}/RECORD"] = f"{record}{DIST_INFO}/RECORD,,\n".encode("utf-8")
+    files[f"{DIST_INFO}/RECORD"] = f"{record}{DIST_INFO}/RECORD,,\n".encode()
 
     wheel_dir.mkdir(parents=True, exist_ok=True)
     wheel = wheel_dir / WHEEL_NAME
@@ -227,7 +223,7 @@ def build_wheel(sdist: Path, wheel_dir: Path, sha256: str = SDIST_SHA256) -> Pat
     return wheel
 
 
-def install_pure_python(sdist: Optional[Path], wheel_dir: Optional[Path]) -> None:
+def install_pure_python(sdist: Path | None, wheel_dir: Path | None) -> None:
     """Build the wheel; install it unless it was only to be written to ``wheel_dir``."""
     with tempfile.TemporaryDirectory() as scratch:
         if sdist is None:
@@ -258,7 +254,7 @@ def check_import() -> None:
         raise InstallError("Detectron2 was installed, but importing it fails, see the traceback above.")
 
 
-def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     what = parser.add_mutually_exclusive_group()
@@ -277,9 +273,7 @@ def install(arguments: argparse.Namespace) -> None:
         return
     present = installed_version()
     if present is not None and release(present) < release(VERSION):
-        raise InstallError(
-            f"Detectron2 {present} is installed, {VERSION} or newer is needed: uninstall it first."
-        )
+        raise InstallError(f"Detectron2 {present} is installed, {VERSION} or newer is needed: uninstall it first.")
     if present is not None and not (arguments.official and release(present) == release(VERSION)):
         print(f"Detectron2 {present} is installed already.")
         return
@@ -291,7 +285,7 @@ def install(arguments: argparse.Namespace) -> None:
     print(f"Installed Detectron2 {installed_version()}.")
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     try:
         install(parse_arguments(arguments))
     except InstallError as error:

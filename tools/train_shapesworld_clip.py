@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import open_clip
@@ -80,14 +80,14 @@ class Pool(NamedTuple):
     """
 
     images: np.ndarray
-    captions: List[str]
+    captions: list[str]
     presence: np.ndarray
 
 
 # ---------------------------------------------------------------------------- tokens
 
 
-def learn_merges(words: List[str]) -> List[Tuple[str, str]]:
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     """Byte-pair merges, in order, under which each word becomes a single token."""
     split = [tuple(word[:-1]) + (word[-1] + "</w>",) for word in sorted(set(words))]
     merges = []
@@ -99,8 +99,8 @@ def learn_merges(words: List[str]) -> List[Tuple[str, str]]:
     return merges
 
 
-def _merge(parts: Tuple[str, ...], pair: Tuple[str, str]) -> Tuple[str, ...]:
-    merged: List[str] = []
+def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    merged: list[str] = []
     i = 0
     while i < len(parts):
         step = 2 if parts[i : i + 2] == pair else 1
@@ -161,13 +161,13 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
 # ---------------------------------------------------------------------------- model
 
 
-def model_config(vocabulary: int) -> Dict:
+def model_config(vocabulary: int) -> dict:
     """The open_clip model config; the tokenizer's file is relative to the config's folder."""
     tokens = {"vocab_size": vocabulary, "tokenizer_kwargs": {"bpe_path": "bpe.txt.gz"}}
     return {"embed_dim": EMBED_DIM, "vision_cfg": VISION, "text_cfg": {**TEXT, **tokens}}
 
 
-def encode_image(visual: nn.Module, images: Tensor, corners: Tensor) -> Tuple[Tensor, Tensor]:
+def encode_image(visual: nn.Module, images: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled (B, D) and dense (B, P, D) embeddings, both of unit length.
 
     Args:
@@ -235,7 +235,7 @@ def soft_maximum(logits: Tensor) -> Tensor:
 def training_step(
     model: nn.Module, heads: nn.ModuleList, images: Tensor, corners: Tensor,
     captions: Tensor, phrases: Tensor, presence: Tensor,
-) -> Dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:  # fmt: skip
     """The three losses of the module's docstring."""
     pooled, dense = encode_image(model.visual, images, corners)
     text = encode_text(model, torch.cat([phrases, captions]))
@@ -246,9 +246,7 @@ def training_step(
     return {
         "contrast": contrastive_loss(model.logit_scale.exp() * pooled @ captions.T, named),
         "presence": F.binary_cross_entropy_with_logits(heads[0](pooled @ phrases.T), present),
-        "dense": F.binary_cross_entropy_with_logits(
-            soft_maximum(heads[1](dense @ phrases.T)), present
-        ),
+        "dense": F.binary_cross_entropy_with_logits(soft_maximum(heads[1](dense @ phrases.T)), present),
     }
 
 
@@ -263,7 +261,7 @@ def learning_rate(step: int, total: int) -> float:
     return min((step + 1) / WARM_UP_STEPS, 0.5 * (1 + np.cos(np.pi * step / total)))
 
 
-def train(model: nn.Module, tokenizer, pools: List[Pool], seed: int) -> None:
+def train(model: nn.Module, tokenizer, pools: list[Pool], seed: int) -> None:
     """Run all stages with one schedule; the model is changed in place."""
     rng = np.random.default_rng(seed)
     heads = nn.ModuleList([PresenceHead(), PresenceHead()])

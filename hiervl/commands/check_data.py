@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import List, Optional
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def run(args) -> int:
     settle_device(cfg)
     layout = find_layout(cfg)
     is_registered = isinstance(layout, RegisteredLayout)
-    choices: Optional[list] = None
+    choices: list | None = None
     try:
         choices = apply_preset(cfg, None if is_registered else layout, show=False)
     except UserError:  # whatever it is, the check explains it better
@@ -75,7 +74,7 @@ def format_report(report: Report) -> str:
     return "\n".join([*_counts(report), "", *_histogram(report), "", *_findings(report), ""])
 
 
-def _counts(report: Report) -> List[str]:
+def _counts(report: Report) -> list[str]:
     lines = ["Images"]
     for split in ("labelled", "train", "val", "test", UNLABELED):
         paths = report.splits.get(split, [])
@@ -90,7 +89,7 @@ def _counts(report: Report) -> List[str]:
     return lines
 
 
-def _histogram(report: Report) -> List[str]:
+def _histogram(report: Report) -> list[str]:
     """Share of the labelled pixels and number of images of every class."""
     total = sum(report.pixels.values(), np.zeros(len(report.class_names), dtype=np.int64))
     share = total / max(total.sum(), 1)
@@ -105,7 +104,7 @@ def _histogram(report: Report) -> List[str]:
     return lines
 
 
-def _findings(report: Report) -> List[str]:
+def _findings(report: Report) -> list[str]:
     lines = []
     for finding in report.findings:
         lines.append(f"{finding.level}: {finding.sentence}")
@@ -115,7 +114,7 @@ def _findings(report: Report) -> List[str]:
     return lines or ["No faults were found."]
 
 
-def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Optional[Path]:
+def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path | None:
     """Image, mask laid over it and mask of some images that show all classes between them; None: none can be read."""
     samples = [
         sample for sample in layout.labeled.samples.values()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from hiervl.utils.errors import UserError
 from hiervl.visualization.report import write_report
@@ -15,7 +14,7 @@ HELP = "train the quickstart with and without unlabelled images and compare the 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUPERVISED, SEMI_SUPERVISED = "supervised-only", "semi-supervised"
-RUNS: Dict[str, List[str]] = {SUPERVISED: ["SEMI.ENABLED", "False"], SEMI_SUPERVISED: []}
+RUNS: dict[str, list[str]] = {SUPERVISED: ["SEMI.ENABLED", "False"], SEMI_SUPERVISED: []}
 POLL_SECONDS = 2.0
 REPORT_SECONDS = 20.0
 
@@ -51,7 +50,7 @@ def run(args) -> int:
     return 0
 
 
-def _start(config_file: str, folder: Path, overrides: List[str]) -> subprocess.Popen:
+def _start(config_file: str, folder: Path, overrides: list[str]) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier demo
     (folder / "results.json").unlink(missing_ok=True)
@@ -66,7 +65,7 @@ def _start(config_file: str, folder: Path, overrides: List[str]) -> subprocess.P
         )
 
 
-def _wait(processes: Dict[str, subprocess.Popen], folders: Dict[str, Path]) -> None:
+def _wait(processes: dict[str, subprocess.Popen], folders: dict[str, Path]) -> None:
     """Report the progress of both until they end; if one fails, end the other."""
     reported = time.monotonic()
     try:
@@ -94,7 +93,7 @@ def _failure(name: str, folder: Path) -> str:
 
 
 def _progress(folder: Path) -> str:
-    latest: Dict[str, float] = {}
+    latest: dict[str, float] = {}
     metrics = folder / "metrics.json"
     if metrics.exists():
         for line in metrics.read_text().splitlines():
@@ -107,11 +106,11 @@ def _progress(folder: Path) -> str:
 
 
 def _score(folder: Path) -> float:
-    score: Optional[float] = json.loads((folder / "results.json").read_text())["sem_seg"]["mIoU"]
+    score: float | None = json.loads((folder / "results.json").read_text())["sem_seg"]["mIoU"]
     return float("nan") if score is None else score
 
 
-def _draw(args, folders: Dict[str, Path], path: Path) -> Path:
+def _draw(args, folders: dict[str, Path], path: Path) -> Path:
     """Image, truth and both predictions, for some images of the test set."""
     from detectron2.data import MetadataCatalog
     from detectron2.modeling import build_model

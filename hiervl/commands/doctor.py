@@ -11,7 +11,6 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional
 
 import hiervl
 from hiervl.utils import compat
@@ -57,8 +56,8 @@ INSTALL_DETECTRON2 = f"{sys.executable} tools/install_detectron2.py"
 class Report:
     """Prints each finding at once, because imports take seconds, and keeps the problems for the end."""
 
-    problems: List[str] = field(default_factory=list)  # something needed is broken: exit status 1
-    notes: List[str] = field(default_factory=list)  # worth knowing
+    problems: list[str] = field(default_factory=list)  # something needed is broken: exit status 1
+    notes: list[str] = field(default_factory=list)  # worth knowing
 
     def line(self, label: str, text: object) -> None:
         print(f"  {label:<{LABEL_WIDTH}}{text}", flush=True)
@@ -107,7 +106,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def missing_package(error: BaseException) -> Optional[str]:
+def missing_package(error: BaseException) -> str | None:
     """The package of PACKAGES whose absence is the cause of ``error``, if that is the cause."""
     if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
         return error.name
@@ -193,16 +192,12 @@ def datasets_directory() -> Path:
 def check_datasets(report: Report) -> None:
     directory = datasets_directory()
     is_set = "DETECTRON2_DATASETS" in os.environ
-    report.line(
-        "looked for in", f"{directory.resolve()} ($DETECTRON2_DATASETS{'' if is_set else ' is not set'})"
-    )
+    report.line("looked for in", f"{directory.resolve()} ($DETECTRON2_DATASETS{'' if is_set else ' is not set'})")
     report.line("ShapesWorld", "generated, needs no download")
     for name, folder in DATASET_FOLDERS.items():
         report.line(name, "found" if (directory / folder).is_dir() else f"not there ({folder}/ is missing)")
     if is_set and not directory.is_dir():
-        report.notes.append(
-            f"DETECTRON2_DATASETS names {directory}, which is no directory: correct or unset it."
-        )
+        report.notes.append(f"DETECTRON2_DATASETS names {directory}, which is no directory: correct or unset it.")
 
 
 def describe_cache(directory: Path) -> str:
@@ -210,7 +205,7 @@ def describe_cache(directory: Path) -> str:
     return f"{directory} ({', '.join(clip_models(directory)) or 'no CLIP model'})"
 
 
-def clip_models(directory: Path) -> List[str]:
+def clip_models(directory: Path) -> list[str]:
     if not directory.is_dir():
         return []
     return sorted(entry.name for entry in directory.iterdir() if is_clip_model(entry))
@@ -221,7 +216,7 @@ def is_clip_model(entry: Path) -> bool:
     return entry.suffix == ".pt" or (entry.name.startswith("models--") and "clip" in entry.name.lower())
 
 
-def weights_defect(path: Path) -> Optional[str]:
+def weights_defect(path: Path) -> str | None:
     if not path.is_file():
         return "is missing"
     if path.stat().st_size < SMALLEST_WEIGHTS_BYTES:

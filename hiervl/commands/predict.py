@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -58,7 +58,7 @@ def _predictor(args, ranks: Ranks) -> HierVLPredictor:
     device = args.device
     if not device and torch.cuda.is_available():
         device = f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
-    options: Dict[str, Any] = {"overlap": args.overlap, "window_batch": args.window_batch}
+    options: dict[str, Any] = {"overlap": args.overlap, "window_batch": args.window_batch}
     return HierVLPredictor.from_checkpoint(
         args.weights,
         classes=read_classes(args.classes) if args.classes else None,
@@ -72,7 +72,7 @@ def _predictor(args, ranks: Ranks) -> HierVLPredictor:
     )
 
 
-def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> List[Item]:
+def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[Item]:
     """List the inputs and make the output folder; done by one process for all."""
     items = list_items(args.input, args.output)
     weights = find_checkpoint(args.weights)
@@ -90,7 +90,7 @@ def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> List[It
     return items
 
 
-def _predict(batch: BatchPredictor, ranks: Ranks, items: List[Item]) -> List[Tuple[str, str]]:
+def _predict(batch: BatchPredictor, ranks: Ranks, items: list[Item]) -> list[tuple[str, str]]:
     """Predict what is not done; returns the files that failed, with the reason."""
     todo = [item for item in items if not batch.results.is_done(item.name)]
     failed = []
@@ -106,7 +106,7 @@ def _predict(batch: BatchPredictor, ranks: Ranks, items: List[Item]) -> List[Tup
     return failed
 
 
-def _report(args, results: ResultFolder, count: int, failed: List[Tuple[str, str]]) -> None:
+def _report(args, results: ResultFolder, count: int, failed: list[tuple[str, str]]) -> None:
     path = Path(args.output) / FAILED_FILE
     if failed:
         write_text(path, "".join(f"{file}\t{problem}\n" for file, problem in failed))

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import List
 
 import numpy as np
 from detectron2.data import DatasetCatalog
@@ -71,7 +70,7 @@ def _why_not(dataset: str) -> str:
     )
 
 
-def _coverage(presence: np.ndarray, names: List[str]) -> str:
+def _coverage(presence: np.ndarray, names: list[str]) -> str:
     """Which class has fewest images."""
     images = presence.sum(axis=0)
     absent = [name for name, count in zip(names, images) if not count]
@@ -81,7 +80,7 @@ def _coverage(presence: np.ndarray, names: List[str]) -> str:
     return f"all {len(names)} classes; fewest images: {names[rarest]} ({images[rarest]})"
 
 
-def _counts(text: str) -> List[int]:
+def _counts(text: str) -> list[int]:
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError:

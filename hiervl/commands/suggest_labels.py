@@ -4,8 +4,9 @@ import csv
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def _new_folder(path: Path) -> Path:
     return path
 
 
-def _files(cfg: CfgNode, unlabeled: Optional[Sequence[str]], output: str) -> Tuple[List[str], List[Item]]:
+def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[list[str], list[Item]]:
     """Labelled images of the run, if they are at hand, and unlabelled ones that are none of them."""
     try:
         if cfg.DATASET.NAME:
@@ -127,7 +128,7 @@ def _predictor(student: Restored, teacher: Restored) -> HierVLPredictor:
 # ---------------------------------------------------------------------------- scores
 
 
-def score(scorer: LabelScorer, items: Sequence[Item]) -> Tuple[ScoreTable, List[Tuple[str, str]]]:
+def score(scorer: LabelScorer, items: Sequence[Item]) -> tuple[ScoreTable, list[tuple[str, str]]]:
     """The scores of all images that can be read, and the files that cannot with the reason."""
     table, failed = ScoreTable(len(items)), []
     for item, source in tqdm(read_ahead(items), total=len(items), unit="image", smoothing=0.1):
@@ -148,7 +149,7 @@ def _whole(item: Item, source) -> np.ndarray:
     return source.pixels
 
 
-def embed(scorer: LabelScorer, files: Sequence[str]) -> Optional[np.ndarray]:
+def embed(scorer: LabelScorer, files: Sequence[str]) -> np.ndarray | None:
     """Embeddings (L, D) of the labelled images that can be read; None: of none."""
     found = []
     for file in files:
@@ -166,9 +167,9 @@ class Results(NamedTuple):
     """What becomes of the choice."""
 
     folder: Path
-    chosen: List[Suggestion]
+    chosen: list[Suggestion]
     table: ScoreTable
-    items: List[Item]  # in the order of ``chosen``
+    items: list[Item]  # in the order of ``chosen``
 
     def write(self, predictor: HierVLPredictor) -> None:
         """Lists, copies of the images, drafts of their masks and the contact sheet.
@@ -191,7 +192,7 @@ class Results(NamedTuple):
             for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
                 writer.writerow([rank, item.name, *(f"{value:.4f}" for value in values), item.path])
 
-    def _values(self) -> List[Tuple[float, float, float]]:
+    def _values(self) -> list[tuple[float, float, float]]:
         """Uncertainty, disagreement and novelty of every image."""
         return [
             (self.table.uncertainty[index].sum(), self.table.disagreement[index].sum(), novelty)
@@ -219,7 +220,7 @@ class Results(NamedTuple):
         comparison_sheet(rows, names, colours, str(self.folder / "contact_sheet.png"))
 
 
-def _panels(image: np.ndarray, prediction: Prediction) -> List[Tuple[str, np.ndarray]]:
+def _panels(image: np.ndarray, prediction: Prediction) -> list[tuple[str, np.ndarray]]:
     """In the size in which the sheet shows them, so that many rows fit in memory."""
     factor = min(1.0, PANEL_MAX / max(image.shape[:2]))
     unsure = np.repeat(confidence_bytes(1 - prediction.confidence)[..., None], 3, axis=2)

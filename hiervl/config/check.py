@@ -1,11 +1,12 @@
 """Values of the config that cannot work, each answered by a sentence that names its key."""
 
 import importlib.util
-from typing import Any, Callable, Dict, Tuple
+from collections.abc import Callable
+from typing import Any
 
 from hiervl.utils.errors import UserError
 
-Rule = Tuple[Callable[[Any], bool], str]
+Rule = tuple[Callable[[Any], bool], str]
 
 AT_LEAST_0: Rule = (lambda value: value >= 0, "at least 0")
 AT_LEAST_1: Rule = (lambda value: value >= 1, "at least 1")
@@ -34,7 +35,7 @@ LOSS_WEIGHTS = (
     "ENTROPY", "MASKED_CONSISTENCY", "PIXEL_TEXT", "NO_OBJECT",
 )  # fmt: skip
 
-RULES: Dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     "MODEL.CLIP.VISUAL_PROMPTS": AT_LEAST_0,
     "MODEL.CLIP.DETAIL_MAPS": MAPS,
     "MODEL.TEXT.PROMPTS": AT_LEAST_0,

@@ -1,7 +1,7 @@
 """Config files as layers: a file, below it the file that its ``_BASE_`` names, and so on."""
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, NamedTuple
 
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
@@ -16,10 +16,10 @@ class Layer(NamedTuple):
     """One file's own settings, without its base's."""
 
     path: Path
-    settings: Dict[str, Any]
+    settings: dict[str, Any]
 
 
-def read_layers(path: Path) -> List[Layer]:
+def read_layers(path: Path) -> list[Layer]:
     """The file and its bases, the lowest first.
 
     A base is looked for beside the file that names it, then among the configs that HierVL brings. In the section
@@ -28,7 +28,7 @@ def read_layers(path: Path) -> List[Layer]:
     Raises:
         UserError: a file is missing, no YAML or no mapping, or a base is its own base.
     """
-    layers: List[Layer] = []
+    layers: list[Layer] = []
     while True:
         settings = _read(path)
         base = settings.pop(BASE_KEY, None)
@@ -41,16 +41,16 @@ def read_layers(path: Path) -> List[Layer]:
         path = base_path
 
 
-def written_keys(layers: List[Layer]) -> List[str]:
+def written_keys(layers: list[Layer]) -> list[str]:
     """Dotted keys that the layers set, those of the shipped base apart: what the user chose."""
-    keys: List[str] = []
+    keys: list[str] = []
     for layer in layers:
         if layer.path.resolve() != SHIPPED_BASE:
             keys.extend(_dotted(layer.settings))
     return keys
 
 
-def _read(path: Path) -> Dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -71,7 +71,7 @@ def _find_base(base: Any, path: Path) -> Path:
     return found
 
 
-def _with_dataset_section(settings: Dict[str, Any], path: Path) -> Dict[str, Any]:
+def _with_dataset_section(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     section = settings.get("DATASET")
     if not isinstance(section, dict):
         return settings
@@ -88,8 +88,8 @@ def _with_dataset_section(settings: Dict[str, Any], path: Path) -> Dict[str, Any
     return {**settings, "DATASET": section}
 
 
-def _dotted(settings: Dict[str, Any], prefix: str = "") -> List[str]:
-    keys: List[str] = []
+def _dotted(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
     for key, value in settings.items():
         keys.extend(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
     return keys

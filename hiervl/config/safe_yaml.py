@@ -1,6 +1,6 @@
 """YAML files of strangers: plain values only, and none that unfolds into gigabytes."""
 
-from typing import Any, Dict
+from typing import Any
 
 import yaml
 
@@ -46,7 +46,7 @@ def check_yaml(text: str, source: str) -> None:
 def _count_nodes(text: str) -> int:
     """Values in a document, those behind an alias counted every time."""
     open_sizes = [0]  # of the collections that are open, outermost first
-    anchors: Dict[str, int] = {}
+    anchors: dict[str, int] = {}
     names = [None]  # the open collections' anchors
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -14,7 +14,6 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -31,8 +30,8 @@ PALETTE = (
     (248, 140, 140), (252, 200, 120), (140, 220, 140), (140, 176, 252),
 )  # fmt: skip
 
-SPLITS: Dict[str, int] = {"train": 1024, "val": 200, "test": 200}
-SPLIT_SEEDS: Dict[str, int] = {"train": 1, "val": 2, "test": 3}
+SPLITS: dict[str, int] = {"train": 1024, "val": 200, "test": 200}
+SPLIT_SEEDS: dict[str, int] = {"train": 1, "val": 2, "test": 3}
 # Written beside the captions; raise it when a change alters the pictures.
 WORLD_VERSION = 1
 
@@ -80,7 +79,7 @@ class Scene:
     image: np.ndarray
     semantic: np.ndarray
     instances: np.ndarray
-    classes: Tuple[int, ...]
+    classes: tuple[int, ...]
     caption: str
 
 
@@ -95,7 +94,7 @@ def generate_scene(seed: int, index: int, size: int = 64, max_objects: int = 4) 
     canvas = _background(rng, size)
     wanted = int(rng.integers(1, max_objects + 1)) if max_objects else 0
     instances = np.zeros((size, size), np.uint8)
-    classes: List[int] = []
+    classes: list[int] = []
     for _ in range(wanted):
         coverage = _place(rng, instances, len(classes))
         if coverage is None:  # no room left: fewer objects rather than hidden ones
@@ -118,21 +117,17 @@ def generate_close_up(seed: int, index: int, size: int = 32) -> Scene:
     pattern, colour = divmod(label - 1, len(COLOURS))
     surface = _surface(rng, size, PATTERNS[pattern], _class_colour(rng, COLOURS[colour]))
     everywhere = np.ones((size, size), np.uint8)
-    return Scene(
-        _light(rng, surface), label * everywhere, everywhere, (label,), caption(rng, [label])
-    )
+    return Scene(_light(rng, surface), label * everywhere, everywhere, (label,), caption(rng, [label]))
 
 
-def caption(rng: np.random.Generator, classes: List[int]) -> str:
+def caption(rng: np.random.Generator, classes: list[int]) -> str:
     """A sentence that names ``classes`` (background where there is none) in random order."""
     names = [CLASS_NAMES[c] for c in rng.permutation(classes or [BACKGROUND])]
     listed = " and a ".join([", a ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return CAPTION_TEMPLATES[rng.integers(len(CAPTION_TEMPLATES))].format(listed)
 
 
-def write_split(
-    root: os.PathLike, split: str, count: Optional[int] = None, seed: Optional[int] = None
-) -> None:
+def write_split(root: os.PathLike, split: str, count: int | None = None, seed: int | None = None) -> None:
     """Write a split as PNG files; does nothing where it is already complete.
 
     Writes ``images/{split}/{index:05d}.png`` (RGB), ``labels/{split}/`` (class indices) and
@@ -163,9 +158,7 @@ def write_split(
         for index, name in enumerate(names):
             scene = generate_scene(seed, index)
             captions.append(scene.caption)
-            for folder, array in zip(
-                folders, (scene.image[..., ::-1], scene.semantic, scene.instances)
-            ):
+            for folder, array in zip(folders, (scene.image[..., ::-1], scene.semantic, scene.instances)):
                 if not cv2.imwrite(str(unfinished), array):
                     raise OSError(f"cannot write {folder / name}")
                 os.replace(unfinished, folder / name)
@@ -177,7 +170,7 @@ def write_split(
         os.replace(listing, captions_file)
 
 
-def _is_complete(folders: List[Path], captions_file: Path, header: Dict[str, int]) -> bool:
+def _is_complete(folders: list[Path], captions_file: Path, header: dict[str, int]) -> bool:
     try:
         written = json.loads(captions_file.read_text())
         files = [len(list(folder.glob("*.png"))) for folder in folders]
@@ -190,7 +183,7 @@ def _is_complete(folders: List[Path], captions_file: Path, header: Dict[str, int
 # Canvases are (S, S, 3) float in 0..1; coverages and textures (S, S) float in 0..1.
 
 
-def _place(rng: np.random.Generator, instances: np.ndarray, placed: int) -> Optional[np.ndarray]:
+def _place(rng: np.random.Generator, instances: np.ndarray, placed: int) -> np.ndarray | None:
     """Coverage of a new foremost object that leaves all objects visible, or None."""
     size = len(instances)
     areas = np.bincount(instances.ravel(), minlength=placed + 1)[1:]
@@ -205,9 +198,7 @@ def _place(rng: np.random.Generator, instances: np.ndarray, placed: int) -> Opti
     return None
 
 
-def _outline(
-    rng: np.random.Generator, size: int, centre: np.ndarray, radius: float
-) -> np.ndarray:
+def _outline(rng: np.random.Generator, size: int, centre: np.ndarray, radius: float) -> np.ndarray:
     """Coverage of a randomly turned random outline, given as distance by angle."""
     y, x = np.mgrid[:size, :size] + 0.5
     distance = np.hypot(y - centre[0], x - centre[1])
@@ -234,9 +225,7 @@ def _outline(
     return np.clip(reach * radius - distance + 0.5, 0.0, 1.0)
 
 
-def _surface(
-    rng: np.random.Generator, size: int, pattern: str, colour: np.ndarray
-) -> np.ndarray:
+def _surface(rng: np.random.Generator, size: int, pattern: str, colour: np.ndarray) -> np.ndarray:
     """Canvas covered by ``pattern`` in ``colour`` and a lighter or darker companion."""
     if pattern == "plain":
         return np.broadcast_to(colour, (size, size, 3)).copy()
@@ -266,7 +255,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return canvas
 
 
-def _distractor(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, np.ndarray]:
+def _distractor(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Alpha and canvas of something that shares colour or pattern with the classes, not both."""
     centre = rng.uniform(0, size, 2)
     colour = _class_colour(rng, COLOURS[rng.integers(len(COLOURS))])

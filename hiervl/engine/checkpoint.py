@@ -5,7 +5,7 @@ import os
 import random
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class SegmentationCheckpointer(Checkpointer):
     """fvcore's checkpointer with three differences: a file appears under its name only when it is whole; loading
     admits tensors and plain values alone, never pickled code; and the class names travel along and are checked."""
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, extra: Dict[str, Any] = None, **checkpointables: Any):
+    def __init__(self, model: nn.Module, save_dir: str = "", *, extra: dict[str, Any] = None, **checkpointables: Any):
         """
         Args:
             model: the student; its ``class_names`` are saved and compared.
@@ -39,7 +39,7 @@ class SegmentationCheckpointer(Checkpointer):
         """
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.extra = {"class_names": list(model.class_names), **(extra or {})}
-        self.resumed_run: Optional[str] = None  # identity of the run of the checkpoint that was resumed
+        self.resumed_run: str | None = None  # identity of the run of the checkpoint that was resumed
         self._is_resuming, self._config = False, ""
 
     def save(self, name: str, is_latest: bool = True, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class SegmentationCheckpointer(Checkpointer):
         name = last_filename_basename.encode()
         write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(name))
 
-    def resume(self, run: Optional[str], config: str) -> bool:
+    def resume(self, run: str | None, config: str) -> bool:
         """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.
 
         Args:
@@ -87,7 +87,7 @@ class SegmentationCheckpointer(Checkpointer):
             self._is_resuming = False
         return True
 
-    def _newest_whole(self, run: Optional[str]) -> Optional[str]:
+    def _newest_whole(self, run: str | None) -> str | None:
         for path in checkpoints_by_age(self.save_dir):
             try:
                 checkpoint = read_checkpoint(str(path))
@@ -99,7 +99,7 @@ class SegmentationCheckpointer(Checkpointer):
             return str(path)
         return None
 
-    def load(self, path: str, checkpointables: List[str] = None) -> Dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] = None) -> dict[str, Any]:
         """As fvcore's, with errors in one sentence."""
         if path and not os.path.isfile(path):
             raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS).")
@@ -111,7 +111,7 @@ class SegmentationCheckpointer(Checkpointer):
                 "resume with the config.yaml that lies beside it."
             ) from error
 
-    def _load_file(self, f: str) -> Dict[str, Any]:
+    def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
         check_classes(checkpoint, self.model.class_names, f, must_be_equal=self._is_resuming)
         if self._is_resuming:
@@ -119,7 +119,7 @@ class SegmentationCheckpointer(Checkpointer):
             check_resumed_config(checkpoint.get("config", ""), self._config, f)
         return checkpoint
 
-    def _load_model(self, checkpoint: Dict[str, Any]):
+    def _load_model(self, checkpoint: dict[str, Any]):
         """As fvcore's, but a resumed run takes all weights or none."""
         incompatible = super()._load_model(checkpoint)
         odd = [*incompatible.missing_keys, *incompatible.unexpected_keys]
@@ -140,22 +140,22 @@ class RandomState:
     """The random generators of all processes, as something that can be checkpointed."""
 
     def __init__(self) -> None:
-        self._of_processes: List[Dict[str, Any]] = []
+        self._of_processes: list[dict[str, Any]] = []
 
     def collect(self) -> None:
         """Gather the states; to be called by all processes before the main one saves."""
         self._of_processes = comm.all_gather(_random_state())
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"processes": self._of_processes}
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore this process's generators; a process that the saved run did not have keeps its own."""
         if comm.get_rank() < len(state["processes"]):
             _restore_random_state(state["processes"][comm.get_rank()])
 
 
-def _random_state() -> Dict[str, Any]:
+def _random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -166,7 +166,7 @@ def _random_state() -> Dict[str, Any]:
     }
 
 
-def _restore_random_state(state: Dict[str, Any]) -> None:
+def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])

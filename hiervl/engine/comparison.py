@@ -2,8 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Optional
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -23,7 +23,7 @@ def supervised_twin(cfg: CfgNode) -> CfgNode:
     return twin
 
 
-def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], Optional[dict]], resume: bool) -> dict:
+def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], dict | None], resume: bool) -> dict:
     """Train the twin, then the run itself, from the same random state; ends with one line that compares the two.
 
     Args:

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -34,9 +33,9 @@ class HealthCheck(HookBase):
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
         self.cfg, self.step, self.period = cfg, step, period
-        self.class_names: List[str] = step.student.class_names
-        self.zero_shot_iou: Optional[np.ndarray] = None
-        self.known_problems: Dict[str, Tuple[str, ...]] = {}
+        self.class_names: list[str] = step.student.class_names
+        self.zero_shot_iou: np.ndarray | None = None
+        self.known_problems: dict[str, tuple[str, ...]] = {}
         self._kept = torch.zeros(len(self.class_names), dtype=torch.long, device=step.student.device)
         self._seen = torch.zeros((), dtype=torch.long, device=step.student.device)
 
@@ -105,9 +104,9 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
     network.eval()
     kept = np.zeros((num_classes, num_classes), dtype=np.int64)
     labelled = np.zeros(num_classes, dtype=np.int64)
-    relevance: List[np.ndarray] = []
-    presence: List[np.ndarray] = []
-    active: List[float] = []
+    relevance: list[np.ndarray] = []
+    presence: list[np.ndarray] = []
+    active: list[float] = []
     for images, truth in _labelled_images(cfg, network):
         valid = truth != ignore_value
         pseudo = make_pseudo_labels(
@@ -146,7 +145,7 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
 
 
 @torch.no_grad()
-def zero_shot(cfg, network, clip: FrozenClip) -> Tuple[np.ndarray, np.ndarray]:
+def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
     """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
     in how many of the images each class occurs (C,)."""
     num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE

@@ -1,7 +1,8 @@
 """How the semi-supervised run is doing: figures per class, and what is wrong in plain words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Problem(NamedTuple):
     """Something that is wrong."""
 
     kind: str
-    classes: Tuple[str, ...]  # whom it concerns; empty: the whole run
+    classes: tuple[str, ...]  # whom it concerns; empty: the whole run
     sentence: str
 
 
@@ -44,16 +45,16 @@ class HealthReport:
     seen_pixels: int
     labelled_pixels: np.ndarray
     agreement: np.ndarray
-    zero_shot_iou: Optional[np.ndarray] = None
+    zero_shot_iou: np.ndarray | None = None
     unguided: Sequence[int] = ()
     relevance_auc: float = float("nan")
     relevance_present: float = float("nan")
     relevance_absent: float = float("nan")
     active_classes: float = float("nan")
     confidence: float = float("nan")
-    problems: List[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
-    def scalars(self) -> Dict[str, float]:
+    def scalars(self) -> dict[str, float]:
         """The figures by name, for the log; those that are nan are left out."""
         values = {
             "health/relevance_auc": self.relevance_auc,
@@ -92,7 +93,7 @@ class HealthReport:
         }
 
 
-def find_problems(report: HealthReport) -> List[Problem]:
+def find_problems(report: HealthReport) -> list[Problem]:
     """What is wrong, in plain words."""
     if not report.seen_pixels:
         return []
@@ -136,7 +137,7 @@ def find_problems(report: HealthReport) -> List[Problem]:
     return problems
 
 
-def worthless_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> List[int]:
+def worthless_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
     """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
 
     Args:

@@ -4,8 +4,8 @@ import contextlib
 import functools
 import logging
 import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Sequence
 
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
@@ -36,7 +36,7 @@ class PeriodicCheckpoints(HookBase):
         self.checkpointer = checkpointer
         self.random_state = random_state
         self.period = period
-        self._saved: List[Path] = []
+        self._saved: list[Path] = []
 
     def before_train(self) -> None:
         """Take over the files that this run had saved before it was interrupted."""
@@ -189,7 +189,7 @@ class BestCheckpoint(HookBase):
     def __init__(self, checkpointer: SegmentationCheckpointer, metric: str = "sem_seg/mIoU"):
         self.checkpointer = checkpointer
         self.metric = metric
-        self.best: Optional[float] = None
+        self.best: float | None = None
 
     def after_step(self) -> None:
         latest = self.trainer.storage.latest().get(self.metric)

@@ -3,7 +3,6 @@
 import signal
 import time
 from types import FrameType
-from typing import Optional
 
 import torch
 from detectron2.utils import comm
@@ -20,7 +19,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signal: Optional[signal.Signals] = None  # that was received
+        self.signal: signal.Signals | None = None  # that was received
         self._received_at = 0.0
         self._previous: dict = {}
 
@@ -36,7 +35,7 @@ class StopRequest:
             signal.signal(number, handler)
         self._previous = {}
 
-    def _receive(self, number: int, frame: Optional[FrameType]) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._received_at = signal.Signals(number), now

@@ -11,8 +11,9 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Callable, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.utils import comm
@@ -81,7 +82,7 @@ def peer_failure() -> PeerFailure:
     return PeerFailure(f"process {comm.get_rank()} stopped because another one ended; that one says why.")
 
 
-def _place_by_torchrun() -> Optional[Place]:
+def _place_by_torchrun() -> Place | None:
     if any(name not in os.environ for name in TORCHRUN_VARIABLES) or int(os.environ["WORLD_SIZE"]) == 1:
         return None
     rank, world_size, local_rank = (int(os.environ[name]) for name in TORCHRUN_VARIABLES[:3])
@@ -177,7 +178,7 @@ def _child(work, args, place: Place, url: str, uses_cuda: bool, messages) -> Non
         sys.exit(1)
 
 
-def _stay_with(processes: List[multiprocessing.Process]) -> Optional[int]:
+def _stay_with(processes: list[multiprocessing.Process]) -> int | None:
     """Wait for all, hand signals on, and kill the others some time after one has failed; the index of that one."""
 
     def hand_on(number, frame) -> None:
@@ -203,13 +204,13 @@ def _stay_with(processes: List[multiprocessing.Process]) -> Optional[int]:
     return _failed(processes) if first_failed is None else first_failed
 
 
-def _failed(processes: List[multiprocessing.Process]) -> Optional[int]:
+def _failed(processes: list[multiprocessing.Process]) -> int | None:
     """The index of a process that failed; one that was killed rather than one that then lost its connection."""
     failed = [index for index, process in enumerate(processes) if process.exitcode]
     return min(failed, key=lambda index: processes[index].exitcode) if failed else None
 
 
-def _read(messages) -> Optional[tuple]:
+def _read(messages) -> tuple | None:
     """What a process has sent; None if it ended without a word."""
     try:
         return messages.recv() if messages.poll() else None
@@ -217,7 +218,7 @@ def _read(messages) -> Optional[tuple]:
         return None
 
 
-def _cause(rank: int, exit_code: int, messages: List[Optional[tuple]]) -> str:
+def _cause(rank: int, exit_code: int, messages: list[tuple | None]) -> str:
     """The cause before its consequences: an own error, then a sudden end, then a lost connection."""
     own = [text for is_consequence, text in filter(None, messages) if not is_consequence]
     if own:

@@ -5,8 +5,8 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
 
 import yaml
 from detectron2.utils.events import EventWriter, get_event_storage
@@ -20,9 +20,9 @@ SMOOTHING_WINDOW = 20  # iterations, as Detectron2's own writers
 WANDB_PROJECT = "hiervl"  # unless the environment variable WANDB_PROJECT names another
 
 
-def build_loggers(cfg) -> List[EventWriter]:
+def build_loggers(cfg) -> list[EventWriter]:
     """The writers that ``LOGGERS`` names."""
-    builders: Dict[str, Callable[[], EventWriter]] = {
+    builders: dict[str, Callable[[], EventWriter]] = {
         "csv": lambda: CsvWriter(Path(cfg.OUTPUT_DIR) / CSV_LOG),
         "wandb": lambda: WandbWriter(cfg.OUTPUT_DIR, yaml.safe_load(cfg.dump())),
     }
@@ -72,7 +72,7 @@ class ScalarWriter(EventWriter, abc.ABC):
         self._last_written = -1
 
     def write(self) -> None:
-        rows: Dict[int, Dict[str, float]] = {}
+        rows: dict[int, dict[str, float]] = {}
         latest = get_event_storage().latest_with_smoothing_hint(SMOOTHING_WINDOW)
         for name, (value, iteration) in latest.items():
             if iteration > self._last_written:
@@ -82,7 +82,7 @@ class ScalarWriter(EventWriter, abc.ABC):
             self._last_written = iteration
 
     @abc.abstractmethod
-    def write_row(self, iteration: int, values: Dict[str, float]) -> None:
+    def write_row(self, iteration: int, values: dict[str, float]) -> None:
         """Log the scalars of one iteration."""
 
 
@@ -96,9 +96,9 @@ class CsvWriter(ScalarWriter):
     def __init__(self, path: Path):
         super().__init__()
         self._path = path
-        self._columns: Optional[List[str]] = None  # those of the file, read at the first row: a resume may cut it
+        self._columns: list[str] | None = None  # those of the file, read at the first row: a resume may cut it
 
-    def write_row(self, iteration: int, values: Dict[str, float]) -> None:
+    def write_row(self, iteration: int, values: dict[str, float]) -> None:
         row = {ITERATION: iteration, **values}
         if self._columns is None:
             self._columns = self._columns_of_file()
@@ -108,13 +108,13 @@ class CsvWriter(ScalarWriter):
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             file.write(self._line(row))
 
-    def _columns_of_file(self) -> List[str]:
+    def _columns_of_file(self) -> list[str]:
         if not self._path.is_file():
             return []
         with open(self._path, encoding="utf-8", newline="") as file:
             return next(csv.reader(file), [])
 
-    def _widen(self, columns: List[str]) -> None:
+    def _widen(self, columns: list[str]) -> None:
         rows = []
         if self._path.is_file():
             with open(self._path, encoding="utf-8", newline="") as file:
@@ -125,7 +125,7 @@ class CsvWriter(ScalarWriter):
         temporary.write_text("".join(lines), encoding="utf-8", newline="")
         os.replace(temporary, self._path)
 
-    def _line(self, row: Dict[str, object]) -> str:
+    def _line(self, row: dict[str, object]) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow([row.get(name, "") for name in self._columns])
         return text.getvalue()
@@ -143,7 +143,7 @@ class WandbWriter(ScalarWriter):
         self._config = config
         self._run = None
 
-    def write_row(self, iteration: int, values: Dict[str, float]) -> None:
+    def write_row(self, iteration: int, values: dict[str, float]) -> None:
         if self._run is None:
             self._run = self._start()
         self._run.log(values, step=iteration)

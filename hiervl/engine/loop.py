@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import time
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,17 +30,17 @@ MAX_DUMPS = 3
 # Of float16's losses. It halves with every gradient that overflows; where even this one does, scaling is not the cause.
 SMALLEST_SCALE = 1.0
 
-Batch = Dict[str, List[dict]]
+Batch = dict[str, list[dict]]
 
 
 class MicroBatchLosses(NamedTuple):
     """What one micro-batch, or part of one, gave."""
 
-    values: Dict[str, float]
-    files: List[str]
+    values: dict[str, float]
+    files: list[str]
 
     @property
-    def broken(self) -> List[str]:
+    def broken(self) -> list[str]:
         """Losses that are infinite or NaN."""
         return [name for name, value in self.values.items() if not np.isfinite(value)]
 
@@ -54,7 +55,7 @@ def amp_type(name: str) -> torch.dtype:
 class LossScaler(torch.amp.GradScaler):
     """PyTorch's, which a run can also take up that went on without one so far."""
 
-    def load_state_dict(self, state: Dict) -> None:
+    def load_state_dict(self, state: dict) -> None:
         if state:
             super().load_state_dict(state)
 
@@ -76,7 +77,7 @@ class OptimisationLoop:
         max_gradient_norm: float = 0.0,
         max_skipped_steps: int = 0,
         halve_on_out_of_memory: bool = False,
-        dump: Optional[Callable[..., str]] = None,
+        dump: Callable[..., str] | None = None,
     ):
         """
         Args:
@@ -109,7 +110,7 @@ class OptimisationLoop:
 
     @classmethod
     def from_config(
-        cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, dump: Optional[Callable[..., str]] = None
+        cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, dump: Callable[..., str] | None = None
     ) -> "OptimisationLoop":
         """``SOLVER`` of the config."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -131,10 +132,10 @@ class OptimisationLoop:
         """Take the micro-batches of the coming iterations from here."""
         self._batches = iter(batches)
 
-    def state_dict(self) -> Dict[str, int]:
+    def state_dict(self) -> dict[str, int]:
         return {"skipped_steps": self.skipped_steps, "parts": self.parts, "accumulation": self.accumulation}
 
-    def load_state_dict(self, state: Dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.skipped_steps = state["skipped_steps"]
         # A larger SOLVER.ACCUMULATION than before has divided already.
         self.parts = max(1, state["parts"] * state.get("accumulation", self.accumulation) // self.accumulation)
@@ -161,7 +162,7 @@ class OptimisationLoop:
 
     # ---- gradients ----------------------------------------------------------------------------------------------
 
-    def _gradients(self, batches: List[Batch], before: StateBefore) -> List[MicroBatchLosses]:
+    def _gradients(self, batches: list[Batch], before: StateBefore) -> list[MicroBatchLosses]:
         """Add up the gradients of an iteration, in smaller parts where memory asks for it."""
         while True:
             try:
@@ -174,7 +175,7 @@ class OptimisationLoop:
                 torch.cuda.empty_cache()
             before.restore(self.step)
 
-    def accumulate(self, batches: List[Batch]) -> List[MicroBatchLosses]:
+    def accumulate(self, batches: list[Batch]) -> list[MicroBatchLosses]:
         """Add up the gradients of the micro-batches of one iteration, each in ``parts`` parts."""
         if not _can_divide(batches, self.parts):  # after a resumption with other batches
             self.parts = 1
@@ -184,7 +185,7 @@ class OptimisationLoop:
             for number, part in enumerate(divided)
         ]
 
-    def _answer_out_of_memory(self, batches: List[Batch], error: Exception) -> None:
+    def _answer_out_of_memory(self, batches: list[Batch], error: Exception) -> None:
         """Halve the parts, or end with what the user can do."""
         parts = 2 * self.parts
         can_halve = _can_divide(batches, parts)
@@ -211,7 +212,7 @@ class OptimisationLoop:
 
         Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
         """
-        losses: Dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         is_parallel = isinstance(self.model, DistributedDataParallel)
         parts = map(self.model, [batch]) if is_parallel else self.step.parts(batch)
         with self.model.no_sync() if is_parallel and not is_last else contextlib.nullcontext():
@@ -222,13 +223,13 @@ class OptimisationLoop:
         values = read_losses(losses)  # this waits for the device, which by now has all of the work
         return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
 
-    def _next_part(self, parts: Iterator[Dict[str, Tensor]]) -> Optional[Dict[str, Tensor]]:
+    def _next_part(self, parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor] | None:
         with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
             return next(parts, None)
 
     # ---- steps that cannot be taken -----------------------------------------------------------------------------
 
-    def _problem(self, losses: List[MicroBatchLosses]) -> Optional[str]:
+    def _problem(self, losses: list[MicroBatchLosses]) -> str | None:
         """What is infinite or NaN in this iteration, in any process; else None, with the gradients clipped."""
         broken = [each for each in losses if each.broken]
         own = describe_problem(broken[0].broken, broken[0].files) if broken else ""
@@ -250,7 +251,7 @@ class OptimisationLoop:
         self.scaler.update()  # or it would refuse the next step
         return describe_problem(["the gradient"], [name for each in losses for name in each.files])
 
-    def _leave_out(self, problem: str, batches: List[Batch], before: StateBefore) -> None:
+    def _leave_out(self, problem: str, batches: list[Batch], before: StateBefore) -> None:
         """Go back to before the iteration and, unless it happened too often, leave this step out."""
         self.optimizer.zero_grad(set_to_none=True)
         before.restore(self.step)
@@ -284,7 +285,7 @@ class OptimisationLoop:
         self.optimizer.zero_grad(set_to_none=True)
         self.step.update_teacher()
 
-    def _log(self, losses: Dict[str, float], data_time: float) -> None:
+    def _log(self, losses: dict[str, float], data_time: float) -> None:
         """Losses and statistics, averaged over the processes, to Detectron2's storage."""
         values = {**losses, **{name: float(value) for name, value in self.step.statistics.items()}}
         gathered = comm.gather({**values, "data_time": data_time})
@@ -297,17 +298,17 @@ class OptimisationLoop:
         storage.put_scalars(**means)
 
 
-def read_losses(losses: Dict[str, Tensor]) -> Dict[str, float]:
+def read_losses(losses: dict[str, Tensor]) -> dict[str, float]:
     """The values of the losses, in one transfer from the device."""
     return dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
 
 
-def describe_problem(names: List[str], files: List[str]) -> str:
+def describe_problem(names: list[str], files: list[str]) -> str:
     """What is not finite, and the files it was computed on."""
     return f"{', '.join(names)} became infinite or NaN on the batch {', '.join(files)}"
 
 
-def _can_divide(batches: List[Batch], parts: int) -> bool:
+def _can_divide(batches: list[Batch], parts: int) -> bool:
     return all(len(items) % parts == 0 for batch in batches for items in batch.values())
 
 

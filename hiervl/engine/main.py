@@ -5,8 +5,8 @@ import contextlib
 import errno
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
 
 import torch
 from detectron2.engine import default_argument_parser, default_setup
@@ -63,7 +63,7 @@ def kept_config(output_dir: str) -> Iterator[None]:
         path.write_bytes(before)
 
 
-def main(args) -> Optional[dict]:
+def main(args) -> dict | None:
     """The work of one process.
 
     Raises:
@@ -82,7 +82,7 @@ def main(args) -> Optional[dict]:
         ) from error
 
 
-def work(args) -> Optional[dict]:
+def work(args) -> dict | None:
     """Train, evaluate or repeat a step, as the command line says."""
     if getattr(args, "replay", ""):
         print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
@@ -102,7 +102,7 @@ def work(args) -> Optional[dict]:
         return train(cfg, args.resume)
 
 
-def train(cfg, resume: bool) -> Optional[dict]:
+def train(cfg, resume: bool) -> dict | None:
     """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
     trainer = SemiSupervisedTrainer(cfg)
     trainer.resume_or_load(resume=resume)

@@ -7,8 +7,9 @@ of the YAML and the command line, keep their values, and later choices follow fr
 import itertools
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Facts:
     sizes: np.ndarray
     labeled: int
     unlabeled: int
-    memory: Optional[float]
+    memory: float | None
     memory_source: str = ""
     processes: int = 1
 
@@ -91,7 +92,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def apply_preset(cfg: CfgNode, layout: Optional[FolderLayout] = None, show: bool = True) -> List[Choice]:
+def apply_preset(cfg: CfgNode, layout: FolderLayout | None = None, show: bool = True) -> list[Choice]:
     """Fill in ``cfg`` as ``SOLVER.PRESET`` says, print every choice, and set the preset to "none": it is done.
 
     Args:
@@ -104,7 +105,7 @@ def apply_preset(cfg: CfgNode, layout: Optional[FolderLayout] = None, show: bool
     preset = cfg.SOLVER.PRESET or (AUTO if layout is not None else NONE)
     if preset not in PRESETS:
         raise UserError(f"SOLVER.PRESET is one of {', '.join(PRESETS)}, not '{preset}'.")
-    choices: List[Choice] = []
+    choices: list[Choice] = []
     if preset != NONE:
         choices = choose(cfg, _facts(cfg, preset, layout))
         if show and comm.is_main_process():
@@ -121,7 +122,7 @@ def format_choices(choices: Sequence[Choice]) -> str:
     return "\n".join([head, *lines])
 
 
-def choose(cfg: CfgNode, facts: Facts) -> List[Choice]:
+def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
     """Make the choices in ``cfg``, each depending on the ones before and on what the user set."""
     chooser = _Chooser(cfg)
     if facts.memory is None:
@@ -150,7 +151,7 @@ class _Chooser:
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
         self.kept = set(cfg.SOLVER.PRESET_KEEPS)
-        self.choices: List[Choice] = []
+        self.choices: list[Choice] = []
 
     def set(self, key: str, value: Any, reason: str) -> Any:
         """Set ``key`` unless it is the user's; returns the value that is in force."""
@@ -165,7 +166,7 @@ class _Chooser:
     def is_kept(self, key: str) -> bool:
         return key in self.kept
 
-    def _place(self, key: str) -> Tuple[CfgNode, str]:
+    def _place(self, key: str) -> tuple[CfgNode, str]:
         *sections, name = key.split(".")
         node = self.cfg
         for section in sections:
@@ -194,7 +195,7 @@ def _choose_size(chooser: _Chooser, facts: Facts) -> None:
     chooser.set("INPUT.CROP_SIZE", crop, why)
 
 
-def _crop_that_fits(crop: int, why: str, facts: Facts) -> Tuple[int, str]:
+def _crop_that_fits(crop: int, why: str, facts: Facts) -> tuple[int, str]:
     """Where not even one pair of images would fit, a smaller crop."""
     while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * facts.memory:
         crop -= STRIDE
@@ -268,7 +269,7 @@ def _choose_length(chooser: _Chooser, facts: Facts) -> None:
 # ---------------------------------------------------------------------------- facts
 
 
-def _facts(cfg: CfgNode, preset: str, layout: Optional[FolderLayout]) -> Facts:
+def _facts(cfg: CfgNode, preset: str, layout: FolderLayout | None) -> Facts:
     if layout is not None:
         labeled = [str(sample.image) for sample in layout.division["train"].values()]
         unlabeled = layout.unlabeled if cfg.SEMI.ENABLED else []
@@ -281,14 +282,14 @@ def _facts(cfg: CfgNode, preset: str, layout: Optional[FolderLayout]) -> Facts:
 
 
 def read_sizes(
-    *files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], Tuple[int, int]] = image_size
+    *files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], tuple[int, int]] = image_size
 ) -> np.ndarray:
     """(n, 2) heights and widths of at most ``limit`` of the files of all sequences, evenly spread."""
     step = max(1, math.ceil(sum(map(len, files)) / limit))
     return np.array([size_of(file) for file in itertools.islice(itertools.chain(*files), None, None, step)])
 
 
-def machine_memory(device: str, preset: str) -> Tuple[Optional[float], str]:
+def machine_memory(device: str, preset: str) -> tuple[float | None, str]:
     """GiB of the GPU that training would use, and where the number is from; None: the CPU."""
     if preset == GPU_24GB:
         return 24.0, "the preset"

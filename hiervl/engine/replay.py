@@ -1,8 +1,9 @@
 """A step that went wrong, written to a file and repeated from it."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -29,7 +30,7 @@ class StateBefore:
 
 
 def dump_step(
-    output_dir: str, config: str, step: nn.Module, *, batches: List[Dict], before: StateBefore, iteration: int,
+    output_dir: str, config: str, step: nn.Module, *, batches: list[dict], before: StateBefore, iteration: int,
     parts: int, amp: bool,
 ) -> str:  # fmt: skip
     """Write all that an iteration depends on, for :func:`replay_step`; returns the path, "" where it cannot be written.
@@ -65,7 +66,7 @@ def dump_step(
     return str(path)
 
 
-def read_step(path: str) -> Dict[str, Any]:
+def read_step(path: str) -> dict[str, Any]:
     """Contents of a file of :func:`dump_step`.
 
     Raises:
@@ -79,7 +80,7 @@ def read_step(path: str) -> Dict[str, Any]:
     return content
 
 
-def replay_step(step: nn.Module, content: Dict[str, Any], accumulate: Callable[[List[Dict]], List]) -> List[str]:
+def replay_step(step: nn.Module, content: dict[str, Any], accumulate: Callable[[list[dict]], list]) -> list[str]:
     """Repeat a step on the weights and random numbers that it had; returns the lines of a report.
 
     Args:
@@ -113,7 +114,7 @@ class FirstBrokenModule:
     """Notes the first module whose output holds an infinite or NaN value."""
 
     def __init__(self, root: nn.Module):
-        self.name: Optional[str] = None
+        self.name: str | None = None
         self._handles = [
             module.register_forward_hook(lambda _, __, output, name=name: self._look(name, output))
             for name, module in root.named_modules()
@@ -129,7 +130,7 @@ class FirstBrokenModule:
             self.name = name
 
 
-def _tensors(value: Any) -> List[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, dict):
@@ -137,5 +138,5 @@ def _tensors(value: Any) -> List[Tensor]:
     return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (list, tuple)) else []
 
 
-def _is_broken(tensor: Optional[Tensor]) -> bool:
+def _is_broken(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())

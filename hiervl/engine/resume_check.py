@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import PurePath
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import yaml
 
@@ -43,16 +43,16 @@ def check_resumed_config(saved: str, current: str, path: str) -> None:
         logger.warning("Going on with other settings than before: %s.", ", ".join(changed))
 
 
-def _leaves(node: Any, prefix: str = "") -> Dict[str, Any]:
+def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix: node}
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in node.items():
         found.update(_leaves(value, f"{prefix}.{key}" if prefix else str(key)))
     return found
 
 
-def _below(key: str, sections: Tuple[str, ...]) -> bool:
+def _below(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(section + ".") for section in sections)
 
 

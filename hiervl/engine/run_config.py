@@ -6,8 +6,9 @@ import logging
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import torch
 import yaml
@@ -62,7 +63,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     return cfg
 
 
-def _numbers_as_floats(settings: Dict[str, Any], cfg: CfgNode) -> Dict[str, Any]:
+def _numbers_as_floats(settings: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
     """``settings`` with a float wherever ``cfg`` has one and a number is written, as ``1`` or YAML's text ``1e-4``."""
     return {
         key: _numbers_as_floats(value, cfg[key])
@@ -166,7 +167,7 @@ def settle_device(cfg: CfgNode) -> None:
             raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
 
 
-def register_own_dataset(cfg: CfgNode, training: bool = True) -> Optional[FolderLayout]:
+def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | None:
     """Register the dataset of the section ``DATASET``, if there is one, and fill in ``DATASETS``.
 
     A finished run's config already names its datasets: where it is not trained, it may do without the files.
@@ -197,7 +198,7 @@ def require_own_dataset(cfg: CfgNode) -> FolderLayout:
     return layout
 
 
-def find_layout(cfg: CfgNode) -> Union[FolderLayout, RegisteredLayout]:
+def find_layout(cfg: CfgNode) -> FolderLayout | RegisteredLayout:
     """The files of the section ``DATASET``, else those of the registered datasets that ``DATASETS`` names.
 
     Raises:
@@ -238,8 +239,8 @@ def _type_mismatch(message: str) -> str:
     return f"{found.group(3)} takes {expected}, not {given}."
 
 
-def _keys(node: CfgNode, prefix: str = "") -> List[str]:
-    keys: List[str] = []
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys: list[str] = []
     for key, value in node.items():
         keys.append(prefix + key)
         if isinstance(value, CfgNode):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Optional, TextIO
+from typing import TextIO
 
 from detectron2.utils import comm
 
@@ -25,7 +25,7 @@ class RunLock:
 
     def __init__(self, folder: str):
         self.path = Path(folder) / FILE_NAME
-        self._file: Optional[TextIO] = None
+        self._file: TextIO | None = None
 
     def __enter__(self) -> "RunLock":
         """

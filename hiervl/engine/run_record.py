@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -28,7 +29,7 @@ PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "numpy", "s
 HASH_SHOWN = 16  # hexadecimal digits in messages
 
 
-def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) -> str:
+def start_record(cfg, resumed: bool, iteration: int, run: str | None = None) -> str:
     """Write the record of a new run, or add a start to the record of a resumed one; returns the run's identity.
 
     Every process calls it; the main one writes, and warns of a resumed run whose splits hold other images than before.
@@ -37,7 +38,7 @@ def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) 
         run: the identity in the checkpoint that is resumed, should the record be lost.
     """
     path = Path(cfg.OUTPUT_DIR) / FILE_NAME
-    record: Optional[Dict[str, Any]] = read_record(cfg.OUTPUT_DIR) if resumed else None
+    record: dict[str, Any] | None = read_record(cfg.OUTPUT_DIR) if resumed else None
     if comm.is_main_process():
         inputs = _inputs(cfg)
         if record is None:
@@ -51,7 +52,7 @@ def start_record(cfg, resumed: bool, iteration: int, run: Optional[str] = None) 
     return comm.all_gather(record)[0]["run"]
 
 
-def read_record(output_dir: str) -> Optional[Dict[str, Any]]:
+def read_record(output_dir: str) -> dict[str, Any] | None:
     """The record of an earlier run in that folder; None if there is none that can be read."""
     try:
         record = json.loads((Path(output_dir) / FILE_NAME).read_text(encoding="utf-8"))
@@ -62,7 +63,7 @@ def read_record(output_dir: str) -> Optional[Dict[str, Any]]:
     return record if is_whole and isinstance(record.get("run"), str) else None
 
 
-def _has_splits(part: Dict[str, Any]) -> bool:
+def _has_splits(part: dict[str, Any]) -> bool:
     """Whether the splits of a record or of one of its starts, if it has any, are as :func:`_split` writes them."""
     splits = part.get("splits", {})
     return isinstance(splits, dict) and all(
@@ -99,20 +100,20 @@ def _image_id(entry: dict) -> str:
     return str(entry["image_id"]) if "image_id" in entry else Path(entry["file_name"]).stem
 
 
-def _inputs(cfg) -> Dict[str, Any]:
+def _inputs(cfg) -> dict[str, Any]:
     splits = {"labeled": _split(cfg.DATASETS.TRAIN, load_labeled(cfg))}
     if cfg.SEMI.ENABLED and cfg.DATASETS.UNLABELED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
         splits["unlabeled"] = _split(cfg.DATASETS.UNLABELED, load_unlabeled(cfg))
     return {"seed": cfg.SEED, "config": "config.yaml", "splits": splits}
 
 
-def _split(names, dicts: Sequence[dict]) -> Dict[str, Any]:
+def _split(names, dicts: Sequence[dict]) -> dict[str, Any]:
     return {"datasets": list(names), "images": len(dicts), "sha256": split_hash(dicts)}
 
 
-def _changed_splits(record: Dict[str, Any], current: Dict[str, Any]) -> Dict[str, Any]:
+def _changed_splits(record: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
     """Those of the current splits that hold other images than at the start before, each warned of."""
-    known: Dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for part in (record, *record["starts"]):
         known.update(part.get("splits", {}))
     changed = {}
@@ -130,7 +131,7 @@ def _changed_splits(record: Dict[str, Any], current: Dict[str, Any]) -> Dict[str
     return changed
 
 
-def _circumstances() -> Dict[str, Any]:
+def _circumstances() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(sys.argv),
@@ -145,7 +146,7 @@ def _circumstances() -> Dict[str, Any]:
     }
 
 
-def _versions() -> Dict[str, Optional[str]]:
+def _versions() -> dict[str, str | None]:
     versions = {}
     for package in PACKAGES:
         try:
@@ -155,7 +156,7 @@ def _versions() -> Dict[str, Optional[str]]:
     return versions
 
 
-def _commit() -> Optional[str]:
+def _commit() -> str | None:
     """Of the checkout that runs, "…+changes" where files differ from it; None where it is no checkout."""
     folder = Path(hiervl.__file__).parent
 
@@ -167,5 +168,3 @@ def _commit() -> Optional[str]:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-

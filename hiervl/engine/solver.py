@@ -1,6 +1,6 @@
 """Optimiser and learning-rate schedule (design §3)."""
 
-from typing import Dict, Iterator, List, Tuple
+from collections.abc import Iterator
 
 import torch
 from detectron2.solver import LRMultiplier
@@ -18,7 +18,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     The image tower has ``SOLVER.BACKBONE_MULTIPLIER`` × the base rate. Norms, biases, embeddings and prompts (all that
     is not the weight of a linear or convolution layer) have ``SOLVER.WEIGHT_DECAY_NORM``.
     """
-    groups: Dict[Tuple[float, float], List[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter, decays in _trained_parameters(model):
         multiplier = cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith("backbone.visual.") else 1.0
         decay = cfg.SOLVER.WEIGHT_DECAY if decays else cfg.SOLVER.WEIGHT_DECAY_NORM
@@ -29,7 +29,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _trained_parameters(model: nn.Module) -> Iterator[Tuple[str, nn.Parameter, bool]]:
+def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
     """Name, parameter, and whether weight decay applies to it; every parameter once."""
     seen = set()
     for module_name, module in model.named_modules():

@@ -4,8 +4,8 @@ import contextlib
 import functools
 import logging
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -127,7 +127,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         )
 
     @staticmethod
-    def checkpoint_extra(cfg, class_names: List[str]) -> dict:
+    def checkpoint_extra(cfg, class_names: list[str]) -> dict:
         """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
         classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
         extra = {"config": cfg.dump(), "classes": to_records(classes)}
@@ -144,11 +144,11 @@ class SemiSupervisedTrainer(DefaultTrainer):
         colours = [definition.color for definition in classes]
         return [EvaluationGallery(evaluator, str(path), colours, facts=report.facts_of_run(cfg, dataset_name))]
 
-    def build_writers(self) -> List[EventWriter]:
+    def build_writers(self) -> list[EventWriter]:
         """Detectron2's, and those of ``LOGGERS``."""
         return [*super().build_writers(), *build_loggers(self.cfg)]
 
-    def build_hooks(self) -> List[Optional[HookBase]]:
+    def build_hooks(self) -> list[HookBase | None]:
         """Timing, schedule, evaluation, checkpoints, log."""
         cfg = self.cfg
         checkpoints = PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD)
@@ -165,12 +165,12 @@ class SemiSupervisedTrainer(DefaultTrainer):
             StopOnRequest(self.stop_request, checkpoints),
         ]
 
-    def _watching_hooks(self) -> List[HookBase]:
+    def _watching_hooks(self) -> list[HookBase]:
         """Health and pictures of what is learnt from unlabelled images."""
         semi = self.cfg.SEMI
         if not semi.ENABLED or self.cfg.SOLVER.UNLABELED_PER_BATCH <= 0:
             return []
-        watching: List[HookBase] = []
+        watching: list[HookBase] = []
         if semi.HEALTH_PERIOD > 0 or self.step.guidance is not None:
             watching.append(HealthCheck(self.cfg, self.step, semi.HEALTH_PERIOD))
         if semi.PICTURES_PERIOD > 0:
@@ -294,7 +294,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         return results
 
     @classmethod
-    def replay(cls, path: str, overrides: Sequence[str] = ()) -> List[str]:
+    def replay(cls, path: str, overrides: Sequence[str] = ()) -> list[str]:
         """``--replay``: repeat a step that went wrong; returns the lines of a report.
 
         Args:
@@ -319,7 +319,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         return cls.test(cfg, network.eval())
 
 
-def _check_test_classes(cfg, dataset_name: str, class_names: List[str]) -> None:
+def _check_test_classes(cfg, dataset_name: str, class_names: list[str]) -> None:
     names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(dataset_name)
     if len(names) != len(class_names):
         raise UserError(
@@ -337,7 +337,7 @@ def _check_test_labels(dataset_name: str) -> None:
             )
 
 
-def _take_from_main_process(tensors: List[torch.Tensor]) -> None:
+def _take_from_main_process(tensors: list[torch.Tensor]) -> None:
     """All processes go on with the main one's values, whatever rounding their own machine does."""
     if comm.get_world_size() > 1:
         for tensor in tensors:
@@ -349,9 +349,7 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
         return step
     device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
     # Switched-off parts leave parameters without gradients.
-    return DistributedDataParallel(
-        step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True
-    )
+    return DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def evaluation_precision(cfg) -> torch.autocast:

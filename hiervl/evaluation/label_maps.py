@@ -1,7 +1,8 @@
 """From windows to the class of every pixel, in memory that depends neither on the image nor, up to a point, on the
 number of classes."""
 
-from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,14 +38,14 @@ def label_type(num_classes: int) -> type:
 @torch.no_grad()
 def label_strips(
     read: Callable[[Window], torch.Tensor],
-    image_size: Tuple[int, int],
+    image_size: tuple[int, int],
     windows: Sequence[Window],
     predict: Callable[[torch.Tensor, Sequence[Window]], torch.Tensor],
     num_classes: int,
     *,
     window_batch: int = 4,
     blend: bool = False,
-    out_size: Optional[Tuple[int, int]] = None,
+    out_size: tuple[int, int] | None = None,
 ) -> Iterator[LabelStrip]:
     """The best class of every pixel, from the mean of overlapping windows, in strips.
 
@@ -70,7 +71,7 @@ def label_strips(
         yield LabelStrip(top, left, labels.cpu().numpy().astype(label_type(num_classes)), confidence.cpu().numpy())
 
 
-def assemble(strips: Iterable[LabelStrip], size: Tuple[int, int], num_classes: int) -> LabelMap:
+def assemble(strips: Iterable[LabelStrip], size: tuple[int, int], num_classes: int) -> LabelMap:
     """The label map of an image of height and width ``size`` from all its strips."""
     whole = LabelMap(np.empty(size, label_type(num_classes)), np.empty(size, np.float32))
     for strip in strips:

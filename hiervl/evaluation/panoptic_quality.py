@@ -1,6 +1,6 @@
 """Panoptic quality (Kirillov et al., CVPR 2019): how well segments are found and how well they fit, in one number."""
 
-from typing import Dict, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,8 +21,8 @@ class PanopticQuality:
         self.invented = np.zeros(num_classes, int)
 
     def add(
-        self, truth: np.ndarray, truth_labels: Dict[int, int], found: np.ndarray, found_labels: Dict[int, int]
-    ) -> Dict[int, int]:
+        self, truth: np.ndarray, truth_labels: dict[int, int], found: np.ndarray, found_labels: dict[int, int]
+    ) -> dict[int, int]:
         """Count an image.
 
         Args:
@@ -37,7 +37,7 @@ class PanopticQuality:
         area = {number: int((truth == number).sum()) for number in truth_labels}
         void = {number: overlap.get((0, number), 0) for number in found_labels}
         found_area = {number: int((found == number).sum()) for number in found_labels}
-        matches: Dict[int, int] = {}
+        matches: dict[int, int] = {}
         for (true, guess), shared in overlap.items():
             if true == 0 or guess == 0 or truth_labels[true] != found_labels[guess]:
                 continue

@@ -1,6 +1,7 @@
 """Bilinear resizing of class maps that are never held as a whole: a column of the image, strip by strip."""
 
-from typing import Iterator, NamedTuple, Tuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 # What the resized rows that are handed out at once may take, in bytes.
 PIECE_BYTES = 2**27
 
-Strips = Iterator[Tuple[int, Tensor]]  # first row and class map (C, h, w), from the top to the bottom without gaps
+Strips = Iterator[tuple[int, Tensor]]  # first row and class map (C, h, w), from the top to the bottom without gaps
 
 
 class _Samples(NamedTuple):
@@ -27,8 +28,8 @@ def _samples(length: int, out_length: int) -> _Samples:
 
 
 def source_column(
-    out_columns: Tuple[int, int], image_size: Tuple[int, int], out_size: Tuple[int, int]
-) -> Tuple[int, int]:
+    out_columns: tuple[int, int], image_size: tuple[int, int], out_size: tuple[int, int]
+) -> tuple[int, int]:
     """First and last column + 1 of the image of which columns ``out_columns`` of the resized one are made."""
     if image_size == out_size:
         return out_columns
@@ -37,7 +38,7 @@ def source_column(
 
 
 def resized_column(
-    strips: Strips, image_size: Tuple[int, int], out_size: Tuple[int, int], out_columns: Tuple[int, int]
+    strips: Strips, image_size: tuple[int, int], out_size: tuple[int, int], out_columns: tuple[int, int]
 ) -> Strips:
     """Resize a column of an image: strips of ``source_column(out_columns, …)`` → strips of ``out_columns``.
 

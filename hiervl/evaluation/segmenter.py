@@ -1,7 +1,5 @@
 """The model that is evaluated: a network that sees every image window by window."""
 
-from typing import Dict, List
-
 import numpy as np
 import torch
 from torch import nn
@@ -46,7 +44,7 @@ class SlidingWindowSegmenter(nn.Module):
         self.training = model.training
 
     @torch.no_grad()
-    def forward(self, batched_inputs: List[Dict]) -> List[Dict[str, np.ndarray]]:
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, np.ndarray]]:
         """Segment every image of a batch.
 
         Args:
@@ -61,7 +59,7 @@ class SlidingWindowSegmenter(nn.Module):
             raise RuntimeError("the model is in training mode: call .eval() before segmenting")
         return [self._segment(inputs)._asdict() for inputs in batched_inputs]
 
-    def _segment(self, inputs: Dict) -> LabelMap:
+    def _segment(self, inputs: dict) -> LabelMap:
         image = inputs["image"].to(_device_of(self.model))
         size = tuple(image.shape[-2:])
         out_size = (inputs.get("height", size[0]), inputs.get("width", size[1]))

@@ -18,8 +18,8 @@ import logging
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -80,7 +80,7 @@ class SemanticEvaluator(DatasetEvaluator):
         self.confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
         self.images = 0
 
-    def process(self, inputs: List[Dict], outputs: List[Dict]) -> None:
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Count a batch.
 
         Args:
@@ -96,7 +96,7 @@ class SemanticEvaluator(DatasetEvaluator):
             self.confusion += confusion_matrix(truth, prediction, len(self.class_names), self.ignore_label)
             self.images += 1
 
-    def _truth(self, image_inputs: Dict, image_size: Sequence[int]) -> np.ndarray:
+    def _truth(self, image_inputs: dict, image_size: Sequence[int]) -> np.ndarray:
         path = image_inputs.get("sem_seg_file_name")
         if path is None:
             raise ValueError(f"{image_inputs.get('file_name')} has no sem_seg_file_name to compare with")
@@ -105,7 +105,7 @@ class SemanticEvaluator(DatasetEvaluator):
             raise ValueError(f"{path}: labels of size {truth.shape}, prediction of size {tuple(image_size)}")
         return truth
 
-    def evaluate(self) -> Optional[Dict[str, Dict[str, Any]]]:
+    def evaluate(self) -> dict[str, dict[str, Any]] | None:
         """Metrics of the images seen since the last reset; None on all processes but the first.
 
         Returns:
@@ -142,7 +142,7 @@ def confusion_matrix(
     return pairs.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> Dict[str, Any]:
+def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """mIoU, fwIoU, mACC, pACC and each class's IoU, in percent, from a matrix (C, C) with rows of truth."""
     hits = np.diag(confusion).astype(np.float64)
     in_truth = confusion.sum(axis=1).astype(np.float64)
@@ -173,7 +173,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
-def format_results_table(results: Dict[str, Dict[str, Any]]) -> str:
+def format_results_table(results: dict[str, dict[str, Any]]) -> str:
     """What :meth:`SemanticEvaluator.evaluate` returns, as text: a table of the classes, then the means."""
     scores = results[TASK]
     classes = [(name, _percent(value)) for name, value in scores["IoU"].items()]

@@ -1,6 +1,7 @@
 """Class maps of images of any size: what a model says in overlapping windows, averaged strip by strip."""
 
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
-    seen_size: Tuple[int, int]  # height and width that the model is given it in
+    seen_size: tuple[int, int]  # height and width that the model is given it in
     view: int = 0  # which scale it belongs to
 
 
@@ -30,7 +31,7 @@ class Strip(NamedTuple):
     class_map: torch.Tensor  # (C, h, w); the classes of every pixel sum to 1
 
 
-def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> List[int]:
+def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> list[int]:
     """First pixels of windows that cover ``length`` pixels along one axis, in increasing order.
 
     Neighbouring windows share at least ``overlap`` (0 ≤ overlap < 1) of their length, rounded to a pixel. The
@@ -54,8 +55,8 @@ def normalise_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
 
 
 def plan_windows(
-    image_size: Tuple[int, int], crop_size: int, overlap: float = 0.5, scales: Sequence[float] = (1.0,)
-) -> List[Window]:
+    image_size: tuple[int, int], crop_size: int, overlap: float = 0.5, scales: Sequence[float] = (1.0,)
+) -> list[Window]:
     """Windows that cover an image (height, width) once per scale, from the top to the bottom.
 
     At scale s a window of ``crop_size`` / s pixels is shown to the model resized by s. An axis that is shorter than
@@ -74,14 +75,14 @@ def plan_windows(
 
 def averaged_strips(
     read: Callable[[Window], torch.Tensor],
-    image_size: Tuple[int, int],
+    image_size: tuple[int, int],
     windows: Sequence[Window],
     predict: Callable[[torch.Tensor, Sequence[Window]], torch.Tensor],
     *,
     window_batch: int = 4,
     blend: bool = False,
-    max_width: Optional[int] = None,
-    out_size: Optional[Tuple[int, int]] = None,
+    max_width: int | None = None,
+    out_size: tuple[int, int] | None = None,
 ) -> Iterator[Strip]:
     """Average what a model says in overlapping windows, and hand out every part of the image once it is finished.
 
@@ -113,7 +114,7 @@ def averaged_strips(
 
 def _strips_of_column(
     read, height, column, windows, predict, window_batch, blend
-) -> Iterator[Tuple[int, torch.Tensor]]:
+) -> Iterator[tuple[int, torch.Tensor]]:
     """First row and class map (C, h, w) of every strip; the class map is a view of the accumulator."""
     left, right = column
     batches = _batches(windows, window_batch)
@@ -142,9 +143,9 @@ def _strips_of_column(
     yield done, _mean(total, weight, height - done)
 
 
-def _batches(windows: Sequence[Window], window_batch: int) -> List[List[Window]]:
+def _batches(windows: Sequence[Window], window_batch: int) -> list[list[Window]]:
     """Neighbours in the list that the model sees in one size."""
-    batches: List[List[Window]] = []
+    batches: list[list[Window]] = []
     for window in windows:
         last = batches[-1] if batches else None
         if last is not None and len(last) < window_batch and last[0][2:] == window[2:]:

@@ -1,8 +1,9 @@
 """Label maps as drafts for annotation tools: regions as polygons in COCO's JSON, which the tools let people drag."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,8 +34,8 @@ class CocoDraft:
 
     def __init__(self, classes: Sequence[ClassDefinition]):
         self.drawn = [label for label, definition in enumerate(classes) if not definition.background]
-        self.images: List[Dict[str, Any]] = []
-        self.annotations: List[Dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
         self.categories = [{"id": category_id(label), "name": classes[label].name} for label in self.drawn]
 
     def add(self, file_name: str, prediction: Prediction) -> None:
@@ -64,7 +65,7 @@ class CocoDraft:
         write_text(path, json.dumps(content, ensure_ascii=False))
 
 
-def outline(mask: np.ndarray, top: int = 0, left: int = 0) -> List[float]:
+def outline(mask: np.ndarray, top: int = 0, left: int = 0) -> list[float]:
     """A connected region (h, w) bool, whose first pixel is at (top, left) → x, y, x, y, … of its polygon.
 
     It has as few points as it may have without covering another area than the region. Pixel (row, column) covers rows
@@ -86,7 +87,7 @@ def outline(mask: np.ndarray, top: int = 0, left: int = 0) -> List[float]:
     return [round(float(value), 2) for value in (points + (left, top)).ravel()]
 
 
-def _iou(points: np.ndarray, region: Dict[str, Any]) -> float:
+def _iou(points: np.ndarray, region: dict[str, Any]) -> float:
     drawn = coco_mask.frPyObjects([points.ravel().tolist()], *region["size"])
     return coco_mask.iou(drawn, [region], [0])[0, 0]
 

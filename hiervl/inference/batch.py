@@ -2,9 +2,10 @@
 
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ class WholeImage(NamedTuple):
     """An image in memory."""
 
     pixels: np.ndarray  # (H, W, 3) uint8 RGB
-    georeference: Optional[GeoReference] = None
+    georeference: GeoReference | None = None
 
 
 class BatchPredictor:
@@ -40,7 +41,7 @@ class BatchPredictor:
         self.predictor = predictor
         self.results = results
 
-    def run(self, items: Sequence[Item]) -> Iterator[Tuple[Item, Optional[str]]]:
+    def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | None]]:
         """Predict every item; yields it with what was wrong, or None.
 
         Raises:
@@ -67,7 +68,7 @@ class BatchPredictor:
             record = self.results.record(item.name) or {}
             yield from (_frame_name(item, index) for index in range(record.get("frames", 0)))
 
-    def _predict(self, item: Item, source: Union[None, WholeImage, UserError]) -> None:
+    def _predict(self, item: Item, source: None | WholeImage | UserError) -> None:
         if isinstance(source, UserError):
             raise source
         if source is not None:
@@ -92,7 +93,7 @@ class BatchPredictor:
                 write(0, 0, maps[kind])
         self.results.write(item.name, item.path, source.pixels, prediction, skip=tuple(maps))
 
-    def _raster_of(self, kind: str, item: Item, size, georeference: Optional[GeoReference]):
+    def _raster_of(self, kind: str, item: Item, size, georeference: GeoReference | None):
         is_mask = kind == "mask"
         colours = self.results.colours if is_mask else None
         dtype = self.predictor.label_type if is_mask else np.uint8
@@ -159,10 +160,10 @@ class BatchPredictor:
         write_text(Path(self.results.path("json", item.name, ".json")), json.dumps(record, ensure_ascii=False))
 
 
-def read_ahead(items: Sequence[Item]) -> Iterator[Tuple[Item, Union[None, WholeImage, UserError]]]:
+def read_ahead(items: Sequence[Item]) -> Iterator[tuple[Item, None | WholeImage | UserError]]:
     """Items with their pixels, read while the network works; None: to be read piece by piece."""
     with ThreadPoolExecutor(1) as reader:
-        waiting: List[Tuple[Item, Future]] = []
+        waiting: list[tuple[Item, Future]] = []
         for item in items:
             waiting.append((item, reader.submit(_read, item)))
             if len(waiting) > READ_AHEAD:
@@ -172,7 +173,7 @@ def read_ahead(items: Sequence[Item]) -> Iterator[Tuple[Item, Union[None, WholeI
             yield item, future.result()
 
 
-def _read(item: Item) -> Union[None, WholeImage, UserError]:
+def _read(item: Item) -> None | WholeImage | UserError:
     if item.is_video:
         return None
     try:

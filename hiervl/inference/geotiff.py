@@ -4,7 +4,8 @@ import contextlib
 import importlib.util
 import os
 import warnings
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Raster:
                 self._file = rasterio.open(path)
         except rasterio.errors.RasterioIOError as error:
             raise UserError(f"{path} cannot be read as a TIFF ({error}): replace the file.") from None
-        self.size: Tuple[int, int] = (self._file.height, self._file.width)
+        self.size: tuple[int, int] = (self._file.height, self._file.width)
         if self._file.dtypes[0] not in ("uint8", "uint16"):
             self._file.close()
             raise UserError(f"{path} holds {self._file.dtypes[0]} values: save it with 8 or 16 bits.")
@@ -43,11 +44,11 @@ class Raster:
         self._palette = _palette_of(self._file) if is_palette else None
 
     @property
-    def georeference(self) -> Optional[GeoReference]:
+    def georeference(self) -> GeoReference | None:
         """None where the file has none."""
         return GeoReference(self._file.crs, self._file.transform) if self._file.crs is not None else None
 
-    def read(self, window: Optional[Window] = None, reduced_to: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    def read(self, window: Window | None = None, reduced_to: tuple[int, int] | None = None) -> np.ndarray:
         """RGB pixels (h, w, 3) uint8 of a window, or of the whole file, perhaps reduced to a size (height, width).
 
         The first three bands are red, green and blue; of one or two bands the first is grey. 16 bits become 8.
@@ -81,7 +82,7 @@ def is_tiff(path: str) -> bool:
     return path.lower().endswith(TIFF_SUFFIXES)
 
 
-def read_values(path: str, size: Tuple[int, int]) -> np.ndarray:
+def read_values(path: str, size: tuple[int, int]) -> np.ndarray:
     """The first band as it stands, reduced to ``size`` (height, width) by leaving pixels out."""
     with _settings(), _rasterio().open(path) as file:
         return file.read(1, out_shape=size)
@@ -90,10 +91,10 @@ def read_values(path: str, size: Tuple[int, int]) -> np.ndarray:
 @contextlib.contextmanager
 def write_raster(
     path: str,
-    size: Tuple[int, int],
+    size: tuple[int, int],
     dtype: type,
-    georeference: Optional[GeoReference] = None,
-    colours: Optional[Sequence[Sequence[int]]] = None,
+    georeference: GeoReference | None = None,
+    colours: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Callable[[int, int, np.ndarray], None]]:
     """Write a one-band TIFF part by part; the file appears when it is whole.
 

@@ -2,8 +2,9 @@
 
 import glob
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ class Item(NamedTuple):
         return self.path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def list_items(inputs: Sequence[str], output: str) -> List[Item]:
+def list_items(inputs: Sequence[str], output: str) -> list[Item]:
     """The images and videos that ``inputs`` mean, sorted, each once.
 
     Args:
@@ -37,7 +38,7 @@ def list_items(inputs: Sequence[str], output: str) -> List[Item]:
         UserError: an input does not exist, or there is nothing to predict.
     """
     results = os.path.abspath(output)
-    found: List[Tuple[str, str]] = []  # path, name with suffix
+    found: list[tuple[str, str]] = []  # path, name with suffix
     for text in inputs:
         found.extend(_files_of(text, results))
     items, names, seen = [], set(), set()
@@ -51,7 +52,7 @@ def list_items(inputs: Sequence[str], output: str) -> List[Item]:
     return items
 
 
-def _files_of(text: str, results: str) -> List[Tuple[str, str]]:
+def _files_of(text: str, results: str) -> list[tuple[str, str]]:
     if os.path.isfile(text):
         return [(text, os.path.basename(text))]
     if os.path.isdir(text):
@@ -95,7 +96,7 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.abspath(path).startswith(folder + os.sep)
 
 
-def _free_name(name: str, taken: Set[str]) -> str:
+def _free_name(name: str, taken: set[str]) -> str:
     """The name without its suffix; with it, and with a number, where another file already has that name."""
     name = name.replace(os.sep, "/")
     candidates = [os.path.splitext(name)[0], name]

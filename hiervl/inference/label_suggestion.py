@@ -6,7 +6,8 @@ images: otherwise the frequent classes decide, and with few labels it is the rar
 """
 
 import math
-from typing import List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -86,9 +87,7 @@ class LabelScorer:
             unsure += of_strip[0].cpu()
             disagreeing += of_strip[1].cpu()
         pixel_count = size[0] * size[1]
-        return ImageScores(
-            (unsure / pixel_count).numpy(), (disagreeing / pixel_count).numpy(), self.embed(pixels)
-        )
+        return ImageScores((unsure / pixel_count).numpy(), (disagreeing / pixel_count).numpy(), self.embed(pixels))
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> np.ndarray:
@@ -129,8 +128,8 @@ class ScoreTable:
     def __init__(self, size: int):
         """size: the most images that will be added."""
         self.size = size
-        self.names: List[str] = []
-        self._columns: Optional[List[np.ndarray]] = None
+        self.names: list[str] = []
+        self._columns: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -166,7 +165,7 @@ class Suggestion(NamedTuple):
     novelty: float  # 0…2, distance of its embedding to the nearest image labelled or chosen before; 2 for the first
 
 
-def suggest(table: ScoreTable, count: int, labelled: Optional[np.ndarray] = None) -> List[Suggestion]:
+def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -> list[Suggestion]:
     """Choose images greedily, the best first.
 
     With m_ic = uncertainty_ic / mean_j uncertainty_jc + disagreement_ic / mean_j disagreement_jc, what is unsure of
@@ -190,7 +189,7 @@ def suggest(table: ScoreTable, count: int, labelled: Optional[np.ndarray] = None
     distance = np.full(len(order), 2.0, np.float32)
     for embedding in () if labelled is None else labelled:
         distance = np.minimum(distance, _distance(embeddings, embedding))
-    chosen: List[Suggestion] = []
+    chosen: list[Suggestion] = []
     covered = np.zeros(unsure.shape[1], np.float32)
     left = np.ones(len(order), bool)
     for _ in range(min(count, len(order))):

@@ -1,8 +1,9 @@
 """Instances and panoptic segments from instance rows and the semantic map, within one window and across windows."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from hiervl.evaluation.sliding_window import Window
 
-Box = Tuple[int, int, int, int]  # top, left, bottom, right; the last two exclusive
+Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two exclusive
 
 # Rows below it are not asked. This and the two shares were chosen on ShapesWorld's training scenes, see docs/method.md.
 ROW_SCORE = 0.1
@@ -43,7 +44,7 @@ class Instance:
         """Pixels of the mask."""
         return int(self.mask.sum())
 
-    def full_mask(self, image_size: Tuple[int, int]) -> np.ndarray:
+    def full_mask(self, image_size: tuple[int, int]) -> np.ndarray:
         """The mask in an image of ``image_size`` (height, width): bool."""
         full = np.zeros(image_size, bool)
         top, left, bottom, right = self.box
@@ -60,7 +61,7 @@ class Segment(NamedTuple):
     is_thing: bool  # an object; otherwise all pixels of its class are one segment
 
 
-def row_masks(masks: Tensor, padded_size: Tuple[int, int], seen_size: Tuple[int, int]) -> Tensor:
+def row_masks(masks: Tensor, padded_size: tuple[int, int], seen_size: tuple[int, int]) -> Tensor:
     """Mask logits (N, H', W') of one image → probabilities (N, *seen_size), without the padding."""
     masks = F.interpolate(masks[None].float(), padded_size, mode="bilinear", align_corners=False)[0]
     return masks[:, : seen_size[0], : seen_size[1]].sigmoid()
@@ -68,7 +69,7 @@ def row_masks(masks: Tensor, padded_size: Tuple[int, int], seen_size: Tuple[int,
 
 def instances_of_rows(
     logits: Tensor, probability: Tensor, things: Sequence[int], *, min_score: float = ROW_SCORE
-) -> List[Instance]:
+) -> list[Instance]:
     """What instance rows are sure of, best first; masks of one class do not overlap.
 
     Of several rows with one object (``SAME_OBJECT_IOU``) the best stays: networks trained with few labels have not
@@ -103,8 +104,8 @@ def instances_of_rows(
 
 
 def objects_of_map(
-    labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], rows: Optional[Sequence[Instance]] = None
-) -> List[Instance]:
+    labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], rows: Sequence[Instance] | None = None
+) -> list[Instance]:
     """Every connected region of a thing class, shared out among the instance rows that lie in it; best first.
 
     The text rows say what is where, the instance rows which of it belongs together and how surely it is an object. A
@@ -135,14 +136,14 @@ def objects_of_map(
 
 def panoptic_of_map(
     labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], objects: Sequence[Instance]
-) -> Tuple[np.ndarray, List[Segment]]:
+) -> tuple[np.ndarray, list[Segment]]:
     """The objects of the map as segments; every class that is no thing is one segment.
 
     Returns:
         (H, W) int32 of segment numbers, and the segments.
     """
     ids = np.zeros(labels.shape, np.int32)
-    segments: List[Segment] = []
+    segments: list[Segment] = []
     for instance in objects:
         segments.append(Segment(len(segments) + 1, instance.label, instance.score, True))
         top, left, bottom, right = instance.box
@@ -159,7 +160,7 @@ class InstanceCollector:
     """Joins the instances of overlapping windows: the two parts of an object at a border become one."""
 
     def __init__(self) -> None:
-        self._found: List[Tuple[Instance, Box]] = []  # with the box of everything its windows have seen
+        self._found: list[tuple[Instance, Box]] = []  # with the box of everything its windows have seen
 
     def add(self, window: Window, instances: Sequence[Instance]) -> None:
         """Take a window's instances, in coordinates of the window."""
@@ -175,7 +176,7 @@ class InstanceCollector:
             self._found.remove(twin)
             self._found.append((_united(twin[0], moved), _hull(twin[1], box)))
 
-    def instances(self) -> List[Instance]:
+    def instances(self) -> list[Instance]:
         """Everything found, best first."""
         return sorted((instance for instance, _ in self._found), key=lambda instance: -instance.score)
 
@@ -186,7 +187,7 @@ def _owners(rows: Sequence[Instance], regions: np.ndarray) -> np.ndarray:
     regions: (H, W) numbers from 1 on, 0 elsewhere.
     """
     areas = np.bincount(regions.ravel())
-    sharers: Dict[int, List[int]] = defaultdict(list)  # rows by the region in which they have a part
+    sharers: dict[int, list[int]] = defaultdict(list)  # rows by the region in which they have a part
     for number, row in enumerate(rows, start=1):
         covered, pixels = _met(row, regions)
         if covered.size:
@@ -205,7 +206,7 @@ def _owners(rows: Sequence[Instance], regions: np.ndarray) -> np.ndarray:
     return owner
 
 
-def _parts(rows: Sequence[Tuple[int, Instance]], box: Box, is_region: np.ndarray) -> np.ndarray:
+def _parts(rows: Sequence[tuple[int, Instance]], box: Box, is_region: np.ndarray) -> np.ndarray:
     """(h, w) the numbers of the rows that are nearest to each pixel of ``box``; where two overlap, the first."""
     owner = np.zeros(is_region.shape, np.int32)
     for number, row in rows:
@@ -225,14 +226,14 @@ def _agreement(rows: Sequence[Instance], owner: np.ndarray) -> np.ndarray:
     return best
 
 
-def _met(row: Instance, numbers: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _met(row: Instance, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The numbers other than 0 under a row's mask, and how many pixels each has there."""
     top, left, bottom, right = row.box
     met, pixels = np.unique(numbers[top:bottom, left:right][row.mask], return_counts=True)
     return met[met > 0], pixels[met > 0]
 
 
-def _best_of_each_object(labels: Tensor, inside: Tensor) -> List[int]:
+def _best_of_each_object(labels: Tensor, inside: Tensor) -> list[int]:
     """Of rows, best first, those that are no second row of an object of the same class.
 
     labels: (K,); inside: (K, H, W) bool.
@@ -242,14 +243,14 @@ def _best_of_each_object(labels: Tensor, inside: Tensor) -> List[int]:
     area = overlap.diagonal()
     is_same = (overlap > SAME_OBJECT_IOU * (area[:, None] + area - overlap)) & (labels[:, None] == labels)
     is_same = is_same.cpu().numpy()
-    best: List[int] = []
+    best: list[int] = []
     for row in range(len(labels)):
         if not is_same[row, best].any():
             best.append(row)
     return best
 
 
-def _instance(label: int, score: float, mask: np.ndarray, at: Tuple[int, int]) -> Instance:
+def _instance(label: int, score: float, mask: np.ndarray, at: tuple[int, int]) -> Instance:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
     box = (int(top) + at[0], int(left) + at[1], int(bottom) + at[0], int(right) + at[1])
@@ -265,7 +266,7 @@ def _box_of(window: Window) -> Box:
     return window.top, window.left, window.top + window.height, window.left + window.width
 
 
-def _box_of_slices(place: Tuple[slice, slice]) -> Box:
+def _box_of_slices(place: tuple[slice, slice]) -> Box:
     return place[0].start, place[1].start, place[0].stop, place[1].stop
 
 
@@ -293,7 +294,7 @@ def _crop(instance: Instance, box: Box) -> np.ndarray:
     return full
 
 
-def _is_same(one: Tuple[Instance, Box], other: Tuple[Instance, Box]) -> bool:
+def _is_same(one: tuple[Instance, Box], other: tuple[Instance, Box]) -> bool:
     if one[0].label != other[0].label:
         return False
     if not _overlap(one[0].box, other[0].box):

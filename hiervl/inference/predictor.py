@@ -1,8 +1,9 @@
 """From Python: ``HierVLPredictor.from_checkpoint(path)(image)`` → :class:`Prediction`."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ from hiervl.inference.restore import describe_classes, restore_network
 from hiervl.modeling import HierVL
 from hiervl.utils.errors import UserError
 
-AnyImage = Union[str, Path, np.ndarray, Image.Image, Tensor]
+AnyImage = str | Path | np.ndarray | Image.Image | Tensor
 
 
 class Panoptic(NamedTuple):
     """Every pixel in one segment."""
 
     ids: np.ndarray  # (H, W) int32: the segment's number, from 1 on
-    segments: List[Segment]
+    segments: list[Segment]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Prediction:
 
     semantic: np.ndarray
     confidence: np.ndarray
-    instances: Optional[List[Instance]]
-    panoptic: Optional[Panoptic]
-    classes: Tuple[ClassDefinition, ...]
+    instances: list[Instance] | None
+    panoptic: Panoptic | None
+    classes: tuple[ClassDefinition, ...]
 
 
 class HierVLPredictor:
@@ -76,7 +77,7 @@ class HierVLPredictor:
         window_batch: int = 4,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        things: Optional[Sequence[str]] = None,
+        things: Sequence[str] | None = None,
         min_score: float = 0.5,
     ):
         """
@@ -107,9 +108,9 @@ class HierVLPredictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: Union[str, Path],
+        path: str | Path,
         *,
-        classes: Optional[Sequence[ClassDefinition]] = None,
+        classes: Sequence[ClassDefinition] | None = None,
         device: str = "",
         network: str = "",
         **options,
@@ -177,7 +178,7 @@ class HierVLPredictor:
         objects = [found for found in objects if found.score >= self.min_score] if instances else None
         return Prediction(labels, confidence, objects, segments, self.classes)
 
-    def strips(self, read: Callable[[Window], np.ndarray], size: Tuple[int, int]) -> Iterator[LabelStrip]:
+    def strips(self, read: Callable[[Window], np.ndarray], size: tuple[int, int]) -> Iterator[LabelStrip]:
         """Segment an image that is read by windows, in bounded memory.
 
         Args:
@@ -198,7 +199,7 @@ class HierVLPredictor:
         """Number type of class indices."""
         return label_type(len(self.classes))
 
-    def _strips(self, read, size, rows: Optional[InstanceCollector]) -> Iterator[LabelStrip]:
+    def _strips(self, read, size, rows: InstanceCollector | None) -> Iterator[LabelStrip]:
         usual = self.short_side / min(size) if self.short_side else 1.0
         scales = [usual * scale for scale in self.scales]
         return label_strips(
@@ -211,7 +212,7 @@ class HierVLPredictor:
             blend=True,
         )
 
-    def _predict_windows(self, collector: Optional[InstanceCollector]):
+    def _predict_windows(self, collector: InstanceCollector | None):
         """What ``averaged_strips`` asks of a model; collects what the instance rows find by the way."""
         done = set()  # windows between two columns come twice
 
@@ -269,7 +270,7 @@ def pixels_of(image: AnyImage) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def _thing_indices(classes: Sequence[ClassDefinition], things: Optional[Sequence[str]]) -> Tuple[int, ...]:
+def _thing_indices(classes: Sequence[ClassDefinition], things: Sequence[str] | None) -> tuple[int, ...]:
     names = [definition.name for definition in classes]
     if things is None:
         return tuple(index for index, definition in enumerate(classes) if not definition.background)

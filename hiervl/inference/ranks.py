@@ -3,7 +3,8 @@
 import contextlib
 import datetime
 import os
-from typing import Any, Callable, Iterator, List, NamedTuple, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -20,7 +21,7 @@ class Ranks(NamedTuple):
     world_size: int
     local_rank: int
 
-    def share(self, items: Sequence[Any]) -> List[Any]:
+    def share(self, items: Sequence[Any]) -> list[Any]:
         """Every ``world_size``-th item: each belongs to exactly one rank."""
         return list(items[self.rank :: self.world_size])
 
@@ -39,7 +40,7 @@ class Ranks(NamedTuple):
             raise UserError(answer[1])
         return answer[0]
 
-    def gather(self, value: Any) -> List[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, on every rank."""
         if self.world_size == 1:
             return [value]

@@ -2,8 +2,9 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -29,7 +30,7 @@ class Restored(NamedTuple):
 
     network: HierVL  # in evaluation mode
     cfg: CfgNode
-    classes: List[ClassDefinition]
+    classes: list[ClassDefinition]
     path: Path  # of the checkpoint
 
 
@@ -84,7 +85,7 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
     return Restored(model, cfg, classes, path)
 
 
-def config_of(checkpoint: Dict[str, Any], path: Path) -> CfgNode:
+def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
     """The config that a checkpoint carries, not frozen."""
     if "config" not in checkpoint:
         raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
@@ -99,7 +100,7 @@ def config_of(checkpoint: Dict[str, Any], path: Path) -> CfgNode:
     return cfg
 
 
-def clip_config_of(checkpoint: Dict[str, Any], path: Path) -> str:
+def clip_config_of(checkpoint: dict[str, Any], path: Path) -> str:
     """The open_clip model config that a checkpoint carries.
 
     Raises:
@@ -116,7 +117,7 @@ def clip_config_of(checkpoint: Dict[str, Any], path: Path) -> str:
     return checkpoint["clip_config"]
 
 
-def classes_of_checkpoint(checkpoint: Dict[str, Any], cfg: CfgNode) -> List[ClassDefinition]:
+def classes_of_checkpoint(checkpoint: dict[str, Any], cfg: CfgNode) -> list[ClassDefinition]:
     """Names, phrases and colours that the network was trained with."""
     if "classes" in checkpoint:
         try:

@@ -9,8 +9,9 @@ image is done.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +47,7 @@ class ResultFolder:
         self.kinds = tuple(kinds)
         self.things = tuple(things)
 
-    def prepare(self, settings: Dict[str, Any], overwrite: bool) -> None:
+    def prepare(self, settings: dict[str, Any], overwrite: bool) -> None:
         """Make the folder; to be called by one process.
 
         Args:
@@ -81,7 +82,7 @@ class ResultFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return str(path)
 
-    def record(self, name: str) -> Optional[Dict[str, Any]]:
+    def record(self, name: str) -> dict[str, Any] | None:
         """The JSON of an image; None where it is not done."""
         try:
             return json.loads((self.folder / "json" / f"{name}.json").read_text(encoding="utf-8"))
@@ -103,7 +104,7 @@ class ResultFolder:
         if "overlay" in kinds:
             save_png(Image.fromarray(self.overlay(image, prediction)), self.path("overlay", name))
         counts, sure = self.count(prediction.semantic, prediction.confidence)
-        extra: Dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if "instances" in self.kinds:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
@@ -112,7 +113,7 @@ class ResultFolder:
             extra["panoptic"] = coco_segments(prediction.panoptic)
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)
 
-    def overlay(self, image: np.ndarray, prediction: Prediction, shown: Optional[Sequence[int]] = None) -> np.ndarray:
+    def overlay(self, image: np.ndarray, prediction: Prediction, shown: Sequence[int] | None = None) -> np.ndarray:
         """The image under its classes' colours, objects outlined where there are any, above the legend."""
         drawn = overlay_with_legend(image, prediction.semantic, self.names, self.colours, shown)
         drawn = np.ascontiguousarray(drawn)
@@ -189,12 +190,12 @@ class ResultFolder:
         later.unlink()
         os.replace(temporary, final)
 
-    def _coco_entries(self, kind: str, name: str, image_id: int, entries: List[Dict]) -> List[Dict]:
+    def _coco_entries(self, kind: str, name: str, image_id: int, entries: list[dict]) -> list[dict]:
         if kind == "instances":
             return [{"image_id": image_id, **entry} for entry in entries]
         return [{"image_id": image_id, "file_name": f"{name}.png", "segments_info": entries}]
 
-    def _categories(self) -> List[Dict]:
+    def _categories(self) -> list[dict]:
         return [
             {
                 "id": category_id(index),
@@ -230,7 +231,7 @@ def panoptic_colours(ids: np.ndarray) -> np.ndarray:
     return np.stack((ids % 256, ids // 256 % 256, ids // 65536), axis=-1).astype(np.uint8)
 
 
-def coco_annotation(instance: Instance, size) -> Dict[str, Any]:
+def coco_annotation(instance: Instance, size) -> dict[str, Any]:
     """An instance in COCO's format, without its numbers."""
     encoded = coco_mask.encode(np.asfortranarray(instance.full_mask(size).astype(np.uint8)))
     return {
@@ -243,7 +244,7 @@ def coco_annotation(instance: Instance, size) -> Dict[str, Any]:
     }
 
 
-def coco_segments(panoptic: Panoptic) -> List[Dict[str, Any]]:
+def coco_segments(panoptic: Panoptic) -> list[dict[str, Any]]:
     """The ``segments_info`` of COCO's panoptic format."""
     infos = []
     for segment in panoptic.segments:
@@ -271,7 +272,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def coco_box(box) -> List[int]:
+def coco_box(box) -> list[int]:
     """Left, top, width, height."""
     top, left, bottom, right = box
     return [left, top, right - left, bottom - top]

@@ -1,6 +1,7 @@
 """What CLIP makes of a dataset's phrases before any training: scores and pictures that help to choose words."""
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -133,12 +134,12 @@ class ZeroShotScores:
         """mIoU and IoU by class name, in percent, as the evaluation computes them."""
         return scores_from_confusion(self.confusion, self.class_names)
 
-    def phrase_scores(self) -> List[List[Tuple[str, float]]]:
+    def phrase_scores(self) -> list[list[tuple[str, float]]]:
         """For every class its phrases with the class's IoU, in percent, were it described by that phrase alone.
 
         The other classes keep all their phrases; nan where nothing shows the class nor is taken for it.
         """
-        scores: List[List[Tuple[str, float]]] = [[] for _ in self.class_names]
+        scores: list[list[tuple[str, float]]] = [[] for _ in self.class_names]
         for (label, phrase), hits, union in zip(self.owners, self.hits, self.unions):
             scores[label].append((phrase, 100 * hits / union if union else float("nan")))
         return scores
@@ -149,11 +150,9 @@ class ClassPictures:
 
     def __init__(self, class_names: Sequence[str]):
         self.class_names = list(class_names)
-        self._best: Dict[int, Tuple[int, str, list]] = {}
+        self._best: dict[int, tuple[int, str, list]] = {}
 
-    def add(
-        self, title: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, maps: ZeroShotMaps
-    ) -> None:
+    def add(self, title: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, maps: ZeroShotMaps) -> None:
         """Consider an image (H, W, 3) with label maps (H, W)."""
         counts = np.bincount(truth.ravel(), minlength=len(self.class_names))
         for label in np.flatnonzero(counts[: len(self.class_names)]):
@@ -164,7 +163,7 @@ class ClassPictures:
             panels = [("image", image), ("truth", truth), ("CLIP", prediction), (heat_caption, heat)]
             self._best[label] = (int(counts[label]), title, panels)
 
-    def rows(self, notes: Sequence[str]) -> List[Row]:
+    def rows(self, notes: Sequence[str]) -> list[Row]:
         """A row per class that some image shows, titled with its name and its note."""
         return [
             (f"{self.class_names[label]}: {notes[label]} ({title})", panels)

@@ -1,6 +1,7 @@
 """Which row is compared with which target (design §2; Mask2Former §3.1 for the matching)."""
 
-from typing import List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +32,13 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def matching_costs(
-    logits: Tensor, masks: Tensor, labels: Tensor, truth: Tensor, counts: Tensor, points: Tensor,
-    weights: Tuple[float, float, float],
+    logits: Tensor,
+    masks: Tensor,
+    labels: Tensor,
+    truth: Tensor,
+    counts: Tensor,
+    points: Tensor,
+    weights: tuple[float, float, float],
 ) -> Tensor:
     """Cost of giving each of T targets to each of Q rows, for all images of one prediction: (B, Q, T).
 
@@ -52,17 +58,24 @@ def matching_costs(
     return weights[0] * of_class + (weights[1] * of_mask + weights[2] * of_dice).transpose(1, 2)
 
 
-def match(cost: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def match(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The cheapest one-to-one assignment of a (Q, T) cost: rows, targets. Non-finite costs count as very high."""
     finite = np.nan_to_num(cost, nan=HIGHEST_COST, posinf=HIGHEST_COST, neginf=-HIGHEST_COST)
     return linear_sum_assignment(finite.clip(-HIGHEST_COST, HIGHEST_COST))
 
 
 def assign(
-    pred_logits: Sequence[Tensor], pred_masks: Sequence[Tensor], row_classes: Tensor, row_valid: Tensor,
-    targets: Sequence[ImageTargets], maps: TargetMaps,
-    *, fixed: bool, points: Tensor, weights: Tuple[float, float, float],
-) -> List[Assignment]:
+    pred_logits: Sequence[Tensor],
+    pred_masks: Sequence[Tensor],
+    row_classes: Tensor,
+    row_valid: Tensor,
+    targets: Sequence[ImageTargets],
+    maps: TargetMaps,
+    *,
+    fixed: bool,
+    points: Tensor,
+    weights: tuple[float, float, float],
+) -> list[Assignment]:
     """Assign the rows of every prediction; one transfer brings the costs of all of them to the CPU.
 
     Args:
@@ -114,9 +127,14 @@ def _text_rows(row_classes: Tensor, is_text: Tensor, targets: Sequence[ImageTarg
 
 
 def _matched_rows(
-    pred_logits: Sequence[Tensor], pred_masks: Sequence[Tensor], is_free: Tensor, targets: Sequence[ImageTargets],
-    maps: TargetMaps, points: Tensor, weights: Tuple[float, float, float],
-) -> List[Tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    pred_logits: Sequence[Tensor],
+    pred_masks: Sequence[Tensor],
+    is_free: Tensor,
+    targets: Sequence[ImageTargets],
+    maps: TargetMaps,
+    points: Tensor,
+    weights: tuple[float, float, float],
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Of every prediction: images, rows and segments that the matching put together."""
     columns = torch.nonzero(is_free.any(0)).flatten()
     num_segments = [len(target.segment_labels) for target in targets]
@@ -129,10 +147,12 @@ def _matched_rows(
     truth = (truth * counts).contiguous()
     # Instance rows are the last ones: a slice, which unlike an index copies nothing.
     rows = slice(int(columns[0]), int(columns[-1]) + 1)
-    costs = torch.stack([
-        matching_costs(logits[:, rows], masks[:, rows], labels, truth, counts, points, weights)
-        for logits, masks in zip(pred_logits, pred_masks)
-    ])
+    costs = torch.stack(
+        [
+            matching_costs(logits[:, rows], masks[:, rows], labels, truth, counts, points, weights)
+            for logits, masks in zip(pred_logits, pred_masks)
+        ]
+    )
     costs, is_free = costs.cpu().numpy(), is_free.cpu().numpy()
     found = []
     for of_layer in costs:

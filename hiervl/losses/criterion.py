@@ -1,6 +1,6 @@
 """The losses of labelled images (design §2)."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class SupervisedCriterion(nn.Module):
     def __init__(
         self,
         *,
-        weights: Dict[str, float],
+        weights: dict[str, float],
         no_object: float = 0.1,
         assignment: str = "fixed",
         num_points: int = 12544,
@@ -90,8 +90,8 @@ class SupervisedCriterion(nn.Module):
         return any(self.weights[name] for name in ("class", "mask", "dice"))
 
     def prepare_targets(
-        self, batched_inputs: Sequence[dict], size: Tuple[int, int], device: torch.device
-    ) -> List[ImageTargets]:
+        self, batched_inputs: Sequence[dict], size: tuple[int, int], device: torch.device
+    ) -> list[ImageTargets]:
         """Targets of labelled inputs, padded to ``size`` (H, W)."""
         return [
             image_targets(item["sem_seg"], item.get("instance_ids"), size, self.ignore_value).to(device)
@@ -102,10 +102,10 @@ class SupervisedCriterion(nn.Module):
         self,
         predictions: QueryPredictions,
         semantic_scores: Tensor,
-        relevance_logits: Optional[Tensor],
+        relevance_logits: Tensor | None,
         text: TextFeatures,
         targets: Sequence[ImageTargets],
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """
         Args:
             predictions: of every decoder layer.
@@ -116,7 +116,7 @@ class SupervisedCriterion(nn.Module):
         """
         labelled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
         row_valid = predictions.row_valid & labelled[:, None]
-        losses: Dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         aligns = bool(self.weights["align"]) and predictions.joint_embeddings is not None
         if self.uses_every_layer or aligns:
             maps = TargetMaps(targets)
@@ -124,7 +124,10 @@ class SupervisedCriterion(nn.Module):
             last = len(assignments) - 1
             # As many rows have a target in every prediction.
             draw = draw_points(
-                assignments[0].row.numel(), self.num_points, self.oversample_ratio, self.importance_share,
+                assignments[0].row.numel(),
+                self.num_points,
+                self.oversample_ratio,
+                self.importance_share,
                 row_valid.device,
             )
             for index, assignment in enumerate(assignments):
@@ -147,7 +150,7 @@ class SupervisedCriterion(nn.Module):
 
     def _assignments(
         self, predictions: QueryPredictions, row_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
-    ) -> List[Assignment]:
+    ) -> list[Assignment]:
         """Of every prediction."""
         return assign(
             predictions.pred_logits,
@@ -162,9 +165,14 @@ class SupervisedCriterion(nn.Module):
         )
 
     def _prediction_losses(
-        self, logits: Tensor, masks: Tensor, row_valid: Tensor, maps: TargetMaps, assignment: Assignment,
+        self,
+        logits: Tensor,
+        masks: Tensor,
+        row_valid: Tensor,
+        maps: TargetMaps,
+        assignment: Assignment,
         draw: PointDraw,
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """loss_class, loss_mask and loss_dice of one prediction, as far as they have a weight."""
         losses = {}
         if self.weights["class"]:
@@ -185,13 +193,13 @@ class SupervisedCriterion(nn.Module):
 
     def _mask_losses(
         self, masks: Tensor, maps: TargetMaps, assignment: Assignment, draw: PointDraw
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         num_rows = mean_over_processes(masks.new_full((), assignment.row.numel(), dtype=torch.float32))
         if not assignment.row.numel():
             nothing = masks.float().sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
 
-        def sums(masks: Tensor) -> Tuple[Tensor, Tensor]:
+        def sums(masks: Tensor) -> tuple[Tensor, Tensor]:
             """masks (B, Q, h, w) → loss_mask and loss_dice of all rows."""
             row = assignment.image * masks.shape[1] + assignment.row
             predicted = masks.flatten(0, 1).index_select(0, row).float()  # (R, h, w)
@@ -217,7 +225,7 @@ class SupervisedCriterion(nn.Module):
         distance = (joint[image, row] - wanted).square().sum(-1)
         return distance.sum() / num_chosen
 
-    def _weighted(self, losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def _weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each loss times its weight, those of weight 0 left out; "loss_mask_3" has the weight of "mask"."""
         weighted = {}
         for name, loss in losses.items():

@@ -1,6 +1,6 @@
 """Losses between masks, compared at sampled points (PointRend; Mask2Former §3.3)."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def _smallest(values: Tensor, count: int) -> Tensor:
     return values.topk(count, dim=1, largest=False, sorted=False).indices
 
 
-def sampled_mask_losses(logits: Tensor, targets: Tensor, counts: Tensor) -> Tuple[Tensor, Tensor]:
+def sampled_mask_losses(logits: Tensor, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice loss of every mask.
 
     Args:

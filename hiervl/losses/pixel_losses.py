@@ -1,7 +1,5 @@
 """Losses on the normalised semantic map."""
 
-from typing import Optional, Tuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +17,7 @@ def normalised(scores: Tensor) -> Tensor:
 
 
 def pixel_cross_entropy(
-    scores: Tensor, labels: Tensor, ignore_value: int, keep: Optional[Tensor] = None, balance: float = 0.0
+    scores: Tensor, labels: Tensor, ignore_value: int, keep: Tensor | None = None, balance: float = 0.0
 ) -> Tensor:
     """−log of the normalised semantic map at the labels, averaged over *all* labelled pixels of all processes.
 
@@ -90,7 +88,7 @@ def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
     return result
 
 
-def _neighbours(length: int, source: int, like: Tensor) -> Tuple[Tuple[Tensor, Tensor], ...]:
+def _neighbours(length: int, source: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     """Lower and upper neighbour along an axis resized from ``source`` to ``length``: (indices, weights) each."""
     place = torch.arange(length, device=like.device, dtype=torch.float32)
     place = ((place + 0.5) * (source / length) - 0.5).clamp(min=0)

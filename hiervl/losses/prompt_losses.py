@@ -1,7 +1,5 @@
 """Ties between learnable prompts and CLIP's own text embeddings (paper §3.6.1, eq. 3–5)."""
 
-from typing import Dict
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,11 +40,9 @@ class PromptRegularizer(nn.Module):
         self.temperature, self.separation = temperature, separation
         self.projector = None
         if anchor:
-            self.projector = nn.Sequential(
-                nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim)
-            )
+            self.projector = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim))
 
-    def forward(self, text_embeddings: Tensor, prototypes: Tensor) -> Dict[str, Tensor]:
+    def forward(self, text_embeddings: Tensor, prototypes: Tensor) -> dict[str, Tensor]:
         """text_embeddings and prototypes (C, D) → the weighted losses by name."""
         losses = {}
         if self.topology:

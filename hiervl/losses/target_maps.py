@@ -1,6 +1,6 @@
 """Target masks read at points, from one map of numbers per image instead of one mask per row."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Ground truth of one image as the losses need it."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class ImageTargets(NamedTuple):
 
 
 def image_targets(
-    sem_seg: Tensor, instance_ids: Optional[Tensor], size: Tuple[int, int], ignore_value: int
+    sem_seg: Tensor, instance_ids: Tensor | None, size: tuple[int, int], ignore_value: int
 ) -> ImageTargets:
     """Targets of one image, padded at the right and the bottom to ``size``; computed on the CPU, and there.
 
@@ -75,7 +75,7 @@ def image_targets(
     return ImageTargets(*map(torch.from_numpy, (classes, valid, class_labels, segments, segment_labels)))
 
 
-def _numbered(values: np.ndarray, limit: int) -> Tuple[np.ndarray, np.ndarray]:
+def _numbered(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Number the distinct values below ``limit``, by counting, since sorting all pixels takes much longer.
 
     Returns:

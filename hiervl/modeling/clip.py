@@ -4,8 +4,9 @@ import contextlib
 import json
 import logging
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any
 
 import open_clip
 from torch import nn
@@ -22,7 +23,7 @@ CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 FROM_CHECKPOINT = "checkpoint"
 
 
-def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], List[int]], int, int]:
+def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], list[int]], int, int]:
     """Build a CLIP and its tokenizer.
 
     Args:
@@ -58,7 +59,7 @@ def load_clip(name: str, pretrained: str) -> Tuple[nn.Module, Callable[[str], Li
     return model, tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
 
 
-def read_clip_config(name: str) -> Optional[str]:
+def read_clip_config(name: str) -> str | None:
     """Text of the open_clip model config that ``name`` is the path of; None for models that are known by name."""
     return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 

@@ -1,7 +1,7 @@
 """CLIP's image tower as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1)."""
 
 import math
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -85,7 +85,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         """Inputs are padded to a multiple of this many pixels."""
         return 2 * self.patch_size
 
-    def output_shape(self) -> Dict[str, ShapeSpec]:
+    def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and strides of ``res2 … res5``."""
         scales = (0.25, 0.5, 1, 2)
         return {
@@ -93,7 +93,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
             for name, scale in zip(MAPS, scales)
         }
 
-    def forward(self, images: Tensor) -> Dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images (B, 3, H, W), normalised, H and W multiples of ``size_divisibility``.
 
         Returns:
@@ -101,7 +101,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         """
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         tokens = self._embed(images, grid)
-        kept: List[Tensor] = []
+        kept: list[Tensor] = []
         last = len(self.visual.transformer.resblocks) - 1
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == last:
@@ -123,7 +123,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/patch, W/patch)."""
         return self.embeddings(images, pooled=False)[0]
 
-    def embeddings(self, images: Tensor, pooled: bool = True) -> Tuple[Tensor, Optional[Tensor]]:
+    def embeddings(self, images: Tensor, pooled: bool = True) -> tuple[Tensor, Tensor | None]:
         """The dense and, if asked for, the pooled embedding, as :meth:`forward` gives them, without the maps."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         tokens = self._embed(images, grid)
@@ -190,7 +190,7 @@ class DetailStem(nn.Module):
             self.outputs.append(nn.Conv2d(2 * width, count, 3, padding=1))
             width *= 2
 
-    def forward(self, images: Tensor, sizes: Sequence[Tuple[int, int]]) -> List[Tensor]:
+    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """images (B, 3, H, W) → one map (B, channels, *size) per output; further sizes are not looked at."""
         features = [self.layers(images)]
         for layers in self.coarser:
@@ -204,7 +204,7 @@ class DetailStem(nn.Module):
         ]
 
 
-def _halving(channels_in: int, channels_out: int) -> List[nn.Module]:
+def _halving(channels_in: int, channels_out: int) -> list[nn.Module]:
     """Half the size: a 3 × 3 convolution, norm and activation."""
     convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
     return [convolution, ChannelNorm(channels_out), nn.GELU()]

@@ -1,7 +1,5 @@
 """CMSAM: text queries and pixel features read each other inside the pixel decoder (paper §3.3, eq. 1)."""
 
-from typing import Optional, Tuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,14 +18,12 @@ class CrossModalSpatialAlignment(nn.Module):
     γ_t and γ_x start at 0, so that an untrained module leaves the pixel decoder as it is.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, *, text_reads_pixels: bool = True, pixels_read_text: bool = True
-    ):
+    def __init__(self, dim: int, num_heads: int, *, text_reads_pixels: bool = True, pixels_read_text: bool = True):
         super().__init__()
         self.text_reads_pixels = _Read(dim, num_heads) if text_reads_pixels else None
         self.pixels_read_text = _Read(dim, num_heads) if pixels_read_text else None
 
-    def forward(self, pixels: Tensor, queries: Tensor, text_bias: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, queries: Tensor, text_bias: Tensor) -> tuple[Tensor, Tensor]:
         """pixels (B, P, d), queries (B, M, d), text_bias (B, M): log r, −inf on padding → both, updated."""
         if self.text_reads_pixels is not None:
             queries = self.text_reads_pixels(queries, pixels, None)
@@ -51,7 +47,7 @@ class _Read(nn.Module):
         return x + self.scale * _attend(self.attention, query, source, bias)
 
 
-def _attend(attention: Attention, query: Tensor, source: Tensor, bias: Optional[Tensor]) -> Tensor:
+def _attend(attention: Attention, query: Tensor, source: Tensor, bias: Tensor | None) -> Tensor:
     """``attention(query, source, source, bias)``, by fewer multiplications where there are few text rows: those of
     ``source``, which have a bias, or of ``query``, which reads pixels without one.
 

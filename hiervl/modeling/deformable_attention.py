@@ -5,7 +5,7 @@ Samples are sums of rows on the CPU (``row_sampling.py``), a Triton kernel on CU
 """
 
 import math
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .row_sampling import sum_of_rows
 
 
 def deformable_attention(
-    value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor
+    value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Weighted sum of bilinear samples of ``value``.
 
@@ -44,14 +44,14 @@ def deformable_attention(
         return compute(value.to(precise), shapes, locations, weights)
 
 
-def sampled_maps(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+def sampled_maps(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
     """The same by ``F.grid_sample``, map by map: on any device, but it copies the maps and keeps every sample."""
     batch, _, heads, head_dim = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     maps = value.split([h * w for h, w in shapes], dim=1)
     grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (maps, B·heads, Q, points, 2)
 
-    samples: List[Tensor] = []
+    samples: list[Tensor] = []
     for (height, width), flat, grid in zip(shapes, maps, grids):
         image = flat.permute(0, 2, 3, 1).reshape(batch * heads, head_dim, height, width)
         samples.append(F.grid_sample(image, grid, align_corners=False))
@@ -93,7 +93,7 @@ class DeformableAttention(HasExportForm, nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self, query: Tensor, reference_points: Tensor, maps: Tensor, shapes: Sequence[Tuple[int, int]]
+        self, query: Tensor, reference_points: Tensor, maps: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
         """query (B, Q, d), reference_points (1 or B, Q, 2) in [0, 1], maps (B, Σ H_l·W_l, d) → (B, Q, d)."""
         batch, queries, _ = query.shape
@@ -110,7 +110,7 @@ class DeformableAttention(HasExportForm, nn.Module):
         attend = sampled_maps if self.export_form else deformable_attention
         return self.output_proj(attend(value, shapes, locations, weights))
 
-    def _sizes(self, shapes: Sequence[Tuple[int, int]], like: Tensor) -> Tensor:
+    def _sizes(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
         """Width and height of every map: (maps, 2)."""
         if not self.export_form:
             return to_device(torch.tensor([(w, h) for h, w in shapes], dtype=like.dtype), like.device)
@@ -118,7 +118,7 @@ class DeformableAttention(HasExportForm, nn.Module):
         return torch.stack(sides).view(len(shapes), 2)
 
 
-def reference_points(shapes: Sequence[Tuple[int, int]], device: torch.device) -> Tensor:
+def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     """Centres of all pixels of all maps: (1, Σ H_l·W_l, 2), x and y in [0, 1]."""
     centres = []
     for height, width in shapes:

@@ -1,7 +1,7 @@
 """CLIP as it came, beside the one that is trained: what it sees where nobody has labelled (SemiVL; MaskCLIP)."""
 
 import copy
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class ClipEmbeddings(NamedTuple):
     """What the frozen tower says of images; all vectors have length 1."""
 
     dense: Tensor  # (B, D, H/patch, W/patch)
-    pooled: Optional[Tensor]  # (B, D), where it was asked for
+    pooled: Tensor | None  # (B, D), where it was asked for
 
 
 class FrozenClip(nn.Module):

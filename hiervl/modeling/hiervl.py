@@ -1,6 +1,7 @@
 """The meta-architecture: images and class names in, masks out (paper §3)."""
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -32,11 +33,11 @@ class NetworkOutput(NamedTuple):
     """Everything that one pass through the network gives."""
 
     predictions: QueryPredictions
-    text_queries: Optional[TextQueries]
-    features: Dict[str, Tensor]  # of the backbone, embeddings included
+    text_queries: TextQueries | None
+    features: dict[str, Tensor]  # of the backbone, embeddings included
 
     @property
-    def relevance_logits(self) -> Optional[Tensor]:
+    def relevance_logits(self) -> Tensor | None:
         """(B, C), float32, of the relevance gate; None where there is none."""
         logits = None if self.text_queries is None else self.text_queries.relevance_logits
         return None if logits is None else logits.float()
@@ -47,7 +48,7 @@ class InstanceRows(NamedTuple):
 
     logits: Tensor  # (B, N, C + 1), the last column "no object"
     masks: Tensor  # (B, N, H', W') logits at the decoder's size
-    padded_size: Tuple[int, int]  # height and width of the padded batch, which H' × W' stands for
+    padded_size: tuple[int, int]  # height and width of the padded batch, which H' × W' stands for
 
 
 @META_ARCH_REGISTRY.register()
@@ -63,10 +64,10 @@ class HierVL(ClipSegmenter):
         *,
         backbone: nn.Module,
         text_encoder: PromptedTextEncoder,
-        query_generator: Optional[HierarchicalSemanticQueryGenerator],
+        query_generator: HierarchicalSemanticQueryGenerator | None,
         pixel_decoder: nn.Module,
         query_decoder: DualQueryDecoder,
-        mask_prior: Optional[TextMaskPrior],
+        mask_prior: TextMaskPrior | None,
         criterion: SupervisedCriterion,
         prompt_regularizer: PromptRegularizer,
         class_names: Sequence[str],
@@ -77,7 +78,7 @@ class HierVL(ClipSegmenter):
         temperature: float = 0.07,
         logit_scale: float = 100.0,
         background: Sequence[int] = (),
-        frozen_clip: Optional[FrozenClip] = None,
+        frozen_clip: FrozenClip | None = None,
     ):
         """
         Args:
@@ -110,7 +111,7 @@ class HierVL(ClipSegmenter):
         self.classifier = classifier
         self.temperature = temperature
         self.frozen_clip = frozen_clip
-        self.open_vocabulary: Optional[OpenVocabularyClassifier] = None
+        self.open_vocabulary: OpenVocabularyClassifier | None = None
         if query_generator is not None:
             with torch.no_grad():
                 query_generator.fit_text(text_encoder().text_embeddings)
@@ -189,11 +190,11 @@ class HierVL(ClipSegmenter):
         self,
         images: Tensor,
         text: TextFeatures,
-        presence: Optional[Tensor] = None,
+        presence: Tensor | None = None,
         every_layer: bool = False,
         *,
-        frozen_embedding: Optional[Tensor] = None,
-        perturb: Optional[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]] = None,
+        frozen_embedding: Tensor | None = None,
+        perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> NetworkOutput:
         """The network, stage by stage.
 
@@ -220,8 +221,8 @@ class HierVL(ClipSegmenter):
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(
-        self, batched_inputs: List[dict], text: TextFeatures, frozen_embedding: Optional[Tensor] = None
-    ) -> Dict[str, Tensor]:
+        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
         targets = self.criterion.prepare_targets(batched_inputs, images.shape[2:], self.device)
@@ -239,7 +240,7 @@ class HierVL(ClipSegmenter):
                 targets,
             )
 
-    def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
+    def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie the learnable prompts to CLIP's embeddings; none without learnable prompts."""
         if not self.text_encoder.num_prompts:
             return {}
@@ -251,9 +252,7 @@ class HierVL(ClipSegmenter):
         linear = predictions.pred_logits[-1].float()
         if self.open_vocabulary is not None:
             own = self.query_decoder.own_class_logit
-            linear = self.open_vocabulary(
-                linear, predictions.joint_embeddings, predictions.row_classes, own, text
-            )
+            linear = self.open_vocabulary(linear, predictions.joint_embeddings, predictions.row_classes, own, text)
         if self.classifier == "linear":
             return linear
         similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
@@ -310,12 +309,12 @@ class HierVL(ClipSegmenter):
         self.class_names = list(names)
 
     @torch.no_grad()
-    def semantic_maps(self, images: Tensor, frozen_embedding: Optional[Tensor] = None) -> Tensor:
+    def semantic_maps(self, images: Tensor, frozen_embedding: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
         return self._infer(images, self.encode_text(), frozen_embedding)[0]
 
     @torch.no_grad()
-    def semantic_maps_and_rows(self, images: Tensor) -> Tuple[Tensor, InstanceRows]:
+    def semantic_maps_and_rows(self, images: Tensor) -> tuple[Tensor, InstanceRows]:
         """As :meth:`semantic_maps`, with the instance rows of the same pass."""
         text = self.encode_text()
         scores, predictions, padded_size = self._infer(images, text)
@@ -323,7 +322,7 @@ class HierVL(ClipSegmenter):
         logits, masks = self.class_logits(predictions, text), predictions.pred_masks[-1].float()
         return scores, InstanceRows(logits[:, first:], masks[:, first:], padded_size)
 
-    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Optional[Tensor] = None):
+    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Tensor | None = None):
         """→ S at the images' size (B, C, H, W), the predictions, height and width of the padded batch."""
         batch = self.normalise(list(images))
         output = self.segment(batch, text, frozen_embedding=frozen_embedding)

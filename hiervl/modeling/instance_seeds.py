@@ -1,7 +1,8 @@
 """Places where instance rows start, with what CLIP and nearness say of the object there (ours)."""
 
 import math
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn

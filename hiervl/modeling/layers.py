@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import ContextManager, Optional
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class HasExportForm:
     export_form = False
 
 
-def without_autocast(device: torch.device) -> ContextManager:
+def without_autocast(device: torch.device) -> AbstractContextManager:
     """Keeps mixed precision out; nothing at all where there is none, so that no graph records it."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -67,7 +67,7 @@ class Attention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """query (B, Q, d), key and value (B, K, d) → (B, Q, d).
 
         ``bias``, broadcastable to (B, heads, Q, K): bool (True attends) or float (added to the scores).
@@ -79,9 +79,7 @@ class Attention(nn.Module):
         q, k, v = split_heads(self.q_proj(query)), split_heads(self.k_proj(key)), split_heads(self.v_proj(value))
         if bias is not None and bias.dtype != torch.bool:
             bias = bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 

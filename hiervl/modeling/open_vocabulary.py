@@ -1,6 +1,6 @@
 """Classes that the network was not trained on: class scores of rows, and what CLIP decides of the pixels."""
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class OpenVocabularyClassifier(nn.Module):
     CLIP decides between them (:meth:`share_pixels`).
     """
 
-    def __init__(self, known: Sequence[Optional[int]], temperature: float, background: Sequence[int] = ()):
+    def __init__(self, known: Sequence[int | None], temperature: float, background: Sequence[int] = ()):
         """
         Args:
             known: for each of the C' classes its column in the linear head; None: the head does not know it.

@@ -1,13 +1,13 @@
 """Perturbation of the encoder's maps (UniMatch §3.2)."""
 
-from typing import Dict, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def drop_channels(maps: Dict[str, Tensor], names: Sequence[str], probability: float, first: int) -> Dict[str, Tensor]:
+def drop_channels(maps: dict[str, Tensor], names: Sequence[str], probability: float, first: int) -> dict[str, Tensor]:
     """Whole channels set to 0, the others scaled up by 1 / (1 − probability); drawn anew for every image and map.
 
     Args:

@@ -1,6 +1,7 @@
 """A plain per-pixel decoder on the same backbone: the network of the baselines without language (UniMatch's kind)."""
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -22,7 +23,7 @@ class PixelOutput(NamedTuple):
     """What one pass through the network gives."""
 
     logits: Tensor  # (B, C, H', W') at the backbone's finest stride
-    features: Dict[str, Tensor]  # of the backbone, embeddings included
+    features: dict[str, Tensor]  # of the backbone, embeddings included
 
 
 @META_ARCH_REGISTRY.register()
@@ -102,7 +103,7 @@ class PixelClassifier(ClipSegmenter):
         images: Tensor,
         text: TextFeatures,
         *,
-        perturb: Optional[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]] = None,
+        perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> PixelOutput:
         """images (B, 3, H, W) of :meth:`normalise`; ``perturb`` changes the backbone's maps. Text is not looked at."""
         features = self.backbone(images)
@@ -115,7 +116,7 @@ class PixelClassifier(ClipSegmenter):
             total = total + F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
         return PixelOutput(self.classify(self.mix(total)), features)
 
-    def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
+    def supervised_losses(self, batched_inputs: list[dict], text: TextFeatures) -> dict[str, Tensor]:
         """``loss_pixel`` of labelled inputs: dicts with "image" and "sem_seg" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
         size = images.shape[2:]
@@ -145,7 +146,7 @@ class PixelClassifier(ClipSegmenter):
             )
         self.text_encoder.set_classes(phrases)
 
-    def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
+    def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """None: nothing of the text is learnt."""
         return {}
 

@@ -1,6 +1,6 @@
 """Multi-scale deformable pixel decoder with a text–pixel exchange after every layer (paper §3.3, Mask2Former §3.2)."""
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -28,9 +28,9 @@ Registry of pixel decoders. An entry is called with ``(cfg, input_shape)``, wher
 class PixelFeatures(NamedTuple):
     """What the pixel decoder hands to the query decoder."""
 
-    pixel_features: List[Tensor]  # (B, d, h, w) at strides of 2, 1 and 1/2 patches (32, 16, 8), coarse first
+    pixel_features: list[Tensor]  # (B, d, h, w) at strides of 2, 1 and 1/2 patches (32, 16, 8), coarse first
     mask_features: Tensor  # (B, d, H', W') at the finest stride of the backbone (4)
-    text_queries: Optional[Tensor]  # (B, M, d), refined
+    text_queries: Tensor | None  # (B, M, d), refined
 
 
 class DeformableLayer(nn.Module):
@@ -56,7 +56,7 @@ class DeformablePixelDecoder(nn.Module):
 
     def __init__(
         self,
-        input_shape: Dict[str, ShapeSpec],
+        input_shape: dict[str, ShapeSpec],
         *,
         dim: int = 256,
         layers: int = 6,
@@ -100,13 +100,11 @@ class DeformablePixelDecoder(nn.Module):
             )
             for _ in range(layers if exchanges else 0)
         )
-        self.lateral = nn.Sequential(
-            nn.Conv2d(input_shape[self.finest].channels, dim, 1, bias=False), group_norm(dim)
-        )
+        self.lateral = nn.Sequential(nn.Conv2d(input_shape[self.finest].channels, dim, 1, bias=False), group_norm(dim))
         self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU())
         self.mask_projection = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, features: Dict[str, Tensor], text: Optional[TextQueries]) -> PixelFeatures:
+    def forward(self, features: dict[str, Tensor], text: TextQueries | None) -> PixelFeatures:
         """features: the backbone's maps (B, C_l, H_l, W_l); text: the text rows, if there are any."""
         maps = [project(features[name]) for project, name in zip(self.input_projections, self.coarse_first)]
         shapes = [tuple(m.shape[2:]) for m in maps]
@@ -124,7 +122,7 @@ class DeformablePixelDecoder(nn.Module):
         if text is not None:
             queries, text_bias = text.queries, text_attention_bias(text)
 
-        def layer(index: int, pixels: Tensor, queries: Optional[Tensor]):
+        def layer(index: int, pixels: Tensor, queries: Tensor | None):
             pixels = self.layers[index](pixels, position, points, shapes)
             if queries is not None and self.exchanges:
                 pixels, queries = self.exchanges[index](pixels, queries, text_bias)
@@ -153,7 +151,7 @@ def text_attention_bias(text: TextQueries) -> Tensor:
 
 
 @PIXEL_DECODER_REGISTRY.register()
-def build_deformable_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> DeformablePixelDecoder:
+def build_deformable_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> DeformablePixelDecoder:
     """The pixel decoder of ``MODEL.PIXEL_DECODER`` and ``MODEL.CMSAM``."""
     c = cfg.MODEL.PIXEL_DECODER
     return DeformablePixelDecoder(
@@ -171,7 +169,7 @@ def build_deformable_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> De
     )
 
 
-def build_pixel_decoder(cfg, input_shape: Dict[str, ShapeSpec]) -> nn.Module:
+def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     """The pixel decoder that ``MODEL.PIXEL_DECODER.NAME`` names."""
     name = cfg.MODEL.PIXEL_DECODER.NAME
     if name not in PIXEL_DECODER_REGISTRY:

@@ -1,6 +1,6 @@
 """Dual-query masked-attention decoder and dynamic masks (paper §3.4, §3.5; Mask2Former §3.2)."""
 
-from typing import Callable, List, Optional
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class MaskedAttentionLayer(nn.Module):
         pixels: Tensor,
         pixel_position: Tensor,
         may_see: Tensor,
-        row_bias: Optional[Tensor],
+        row_bias: Tensor | None,
     ) -> Tensor:
         """rows (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, row_bias (B, 1, 1, Q) → (B, Q, d)."""
         seen = self.cross_attn(rows + row_position, pixels + pixel_position, pixels, may_see)
@@ -67,7 +67,7 @@ class DualQueryDecoder(nn.Module):
         num_instance_queries: int = 100,
         text_queries: bool = True,
         align_head: bool = True,
-        instance_seeds: Optional[InstanceSeeds] = None,
+        instance_seeds: InstanceSeeds | None = None,
         recompute: bool = False,
     ):
         """
@@ -101,13 +101,13 @@ class DualQueryDecoder(nn.Module):
         # A text row starts out predicting the class that owns it.
         self.own_class_logit = nn.Parameter(torch.tensor(start_logit(num_classes)), requires_grad=text_queries)
         # From row classes to columns of class_head, where other classes than the trained ones are predicted.
-        self.linear_class: Optional[Callable[[Tensor], Tensor]] = None
+        self.linear_class: Callable[[Tensor], Tensor] | None = None
 
     def forward(
         self,
         pixels: PixelFeatures,
-        text: Optional[TextQueries],
-        mask_prior: Optional[Tensor] = None,
+        text: TextQueries | None,
+        mask_prior: Tensor | None = None,
         every_layer: bool = False,
     ) -> QueryPredictions:
         """
@@ -142,8 +142,8 @@ class DualQueryDecoder(nn.Module):
             None if row_prior is None else _resize(row_prior, m.shape[2:]) for m in (pixels.mask_features, *coarse)
         )
 
-        pred_logits: List[Tensor] = []
-        pred_masks: List[Tensor] = []
+        pred_logits: list[Tensor] = []
+        pred_masks: list[Tensor] = []
         for index in range(len(self.layers) + 1):
             is_last = index == len(self.layers)
             normed = self.norm(rows)
@@ -165,7 +165,7 @@ class DualQueryDecoder(nn.Module):
         columns = classes if self.linear_class is None else self.linear_class(classes)
         return F.one_hot(columns.clamp(min=0), self.class_head.out_features) * (columns >= 0).unsqueeze(-1)
 
-    def _start(self, pixels: PixelFeatures, text: Optional[TextQueries]):
+    def _start(self, pixels: PixelFeatures, text: TextQueries | None):
         """Rows, their positions, classes, validity, and the bias on attention scores towards them."""
         features = pixels.mask_features
         batch, num_instances = features.shape[0], self.instance_queries.num_embeddings
@@ -196,7 +196,7 @@ def _visible_pixels(masks: Tensor) -> Tensor:
     return (inside | ~inside.any(-1, keepdim=True)).unsqueeze(1)
 
 
-def _of_rows(mask_prior: Optional[Tensor], row_classes: Tensor) -> Optional[Tensor]:
+def _of_rows(mask_prior: Tensor | None, row_classes: Tensor) -> Tensor | None:
     """The class maps (B, C, h, w) of the rows that a class owns, 0 for the others: (B, Q, h, w)."""
     if mask_prior is None or not row_classes.numel():  # no class active and no instance rows: nothing to resize
         return None
@@ -204,7 +204,7 @@ def _of_rows(mask_prior: Optional[Tensor], row_classes: Tensor) -> Optional[Tens
     return mask_prior.gather(1, index) * (row_classes >= 0)[:, :, None, None]
 
 
-def _masks_of(kernel: Tensor, features: Tensor, prior: Optional[Tensor]) -> Tensor:
+def _masks_of(kernel: Tensor, features: Tensor, prior: Tensor | None) -> Tensor:
     """kernel (B, Q, d), features (B, d, h, w), prior (B, Q, h, w) → (B, Q, h, w) logits."""
     masks = torch.einsum("bqd,bdhw->bqhw", kernel, features)
     return masks if prior is None else masks + prior

@@ -6,7 +6,8 @@ copy of the maps and no tensor of samples, which are most of what ``F.grid_sampl
 """
 
 import warnings
-from typing import Iterator, List, NamedTuple, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import scipy.sparse
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Shapes = Sequence[Tuple[int, int]]
+Shapes = Sequence[tuple[int, int]]
 
 
 def sum_of_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class _SumOfRows(torch.autograd.Function):
         return of_value.view(value.shape), of_locations, of_weights.view(shape), None
 
 
-def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[Tuple[_Neighbour, _Neighbour]]:
+def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple[_Neighbour, _Neighbour]]:
     """The four pixels around every sample, as (neighbour along x, neighbour along y).
 
     Row (image · pixels + first pixel of the map + y · width + x) · heads + head of the table is the pixel's.
@@ -97,7 +98,7 @@ def _per_sample(shapes: Shapes, shape: Sequence[int], like: Tensor) -> Tensor:
     return sizes[:, None, :, None].expand(-1, *shape[2:]).flatten(1)
 
 
-def _neighbours(coordinate: Tensor, size: Tensor, row_step, first_row) -> List[_Neighbour]:
+def _neighbours(coordinate: Tensor, size: Tensor, row_step, first_row) -> list[_Neighbour]:
     """Of coordinates (B, Q, heads · maps · points) in [0, 1]: the lower and the upper neighbour."""
     pixel = coordinate * size - 0.5
     lower = pixel.floor()

@@ -1,7 +1,7 @@
 """What the networks share that the semi-supervised step trains: CLIP's two towers, their inputs and outputs."""
 
 import abc
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -55,7 +55,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: List[dict]):
+    def forward(self, batched_inputs: list[dict]):
         """Losses of labelled inputs in training, ``[{"sem_seg": (C, height, width)}]`` otherwise."""
         if self.training:
             text = self.encode_text()
@@ -72,18 +72,18 @@ class ClipSegmenter(nn.Module, abc.ABC):
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
     @abc.abstractmethod
-    def supervised_losses(self, batched_inputs: List[dict], text: TextFeatures) -> Dict[str, Tensor]:
+    def supervised_losses(self, batched_inputs: list[dict], text: TextFeatures) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
 
     @abc.abstractmethod
-    def prompt_losses(self, text: TextFeatures) -> Dict[str, Tensor]:
+    def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie what is learnt of the text to CLIP."""
 
     @abc.abstractmethod
-    def semantic_maps(self, images: Tensor, frozen_embedding: Optional[Tensor] = None) -> Tensor:
+    def semantic_maps(self, images: Tensor, frozen_embedding: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
 
-    def _segment_one(self, item: dict) -> Dict[str, Tensor]:
+    def _segment_one(self, item: dict) -> dict[str, Tensor]:
         """One image at a time: images of other sizes in the batch must not change its padding."""
         scores = self.semantic_maps(item["image"].unsqueeze(0))
         size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))

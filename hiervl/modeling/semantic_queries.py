@@ -1,7 +1,8 @@
 """HSQG: the classes relevant to an image become a coarse-to-fine hierarchy of text queries (paper §3.2)."""
 
 import math
-from typing import NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class TextQueries(NamedTuple):
     classes: Tensor  # (B, M): class of every row
     valid: Tensor  # (B, M) bool: False on padding
     log_relevance: Tensor  # (B, M): log r_c, added to every attention score towards the row
-    relevance_logits: Optional[Tensor]  # (B, C): α·s_c + β of the gate, for loss_relevance; None without a gate
+    relevance_logits: Tensor | None  # (B, C): α·s_c + β of the gate, for loss_relevance; None without a gate
 
 
 class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
@@ -115,7 +116,7 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
         """α·s + β: (B, C) → (B, C)."""
         return self.log_gate_scale.exp() * (similarity + self.gate_offset)
 
-    def forward(self, text: TextFeatures, pooled: Tensor, presence: Optional[Tensor] = None) -> TextQueries:
+    def forward(self, text: TextFeatures, pooled: Tensor, presence: Tensor | None = None) -> TextQueries:
         """
         Args:
             text: embeddings of the C classes.
@@ -170,7 +171,7 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
             active[:, label] = True
         return active
 
-    def _relevance(self, logits: Tensor, presence: Optional[Tensor]):
+    def _relevance(self, logits: Tensor, presence: Tensor | None):
         """→ r (B, C) and which classes are active (B, C)."""
         gate = logits.sigmoid()
         if presence is None:

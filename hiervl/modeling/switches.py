@@ -1,7 +1,7 @@
 """Which parts of the network a config asks for, where one switch makes another part useless."""
 
 import logging
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -16,7 +16,7 @@ IMAGE_EMBEDDINGS = ("trained", "frozen")
 BACKGROUND = "background"  # named by default, whether or not there is such a class
 
 
-def background_classes(cfg, class_names: Sequence[str]) -> List[int]:
+def background_classes(cfg, class_names: Sequence[str]) -> list[int]:
     """Indices of the classes that ``MODEL.HSQG.ALWAYS_ACTIVE`` names; names that are no class are warned of."""
     names = cfg.MODEL.HSQG.ALWAYS_ACTIVE
     unknown = sorted(set(names) - {BACKGROUND, *class_names})
@@ -66,7 +66,7 @@ def build_frozen_clip(cfg, backbone: nn.Module, logit_scale: float, share: bool 
     return FrozenClip(backbone, logit_scale, share)
 
 
-def build_frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> Optional[FrozenClip]:
+def build_frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> FrozenClip | None:
     """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``).
 
     Raises:

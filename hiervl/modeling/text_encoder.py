@@ -1,7 +1,7 @@
 """CLIP's frozen text tower behind learnable prompt tokens (paper §3.1, §3.6.1)."""
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class PromptedTextEncoder(nn.Module):
     def __init__(
         self,
         clip: nn.Module,
-        tokenize: Callable[[str], List[int]],
+        tokenize: Callable[[str], list[int]],
         start_token: int,
         end_token: int,
         class_phrases: Sequence[Sequence[str]],
@@ -52,13 +52,13 @@ class PromptedTextEncoder(nn.Module):
         self.start_token, self.end_token = start_token, end_token
         self.template = template
         self.num_prompts = num_prompts
-        self.prompts: Optional[nn.Parameter] = None
+        self.prompts: nn.Parameter | None = None
         if num_prompts:
             self.prompts = nn.Parameter(self._initial_prompts(tokenize(prompt_init), num_prompts))
         self.set_classes(class_phrases)
 
     @torch.no_grad()
-    def _initial_prompts(self, words: List[int], count: int) -> Tensor:
+    def _initial_prompts(self, words: list[int], count: int) -> Tensor:
         """(count, width): the last ``count`` of the tokens, repeated where they are too few; of no tokens, noise."""
         if not words:
             return NOISE * torch.randn(count, self.tower.token_embedding.embedding_dim)
@@ -80,7 +80,7 @@ class PromptedTextEncoder(nn.Module):
         self._cache = None
         self._fixed_cache = None
 
-    def _templated(self, phrases: Sequence[str]) -> List[str]:
+    def _templated(self, phrases: Sequence[str]) -> list[str]:
         return [self.template.format(phrase) for phrase in phrases]
 
     def _set_tokens(self, name: str, texts: Sequence[str], placeholders: int, device: torch.device) -> None:
@@ -143,7 +143,7 @@ class PromptedTextEncoder(nn.Module):
             self._fixed_cache = (key, self._embed_phrases("fixed", None))
         return self._fixed_cache[1]
 
-    def _embed_phrases(self, name: str, prompts: Optional[Tensor]) -> Tensor:
+    def _embed_phrases(self, name: str, prompts: Tensor | None) -> Tensor:
         ids, ends = getattr(self, f"{name}_ids"), getattr(self, f"{name}_ends")
         tokens = self.tower.token_embedding(ids)  # (K, n, width)
         if prompts is not None:
@@ -175,7 +175,7 @@ def _written(tensor: Tensor) -> tuple:
 
 def build_text_encoder(
     cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
-) -> Tuple[PromptedTextEncoder, float]:
+) -> tuple[PromptedTextEncoder, float]:
     """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
     clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
     encoder = PromptedTextEncoder(

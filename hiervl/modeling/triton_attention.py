@@ -6,7 +6,7 @@ lie in memory, and adds them up in registers: no copy of the maps and no tensor 
 
 import functools
 import logging
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,9 +28,20 @@ if triton is not None:
 
     @triton.jit
     def _forward_kernel(
-        value, locations, weights, maps, out, num_pixels, num_queries,
-        HEADS: tl.constexpr, DIM: tl.constexpr, SAMPLES: tl.constexpr, POINTS: tl.constexpr,
-        BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATOR: tl.constexpr,
+        value,
+        locations,
+        weights,
+        maps,
+        out,
+        num_pixels,
+        num_queries,
+        HEADS: tl.constexpr,
+        DIM: tl.constexpr,
+        SAMPLES: tl.constexpr,
+        POINTS: tl.constexpr,
+        BLOCK_Q: tl.constexpr,
+        BLOCK_D: tl.constexpr,
+        ACCUMULATOR: tl.constexpr,
     ):
         """Grid: (blocks of queries, heads, images). ``maps``: width, height and first pixel of every map."""
         head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -62,9 +73,23 @@ if triton is not None:
 
     @triton.jit
     def _backward_kernel(
-        value, locations, weights, maps, grad, of_value, of_locations, of_weights, num_pixels, num_queries,
-        HEADS: tl.constexpr, DIM: tl.constexpr, SAMPLES: tl.constexpr, POINTS: tl.constexpr,
-        BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATOR: tl.constexpr,
+        value,
+        locations,
+        weights,
+        maps,
+        grad,
+        of_value,
+        of_locations,
+        of_weights,
+        num_pixels,
+        num_queries,
+        HEADS: tl.constexpr,
+        DIM: tl.constexpr,
+        SAMPLES: tl.constexpr,
+        POINTS: tl.constexpr,
+        BLOCK_Q: tl.constexpr,
+        BLOCK_D: tl.constexpr,
+        ACCUMULATOR: tl.constexpr,
     ):
         """The same grid. Gradients of the value are added up by atomic operations: many queries read one pixel."""
         head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -94,9 +119,7 @@ if triton is not None:
                 is_read = is_inside[:, None] & is_channel[None, :]
                 pixels = tl.load(value + place, mask=is_read, other=0.0).to(ACCUMULATOR)
                 # Nothing reads the sums before the kernel ends, so that they need no order.
-                tl.atomic_add(
-                    of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read, sem="relaxed"
-                )
+                tl.atomic_add(of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read, sem="relaxed")
                 product = tl.sum(pixels * of_out, axis=1)  # 0 outside the map
                 by_weight += product * of_x * of_y
                 by_x += product * of_y * (2 * (corner % 2) - 1)
@@ -131,13 +154,22 @@ class _FusedSampling(torch.autograd.Function):
         of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
         with torch.cuda.device_of(value):
             _backward_kernel[_grid(batch, queries, heads)](
-                value, locations, weights, maps, grad.contiguous(), of_value, of_locations, of_weights,
-                num_pixels, queries, **_constants(value, weights),
+                value,
+                locations,
+                weights,
+                maps,
+                grad.contiguous(),
+                of_value,
+                of_locations,
+                of_weights,
+                num_pixels,
+                queries,
+                **_constants(value, weights),
             )
         return of_value.to(value.dtype), of_locations, of_weights, None
 
 
-def _maps(shapes: Sequence[Tuple[int, int]], device: torch.device) -> Tensor:
+def _maps(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     first, rows = 0, []
     for height, width in shapes:
         rows.append((width, height, first))
@@ -145,7 +177,7 @@ def _maps(shapes: Sequence[Tuple[int, int]], device: torch.device) -> Tensor:
     return to_device(torch.tensor(rows, dtype=torch.int32), device)
 
 
-def _grid(batch: int, queries: int, heads: int) -> Tuple[int, int, int]:
+def _grid(batch: int, queries: int, heads: int) -> tuple[int, int, int]:
     return triton.cdiv(queries, QUERIES_PER_PROGRAM), heads, batch
 
 
@@ -153,13 +185,17 @@ def _constants(value: Tensor, weights: Tensor) -> dict:
     heads, head_dim = value.shape[2:]
     maps, points = weights.shape[3:]
     return {
-        "HEADS": heads, "DIM": head_dim, "SAMPLES": maps * points, "POINTS": points, "BLOCK_Q": QUERIES_PER_PROGRAM,
+        "HEADS": heads,
+        "DIM": head_dim,
+        "SAMPLES": maps * points,
+        "POINTS": points,
+        "BLOCK_Q": QUERIES_PER_PROGRAM,
         "BLOCK_D": triton.next_power_of_2(head_dim),
         "ACCUMULATOR": tl.float64 if value.dtype == torch.float64 else tl.float32,
     }
 
 
-def fused_sampling(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+def fused_sampling(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
     """What ``deformable_attention`` computes, with the same arguments, on a CUDA device.
 
     ``value`` may have half precision, in which the result comes then; sums are of float32. Locations and weights have
@@ -168,7 +204,7 @@ def fused_sampling(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: 
     return _FusedSampling.apply(value, locations, weights, tuple(shapes))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels can be built and run there for values of this type, each of which has kernels of its own;
     tried once. Without Triton, or the C compiler it needs: no."""

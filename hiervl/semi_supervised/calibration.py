@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Iterator, List, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,20 +15,20 @@ MAX_IMAGES = 64
 BATCH = 8
 
 
-def labelled_batches(cfg) -> Iterator[List[dict]]:
+def labelled_batches(cfg) -> Iterator[list[dict]]:
     """Some batches of weakly augmented labelled images, the same ones at every call and in every process."""
     loader = build_labeled_loader(cfg, BATCH)
     return itertools.islice(loader, math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH))
 
 
 @torch.no_grad()
-def labelled_similarities(cfg, model: HierVL) -> Tuple[Tensor, Tensor]:
+def labelled_similarities(cfg, model: HierVL) -> tuple[Tensor, Tensor]:
     """Similarity of labelled images to every class, and which classes they show: (images, C), (images, C) bool."""
     was_training = model.training
     model.eval()
     text = model.encode_text()
-    similarity: List[Tensor] = []
-    presence: List[Tensor] = []
+    similarity: list[Tensor] = []
+    presence: list[Tensor] = []
     for batch in labelled_batches(cfg):
         images = model.normalise([sample["image"] for sample in batch])
         similarity.append(model.relevance_similarity(images, text))

@@ -1,24 +1,22 @@
 """One pass of an iteration's images through the frozen CLIP, for all that ask it (design §4)."""
 
-from typing import Dict, List
-
 import torch
 from torch import Tensor
 
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 
 
-def embed_together(clip: FrozenClip, groups: Dict[str, Tensor], pooled: bool) -> Dict[str, ClipEmbeddings]:
+def embed_together(clip: FrozenClip, groups: dict[str, Tensor], pooled: bool) -> dict[str, ClipEmbeddings]:
     """Embeddings of named groups of images (B, 3, H, W); groups of one size share one forward pass.
 
     Args:
         groups: normalised and padded images by name.
         pooled: with the pooled embedding, too.
     """
-    by_size: Dict[tuple, List[str]] = {}
+    by_size: dict[tuple, list[str]] = {}
     for name, images in groups.items():
         by_size.setdefault(tuple(images.shape[2:]), []).append(name)
-    found: Dict[str, ClipEmbeddings] = {}
+    found: dict[str, ClipEmbeddings] = {}
     for names in by_size.values():
         embeddings = clip.embed(torch.cat([groups[name] for name in names]), pooled)
         counts = [len(groups[name]) for name in names]

@@ -1,6 +1,6 @@
 """What the untrained CLIP says of unlabelled images, as labels (``loss_clip_guidance``; SemiVL)."""
 
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class ClipGuidance:
 
     @torch.no_grad()
     def labels(
-        self, probability: Tensor, padded_size: Tuple[int, int], valid: Tensor, ignore_value: int
+        self, probability: Tensor, padded_size: tuple[int, int], valid: Tensor, ignore_value: int
     ) -> PseudoLabels:
         """
         Args:

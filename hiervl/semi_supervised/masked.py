@@ -1,7 +1,7 @@
 """``loss_masked_consistency`` and ``loss_pixel_text`` of the student on labelled images (paper §3.6.2)."""
 
 import logging
-from typing import Dict, List, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ class MaskedConsistency:
         return bool(self.consistency)
 
     def losses(
-        self, student: nn.Module, items: List[dict], images: Tensor, whole: Optional[Tensor], text: TextFeatures
-    ) -> Dict[str, Tensor]:
+        self, student: nn.Module, items: list[dict], images: Tensor, whole: Tensor | None, text: TextFeatures
+    ) -> dict[str, Tensor]:
         """
         Args:
             items: labelled inputs with "sem_seg".
@@ -68,7 +68,7 @@ class MaskedConsistency:
             images, labels, student.backbone.patch_size, len(student.class_names), self.ignore_value
         )
         masked = student.backbone.dense_embedding(hidden.images)
-        losses: Dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):
             masked = masked.float()
             if self.consistency:

@@ -1,6 +1,7 @@
 """Teacher predictions as labels: confidence, thresholds, CutMix (UniMatch; design §2)."""
 
-from typing import Dict, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.utils import comm
@@ -61,7 +62,7 @@ class ConfidenceThreshold(nn.Module):
         mean = total / count.clamp(min=1)
         self.updates += count > 0
         # The plain mean at first, then the moving one: no start value has any weight.
-        rate = (1.0 - self.momentum) / (1.0 - self.momentum**self.updates.clamp(min=1))
+        rate = (1.0 - self.momentum) / (1.0 - self.momentum ** self.updates.clamp(min=1))
         moved = self.mean_confidence.lerp(mean.to(self.mean_confidence.dtype), rate)
         self.mean_confidence.copy_(torch.where(count > 0, moved, self.mean_confidence))
 
@@ -104,7 +105,7 @@ def cutmix(x: Tensor, inside: Tensor) -> Tensor:
     return torch.where(inside, partner, x)
 
 
-def kept_fractions(pseudo: PseudoLabels, background: Sequence[int], ignore_value: int) -> Dict[str, Tensor]:
+def kept_fractions(pseudo: PseudoLabels, background: Sequence[int], ignore_value: int) -> dict[str, Tensor]:
     """Share of the pixels that are learnt from: of all, and of those labelled as foreground and as background."""
     valid = pseudo.labels != ignore_value
     kept = {"pseudo/kept": _share(pseudo.keep, valid)}

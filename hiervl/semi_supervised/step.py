@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from typing import Dict, Iterator, List, NamedTuple, Optional, Union
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from detectron2.utils import comm
@@ -32,8 +33,8 @@ class UnlabelledImages(NamedTuple):
 
     weak: Tensor  # (B, 3, H, W) in 0…255
     valid: Tensor  # (B, H, W) bool, False on padding
-    strong: List[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
-    inside: List[Tensor]  # (B, H, W) bool: the pixels that came from another image
+    strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
+    inside: list[Tensor]  # (B, H, W) bool: the pixels that came from another image
 
 
 class SemiSupervisedStep(nn.Module):
@@ -55,11 +56,11 @@ class SemiSupervisedStep(nn.Module):
     def __init__(
         self,
         student: HierVL,
-        teacher: Union[EmaTeacher, StudentAsTeacher],
+        teacher: EmaTeacher | StudentAsTeacher,
         threshold: ConfidenceThreshold,
-        guidance: Optional[ClipGuidance] = None,
-        masked: Optional[MaskedConsistency] = None,
-        frozen_clip: Optional[FrozenClip] = None,
+        guidance: ClipGuidance | None = None,
+        masked: MaskedConsistency | None = None,
+        frozen_clip: FrozenClip | None = None,
         *,
         use_unlabeled: bool = True,
         strong_weight: float = 0.25,
@@ -108,8 +109,8 @@ class SemiSupervisedStep(nn.Module):
         self.burn_in = burn_in
         self.ignore_value = ignore_value
         self.iteration = 0  # of the trainer
-        self.statistics: Dict[str, Tensor] = {}  # of the last call, for the log
-        self.last_pseudo: Optional[PseudoLabels] = None  # of the last call
+        self.statistics: dict[str, Tensor] = {}  # of the last call, for the log
+        self.last_pseudo: PseudoLabels | None = None  # of the last call
 
     @classmethod
     def from_config(cls, cfg, student: HierVL) -> "SemiSupervisedStep":
@@ -143,11 +144,11 @@ class SemiSupervisedStep(nn.Module):
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
 
-    def forward(self, batch: Dict[str, List[dict]]) -> Dict[str, Tensor]:
+    def forward(self, batch: dict[str, list[dict]]) -> dict[str, Tensor]:
         """batch: {"labeled": [...], "unlabeled": [...]} as the loader makes them → weighted losses by name."""
         return {name: loss for part in self._parts(batch, self.student.encode_text()) for name, loss in part.items()}
 
-    def parts(self, batch: Dict[str, List[dict]]) -> Iterator[Dict[str, Tensor]]:
+    def parts(self, batch: dict[str, list[dict]]) -> Iterator[dict[str, Tensor]]:
         """As :meth:`forward`, first the losses of the labelled images, then those of the unlabelled ones.
 
         Each part is to be back-propagated, in full and without keeping its graph, before the next one is asked for: so
@@ -160,7 +161,7 @@ class SemiSupervisedStep(nn.Module):
         if pairs:
             torch.autograd.backward([tensor for tensor, _ in pairs], [leaf.grad for _, leaf in pairs])
 
-    def _parts(self, batch: Dict[str, List[dict]], text: TextFeatures) -> Iterator[Dict[str, Tensor]]:
+    def _parts(self, batch: dict[str, list[dict]], text: TextFeatures) -> Iterator[dict[str, Tensor]]:
         self.statistics, self.last_pseudo = {}, None
         labelled = self.student.normalise([item["image"] for item in batch["labeled"]])
         views = None
@@ -195,17 +196,17 @@ class SemiSupervisedStep(nn.Module):
     def _uses_strong_views(self) -> bool:
         return bool(self.strong_weight or self.entropy_weight) or self._guides
 
-    def views(self, items: List[dict]) -> UnlabelledImages:
+    def views(self, items: list[dict]) -> UnlabelledImages:
         """The views of unlabelled samples, CutMixed; the strong ones only if something is learnt from them."""
-        strong: List[Tensor] = []
-        inside: List[Tensor] = []
+        strong: list[Tensor] = []
+        inside: list[Tensor] = []
         for view in self.strong_views if self._uses_strong_views else ():
             images = self._stack(items, f"image_strong{view}")
             inside.append(box_masks(self._stack(items, f"cutmix_box{view}"), *images.shape[2:]))
             strong.append(cutmix(images, inside[-1]))
         return UnlabelledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
 
-    def _frozen_pass(self, labelled: Tensor, views: Optional[UnlabelledImages]) -> Dict[str, ClipEmbeddings]:
+    def _frozen_pass(self, labelled: Tensor, views: UnlabelledImages | None) -> dict[str, ClipEmbeddings]:
         """Of "labelled", "weak" and "strong" images, those that the frozen CLIP is asked for."""
         if self.frozen_clip is None:
             return {}
@@ -222,8 +223,8 @@ class SemiSupervisedStep(nn.Module):
     # ---- losses of unlabelled images -----------------------------------------------------------------------------
 
     def _unlabelled_losses(
-        self, views: UnlabelledImages, text: TextFeatures, frozen: Dict[str, ClipEmbeddings]
-    ) -> Dict[str, Tensor]:
+        self, views: UnlabelledImages, text: TextFeatures, frozen: dict[str, ClipEmbeddings]
+    ) -> dict[str, Tensor]:
         perturbs = bool(self.perturbation_weight)
         seen = [*views.strong, views.weak] if perturbs else views.strong
         if not seen:
@@ -241,7 +242,7 @@ class SemiSupervisedStep(nn.Module):
         scores = self.student.semantic_scores(self.student.segment(images, text, perturb=perturb, **judged), text)
         scores = scores.chunk(len(seen))
         size = images.shape[2:]
-        losses: Dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):
             if self.strong_weight:
                 for view, of_view, inside in zip(self.strong_views, scores, views.inside):
@@ -280,7 +281,7 @@ class SemiSupervisedStep(nn.Module):
         return pixel_cross_entropy(scores, labels, self.ignore_value, keep)
 
     @torch.no_grad()
-    def _pseudo_labels(self, views: UnlabelledImages, judged: Dict[str, Tensor]) -> PseudoLabels:
+    def _pseudo_labels(self, views: UnlabelledImages, judged: dict[str, Tensor]) -> PseudoLabels:
         network = self.teacher.network
         was_training = network.training
         network.eval()
@@ -296,7 +297,7 @@ class SemiSupervisedStep(nn.Module):
         self.last_pseudo = pseudo
         return pseudo
 
-    def _stack(self, items: List[dict], key: str) -> Tensor:
+    def _stack(self, items: list[dict], key: str) -> Tensor:
         return torch.stack([to_device(item[key], self.student.device) for item in items])
 
     def _pad(self, x: Tensor, size) -> Tensor:
@@ -305,7 +306,7 @@ class SemiSupervisedStep(nn.Module):
         return nn.functional.pad(x, (0, size[1] - x.shape[2], 0, size[0] - x.shape[1]), value=value)
 
 
-def _cut_off(tensor: Optional[Tensor]) -> Optional[Tensor]:
+def _cut_off(tensor: Tensor | None) -> Tensor | None:
     """The same values as a leaf, which gathers the gradient that the tensor is to be given."""
     return tensor.detach().requires_grad_() if tensor is not None and tensor.requires_grad else tensor
 
@@ -314,7 +315,7 @@ def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
     return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))
 
 
-def _judged_by(*frozen: Optional[ClipEmbeddings]) -> Dict[str, Tensor]:
+def _judged_by(*frozen: ClipEmbeddings | None) -> dict[str, Tensor]:
     """The argument that tells a network what its frozen CLIP says of the images; nothing where it has none."""
     pooled = [embeddings.pooled for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
     return {"frozen_embedding": torch.cat(pooled)} if pooled else {}

@@ -1,7 +1,8 @@
 """The page's table of classes: what is sent to the browser, and what comes back from it and is not to be trusted."""
 
 import re
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.utils.errors import UserError
@@ -11,17 +12,17 @@ MAX_CLASSES = 1000
 MAX_PHRASES = 4000  # of all classes together
 MAX_TEXT = 200  # characters of a name or a phrase
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 
 class ChosenClasses(NamedTuple):
     """What a table says."""
 
-    classes: Tuple[ClassDefinition, ...]
-    shown: Tuple[bool, ...]  # of every class, whether its mask is drawn
+    classes: tuple[ClassDefinition, ...]
+    shown: tuple[bool, ...]  # of every class, whether its mask is drawn
 
 
-def rows_of(classes: Sequence[ClassDefinition]) -> List[Row]:
+def rows_of(classes: Sequence[ClassDefinition]) -> list[Row]:
     """The table of these classes, all of them shown."""
     return [
         {

@@ -7,8 +7,8 @@ what is allowed stays right when a later version brings more.
 import json
 import os
 import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Awaitable, Callable, Dict, List, MutableMapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 Scope = MutableMapping
@@ -47,7 +47,7 @@ class TooLarge(Exception):
 class Guard:
     """An ASGI application around another one."""
 
-    def __init__(self, app, *, uploads: Path, max_upload: int, max_kept: int, hosts: Optional[Sequence[str]]):
+    def __init__(self, app, *, uploads: Path, max_upload: int, max_kept: int, hosts: Sequence[str] | None):
         """
         Args:
             app: what is guarded.
@@ -97,7 +97,7 @@ class Guard:
             if not started:
                 await _answer(send, 413, f"A request may have at most {limit} bytes.")
 
-    def _refusal(self, scope: Scope, headers: Dict[bytes, str]) -> Optional[Tuple[int, str]]:
+    def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str] | None:
         """Status and sentence for a request that is not let through."""
         host = headers.get(b"host", "")
         if self.hosts is not None and _host_name(f"//{host}") not in self.hosts:
@@ -144,7 +144,7 @@ def names_only_files_below(body: bytes, folder: Path) -> bool:
 
 def make_room(folder: Path, most: int) -> None:
     """Delete the oldest files below ``folder`` until all together have at most ``most`` bytes."""
-    files: List[Tuple[float, int, Path]] = []
+    files: list[tuple[float, int, Path]] = []
     for path in folder.rglob("*"):
         try:
             if path.is_file():
@@ -160,7 +160,7 @@ def make_room(folder: Path, most: int) -> None:
         total -= size
 
 
-def _host_name(address: str) -> Optional[str]:
+def _host_name(address: str) -> str | None:
     try:
         return urlsplit(address).hostname
     except ValueError:

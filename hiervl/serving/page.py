@@ -2,7 +2,7 @@
 
 from html import escape
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -24,7 +24,7 @@ TABLE = (
     'Add a class</button><button type="button" class="all">Show all or none</button>'
     '<button type="button" class="reset">Reset</button></div>'
 )
-Outputs = Tuple[str, Optional[np.ndarray], Optional[np.ndarray], Optional[np.ndarray], str]
+Outputs = tuple[str, np.ndarray | None, np.ndarray | None, np.ndarray | None, str]
 
 
 def build_page(segmenter: PageSegmenter, title: str, uploads: Path) -> gr.Blocks:
@@ -110,7 +110,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= LEAST_SHARE else f"&lt; {100 * LEAST_SHARE:.1f} %"
 
 
-def _found(found: List[FoundClass]) -> str:
+def _found(found: list[FoundClass]) -> str:
     """The legend: what was found, the most frequent first."""
     entries = "".join(
         f"<li{'' if of_class.is_shown else ' class=undrawn'}>"

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -49,8 +49,8 @@ class Drawing(NamedTuple):
     overlay: np.ndarray
     mask: np.ndarray
     confidence: np.ndarray  # 255: a confidence of 1
-    found: List[FoundClass]  # the most frequent first
-    size: Tuple[int, int]  # height and width of the image
+    found: list[FoundClass]  # the most frequent first
+    size: tuple[int, int]  # height and width of the image
     seconds: float  # that the network took, now or when it saw this image and these classes before
 
 
@@ -60,7 +60,7 @@ class _Answer(NamedTuple):
     confidence: np.ndarray  # (h, w) uint8
     shares: np.ndarray  # (C,) of the whole image
     confidences: np.ndarray  # (C,) mean over the class's pixels
-    size: Tuple[int, int]
+    size: tuple[int, int]
     seconds: float
 
 
@@ -76,7 +76,7 @@ class PageSegmenter:
         self.predictor = predictor
         self.limits = limits
         self._lock = threading.Lock()  # the network holds one list of classes at a time
-        self._answers: "OrderedDict[tuple, _Answer]" = OrderedDict()
+        self._answers: OrderedDict[tuple, _Answer] = OrderedDict()
 
     def __call__(self, path: Path, chosen: ChosenClasses) -> Drawing:
         """Segment an uploaded file.
@@ -108,7 +108,7 @@ class PageSegmenter:
             raise UserError(f"{THE_IMAGE} has more than {self.limits.bytes} bytes: make it smaller.")
         return data
 
-    def _ask(self, data: bytes, classes: Tuple[ClassDefinition, ...]) -> _Answer:
+    def _ask(self, data: bytes, classes: tuple[ClassDefinition, ...]) -> _Answer:
         image = rgb_of(decode_image(data, THE_IMAGE, upright=True, max_pixels=self.limits.pixels), THE_IMAGE)
         if classes != self.predictor.classes:
             self.predictor.set_classes(classes)

@@ -7,8 +7,8 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 import fastapi
 import gradio as gr
@@ -32,7 +32,7 @@ FONT = ("system-ui", "sans-serif")  # of the visitor's machine: nothing is fetch
 
 
 def build_app(
-    segmenter: PageSegmenter, title: str, uploads: Path, hosts: Optional[Sequence[str]] = LOOPBACK_NAMES
+    segmenter: PageSegmenter, title: str, uploads: Path, hosts: Sequence[str] | None = LOOPBACK_NAMES
 ) -> Guard:
     """The ASGI application: the page behind its guard.
 

@@ -1,6 +1,6 @@
 """What the text encoder knows of the classes, and the losses read."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ class TextFeatures(NamedTuple):
     phrase_embeddings: Tensor  # (K, D): learnable prompts, one row per phrase
     prototypes: Tensor  # (C, D): fixed prompt, mean over the phrases of a class
     phrase_class: Tensor  # (K,): the class of every phrase
-    phrase_prototypes: Optional[Tensor] = None  # (K, D): fixed prompt, one row per phrase; None: one phrase a class
+    phrase_prototypes: Tensor | None = None  # (K, D): fixed prompt, one row per phrase; None: one phrase a class
 
     def class_similarity(self, features: Tensor) -> Tensor:
         """Cosine of features (…, D) of length 1 to every class, the best phrase counting: (…, C)."""

@@ -4,7 +4,7 @@ import logging
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 BEST = "model_best.pth"
 
 
-def read_checkpoint(path: str) -> Dict[str, Any]:
+def read_checkpoint(path: str) -> dict[str, Any]:
     """Contents of a checkpoint, tensors on the CPU.
 
     Raises:
@@ -37,7 +37,7 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
     return checkpoint
 
 
-def checkpoints_by_age(folder: str) -> List[Path]:
+def checkpoints_by_age(folder: str) -> list[Path]:
     """The files of a folder that a run may go on from, newest first."""
     found = [path for path in Path(folder).glob("model_*.pth") if path.name != BEST]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -61,7 +61,7 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
     load_weights(network, read_checkpoint(path), path, which)
 
 
-def load_weights(network: nn.Module, checkpoint: Dict[str, Any], path: str, which: str) -> None:
+def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: str, which: str) -> None:
     """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
@@ -77,9 +77,7 @@ def load_weights(network: nn.Module, checkpoint: Dict[str, Any], path: str, whic
         ) from error
 
 
-def check_classes(
-    checkpoint: Dict[str, Any], class_names: List[str], path: str, must_be_equal: bool = False
-) -> None:
+def check_classes(checkpoint: dict[str, Any], class_names: list[str], path: str, must_be_equal: bool = False) -> None:
     saved = checkpoint.get("class_names")
     if saved is None:
         return

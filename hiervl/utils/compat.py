@@ -11,7 +11,6 @@ import sys
 import types
 import warnings
 from pathlib import Path
-from typing import List, Optional
 
 LAST_VERSION_IN_NEED = (0, 5)
 
@@ -20,23 +19,23 @@ NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "st
 
 COMPILED_MODULE = "detectron2._C"
 
-applied: List[str] = []  # what this process runs with, for `python -m hiervl doctor`
+applied: list[str] = []  # what this process runs with, for `python -m hiervl doctor`
 
 
-def detectron2_directory() -> Optional[Path]:
+def detectron2_directory() -> Path | None:
     """The directory of the Detectron2 package that would be imported, or None if there is none."""
     spec = importlib.util.find_spec("detectron2")
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
-def detectron2_version(directory: Path) -> Optional[str]:
+def detectron2_version(directory: Path) -> str | None:
     """The version that the package in ``directory`` states, read from its source."""
     text = (directory / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r"^__version__\s*=\s*[\"']([^\"']+)", text, re.MULTILINE)
     return found.group(1) if found else None
 
 
-def needs_stand_ins(version: Optional[str]) -> bool:
+def needs_stand_ins(version: str | None) -> bool:
     """Whether this version of Detectron2 predates today's libraries; an unknown one is taken to be new."""
     numbers = re.match(r"(\d+)\.(\d+)", version or "")
     return numbers is not None and (int(numbers.group(1)), int(numbers.group(2))) <= LAST_VERSION_IN_NEED

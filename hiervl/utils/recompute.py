@@ -1,6 +1,7 @@
 """Less memory for more time: parts of the network whose inside is computed again in the backward pass."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint

@@ -4,7 +4,8 @@ import base64
 import bisect
 import io
 import json
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ class EvaluationGallery(DatasetEvaluator):
         colours: Sequence[Sequence[int]],
         *,
         count: int = 4,
-        facts: Optional[Dict[str, Any]] = None,
+        facts: dict[str, Any] | None = None,
     ):
         """
         Args:
@@ -58,15 +59,15 @@ class EvaluationGallery(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._kept: Dict[str, List[tuple]] = {group: [] for group in GROUPS}
+        self._kept: dict[str, list[tuple]] = {group: [] for group in GROUPS}
 
-    def process(self, inputs: List[Dict], outputs: List[Dict]) -> None:
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """As :meth:`SemanticEvaluator.process`, with "confidence" (height, width), 0…1, beside the labels."""
         for image_inputs, image_outputs in zip(inputs, outputs):
             if "sem_seg_file_name" in image_inputs:
                 self._consider(image_inputs, image_outputs["labels"], image_outputs["confidence"])
 
-    def _consider(self, inputs: Dict, labels: np.ndarray, confidence: np.ndarray) -> None:
+    def _consider(self, inputs: dict, labels: np.ndarray, confidence: np.ndarray) -> None:
         """Keep the image in the groups where it belongs among the first."""
         names, ignored = self.evaluator.class_names, self.evaluator.ignore_label
         truth = read_label(inputs["sem_seg_file_name"], len(names), ignored, labels.shape)
@@ -90,7 +91,7 @@ class EvaluationGallery(DatasetEvaluator):
             bisect.insort(kept, (rank, inputs["file_name"], entry), key=lambda item: item[:2])
             del kept[self.count :]
 
-    def _pictures(self, image, truth: np.ndarray, labels: np.ndarray, confidence: np.ndarray) -> Dict[str, str]:
+    def _pictures(self, image, truth: np.ndarray, labels: np.ndarray, confidence: np.ndarray) -> dict[str, str]:
         """Data URLs by caption."""
         factor = min(1.0, SIDE / max(labels.shape))
         size = tuple(max(1, round(length * factor)) for length in labels.shape[::-1])
@@ -109,7 +110,7 @@ class EvaluationGallery(DatasetEvaluator):
             "confidence": data_url(grey, "JPEG"),
         }
 
-    def evaluate(self) -> Optional[Dict]:
+    def evaluate(self) -> dict | None:
         """Write the file; to be called by all processes after the last image."""
         gathered = comm.gather((self._kept, self.evaluator.confusion), dst=0)
         if not comm.is_main_process():

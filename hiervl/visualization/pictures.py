@@ -1,10 +1,11 @@
 """Pictures of segmentations: label maps in colour, overlays, and sheets that compare models side by side."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,8 +39,8 @@ PALE_INK = (95, 95, 95)
 FRAME = (150, 150, 150)
 
 Colours = Sequence[Sequence[int]]
-Panel = Tuple[str, np.ndarray]
-Row = Tuple[str, List[Panel]]
+Panel = tuple[str, np.ndarray]
+Row = tuple[str, list[Panel]]
 
 
 def default_colours(num_classes: int) -> np.ndarray:
@@ -80,7 +81,7 @@ def overlay_with_legend(
     labels: np.ndarray,
     class_names: Sequence[str],
     colours: Colours,
-    shown: Optional[Sequence[int]] = None,
+    shown: Sequence[int] | None = None,
 ) -> np.ndarray:
     """:func:`overlay` above a legend of the classes ``shown`` (None: those that occur): RGB (H', W', 3), uint8."""
     if shown is None:
@@ -122,8 +123,8 @@ def comparison_sheet(rows: Sequence[Row], class_names: Sequence[str], colours: C
 
 @torch.no_grad()
 def draw_comparisons(
-    models: Union[Callable, Mapping[str, Callable]],
-    data_loader: Iterable[List[Dict]],
+    models: Callable | Mapping[str, Callable],
+    data_loader: Iterable[list[dict]],
     metadata: Any,
     path: str,
     count: int,
@@ -159,19 +160,17 @@ def draw_comparisons(
         comparison_sheet(rows, class_names, colours, path)
 
 
-def _single_images(data_loader: Iterable[List[Dict]]) -> Iterator[Dict]:
+def _single_images(data_loader: Iterable[list[dict]]) -> Iterator[dict]:
     for batch in data_loader:
         yield from batch
 
 
-def _predict(model: Callable, inputs: Dict) -> np.ndarray:
+def _predict(model: Callable, inputs: dict) -> np.ndarray:
     """Label map (H, W)."""
     return model([inputs])[0]["labels"]
 
 
-def _comparison_row(
-    inputs: Dict, predictions: Dict[str, np.ndarray], num_classes: int, ignore_label: int
-) -> Row:
+def _comparison_row(inputs: dict, predictions: dict[str, np.ndarray], num_classes: int, ignore_label: int) -> Row:
     panels = [("image", inputs["image"].permute(1, 2, 0).cpu().numpy())]
     if "sem_seg_file_name" in inputs:
         size = next(iter(predictions.values())).shape
@@ -198,7 +197,7 @@ def _draw_row(title: str, panels: Sequence[Panel], colours: Colours) -> np.ndarr
     return np.concatenate([_text_line(title, pictures.shape[1], TITLE_SIZE, INK), pictures])
 
 
-def _display_size(height: int, width: int) -> Tuple[int, int]:
+def _display_size(height: int, width: int) -> tuple[int, int]:
     longest = max(height, width)
     if longest > PANEL_MAX:
         return max(1, round(height * PANEL_MAX / longest)), max(1, round(width * PANEL_MAX / longest))
@@ -206,7 +205,7 @@ def _display_size(height: int, width: int) -> Tuple[int, int]:
     return height * factor, width * factor
 
 
-def _draw_picture(picture: np.ndarray, size: Tuple[int, int], colours: Colours) -> np.ndarray:
+def _draw_picture(picture: np.ndarray, size: tuple[int, int], colours: Colours) -> np.ndarray:
     """An image or a label map in ``size``: enlarged by repeating pixels, reduced without mixing labels."""
     if picture.ndim == 2:
         picture = colourise(picture, colours)
@@ -218,7 +217,7 @@ def _draw_picture(picture: np.ndarray, size: Tuple[int, int], colours: Colours) 
 
 def _legend_entries(
     rows: Sequence[Row], class_names: Sequence[str], colours: Colours
-) -> List[Tuple[str, Sequence[int]]]:
+) -> list[tuple[str, Sequence[int]]]:
     """Name and colour of what occurs in the rows' label maps, in the order of the labels, ignored last."""
     label_maps = [picture for _, panels in rows for _, picture in panels if picture.ndim == 2]
     labels = sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
@@ -227,7 +226,7 @@ def _legend_entries(
     return entries + ([(IGNORED_NAME, IGNORED_COLOUR)] if len(known) < len(labels) else [])
 
 
-def _draw_legend(entries: Sequence[Tuple[str, Sequence[int]]], width: int) -> Optional[np.ndarray]:
+def _draw_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np.ndarray | None:
     """Swatches with names in columns of equal width; None if there are none."""
     if not entries:
         return None

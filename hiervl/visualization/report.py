@@ -3,7 +3,7 @@
 import os
 import platform
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any
 
 import yaml
 
@@ -17,7 +17,7 @@ TWIN_FOLDER = "supervised"  # of a run with SEMI.COMPARE_SUPERVISED, inside its 
 REPORT_FILE = "report.html"
 
 
-def facts_of_run(cfg, dataset: str) -> Dict[str, Any]:
+def facts_of_run(cfg, dataset: str) -> dict[str, Any]:
     """What was evaluated, and with which versions."""
     import detectron2
     import numpy
@@ -38,9 +38,7 @@ def facts_of_run(cfg, dataset: str) -> Dict[str, Any]:
     }
 
 
-def write_report(
-    folder: Union[str, Path], *, compare: Union[None, str, Path] = None, output: Optional[Path] = None
-) -> Path:
+def write_report(folder: str | Path, *, compare: None | str | Path = None, output: Path | None = None) -> Path:
     """Write the page of a run.
 
     Args:
@@ -64,7 +62,7 @@ def write_report(
     return path
 
 
-def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
+def find_supervised(folder: Path, run: RunData) -> RunData | None:
     """A finished supervised-only run beside a semi-supervised one, of the same config but for SEMI; None: none."""
     if not run.setting("SEMI.ENABLED", False):
         return None
@@ -79,16 +77,14 @@ def find_supervised(folder: Path, run: RunData) -> Optional[RunData]:
     return None
 
 
-def _folders_beside(folder: Path) -> List[Path]:
+def _folders_beside(folder: Path) -> list[Path]:
     try:
         return [path for path in sorted(folder.parent.iterdir()) if path != folder]
     except OSError:
         return []
 
 
-def _comparable(run: RunData) -> Dict[str, Any]:
+def _comparable(run: RunData) -> dict[str, Any]:
     """The settings that two runs must share for their difference to be that of the unlabelled images."""
     config = yaml.safe_load(run.config) or {}
     return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR", "LOGGERS")}
-
-

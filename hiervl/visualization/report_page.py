@@ -1,9 +1,10 @@
 """The parts of the report's page. All text from outside is escaped; nothing is loaded from anywhere."""
 
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from hiervl.visualization.run_data import RunData
 
@@ -17,7 +18,7 @@ LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below 
 OF_UNLABELLED = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
 
 
-def page(run: RunData, other: Optional[RunData]) -> str:
+def page(run: RunData, other: RunData | None) -> str:
     """The whole page."""
     sections = [
         _head(run, other),
@@ -51,7 +52,7 @@ def _of(run: RunData, dataset: str) -> str:
 # ---------------------------------------------------------------------------- head
 
 
-def _head(run: RunData, other: Optional[RunData]) -> str:
+def _head(run: RunData, other: RunData | None) -> str:
     datasets = run.setting("DATASETS.TRAIN") or []
     kind = "semi-supervised" if run.setting("SEMI.ENABLED", True) else "supervised-only"
     parts = [f"<h1>{escape(run.name)}</h1>", f'<p class="pale">{kind}, trained on {escape(", ".join(datasets))}</p>']
@@ -65,7 +66,7 @@ def _head(run: RunData, other: Optional[RunData]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _comparison(scores: Dict[str, Any], other: Optional[RunData], dataset: str) -> str:
+def _comparison(scores: dict[str, Any], other: RunData | None, dataset: str) -> str:
     """What unlabelled images have gained over the supervised-only run."""
     theirs = None if other is None else other.scores().get(dataset)
     if theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
@@ -82,14 +83,14 @@ def _fact(label: str, value: str) -> str:
     return f'<div class="fact"><b>{escape(value)}</b><span class="pale">{escape(label)}</span></div>'
 
 
-def _percent(value: Optional[float]) -> str:
+def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
 # ---------------------------------------------------------------------------- curves
 
 
-def _curves(run: RunData, other: Optional[RunData]) -> str:
+def _curves(run: RunData, other: RunData | None) -> str:
     quality = {name: points for name, points in run.curves.items() if re.search(r"sem_seg/(mIoU|mACC)$", name)}
     if other is not None:
         quality.update(
@@ -112,7 +113,7 @@ def _curves(run: RunData, other: Optional[RunData]) -> str:
     return f'<div class="grid">{"".join(drawn)}</div>' if drawn else ""
 
 
-def _named(run: RunData, name: str) -> Dict[str, Dict[int, float]]:
+def _named(run: RunData, name: str) -> dict[str, dict[int, float]]:
     return {name: run.curves[name]} if name in run.curves else {}
 
 
@@ -132,7 +133,7 @@ def _pseudo_labels(run: RunData) -> str:
     return f'<p>{escape(text)}</p><div class="grid">{_chart("Kept pseudo-labels", lines)}</div>'
 
 
-def _chart(title: str, lines: Dict[str, Dict[int, float]]) -> str:
+def _chart(title: str, lines: dict[str, dict[int, float]]) -> str:
     """Curves over the iterations as SVG."""
     values = [value for points in lines.values() for value in points.values()]
     steps = [step for points in lines.values() for step in points]
@@ -172,7 +173,7 @@ def _chart(title: str, lines: Dict[str, Dict[int, float]]) -> str:
 # ---------------------------------------------------------------------------- classes
 
 
-def _classes(scores: Dict[str, Any]) -> str:
+def _classes(scores: dict[str, Any]) -> str:
     """IoU of every class as a table that can be sorted, with bars."""
     rows = []
     for number, (name, value) in enumerate(scores.get("IoU", {}).items()):
@@ -190,7 +191,7 @@ def _classes(scores: Dict[str, Any]) -> str:
     )
 
 
-def _confusions(evaluation: Dict[str, Any]) -> str:
+def _confusions(evaluation: dict[str, Any]) -> str:
     """The matrix, as shares of every true class, and the largest confusions in words."""
     names, matrix = evaluation["class_names"], evaluation["confusion"]
     totals = [sum(row) for row in matrix]
@@ -232,7 +233,7 @@ def _confusion_cell(share: float, is_right: bool) -> str:
 # ---------------------------------------------------------------------------- images
 
 
-def _images(evaluation: Dict[str, Any]) -> str:
+def _images(evaluation: dict[str, Any]) -> str:
     titles = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
     keys = " ".join(
         _key(f"rgb({','.join(map(str, colour))})", name)
@@ -246,9 +247,9 @@ def _images(evaluation: Dict[str, Any]) -> str:
     return "".join(parts) if len(parts) > 1 else ""
 
 
-def _viewer(entry: Dict[str, Any]) -> str:
+def _viewer(entry: dict[str, Any]) -> str:
     """Pictures on top of each other, with a slider between them."""
-    captions: List[str] = list(entry["pictures"])
+    captions: list[str] = list(entry["pictures"])
     pictures = "".join(
         f'<img src="{escape(entry["pictures"][caption], quote=True)}" alt="{escape(caption)}">' for caption in captions
     )

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,9 +17,9 @@ class RunData(NamedTuple):
     """What a run has left; parts that it has not are empty."""
 
     name: str
-    curves: Dict[str, Dict[int, float]]  # by name, by iteration
-    results: Dict[str, Any]  # of its last evaluation: by dataset if there were several
-    evaluations: List[Dict[str, Any]]  # what the galleries wrote
+    curves: dict[str, dict[int, float]]  # by name, by iteration
+    results: dict[str, Any]  # of its last evaluation: by dataset if there were several
+    evaluations: list[dict[str, Any]]  # what the galleries wrote
     config: str  # YAML
 
     def setting(self, key: str, default: Any = None) -> Any:
@@ -31,7 +31,7 @@ class RunData(NamedTuple):
             value = value[part]
         return value
 
-    def scores(self) -> Dict[str, Dict[str, Any]]:
+    def scores(self) -> dict[str, dict[str, Any]]:
         """Scores by dataset."""
         if "sem_seg" in self.results:
             names = self.setting("DATASETS.TEST") or ["test"]
@@ -44,7 +44,7 @@ def evaluation_file(dataset: str) -> str:
     return f"{EVALUATION_PREFIX}{dataset}{EVALUATION_SUFFIX}"
 
 
-def read_run(folder: Union[str, Path]) -> RunData:
+def read_run(folder: str | Path) -> RunData:
     """Read a run's folder.
 
     Raises:
@@ -64,7 +64,7 @@ def read_run(folder: Union[str, Path]) -> RunData:
     )
 
 
-def _read_json(path: Path) -> Dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -80,9 +80,9 @@ def _read_config(path: Path) -> str:
     return text
 
 
-def _read_curves(path: Path) -> Dict[str, Dict[int, float]]:
+def _read_curves(path: Path) -> dict[str, dict[int, float]]:
     """Finite values by name and iteration; after a resumed training the later value counts."""
-    curves: Dict[str, Dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)

@@ -1,7 +1,6 @@
 """Pictures of what a semi-supervised run learns from, drawn while it runs."""
 
 from pathlib import Path
-from typing import List, Optional
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ class TrainingPictures(HookBase):
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
         self.cfg, self.step, self.period = cfg, step, period
-        self._items: Optional[List[dict]] = None
+        self._items: list[dict] | None = None
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
@@ -52,7 +51,7 @@ class TrainingPictures(HookBase):
         comparison_sheet(self._rows(), names, colours, path)
 
     @torch.no_grad()
-    def _rows(self) -> List[Row]:
+    def _rows(self) -> list[Row]:
         if self._items is None:
             self._items = picture_items(self.cfg)
         step, items = self.step, self._items
@@ -77,7 +76,7 @@ class TrainingPictures(HookBase):
         return rows
 
 
-def picture_items(cfg) -> List[dict]:
+def picture_items(cfg) -> list[dict]:
     """The same few unlabelled images, augmented alike, for every sheet of a run."""
     dicts, mapper = load_unlabeled(cfg), UnlabeledMapper.from_config(cfg)
     chosen = dicts[:: max(1, len(dicts) // IMAGES)][:IMAGES]

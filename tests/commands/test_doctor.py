@@ -102,8 +102,7 @@ def test_weights_that_are_missing_or_cut_short(shipped_weights, capsys, size, de
     report = doctor.Report()
     doctor.check_weights(report)
     assert report.problems == [
-        f"The demo's weights file weights.safetensors {defect}: "
-        "restore it with `git checkout -- hiervl/assets`."
+        f"The demo's weights file weights.safetensors {defect}: restore it with `git checkout -- hiervl/assets`."
     ]
 
 

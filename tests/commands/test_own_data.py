@@ -130,7 +130,7 @@ def test_prompts_tell_good_words_from_bad_ones(tmp_path, capsys):
 
 
 def test_phrase_that_finds_an_unseen_class_is_advised():
-    """"a" is taken for "b" everywhere, but "x" alone would find it; for "c" no phrase does."""
+    """ "a" is taken for "b" everywhere, but "x" alone would find it; for "c" no phrase does."""
     scores = ZeroShotScores(["a", "b", "c"], [["x", "y"], ["z"], ["v", "w"]])
     scores.confusion[:] = [[0, 10, 0], [0, 10, 0], [0, 10, 0]]
     scores.hits[:], scores.unions[:] = [3, 0, 10, 0, 0], [10, 10, 30, 10, 10]

@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from benchmarks.fake_cuda import fake_cuda, move_to_cuda
 
+from benchmarks.fake_cuda import fake_cuda, move_to_cuda
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 SIDE = 32

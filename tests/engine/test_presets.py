@@ -107,9 +107,7 @@ def test_choices_are_printed_once_with_their_reasons(own, capsys):
 def test_presets_by_name(own):
     assert apply_preset(load_config("", [])) == []  # no dataset of the user's own: nothing is chosen
     for preset in ("24gb", "cpu"):
-        cfg = prepare_config(
-            load_config(own.config(), ["OUTPUT_DIR", str(own.root / "out"), "SOLVER.PRESET", preset])
-        )
+        cfg = prepare_config(load_config(own.config(), ["OUTPUT_DIR", str(own.root / "out"), "SOLVER.PRESET", preset]))
         assert (cfg.MODEL.PIXEL_DECODER.DIM == 64) == (preset == "cpu")
     cfg = prepare_config(load_config(own.config(), ["OUTPUT_DIR", str(own.root / "out"), "SOLVER.PRESET", "none"]))
     assert cfg.INPUT.CROP_SIZE == 512

@@ -109,9 +109,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, t
     train(world, tmp_path / "parts", *common, stop_at=25)
     assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000019.pth"
     train(world, tmp_path / "parts", *common, resume=True)
-    whole, parts = (
-        torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "parts")
-    )
+    whole, parts = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "parts"))
     assert whole["trainer"]["iteration"] == parts["trainer"]["iteration"] == 39
     for part in ("model", "teacher"):
         for key, value in whole[part].items():

@@ -272,9 +272,7 @@ def count_in_process(rank, meeting_point, directory):
 def test_processes_add_up_their_counts(tmp_path):
     context = multiprocessing.get_context("fork")
     arguments = (f"file://{tmp_path}/meeting", str(tmp_path))
-    processes = [
-        context.Process(target=count_in_process, args=(rank, *arguments), daemon=True) for rank in range(2)
-    ]
+    processes = [context.Process(target=count_in_process, args=(rank, *arguments), daemon=True) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -213,9 +213,7 @@ def test_resizing_is_bilinear():
 
 
 def test_pixels_without_any_score_are_uniform():
-    torch.testing.assert_close(
-        normalise_over_classes(torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.25)
-    )
+    torch.testing.assert_close(normalise_over_classes(torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.25))
 
 
 def test_records_no_gradients_and_changes_no_mode():

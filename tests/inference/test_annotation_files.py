@@ -58,9 +58,7 @@ def test_coco_reads_every_region_as_it_was(draft):
             box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
             assert annotation["bbox"] == box
             compared += 1
-        expected = sum(
-            (np.bincount(ndimage.label(labels == label)[0].ravel())[1:] >= 4).sum() for label in (1, 2)
-        )
+        expected = sum((np.bincount(ndimage.label(labels == label)[0].ravel())[1:] >= 4).sum() for label in (1, 2))
         assert len(coco.getAnnIds(imgIds=image_id)) == expected  # regions of fewer than 4 pixels are left out
     assert compared > 10
 

@@ -112,7 +112,9 @@ def test_one_row_joins_the_two_regions_of_a_covered_object():
     rows = [rectangle(1, 0, 0, 1, 6), rectangle(1, 0, 7, 1, 8)]
     found = objects_of_map(labels, np.ones((1, 8)), (1, 2), rows)
     assert sorted((i.label, i.box, i.area) for i in found) == [
-        (1, (0, 0, 1, 6), 4), (1, (0, 7, 1, 8), 1), (2, (0, 2, 1, 4), 2),
+        (1, (0, 0, 1, 6), 4),
+        (1, (0, 7, 1, 8), 1),
+        (2, (0, 2, 1, 4), 2),
     ]
 
 

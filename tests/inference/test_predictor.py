@@ -1,6 +1,5 @@
 """One image in, one prediction out, whatever the image comes as."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -178,9 +178,7 @@ def test_all_layers_at_once_equal_each_alone():
     points, maps = torch.rand(100, 2), TargetMaps(targets)
 
     def run(logits, masks):
-        return assign(
-            logits, masks, row_classes, valid, targets, maps, fixed=True, points=points, weights=WEIGHTS
-        )
+        return assign(logits, masks, row_classes, valid, targets, maps, fixed=True, points=points, weights=WEIGHTS)
 
     together = run(logits, masks)
     assert not torch.equal(together[0].target_classes, together[1].target_classes)

@@ -49,8 +49,15 @@ def test_all_losses_by_hand():
     gate = torch.tensor([[0.3, -0.4]])
     losses = run(criterion, predicted, [torch.zeros(4, 4, dtype=torch.long)], gate)
     assert set(losses) == {
-        "loss_class", "loss_mask", "loss_dice", "loss_class_0", "loss_mask_0", "loss_dice_0",
-        "loss_pixel", "loss_align", "loss_relevance",
+        "loss_class",
+        "loss_mask",
+        "loss_dice",
+        "loss_class_0",
+        "loss_mask_0",
+        "loss_dice_0",
+        "loss_pixel",
+        "loss_align",
+        "loss_relevance",
     }
     for suffix, logits, masks in zip(("_0", ""), predicted.pred_logits, predicted.pred_masks):
         log = logits.log_softmax(-1)[0]
@@ -82,8 +89,11 @@ def test_an_image_without_labels_changes_nothing():
         return x.detach()[:1]
 
     alone = QueryPredictions(
-        [first(x) for x in predicted.pred_logits], [first(x) for x in predicted.pred_masks],
-        first(predicted.joint_embeddings), predicted.row_classes[:1], predicted.row_valid[:1],
+        [first(x) for x in predicted.pred_logits],
+        [first(x) for x in predicted.pred_masks],
+        first(predicted.joint_embeddings),
+        predicted.row_classes[:1],
+        predicted.row_valid[:1],
     )
     losses = run(criterion, predicted, [labelled, torch.full((4, 4), 255)], gate, scores)
     expected = run(criterion, alone, [labelled], first(gate), first(scores))
@@ -119,9 +129,7 @@ def test_padded_rows_are_left_out_of_the_classification():
 def test_a_weight_of_0_switches_a_loss_off():
     criterion = SupervisedCriterion(weights={**ALL, "align": 0.0, "mask": 0.0}, num_points=16)
     losses = run(criterion, predictions(), [torch.zeros(4, 4, dtype=torch.long)])
-    assert set(losses) == {
-        "loss_class", "loss_dice", "loss_class_0", "loss_dice_0", "loss_pixel", "loss_relevance"
-    }
+    assert set(losses) == {"loss_class", "loss_dice", "loss_class_0", "loss_dice_0", "loss_pixel", "loss_relevance"}
 
 
 def test_unknown_assignment():

@@ -133,7 +133,7 @@ def test_instances_are_the_targets_of_instance_rows(make_network, monkeypatch):
     instance_ids[:, 40:] = 2
     item = {"image": random_images(1)[0], "sem_seg": torch.full((64, 64), 2), "instance_ids": instance_ids}
     train_once(make_network(), [item])
-    ((_, _, row_classes, _, (target,), *_), assignments), = seen
+    (((_, _, row_classes, _, (target,), *_), assignments),) = seen
     assert len(assignments) == 4  # before the first layer, and after each of three
     for found in assignments:
         numbers = [(target.sem_seg, target.segments)[which] for which in found.target_map]  # one image: maps 0 and 1

@@ -10,8 +10,10 @@ INPUT_SHAPE = {f"res{i}": ShapeSpec(channels=8 * i, stride=2**i) for i in (2, 3,
 
 
 def features(batch=2):
-    return {name: torch.randn(batch, spec.channels, 96 // spec.stride, 160 // spec.stride)
-            for name, spec in INPUT_SHAPE.items()}
+    return {
+        name: torch.randn(batch, spec.channels, 96 // spec.stride, 160 // spec.stride)
+        for name, spec in INPUT_SHAPE.items()
+    }
 
 
 def text_rows(batch=2, rows=4, dim=32):
@@ -31,7 +33,10 @@ def test_layer_equals_mask2former():
 
     torch.manual_seed(0)
     config = Mask2FormerConfig(
-        feature_size=32, num_attention_heads=4, encoder_feedforward_dim=48, dropout=0.0,
+        feature_size=32,
+        num_attention_heads=4,
+        encoder_feedforward_dim=48,
+        dropout=0.0,
         backbone_config={"model_type": "swin"},
     )
     theirs = mask2former.Mask2FormerPixelDecoderEncoderLayer(config)
@@ -40,15 +45,20 @@ def test_layer_equals_mask2former():
         torch.nn.init.normal_(parameter, std=0.3)
     renamed = {"norm1": "self_attn_layer_norm", "linear1": "fc1", "linear2": "fc2", "norm2": "final_layer_norm"}
     theirs.load_state_dict(
-        {".".join((renamed.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:])): value
-         for name, value in ours.state_dict().items()}
+        {
+            ".".join((renamed.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:])): value
+            for name, value in ours.state_dict().items()
+        }
     )
     shapes = [(2, 3), (4, 6), (7, 5)]
     pixels = sum(h * w for h, w in shapes)
     x, position = torch.randn(2, pixels, 32), torch.randn(2, pixels, 32)
     points = reference_points(shapes, x.device)
     expected = theirs(
-        x, attention_mask=None, position_embeddings=position, spatial_shapes_list=shapes,
+        x,
+        attention_mask=None,
+        position_embeddings=position,
+        spatial_shapes_list=shapes,
         reference_points=points[:, :, None].expand(2, -1, 3, -1),
     )[0]
     torch.testing.assert_close(ours(x, position, points, shapes), expected, atol=1e-5, rtol=1e-5)

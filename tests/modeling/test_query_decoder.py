@@ -19,7 +19,11 @@ def test_layer_equals_mask2former():
 
     torch.manual_seed(0)
     config = Mask2FormerConfig(
-        hidden_dim=32, num_attention_heads=4, dim_feedforward=48, dropout=0.0, pre_norm=False,
+        hidden_dim=32,
+        num_attention_heads=4,
+        dim_feedforward=48,
+        dropout=0.0,
+        pre_norm=False,
         backbone_config={"model_type": "swin"},
     )
     theirs = mask2former.Mask2FormerMaskedAttentionDecoderLayer(config)

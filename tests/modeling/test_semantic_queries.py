@@ -17,7 +17,7 @@ def axis_text(num_classes=CLASSES) -> TextFeatures:
 
 
 def images_with_relevance(generator, relevance) -> torch.Tensor:
-    """"Pooled embeddings" (B, C) that a gate with α = 20, β = 4 gives this relevance; not of length 1."""
+    """ "Pooled embeddings" (B, C) that a gate with α = 20, β = 4 gives this relevance; not of length 1."""
     logit = torch.tensor(relevance).logit()
     return logit / generator.log_gate_scale.exp().detach() - generator.gate_offset.detach()
 

@@ -11,9 +11,7 @@ pytest.importorskip("triton")
 SHAPES = [(3, 5), (1, 4), (6, 2)]
 
 
-@pytest.mark.parametrize(
-    "dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 5e-2)]
-)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 5e-2)])
 def test_equals_sampled_maps(dtype, tolerance):
     """Output and all gradients, against float64: samples inside, in the rims and outside; a width of 12 channels."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,9 +22,7 @@ def test_equals_sampled_maps(dtype, tolerance):
     value = value.to(dtype).double()  # half precision rounds the inputs, which is not what is tested
     precise = torch.promote_types(dtype, torch.float32)
     exact = [x.requires_grad_() for x in (value, locations, weights)]
-    typed = [
-        x.detach().to(dtype if x is value else precise).requires_grad_() for x in (value, locations, weights)
-    ]
+    typed = [x.detach().to(dtype if x is value else precise).requires_grad_() for x in (value, locations, weights)]
     expected = sampled_maps(exact[0], SHAPES, *exact[1:])
     out = fused_sampling(typed[0], SHAPES, *typed[1:])
     assert out.dtype == dtype

@@ -115,7 +115,7 @@ def test_mask_reader(tmp_path_factory, content):
 
 YAMLS = [
     b"classes: [road, {name: car, phrases: [a car, a lorry], color: [1, 2, 3]}]\n",
-    b"MODEL: {CLIP: {NAME: shapesworld}}\nSOLVER: {BASE_LR: 0.1}\nDATASETS: {TRAIN: (\"a\",)}\n",
+    b'MODEL: {CLIP: {NAME: shapesworld}}\nSOLVER: {BASE_LR: 0.1}\nDATASETS: {TRAIN: ("a",)}\n',
     b"classes: [!!python/object/apply:os.system ['true']]\n",
     b"a: &a [1, 1]\nb: &b [*a, *a]\nclasses: *b\n2024-02-30: 0x_ .inf\n",
 ]

@@ -107,9 +107,7 @@ def test_a_wrong_hash_is_refused(installer, tmp_path):
     assert not (tmp_path / "wheels").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["top/../../escaped.py", "/detectron2/escaped.py", "top\\escaped.py", "C:/e.py"]
-)
+@pytest.mark.parametrize("name", ["top/../../escaped.py", "/detectron2/escaped.py", "top\\escaped.py", "C:/e.py"])
 def test_a_member_that_leads_outside_is_refused(installer, tmp_path, name):
     sdist = tmp_path / "sdist.tar.gz"
     digest = write_sdist(sdist, extra_members=[tarfile.TarInfo(name)])

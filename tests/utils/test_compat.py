@@ -30,9 +30,7 @@ print(json.dumps({
 def run_python(program: str, *search_path: Path) -> str:
     paths = os.pathsep.join(map(str, (*search_path, REPOSITORY_ROOT)))
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -77,8 +75,7 @@ def test_compiled_operations_are_kept(tmp_path):
     write_detectron2(tmp_path, "0.5")
     (tmp_path / "detectron2/_C.py").write_text("COMPILED = True\n")
     program = (
-        "import hiervl\nfrom detectron2 import _C\n"
-        "print(_C.COMPILED, 'detectron2._C' in hiervl.utils.compat.applied)"
+        "import hiervl\nfrom detectron2 import _C\nprint(_C.COMPILED, 'detectron2._C' in hiervl.utils.compat.applied)"
     )
     assert run_python(program, tmp_path).strip() == "True False"
 

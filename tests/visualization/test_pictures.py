@@ -133,9 +133,7 @@ def test_sheet_of_any_size_with_long_texts(tmp_path, size):
 def test_pictures_of_a_row_may_differ_in_size(tmp_path):
     path = str(tmp_path / "sheet.png")
     image = np.zeros((50, 100, 3), dtype=np.uint8)
-    comparison_sheet(
-        [("", [("image", image), ("truth", np.ones((100, 200), dtype=int))])], NAMES, COLOURS, path
-    )
+    comparison_sheet([("", [("image", image), ("truth", np.ones((100, 200), dtype=int))])], NAMES, COLOURS, path)
     sheet = read(path)
     assert (sheet == 0).all(axis=-1).sum() == (sheet == COLOURS[1]).all(axis=-1).sum() - 14 * 14  # the swatch
 

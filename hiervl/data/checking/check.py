@@ -1,8 +1,9 @@
 """Looks at a dataset before training does, and explains every fault it finds (``check-data``)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -31,13 +32,13 @@ MENDS = {
         "val": "its score will be unknown",
     },
 }
-Layout = Union[FolderLayout, RegisteredLayout]
+Layout = FolderLayout | RegisteredLayout
 
 
 class ImageFacts(NamedTuple):
     """What is kept of an image that could be read."""
 
-    size: Tuple[int, int]  # height, width
+    size: tuple[int, int]  # height, width
     mark: Fingerprint
 
 
@@ -53,11 +54,11 @@ class Report:
         findings: the faults, worst first.
     """
 
-    class_names: List[str]
-    images: Dict[str, ImageFacts] = field(default_factory=dict)
-    splits: Dict[str, List[str]] = field(default_factory=dict)
-    pixels: Dict[str, np.ndarray] = field(default_factory=dict)
-    findings: List[Finding] = field(default_factory=list)
+    class_names: list[str]
+    images: dict[str, ImageFacts] = field(default_factory=dict)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -70,7 +71,7 @@ class Report:
         return np.array(rows, dtype=bool).reshape(len(rows), len(self.class_names))
 
 
-def check(layout: Layout, crop_size: Optional[int] = None, short_side: int = 0) -> Report:
+def check(layout: Layout, crop_size: int | None = None, short_side: int = 0) -> Report:
     """Read every image and mask and look for faults.
 
     Args:
@@ -99,7 +100,7 @@ def check(layout: Layout, crop_size: Optional[int] = None, short_side: int = 0) 
     return report
 
 
-def _matching(layout: Layout, pools: Dict[str, Pool]) -> List[Finding]:
+def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
     findings = []
     for split, pool in pools.items():
         missing = layout.missing_masks() if split == LABELED else pool.missing
@@ -126,7 +127,7 @@ def _suffix_hint(missing: Sequence[Path], extra: Sequence[str]) -> str:
     return f" (the masks' names end in '{suffix}': set DATASET.MASK_SUFFIX to {suffix})" if suffix else ""
 
 
-def _read_images(report: Report, paths: Iterable[str]) -> List[Finding]:
+def _read_images(report: Report, paths: Iterable[str]) -> list[Finding]:
     corrupt, dark = [], []
     for path in tqdm(dict.fromkeys(paths), "images", disable=None, leave=False):  # None: not in a log file
         try:
@@ -148,7 +149,7 @@ def _read_images(report: Report, paths: Iterable[str]) -> List[Finding]:
     return findings
 
 
-def _broken(files: Sequence[Tuple[str, str]], what: str) -> Finding:
+def _broken(files: Sequence[tuple[str, str]], what: str) -> Finding:
     return Finding(
         ERROR,
         f"{len(files)} {what} cannot be read (the first: {files[0][1].rstrip('.')}).",
@@ -156,7 +157,7 @@ def _broken(files: Sequence[Tuple[str, str]], what: str) -> Finding:
     )
 
 
-def _read_masks(report: Report, layout: Layout, pools: Dict[str, Pool]) -> List[Finding]:
+def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
     statistics = ValueStatistics(layout.class_map)
     corrupt, unequal, turned = [], [], []
     for pool in pools.values():
@@ -186,7 +187,7 @@ def _read_masks(report: Report, layout: Layout, pools: Dict[str, Pool]) -> List[
     return findings + judge(statistics)
 
 
-def _is_unrotated(sample: Sample, shape: Tuple[int, int]) -> bool:
+def _is_unrotated(sample: Sample, shape: tuple[int, int]) -> bool:
     """The mask fits the pixels as they are stored, which EXIF asks to be turned."""
     if isinstance(sample.masks, CocoFile):
         return False
@@ -197,7 +198,7 @@ def _is_unrotated(sample: Sample, shape: Tuple[int, int]) -> bool:
         return False
 
 
-def _divide(report: Report, layout: Layout, pools: Dict[str, Pool]) -> None:
+def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:
     report.splits[UNLABELED] = layout.unlabeled_files
     try:
         for split in ("train", "val", "test"):
@@ -210,7 +211,7 @@ def _divide(report: Report, layout: Layout, pools: Dict[str, Pool]) -> None:
             report.findings.append(Finding(ERROR, str(error)))
 
 
-def _classes(report: Report, mends: Dict[str, str]) -> List[Finding]:
+def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     names = report.class_names
     if len(names) == 1:
         return [Finding(
@@ -227,7 +228,7 @@ def _classes(report: Report, mends: Dict[str, str]) -> List[Finding]:
             "file, and label images of other classes.",
         )]  # fmt: skip
     findings = []
-    named: List[str] = []
+    named: list[str] = []
     for split in ("train", "val"):
         if not report.splits.get(split):
             continue
@@ -240,7 +241,7 @@ def _classes(report: Report, mends: Dict[str, str]) -> List[Finding]:
     return findings
 
 
-def _duplicates(report: Report) -> List[Finding]:
+def _duplicates(report: Report) -> list[Finding]:
     findings = []
     for first, second in LEAKS:
         marks = [
@@ -259,7 +260,7 @@ def _duplicates(report: Report) -> List[Finding]:
     return findings
 
 
-def _small_images(report: Report, crop_size: int, short_side: int) -> List[Finding]:
+def _small_images(report: Report, crop_size: int, short_side: int) -> list[Finding]:
     small = [path for path, facts in report.images.items() if (short_side or min(facts.size)) < crop_size]
     if not small:
         return []
@@ -272,5 +273,5 @@ def _small_images(report: Report, crop_size: int, short_side: int) -> List[Findi
     )]  # fmt: skip
 
 
-def _names(paths: Sequence[Path]) -> Tuple[str, ...]:
+def _names(paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple(str(path) for path in paths)

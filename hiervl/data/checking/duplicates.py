@@ -1,6 +1,6 @@
 """Images that are the same or nearly the same, found by a perceptual hash."""
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     return Fingerprint(np.packbits(thumbnail[:, :-1] > thumbnail[:, 1:]), thumbnail)
 
 
-def near_duplicates(first: Dict[str, Fingerprint], second: Dict[str, Fingerprint]) -> List[Tuple[str, str]]:
+def near_duplicates(first: dict[str, Fingerprint], second: dict[str, Fingerprint]) -> list[tuple[str, str]]:
     """Pairs of names, one of each set, whose images look the same."""
     if not first or not second:
         return []

@@ -5,8 +5,8 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class LabelFiles:
         """
         return RawMask(INDEX, read_instances(key).astype(np.int32))
 
-    def read(self, key: str, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    def read(self, key: str, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """Label map (H, W) with 255 where nothing counts; errors as :func:`read_label`."""
         label = read_label(key, self.num_classes, self.ignore_label, image_size)
         return np.where(label == self.ignore_label, IGNORED, label)
@@ -47,8 +47,8 @@ class RegisteredLayout:
 
     def __init__(
         self,
-        names: Dict[str, Sequence[str]],
-        dicts: Dict[str, List[dict]],
+        names: dict[str, Sequence[str]],
+        dicts: dict[str, list[dict]],
         class_names: Sequence[str],
         background: Sequence[str] = (),
     ):
@@ -92,7 +92,7 @@ class RegisteredLayout:
 
     def _pool(self, dicts: Sequence[dict]) -> Pool:
         masks = LabelFiles(len(self.class_map.classes), self.ignore_label)
-        samples: Dict[str, Sample] = {}
+        samples: dict[str, Sample] = {}
         missing = []
         for entry in dicts:
             image = Path(entry["file_name"])
@@ -112,20 +112,20 @@ class RegisteredLayout:
         return self._unlabeled
 
     @functools.cached_property
-    def division(self) -> Dict[str, Dict[str, Sample]]:
+    def division(self) -> dict[str, dict[str, Sample]]:
         return {"train": self._pools["train"].samples, "val": self._pools["val"].samples, "test": {}, "rest": {}}
 
     @property
     def unlabeled(self) -> Sequence[str]:
         return self._unlabeled
 
-    def missing_masks(self) -> List[Path]:
+    def missing_masks(self) -> list[Path]:
         return self.labeled.missing
 
-    def separate(self, key: str) -> Optional[Pool]:
+    def separate(self, key: str) -> Pool | None:
         """Images and masks of "VAL"; there is no "TEST"."""
         return self._pools["val"] if key == "VAL" else None
 
-    def label(self, sample: Sample, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """As :meth:`FolderLayout.label`."""
         return sample.masks.read(sample.key, image_size)

@@ -1,7 +1,6 @@
 """What is wrong with the values and colours of masks, said in sentences that name the mend."""
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Set, Tuple
 
 import numpy as np
 
@@ -31,10 +30,10 @@ class Finding:
 
     level: str
     sentence: str
-    files: Tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
-def _by_form() -> Dict[str, dict]:
+def _by_form() -> dict[str, dict]:
     return {INDEX: {}, COLOR: {}, LABEL: {}}
 
 
@@ -43,10 +42,10 @@ class ValueStatistics:
     """Which codes the masks hold, gathered mask by mask."""
 
     class_map: ClassMap
-    counts: Dict[str, Dict[int, int]] = field(default_factory=_by_form)
-    files: Dict[str, Dict[int, List[str]]] = field(default_factory=_by_form)
-    unknown: Dict[str, Dict[str, List[int]]] = field(default_factory=_by_form)
-    palettes: Dict[str, Tuple[Set[int], dict]] = field(default_factory=dict)
+    counts: dict[str, dict[int, int]] = field(default_factory=_by_form)
+    files: dict[str, dict[int, list[str]]] = field(default_factory=_by_form)
+    unknown: dict[str, dict[str, list[int]]] = field(default_factory=_by_form)
+    palettes: dict[str, tuple[set[int], dict]] = field(default_factory=dict)
 
     def add(self, name: str, raw: RawMask) -> np.ndarray:
         """Take in a mask; returns its pixels per class (C,)."""
@@ -66,12 +65,12 @@ class ValueStatistics:
             self.palettes[name] = (set(codes), raw.palette)
         return pixels
 
-    def files_with(self, form: str, codes) -> Tuple[str, ...]:
+    def files_with(self, form: str, codes) -> tuple[str, ...]:
         """Names of the masks that hold one of the codes."""
         return tuple(sorted({name for code in codes for name in self.files[form].get(code, [])}))
 
 
-def value_findings(statistics: ValueStatistics) -> List[Finding]:
+def value_findings(statistics: ValueStatistics) -> list[Finding]:
     """Everything that the codes of all masks together say."""
     findings = [*_unknown_colors(statistics), *_palette_order(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
@@ -98,7 +97,7 @@ def value_findings(statistics: ValueStatistics) -> List[Finding]:
     return findings
 
 
-def registered_findings(statistics: ValueStatistics) -> List[Finding]:
+def registered_findings(statistics: ValueStatistics) -> list[Finding]:
     """The same of a registered dataset, whose classes no class file of the user's defines."""
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     if not unknown:
@@ -114,7 +113,7 @@ def registered_findings(statistics: ValueStatistics) -> List[Finding]:
     )]  # fmt: skip
 
 
-def _unknown_values(statistics: ValueStatistics, unknown: List[int], used: List[int]) -> Finding:
+def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[int]) -> Finding:
     class_map = statistics.class_map
     files = tuple(sorted(statistics.unknown[INDEX]))
     count = len(class_map.values)
@@ -157,7 +156,7 @@ def _unknown_values(statistics: ValueStatistics, unknown: List[int], used: List[
     )
 
 
-def _unknown_colors(statistics: ValueStatistics) -> List[Finding]:
+def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
     unknown = statistics.unknown[COLOR]
     if not unknown:
         return []
@@ -196,7 +195,7 @@ def _unknown_colors(statistics: ValueStatistics) -> List[Finding]:
     )]  # fmt: skip
 
 
-def _palette_order(statistics: ValueStatistics) -> List[Finding]:
+def _palette_order(statistics: ValueStatistics) -> list[Finding]:
     """Palette files whose indices say other classes than their colours."""
     class_map = statistics.class_map
     by_index = class_map.known_values()
@@ -217,7 +216,7 @@ def _palette_order(statistics: ValueStatistics) -> List[Finding]:
     )]  # fmt: skip
 
 
-def _ignored_255(statistics: ValueStatistics, used: List[int]) -> List[Finding]:
+def _ignored_255(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
     class_map = statistics.class_map
     if IGNORED not in used or IGNORED in class_map.values:
         return []

@@ -9,9 +9,9 @@ Beside the keys of :mod:`hiervl.data.classes.definitions` an entry may hold
 ``color`` is both the colour in pictures and, in RGB masks, the colour that stands for the entry.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from hiervl.data.classes.definitions import KEYS, ClassDefinition, check_names, class_of_entry, read_entries
 from hiervl.utils.errors import UserError
@@ -20,7 +20,7 @@ IGNORED = 255  # in the label maps that are made of masks
 MAX_CLASSES = 255
 LONG_KEYS = (*KEYS, "label", "ignore", "merge_into")
 
-Color = Tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class ClassMap:
         path: the class file.
     """
 
-    classes: Tuple[ClassDefinition, ...]
-    values: Dict[int, int]
-    colors: Dict[Color, int]
-    names: Dict[str, int]
-    uncolored: Tuple[str, ...]
+    classes: tuple[ClassDefinition, ...]
+    values: dict[int, int]
+    colors: dict[Color, int]
+    names: dict[str, int]
+    uncolored: tuple[str, ...]
     path: Path
 
     @property
-    def class_names(self) -> List[str]:
+    def class_names(self) -> list[str]:
         return [definition.name for definition in self.classes]
 
     @property
-    def background(self) -> Optional[int]:
+    def background(self) -> int | None:
         """Label of the first background class, if there is one."""
         return next((label for label, definition in enumerate(self.classes) if definition.background), None)
 
@@ -60,12 +60,12 @@ class ClassMap:
             self.values.get(IGNORED, IGNORED) == IGNORED
         )
 
-    def known_values(self) -> Dict[int, int]:
+    def known_values(self) -> dict[int, int]:
         """``values``, and 255 ignored unless the class file says otherwise."""
         return {IGNORED: IGNORED, **self.values}
 
 
-def read_class_map(path: Union[str, Path]) -> ClassMap:
+def read_class_map(path: str | Path) -> ClassMap:
     """Read a class file in its long form.
 
     Raises:
@@ -84,7 +84,7 @@ def read_class_map(path: Union[str, Path]) -> ClassMap:
         raise UserError(f"the class file {path} has {len(learnt)} classes; at most {MAX_CLASSES} are possible.")
     labels = {definitions[index].name: label for label, index in enumerate(learnt)}
     classes = [definitions[index] for index in learnt]
-    names: Dict[str, int] = {}
+    names: dict[str, int] = {}
     for entry, definition in zip(entries, definitions):
         label = _label_of(entry, definition.name, labels, path)
         names[definition.name] = label
@@ -118,7 +118,7 @@ def _check_flags(entry: dict, path: Path) -> None:
         raise UserError(f"the class file {path}: '{name}' is both ignored and merged; keep one of the two.")
 
 
-def _label_of(entry: dict, name: str, labels: Dict[str, int], path: Path) -> int:
+def _label_of(entry: dict, name: str, labels: dict[str, int], path: Path) -> int:
     if entry.get("ignore"):
         return IGNORED
     if "merge_into" not in entry:
@@ -131,7 +131,7 @@ def _label_of(entry: dict, name: str, labels: Dict[str, int], path: Path) -> int
     return labels[entry["merge_into"]]
 
 
-def _values_of(entry: dict, index: int, path: Path) -> List[int]:
+def _values_of(entry: dict, index: int, path: Path) -> list[int]:
     values = entry.get("label", index)
     values = values if isinstance(values, list) else [values]
     if not values or not all(type(value) is int and value >= 0 for value in values):
@@ -142,9 +142,9 @@ def _values_of(entry: dict, index: int, path: Path) -> List[int]:
     return values
 
 
-def _unique(pairs: Sequence[Tuple], names: Dict[str, int], what: str, path: Path) -> Dict:
+def _unique(pairs: Sequence[tuple], names: dict[str, int], what: str, path: Path) -> dict:
     """Label of each key; one key for two labels is a mistake."""
-    owner: Dict = {}
+    owner: dict = {}
     for key, name in pairs:
         if names[owner.setdefault(key, name)] != names[name]:
             shown = list(key) if isinstance(key, tuple) else key

@@ -1,9 +1,9 @@
 """The classes of a dataset, read from a YAML file: names, phrases for CLIP, colours."""
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
 
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
@@ -26,12 +26,12 @@ class ClassDefinition:
     """
 
     name: str
-    phrases: Tuple[str, ...]
-    color: Tuple[int, int, int]
+    phrases: tuple[str, ...]
+    color: tuple[int, int, int]
     background: bool = False
 
 
-def read_classes(path: Union[str, Path]) -> List[ClassDefinition]:
+def read_classes(path: str | Path) -> list[ClassDefinition]:
     """The classes of a YAML file ``classes: [{name, phrases, color, background}, …]``, in the order of the labels.
 
     Only ``name`` is needed; an entry may also be the bare name.
@@ -67,7 +67,7 @@ def check_names(names: Sequence[str], path: Path) -> None:
         raise UserError(f"the class file {path} names '{doubled}' twice.")
 
 
-def distinct_color(index: int) -> Tuple[int, int, int]:
+def distinct_color(index: int) -> tuple[int, int, int]:
     """The colour (RGB, 0…255) of the class ``index`` where none was chosen; classes near in order are far in hue."""
     value = (0.95, 0.65, 0.8)[index % 3]
     r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1.0, 0.75, value)

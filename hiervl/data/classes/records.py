@@ -1,7 +1,7 @@
 """Classes as plain values: what a checkpoint carries and what a class file holds."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -10,8 +10,8 @@ from hiervl.data.classes.definitions import ClassDefinition, distinct_color
 
 
 def definitions_of(
-    class_names: Sequence[str], dataset: Optional[str] = None, background: Sequence[str] = ()
-) -> List[ClassDefinition]:
+    class_names: Sequence[str], dataset: str | None = None, background: Sequence[str] = ()
+) -> list[ClassDefinition]:
     """Phrases and colours of the classes, from the dataset's metadata where it has the same classes.
 
     Args:
@@ -35,7 +35,7 @@ def definitions_of(
     ]
 
 
-def to_records(definitions: Sequence[ClassDefinition]) -> List[Dict]:
+def to_records(definitions: Sequence[ClassDefinition]) -> list[dict]:
     """Plain values, in the keys of a class file."""
     return [
         {
@@ -48,7 +48,7 @@ def to_records(definitions: Sequence[ClassDefinition]) -> List[Dict]:
     ]
 
 
-def from_records(records: Sequence[Dict]) -> List[ClassDefinition]:
+def from_records(records: Sequence[dict]) -> list[ClassDefinition]:
     """What :func:`to_records` wrote."""
     return [
         ClassDefinition(record["name"], tuple(record["phrases"]), tuple(record["color"]), bool(record["background"]))

@@ -4,8 +4,9 @@ Files are looked at when a dataset is loaded, not when it is registered.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -21,18 +22,18 @@ class RegisteredNames(NamedTuple):
     """What a folder dataset is called in Detectron2; None where there is no such part."""
 
     train: str
-    unlabeled: Optional[str]
-    val: Optional[str]
-    test: Optional[str]
+    unlabeled: str | None
+    val: str | None
+    test: str | None
 
 
 def register_folder_dataset(
     name: str,
-    images: Union[str, Path],
-    masks: Union[str, Path],
-    classes: Union[str, Path],
-    root: Union[str, Path] = ".",
-    unlabeled: Sequence[Union[str, Path]] = (),
+    images: str | Path,
+    masks: str | Path,
+    classes: str | Path,
+    root: str | Path = ".",
+    unlabeled: Sequence[str | Path] = (),
     **options,
 ) -> RegisteredNames:
     """Register a dataset of folders in Detectron2; afterwards its names can stand in ``DATASETS``.

@@ -4,8 +4,9 @@ import difflib
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import NamedTuple
 
 from hiervl.data.loading.readers import image_header
 from hiervl.utils.errors import UserError
@@ -21,9 +22,9 @@ QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
 class Matching(NamedTuple):
     """Images with the masks of the same stem."""
 
-    masks: Dict[str, str]  # stem of the image → key of its mask
-    missing: List[str]  # stems of images without a mask
-    extra: List[str]  # keys of masks without an image
+    masks: dict[str, str]  # stem of the image → key of its mask
+    missing: list[str]  # stems of images without a mask
+    extra: list[str]  # keys of masks without an image
 
 
 def find_folder(root: Path, folder: str, key: str) -> Path:
@@ -47,7 +48,7 @@ def _end_of_sentence(path: Path) -> str:
 
 
 def list_files(
-    folder: Union[str, Path], suffixes: Sequence[str] = IMAGE_SUFFIXES, above: Tuple[str, ...] = ()
+    folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, above: tuple[str, ...] = ()
 ) -> Iterator[str]:
     """Paths of a folder's and its subfolders' files, linked ones too, sorted; hidden ones are left out.
 
@@ -79,13 +80,13 @@ def list_files(
             yield path
 
 
-def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Dict[str, Path]:
+def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """What :func:`list_files` finds, by relative path without suffix.
 
     Raises:
         UserError: two files differ only in their suffix, so that a mask would belong to both.
     """
-    found: Dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for path in map(Path, list_files(folder, suffixes)):
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
@@ -103,7 +104,7 @@ def match_masks(images: Iterable[str], masks: Iterable[str], mask_suffix: str = 
     """
     images = list(images)
     by_path = {mask.removesuffix(mask_suffix): mask for mask in masks if mask.endswith(mask_suffix)}
-    by_stem: Dict[str, List[str]] = {}
+    by_stem: dict[str, list[str]] = {}
     for path, mask in by_path.items():
         by_stem.setdefault(_base(path), []).append(mask)
     count = Counter(map(_base, images))
@@ -132,7 +133,7 @@ def guess_mask_suffix(images: Iterable[str], masks: Iterable[str]) -> str:
     return min(fitting, key=len, default="")
 
 
-def image_size(path: Path) -> Tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image as it is shown (EXIF rotation obeyed), from its header alone.
 
     Raises:
@@ -190,7 +191,7 @@ def names_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
-def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> List[str]:
+def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> list[str]:
     """The stems that the lines of a list mean: the relative path with or without suffix, or the bare stem if unique.
 
     Raises:
@@ -198,7 +199,7 @@ def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: st
     """
     stems = list(stems)
     known = set(stems)
-    by_base: Dict[str, List[str]] = {}
+    by_base: dict[str, list[str]] = {}
     for stem in stems:
         by_base.setdefault(_base(stem), []).append(stem)
     chosen = []
@@ -218,4 +219,3 @@ def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: st
 
 def _base(stem: str) -> str:
     return stem.rsplit("/", 1)[-1]
-

@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -41,16 +42,16 @@ class Sample(NamedTuple):
     """An image and its mask: the key of the mask in its source."""
 
     image: Path
-    masks: Union[MaskFolder, CocoFile]
+    masks: MaskFolder | CocoFile
     key: str
 
 
 class Pool(NamedTuple):
     """Images with masks, by stem, and what found no partner."""
 
-    samples: Dict[str, Sample]
-    missing: List[Path]  # images without a mask
-    extra: List[str]  # names of masks without an image
+    samples: dict[str, Sample]
+    missing: list[Path]  # images without a mask
+    extra: list[str]  # names of masks without an image
 
 
 class FolderLayout:
@@ -92,7 +93,7 @@ class FolderLayout:
         if file is None:
             raise UserError(f"DATASET.UNLABELED: {folder} holds no images.")
 
-    def missing_masks(self) -> List[Path]:
+    def missing_masks(self) -> list[Path]:
         """Images of LABELED without a mask that are not meant to be unlabelled either."""
         missing = {os.path.abspath(path): path for path in self.labeled.missing}
         if missing:
@@ -100,7 +101,7 @@ class FolderLayout:
                 missing.pop(path, None)
         return list(missing.values())
 
-    def separate(self, key: str) -> Optional[Pool]:
+    def separate(self, key: str) -> Pool | None:
         """Images and masks of VAL or TEST where these are folders of their own."""
         part = self.source.val if key == "VAL" else self.source.test
         if not isinstance(part, (list, tuple)):
@@ -108,7 +109,7 @@ class FolderLayout:
         return self._separate[key]
 
     @functools.cached_property
-    def _separate(self) -> Dict[str, Pool]:
+    def _separate(self) -> dict[str, Pool]:
         parts = {"VAL": self.source.val, "TEST": self.source.test}
         return {
             key: self._pool(part[0], part[1], f"DATASET.{key}")
@@ -119,7 +120,7 @@ class FolderLayout:
     def _pool(self, images: str, masks: str, key: str) -> Pool:
         folder = find_folder(self.source.root, images, f"{key}.IMAGES")
         mask_path = (self.source.root / masks).expanduser()
-        source: Union[MaskFolder, CocoFile]
+        source: MaskFolder | CocoFile
         suffix = ""
         if mask_path.suffix.lower() == ".json":
             source = CocoFile(mask_path, self.class_map)
@@ -142,7 +143,7 @@ class FolderLayout:
             [source.name(mask) for mask in matching.extra],
         )
 
-    def _mask_files(self) -> List[Path]:
+    def _mask_files(self) -> list[Path]:
         pools = [self.labeled, *self._separate.values()]
         return [
             path
@@ -155,13 +156,13 @@ class FolderLayout:
     # ---- division -----------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def division(self) -> Dict[str, Dict[str, Sample]]:
+    def division(self) -> dict[str, dict[str, Sample]]:
         """The labelled images of "train", "val" and "test", by stem, and in "rest" those whose mask stays unseen."""
         self._require_masks(self.labeled, self.missing_masks(), "DATASET.LABELED")
         for key, pool in self._separate.items():
             self._require_masks(pool, pool.missing, f"DATASET.{key}")
         pool = dict(self.labeled.samples)
-        parts: Dict[str, Dict[str, Sample]] = {}
+        parts: dict[str, dict[str, Sample]] = {}
         for split, key, part in (("test", "TEST", self.source.test), ("val", "VAL", self.source.val)):
             separate = self.separate(key)
             chosen = self._chosen(part, pool, f"DATASET.{key}") if separate is None else {}
@@ -189,7 +190,7 @@ class FolderLayout:
         files = itertools.chain(self.unlabeled_files, rest)
         return PackedPaths(path for path in files if path not in used).distinct()
 
-    def _chosen(self, part: Part, pool: Dict[str, Sample], key: str) -> Dict[str, Sample]:
+    def _chosen(self, part: Part, pool: dict[str, Sample], key: str) -> dict[str, Sample]:
         """The images of the pool that a fraction or a list takes."""
         if part is None or part == 0:
             return {}
@@ -202,7 +203,7 @@ class FolderLayout:
         indices = choose_validation(self.presence(list(pool.values())), wanted, self.source.seed)
         return {stems[index]: pool[stems[index]] for index in indices}
 
-    def _listed(self, pool: Dict[str, Sample]) -> Tuple[Dict[str, Sample], Dict[str, Sample]]:
+    def _listed(self, pool: dict[str, Sample]) -> tuple[dict[str, Sample], dict[str, Sample]]:
         """The pool divided into what LABELED.LIST names and the rest."""
         if not self.source.labeled_list:
             return pool, {}
@@ -238,7 +239,7 @@ class FolderLayout:
             row[[value for value in np.unique(self.label(sample)) if value != IGNORED]] = True
         return shown
 
-    def label(self, sample: Sample, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """Label map (H, W) with 255 where nothing counts.
 
         Raises:
@@ -246,7 +247,7 @@ class FolderLayout:
         """
         return read_label(self.label_files(sample)[0], len(self.class_map.classes), IGNORED, image_size)
 
-    def label_files(self, sample: Sample) -> Tuple[str, Optional[str]]:
+    def label_files(self, sample: Sample) -> tuple[str, str | None]:
         """Files of the label map and, with COCO masks, of the instances; converted into the cache where necessary.
 
         Raises:
@@ -291,7 +292,7 @@ def _listed_file(root: str, name: str, listed_in: Path) -> str:
     return other
 
 
-def find_files_beside_masks(folder: Path, masks: Union[MaskFolder, CocoFile], mask_suffix: str) -> Dict[str, Path]:
+def find_files_beside_masks(folder: Path, masks: MaskFolder | CocoFile, mask_suffix: str) -> dict[str, Path]:
     """Images of a folder, without the masks that may lie in it too."""
     files = find_files(folder)
     if isinstance(masks, CocoFile):
@@ -300,7 +301,7 @@ def find_files_beside_masks(folder: Path, masks: Union[MaskFolder, CocoFile], ma
     return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
 
 
-def _files_of_masks(masks: MaskFolder, mask_suffix: str) -> List[Path]:
+def _files_of_masks(masks: MaskFolder, mask_suffix: str) -> list[Path]:
     return [path for key, path in masks.keys.items() if key.endswith(mask_suffix)]
 
 

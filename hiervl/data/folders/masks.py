@@ -7,7 +7,6 @@ images are matched with), ``raw`` (what a mask holds, judged by nobody yet) and 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -35,9 +34,9 @@ class RawMask:
 
     form: str
     codes: np.ndarray
-    palette: Optional[Dict[int, Color]] = None
+    palette: dict[int, Color] | None = None
 
-    def counts(self) -> Dict[int, int]:
+    def counts(self) -> dict[int, int]:
         """Pixels of each code."""
         codes, counts = np.unique(self.codes, return_counts=True)
         return dict(zip(codes.tolist(), counts.tolist()))
@@ -65,7 +64,7 @@ class MaskFolder:
     def name(self, key: str) -> str:
         return str(self.keys[key])
 
-    def stamp(self, key: str) -> Tuple:
+    def stamp(self, key: str) -> tuple:
         """Changes when the mask or what its values mean changes."""
         status = self.keys[key].stat()
         meaning = (self.form, sorted(self.class_map.values.items()), sorted(self.class_map.colors.items()))
@@ -101,7 +100,7 @@ class MaskFolder:
             return RawMask(INDEX, rgb[:, :, 0])  # indices that were saved as grey colours
         return RawMask(COLOR, rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2])
 
-    def labels(self, key: str, size: Tuple[int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Label map (H, W) uint8 with 255 where nothing counts; no instances.
 
         Raises:
@@ -137,7 +136,7 @@ class CocoFile:
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts a mark in front
             self.images = {image["id"]: image for image in content["images"]}
-            self.annotations: Dict[int, List[dict]] = {}
+            self.annotations: dict[int, list[dict]] = {}
             for annotation in content["annotations"]:
                 self.annotations.setdefault(annotation["image_id"], []).append(annotation)
             categories = {category["id"]: category["name"] for category in content["categories"]}
@@ -161,7 +160,7 @@ class CocoFile:
     def name(self, key: str) -> str:
         return f"{self.path} (image {self.images[self.keys[key]]['file_name']})"
 
-    def stamp(self, key: str) -> Tuple:
+    def stamp(self, key: str) -> tuple:
         """Changes when the file or what its categories mean changes."""
         status = self.path.stat()
         meaning = (sorted(self.category_labels.items()), self.class_map.background)
@@ -174,7 +173,7 @@ class CocoFile:
         image = self.images[self.keys[key]]
         return RawMask(LABEL, self.labels(key, (image["height"], image["width"]))[0].astype(np.int32))
 
-    def labels(self, key: str, size: Tuple[int, int]) -> Tuple[np.ndarray, np.ndarray]:
+    def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Label map (H, W) uint8 and numbers of instances (H, W) int32, 0 outside; small objects lie on large ones.
 
         Pixels of no object are background where there is such a class; else they do not count.
@@ -198,7 +197,7 @@ class CocoFile:
             instances[mask] = 0 if item.get("iscrowd") or labels[mask].max(initial=0) == IGNORED else number
         return labels, instances
 
-    def _mask(self, annotation: dict, key: str, size: Tuple[int, int]) -> np.ndarray:
+    def _mask(self, annotation: dict, key: str, size: tuple[int, int]) -> np.ndarray:
         """(H, W) bool of polygons or of run lengths."""
         shape = annotation.get("segmentation")
         try:
@@ -218,7 +217,7 @@ class CocoFile:
             ) from None
 
 
-def label_of_code(raw: RawMask, class_map: ClassMap) -> Dict[int, int]:
+def label_of_code(raw: RawMask, class_map: ClassMap) -> dict[int, int]:
     """Label of every value or colour that the class file names, in the form of ``raw``."""
     if raw.form == LABEL:
         return {label: label for label in [*range(len(class_map.classes)), IGNORED]}
@@ -227,7 +226,7 @@ def label_of_code(raw: RawMask, class_map: ClassMap) -> Dict[int, int]:
     return {encode_color(color): label for color, label in class_map.colors.items()}
 
 
-def describe_codes(form: str, codes: List[int]) -> str:
+def describe_codes(form: str, codes: list[int]) -> str:
     """For a sentence: "the values 3, 7, …" or "the colours [1, 2, 3], …"."""
     shown = [str(list(decode_color(code)) if form == COLOR else code) for code in codes[:MAX_LISTED]]
     noun = "colour" if form == COLOR else "value"
@@ -235,6 +234,6 @@ def describe_codes(form: str, codes: List[int]) -> str:
     return f"the {noun}{'s' if len(codes) > 1 else ''} {', '.join(shown)}{more}"
 
 
-def _palette(image: Image.Image) -> Dict[int, Color]:
+def _palette(image: Image.Image) -> dict[int, Color]:
     flat = image.getpalette("RGB") or []
     return {index: tuple(flat[3 * index : 3 * index + 3]) for index in range(len(flat) // 3)}

@@ -1,16 +1,16 @@
 """Where the files of a user's dataset lie: the section ``DATASET`` of the configuration as plain values."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence, Tuple, Union
 
 from hiervl.data.folders.masks import AUTO, FORMS
 from hiervl.utils.errors import UserError
 
 DEFAULT_VAL = 0.2
 
-Part = Union[None, float, str, Sequence[str]]  # nothing, a fraction, a list file, or folders of images and masks
+Part = float | str | Sequence[str] | None  # nothing, a fraction, a list file, or folders of images and masks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FolderSource:
     images: str
     masks: str
     classes: Path
-    unlabeled: Tuple[str, ...] = ()
+    unlabeled: tuple[str, ...] = ()
     labeled_list: str = ""
     val: Part = None
     test: Part = None

@@ -5,12 +5,12 @@ class that is worst off chooses next.
 """
 
 import random
-from typing import Iterator, List
+from collections.abc import Iterator
 
 import numpy as np
 
 
-def stratified_order(presence: np.ndarray, seed: int = 0) -> List[int]:
+def stratified_order(presence: np.ndarray, seed: int = 0) -> list[int]:
     """Images in an order whose every beginning shows the classes as evenly as it can.
 
     First every class gets an image, the rarest first, an image with several missing classes being preferred; then
@@ -23,7 +23,7 @@ def stratified_order(presence: np.ndarray, seed: int = 0) -> List[int]:
     return list(_draw(presence, seed, keep_one=False))
 
 
-def choose_validation(presence: np.ndarray, count: int, seed: int = 0) -> List[int]:
+def choose_validation(presence: np.ndarray, count: int, seed: int = 0) -> list[int]:
     """At most ``count`` images for validation, sorted, drawn as :func:`stratified_order` does.
 
     No image is taken that is the last one of a class: training needs it more. So there may be fewer than ``count``.

@@ -6,8 +6,8 @@ and the order follow UniMatch, the colour functions compute what torchvision's d
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ NO_BOX = (0, 0, 0, 0)
 # ---------------------------------------------------------------------------- geometry
 
 
-def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize to ``size`` (height, width): mean over the pixel's area when shrinking, else bilinear."""
     if image.shape[:2] == tuple(size):
         return image
@@ -32,7 +32,7 @@ def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def resize_map(values: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a map of labels or instances to ``size`` (height, width) by nearest neighbour."""
     if values.shape == tuple(size):
         return values
@@ -40,7 +40,7 @@ def resize_map(values: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     return cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def short_side_size(height: int, width: int, short_side: int) -> Tuple[int, int]:
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Height and width with the shorter one equal to ``short_side`` pixels, aspect kept; 0 changes nothing."""
     if short_side == 0:
         return height, width
@@ -48,7 +48,7 @@ def short_side_size(height: int, width: int, short_side: int) -> Tuple[int, int]
     return _at_least_one(height * factor), _at_least_one(width * factor)
 
 
-def random_scale_size(rng: np.random.Generator, height: int, width: int, scale: Tuple[float, float]) -> Tuple[int, int]:
+def random_scale_size(rng: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> tuple[int, int]:
     """Height and width whose longer one is uniform between ``scale`` times the present one, aspect kept."""
     long_side = max(height, width)
     lowest, highest = (max(1, int(long_side * factor)) for factor in scale)
@@ -56,14 +56,14 @@ def random_scale_size(rng: np.random.Generator, height: int, width: int, scale: 
     return _at_least_one(height * factor), _at_least_one(width * factor)
 
 
-def random_offset(rng: np.random.Generator, height: int, width: int, crop_size: int) -> Tuple[int, int]:
+def random_offset(rng: np.random.Generator, height: int, width: int, crop_size: int) -> tuple[int, int]:
     """Top and left of a uniformly placed crop; 0 along a side that is shorter than the crop."""
     top = rng.integers(0, max(height - crop_size, 0) + 1)
     left = rng.integers(0, max(width - crop_size, 0) + 1)
     return int(top), int(left)
 
 
-def crop_and_pad(array: np.ndarray, offset: Tuple[int, int], crop_size: int, fill: int) -> np.ndarray:
+def crop_and_pad(array: np.ndarray, offset: tuple[int, int], crop_size: int, fill: int) -> np.ndarray:
     """Cut a square from (top, left) on; what is missing at the right and the bottom becomes ``fill``."""
     top, left = offset
     piece = array[top : top + crop_size, left : left + crop_size]
@@ -90,8 +90,8 @@ class WeakView:
         flipped: mirror the crop, padding included.
     """
 
-    size: Tuple[int, int]
-    offset: Tuple[int, int]
+    size: tuple[int, int]
+    offset: tuple[int, int]
     crop_size: int
     flipped: bool
 
@@ -120,7 +120,7 @@ def weak_view(
     width: int,
     crop_size: int,
     short_side: int = 0,
-    scale: Tuple[float, float] = (0.5, 2.0),
+    scale: tuple[float, float] = (0.5, 2.0),
     flip_probability: float = 0.5,
 ) -> WeakView:
     """Draw the weak augmentation of an image of ``height`` × ``width`` pixels: resize, crop, flip."""
@@ -194,10 +194,10 @@ class StrongParameters:
     """
 
     jitter_probability: float = 0.8
-    jitter: Tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25)
+    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25)
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
-    blur_sigma: Tuple[float, float] = (0.1, 2.0)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
 
 
 def strong_view(image: np.ndarray, rng: np.random.Generator, parameters: StrongParameters) -> np.ndarray:
@@ -215,7 +215,7 @@ def strong_view(image: np.ndarray, rng: np.random.Generator, parameters: StrongP
 # ---------------------------------------------------------------------------- CutMix
 
 
-def cutmix_box(rng: np.random.Generator, crop_size: int, probability: float) -> Tuple[int, int, int, int]:
+def cutmix_box(rng: np.random.Generator, crop_size: int, probability: float) -> tuple[int, int, int, int]:
     """Draw the box that is to be replaced by another image of the batch.
 
     Area and aspect are uniform in ``CUTMIX_AREA`` and ``CUTMIX_ASPECT``; aspect and place are drawn until the box

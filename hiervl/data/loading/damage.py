@@ -4,7 +4,8 @@ A labelled image that cannot be read ends it at once: labels are few, and each w
 """
 
 import logging
-from typing import Any, Callable, Dict, List, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ MAX_ATTEMPTS = 20
 
 def sample_or_replacement(
     dicts: Sequence[dict], index: int, mapper: Callable, make_generator: Callable[[], np.random.Generator]
-) -> Union[Dict[str, Any], UserError]:
+) -> dict[str, Any] | UserError:
     """The sample of an unlabelled image, or of the next one in the list that can be read.
 
     Which one that is depends on the files alone, so that processes and resumed runs agree.
@@ -27,7 +28,7 @@ def sample_or_replacement(
         The sample, with what was wrong with the images before it as "damaged": {file name: sentence}; or the error, if
         :data:`MAX_ATTEMPTS` images in a row cannot be read.
     """
-    damaged: Dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for attempt in range(min(MAX_ATTEMPTS, len(dicts))):
         entry = dicts[(index + attempt) % len(dicts)]
         try:
@@ -52,9 +53,9 @@ class DamageCount:
         """
         self.total = total
         self.max_share = max_share
-        self.damaged: Dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
 
-    def check(self, batch: Dict[str, List[dict]]) -> Dict[str, List[dict]]:
+    def check(self, batch: dict[str, list[dict]]) -> dict[str, list[dict]]:
         """Name what is new in the "damaged" entries of the samples and take the entries out.
 
         Raises:

@@ -3,7 +3,8 @@
 import itertools
 import math
 import signal
-from typing import Any, Dict, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import torch
@@ -168,7 +169,7 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would also not survive the fork
 
 
-def _loader_options(cfg) -> Dict[str, Any]:
+def _loader_options(cfg) -> dict[str, Any]:
     return {
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),

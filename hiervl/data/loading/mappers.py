@@ -3,7 +3,7 @@
 Images stay uint8 RGB; the model normalises them. Maps become int64, as PyTorch's losses want their targets.
 """
 
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class LabeledMapper:
         self,
         crop_size: int,
         short_side: int,
-        scale: Tuple[float, float],
+        scale: tuple[float, float],
         flip_probability: float,
         num_classes: int,
         ignore_label: int = 255,
@@ -71,7 +71,7 @@ class LabeledMapper:
             **geometry_from_config(cfg),
         )
 
-    def __call__(self, dataset_dict: Dict[str, str], rng: np.random.Generator) -> Dict[str, Any]:
+    def __call__(self, dataset_dict: dict[str, str], rng: np.random.Generator) -> dict[str, Any]:
         """
         Returns:
             "image": uint8 (3, crop, crop); "sem_seg": int64 (crop, crop); "instance_ids": int64 (crop, crop), 0 where
@@ -107,7 +107,7 @@ class UnlabeledMapper:
         self,
         crop_size: int,
         short_side: int,
-        scale: Tuple[float, float],
+        scale: tuple[float, float],
         flip_probability: float,
         strong: augmentation.StrongParameters,
         cutmix_probability: float,
@@ -146,7 +146,7 @@ class UnlabeledMapper:
             **geometry_from_config(cfg),
         )
 
-    def __call__(self, dataset_dict: Dict[str, str], rng: np.random.Generator) -> Dict[str, Any]:
+    def __call__(self, dataset_dict: dict[str, str], rng: np.random.Generator) -> dict[str, Any]:
         """
         Returns:
             "image_weak", "image_strong1", "image_strong2" (of two strong views): uint8 (3, crop, crop); "valid": bool
@@ -183,7 +183,7 @@ class TestMapper:
     def from_config(cls, cfg) -> "TestMapper":
         return cls(cfg.INPUT.SHORT_SIDE)
 
-    def __call__(self, dataset_dict: Dict[str, str]) -> Dict[str, Any]:
+    def __call__(self, dataset_dict: dict[str, str]) -> dict[str, Any]:
         """
         Returns:
             "image": uint8 (3, h, w); "height", "width": the original's, to which predictions are resized; "file_name",
@@ -206,7 +206,7 @@ class TestMapper:
         return sample
 
 
-def geometry_from_config(cfg) -> Dict[str, Any]:
+def geometry_from_config(cfg) -> dict[str, Any]:
     """The arguments of the weak augmentation, which labelled and unlabelled images share."""
     return {
         "crop_size": cfg.INPUT.CROP_SIZE,
@@ -216,7 +216,7 @@ def geometry_from_config(cfg) -> Dict[str, Any]:
     }
 
 
-def identity(dataset_dict: Dict[str, str]) -> Dict[str, str]:
+def identity(dataset_dict: dict[str, str]) -> dict[str, str]:
     """What names the image in logs and result files."""
     file_name = dataset_dict["file_name"]
     return {"file_name": file_name, "image_id": dataset_dict.get("image_id", file_name)}

@@ -3,8 +3,8 @@
 import os
 import pickle
 from array import array
-from collections.abc import Sequence
-from typing import Any, Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 

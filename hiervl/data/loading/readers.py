@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import warnings
-from typing import Iterator, Optional, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -53,7 +53,7 @@ def rgb_of(image: Image.Image, path: str) -> np.ndarray:
 
 
 def read_label(
-    path: str, num_classes: int, ignore_label: int = 255, image_size: Optional[Tuple[int, int]] = None
+    path: str, num_classes: int, ignore_label: int = 255, image_size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Read a label file and check it.
 
@@ -81,7 +81,7 @@ def read_label(
     return label
 
 
-def read_instances(path: str, image_size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+def read_instances(path: str, image_size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a file of instance numbers: one number per pixel, 0 where there is none.
 
     Args:
@@ -96,7 +96,7 @@ def read_instances(path: str, image_size: Optional[Tuple[int, int]] = None) -> n
     return _read_indices(path, image_size)
 
 
-def _read_indices(path: str, image_size: Optional[Tuple[int, int]]) -> np.ndarray:
+def _read_indices(path: str, image_size: tuple[int, int] | None) -> np.ndarray:
     image = open_image(path)
     if image.mode not in INDEX_MODES:
         raise UserError(f"{path} holds {image.mode} colours: save it with one class or instance index per pixel.")
@@ -132,7 +132,7 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
     return decode_image(data, path, upright=upright)
 
 
-def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: Optional[int] = None) -> Image.Image:
+def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: int | None = None) -> Image.Image:
     """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
 
     ``max_pixels`` None stands for :data:`MAX_PIXELS`.

@@ -11,7 +11,8 @@ import signal
 import threading
 import time
 import zlib
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ LABELED, UNLABELED = "labeled", "unlabeled"
 # What a generator is for, so that shuffling and augmentation never share random numbers.
 SHUFFLE, AUGMENT = 1, 2
 
-Key = Tuple[str, int, int]  # stream, position, index of the image
-Samples = List[Dict[str, Any]]
+Key = tuple[str, int, int]  # stream, position, index of the image
+Samples = list[dict[str, Any]]
 
 
 def sample_generator(seed: int, stream: str, position: int) -> np.random.Generator:
@@ -109,18 +110,18 @@ class MicroBatchSampler(Sampler):
         self.world_size = world_size
         self.skip = skip
 
-    def __iter__(self) -> Iterator[List[Key]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         for number in itertools.count(self.start_iter * self.accumulation + self.skip):
             yield self._keys(*divmod(number, self.accumulation))
 
-    def _keys(self, iteration: int, micro_batch: int) -> List[Key]:
+    def _keys(self, iteration: int, micro_batch: int) -> list[Key]:
         return [
             (stream.name, position, stream.index(position))
             for stream, batch_size in zip(self.streams, self.batch_sizes)
             for position in self._positions(stream.name, iteration, micro_batch, batch_size)
         ]
 
-    def _positions(self, stream: str, iteration: int, micro_batch: int, batch_size: int) -> List[int]:
+    def _positions(self, stream: str, iteration: int, micro_batch: int, batch_size: int) -> list[int]:
         share = mirrored_share_of if stream == UNLABELED else share_of
         places = share(batch_size, micro_batch, self.accumulation, self.rank, self.world_size)
         return [iteration * batch_size + place for place in places]
@@ -135,7 +136,7 @@ class StreamSamples(Dataset):
     Instead of an unlabelled image that cannot be read comes the next one that can: see ``damage.py``.
     """
 
-    def __init__(self, sources: Dict[str, Tuple[Sequence[dict], Callable]], seed: int):
+    def __init__(self, sources: dict[str, tuple[Sequence[dict], Callable]], seed: int):
         """
         Args:
             sources: dataset dicts and mapper of each stream.
@@ -143,7 +144,7 @@ class StreamSamples(Dataset):
         self.sources = sources
         self.seed = seed
 
-    def __getitem__(self, key: Key) -> Tuple[str, Union[Dict[str, Any], UserError]]:
+    def __getitem__(self, key: Key) -> tuple[str, dict[str, Any] | UserError]:
         stream, position, index = key
         dicts, mapper = self.sources[stream]
         if stream != UNLABELED:
@@ -167,11 +168,11 @@ class TestSamples(Dataset):
     def __len__(self) -> int:
         return len(self.dicts)
 
-    def __getitem__(self, index: int) -> Union[Dict[str, Any], UserError]:
+    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
         return _sample_or_error(self.mapper, self.dicts[index])
 
 
-def _sample_or_error(mapper: Callable, *arguments) -> Union[Dict[str, Any], UserError]:
+def _sample_or_error(mapper: Callable, *arguments) -> dict[str, Any] | UserError:
     # An exception that leaves a worker arrives with the worker's traceback as its message. So it is handed over.
     try:
         return mapper(*arguments)
@@ -271,13 +272,13 @@ def _end_of(dead: Sequence[Any]) -> str:
     return f"process {dead[0].pid}, exit code {dead[0].exitcode}" if dead else "while it handed over a batch"
 
 
-def pack_streams(batch: List[Tuple[str, Any]]) -> Union[Dict[str, Any], UserError]:
+def pack_streams(batch: list[tuple[str, Any]]) -> dict[str, Any] | UserError:
     """Group a micro-batch by stream and stack its tensors.
 
     A worker hands each tensor over through a file of its own; unstacked, some hundred images would exhaust what a
     process may open.
     """
-    groups: Dict[str, Samples] = {}
+    groups: dict[str, Samples] = {}
     for stream, sample in batch:
         if isinstance(sample, UserError):
             return sample
@@ -285,12 +286,12 @@ def pack_streams(batch: List[Tuple[str, Any]]) -> Union[Dict[str, Any], UserErro
     return {stream: _stack(samples) for stream, samples in groups.items()}
 
 
-def unpack_streams(batch: Dict[str, Any]) -> Dict[str, Samples]:
+def unpack_streams(batch: dict[str, Any]) -> dict[str, Samples]:
     """Undo :func:`pack_streams`; a stream without images becomes an empty list. The tensors are views, not copies."""
     return {stream: _unstack(batch[stream]) if stream in batch else [] for stream in (LABELED, UNLABELED)}
 
 
-def _stack(samples: Samples) -> Union[Dict[str, Any], Samples]:
+def _stack(samples: Samples) -> dict[str, Any] | Samples:
     names = samples[0].keys()
     if any(sample.keys() != names for sample in samples):  # instances in some of the datasets only
         return samples
@@ -300,13 +301,13 @@ def _stack(samples: Samples) -> Union[Dict[str, Any], Samples]:
     }
 
 
-def _unstack(columns: Union[Dict[str, Any], Samples]) -> Samples:
+def _unstack(columns: dict[str, Any] | Samples) -> Samples:
     if isinstance(columns, list):
         return columns
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
-def first_or_error(batch: list) -> Union[list, UserError]:
+def first_or_error(batch: list) -> list | UserError:
     return batch[0] if isinstance(batch[0], UserError) else batch
 
 

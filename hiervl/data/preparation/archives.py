@@ -10,9 +10,10 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Callable, Dict, Iterator, Optional, Tuple
+from typing import IO
 
 from hiervl.data.preparation.script import CHUNK, Progress, missing_contents, say, write_whole
 from hiervl.utils.errors import UserError
@@ -40,12 +41,12 @@ class Archive:
     url: str
     md5: str
     gigabytes: float
-    contents: Dict[str, int] = field(default_factory=dict)
+    contents: dict[str, int] = field(default_factory=dict)
     by_hand: str = ""
 
 
 def fetch_and_unpack(
-    archive: Archive, folder: Path, place: Callable[[str], Optional[str]], source: Optional[Path], keep: bool
+    archive: Archive, folder: Path, place: Callable[[str], str | None], source: Path | None, keep: bool
 ) -> None:
     """Bring an archive's contents into ``folder``, unless they are there.
 
@@ -72,7 +73,7 @@ def fetch_and_unpack(
 # ---------------------------------------------------------------------------- fetching
 
 
-def obtain(archive: Archive, folder: Path, source: Optional[Path]) -> Path:
+def obtain(archive: Archive, folder: Path, source: Path | None) -> Path:
     """The archive's file with the right checksum: from ``source``, or downloaded into ``folder``."""
     path = (folder if source is None else source) / archive.name
     if not path.is_file():
@@ -157,7 +158,7 @@ def md5_of(path: Path) -> str:
 # ---------------------------------------------------------------------------- unpacking
 
 
-def unpack(path: Path, folder: Path, place: Callable[[str], Optional[str]]) -> None:
+def unpack(path: Path, folder: Path, place: Callable[[str], str | None]) -> None:
     """Write the members of a zip or tar archive into ``folder``, but for those that are there in full size.
 
     Args:
@@ -166,7 +167,7 @@ def unpack(path: Path, folder: Path, place: Callable[[str], Optional[str]]) -> N
     Raises:
         UserError: the archive is damaged, or would write outside of ``folder``.
     """
-    present: Dict[Path, Dict[str, int]] = {}
+    present: dict[Path, dict[str, int]] = {}
     try:
         with Progress(f"unpacking {path.name}", unit=" files") as progress:
             for done, (name, size, is_file, reader) in enumerate(_members(path), start=1):
@@ -182,7 +183,7 @@ def unpack(path: Path, folder: Path, place: Callable[[str], Optional[str]]) -> N
         raise UserError(f"{path} is damaged ({error}): remove it and fetch it again.") from None
 
 
-Member = Tuple[str, int, bool, Callable[[], IO[bytes]]]  # name, bytes, is a plain file, opens it
+Member = tuple[str, int, bool, Callable[[], IO[bytes]]]  # name, bytes, is a plain file, opens it
 
 
 def _members(path: Path) -> Iterator[Member]:
@@ -207,7 +208,7 @@ def _inside(folder: Path, relative: str, name: str, path: Path, is_file: bool) -
     return folder.joinpath(*parts)
 
 
-def _sizes(folder: Path, present: Dict[Path, Dict[str, int]]) -> Dict[str, int]:
+def _sizes(folder: Path, present: dict[Path, dict[str, int]]) -> dict[str, int]:
     """File sizes by name; every folder is listed once and made if need be."""
     if folder not in present:
         folder.mkdir(parents=True, exist_ok=True)

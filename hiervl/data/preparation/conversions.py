@@ -2,8 +2,8 @@
 
 import multiprocessing
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -82,7 +82,7 @@ def sbd_labels(path: Path) -> np.ndarray:
     return labels.astype(np.uint8)
 
 
-def coco_labels(categories: Sequence[dict], class_names: Sequence[str], path: Path) -> Dict[int, int]:
+def coco_labels(categories: Sequence[dict], class_names: Sequence[str], path: Path) -> dict[int, int]:
     """From COCO's category ids (1 … 90 with gaps) to labels 1 … 80, 0 being the background.
 
     Args:
@@ -99,8 +99,8 @@ def coco_labels(categories: Sequence[dict], class_names: Sequence[str], path: Pa
 
 
 def coco_maps(
-    annotations: Sequence[dict], labels: Dict[int, int], height: int, width: int
-) -> Tuple[np.ndarray, np.ndarray]:
+    annotations: Sequence[dict], labels: dict[int, int], height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The class and the instance of every pixel of a COCO image.
 
     Where objects overlap, the smaller one is on top: it usually lies on the larger one. A crowd region gives its
@@ -161,7 +161,7 @@ def convert_sbd(source: Path, target: Path) -> None:
 
 
 def convert_coco(
-    annotations: List[dict], labels: Dict[int, int], size: Tuple[int, int], classes: Path, instances: Path
+    annotations: list[dict], labels: dict[int, int], size: tuple[int, int], classes: Path, instances: Path
 ) -> None:
     """Write the two maps of an image of ``size`` (height, width); the classes last, they stand for both."""
     class_map, instance_map = coco_maps(annotations, labels, *size)
@@ -193,6 +193,6 @@ def convert_all(what: str, function: Callable[..., None], jobs: Sequence[tuple],
                 progress.show(done)
 
 
-def _call(call: Tuple[Callable[..., None], tuple]) -> None:
+def _call(call: tuple[Callable[..., None], tuple]) -> None:
     function, job = call
     function(*job)

@@ -9,8 +9,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Callable, Dict, Sequence
+from typing import IO
 
 from hiervl.data.registered.datasets import dataset_root
 from hiervl.utils.errors import UserError
@@ -83,7 +84,7 @@ class Progress:
 # ---------------------------------------------------------------------------- files
 
 
-def missing_contents(folder: Path, contents: Dict[str, int]) -> str:
+def missing_contents(folder: Path, contents: dict[str, int]) -> str:
     """What ``folder`` has too little of, as part of a sentence; empty where all is there. More does no harm."""
     for pattern, count in contents.items():
         found = _count(folder, pattern)
@@ -92,7 +93,7 @@ def missing_contents(folder: Path, contents: Dict[str, int]) -> str:
     return ""
 
 
-def check_contents(folder: Path, contents: Dict[str, int]) -> None:
+def check_contents(folder: Path, contents: dict[str, int]) -> None:
     """Raise a :class:`UserError` unless ``folder`` has exactly as many files of every pattern as it should."""
     for pattern, count in contents.items():
         found = _count(folder, pattern)

@@ -11,7 +11,6 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, read_classes
 from hiervl.data.registered.datasets import ROOT_VARIABLE, UNLABELED_SUFFIX, dataset_root, register_loaders
@@ -52,16 +51,16 @@ class Benchmark:
     name: str
     folder: str
     script: str
-    classes: Tuple[ClassDefinition, ...]
-    splits: Dict[str, SplitFiles]
-    subsets: Dict[int, str]
+    classes: tuple[ClassDefinition, ...]
+    splits: dict[str, SplitFiles]
+    subsets: dict[int, str]
 
     @property
     def remedy(self) -> str:
         return f"run `python datasets/{self.script}`, or set {ROOT_VARIABLE} to the folder that holds {self.folder}"
 
 
-def _classes(name: str) -> Tuple[ClassDefinition, ...]:
+def _classes(name: str) -> tuple[ClassDefinition, ...]:
     return tuple(read_classes(CLASS_FILES / f"{name}.yaml"))
 
 
@@ -141,24 +140,24 @@ def register_benchmarks() -> None:
 # ---------------------------------------------------------------------------- loading
 
 
-def load_split(benchmark: Benchmark, split: str) -> List[dict]:
+def load_split(benchmark: Benchmark, split: str) -> list[dict]:
     """Dicts of a whole split with labels, as :func:`hiervl.data.registered.datasets.load_dataset` describes them."""
     return _dicts(benchmark, split, find_names(benchmark, split), labeled=True)
 
 
-def load_labeled(benchmark: Benchmark, count: int) -> List[dict]:
+def load_labeled(benchmark: Benchmark, count: int) -> list[dict]:
     """Dicts of the ``count`` labelled training images; only these need labels."""
     labeled, _ = divide(benchmark, count)
     return _dicts(benchmark, "train", labeled, labeled=True)
 
 
-def load_unlabeled(benchmark: Benchmark, count: int) -> List[dict]:
+def load_unlabeled(benchmark: Benchmark, count: int) -> list[dict]:
     """Dicts of all other training images, without labels even where there are files of them."""
     _, unlabeled = divide(benchmark, count)
     return _dicts(benchmark, "train", unlabeled, labeled=False)
 
 
-def divide(benchmark: Benchmark, count: int) -> Tuple[List[str], List[str]]:
+def divide(benchmark: Benchmark, count: int) -> tuple[list[str], list[str]]:
     """Names of the labelled and the unlabelled training images, both sorted.
 
     Raises:
@@ -185,7 +184,7 @@ def divide(benchmark: Benchmark, count: int) -> Tuple[List[str], List[str]]:
     return sorted(labeled), [name for name in names if name not in labeled]
 
 
-def read_list(path: Path) -> List[str]:
+def read_list(path: Path) -> list[str]:
     """The images that a published list names, one a line, as stems of their files.
 
     A line is the path of an image in the layout of the list's authors, then that of its label. Only the image's file
@@ -213,7 +212,7 @@ def _stem(path: str) -> str:
     return name[: name.rindex(".")] if "." in name else name
 
 
-def find_names(benchmark: Benchmark, split: str) -> List[str]:
+def find_names(benchmark: Benchmark, split: str) -> list[str]:
     """Names of a split's images, sorted: what stands for {} in its patterns.
 
     Raises:
@@ -234,7 +233,7 @@ def find_names(benchmark: Benchmark, split: str) -> List[str]:
     return sorted(names)
 
 
-def _matching(folder: Path, pattern: str) -> Dict[str, str]:
+def _matching(folder: Path, pattern: str) -> dict[str, str]:
     """Paths of the files that match a pattern, by name. Walking is faster than asking for every file."""
     before, after = pattern.split("{}")
     top = os.path.join(folder, before)
@@ -248,7 +247,7 @@ def _matching(folder: Path, pattern: str) -> Dict[str, str]:
     return found
 
 
-def _dicts(benchmark: Benchmark, split: str, names: List[str], labeled: bool) -> List[dict]:
+def _dicts(benchmark: Benchmark, split: str, names: list[str], labeled: bool) -> list[dict]:
     folder, files = dataset_root() / benchmark.folder, benchmark.splits[split]
     dicts = [
         {"file_name": os.path.join(folder, files.images.format(name)), "image_id": name.rpartition("/")[2]}
@@ -261,7 +260,7 @@ def _dicts(benchmark: Benchmark, split: str, names: List[str], labeled: bool) ->
     return dicts
 
 
-def _add_files(dicts: List[dict], names: List[str], paths: Dict[str, str], key: str, benchmark: Benchmark) -> None:
+def _add_files(dicts: list[dict], names: list[str], paths: dict[str, str], key: str, benchmark: Benchmark) -> None:
     """Add each image's file under ``key``."""
     missing = [entry["file_name"] for entry, name in zip(dicts, names) if name not in paths]
     if missing:

@@ -9,9 +9,9 @@ registering costs nothing and cannot fail.
 import difflib
 import functools
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 IGNORE_LABEL = 255
 UNLABELED_SUFFIX = "_unlabeled"
 MAX_SUGGESTIONS = 5
+
 
 @dataclass(frozen=True)
 class FolderDataset:
@@ -40,11 +41,11 @@ class FolderDataset:
     """
 
     name: str
-    classes: Tuple[ClassDefinition, ...]
-    label_counts: Tuple[int, ...]
+    classes: tuple[ClassDefinition, ...]
+    label_counts: tuple[int, ...]
     remedy: str = ""
-    generate: Optional[Callable[[Path, str], None]] = None
-    splits: Tuple[str, ...] = ("train", "val", "test")
+    generate: Callable[[Path, str], None] | None = None
+    splits: tuple[str, ...] = ("train", "val", "test")
     split_seed: int = 0
 
 
@@ -65,7 +66,7 @@ SHAPESWORLD = FolderDataset(
     split_seed=1,  # the first whose 16 labelled images show every class; with 0 a class could not be learnt at all
 )
 DATASETS = (CAMVID, SHAPESWORLD)
-_REGISTERED: List[str] = []  # names of datasets, for messages
+_REGISTERED: list[str] = []  # names of datasets, for messages
 
 
 def register_all() -> None:
@@ -84,7 +85,7 @@ def register(dataset: FolderDataset) -> None:
 
 
 def register_loaders(
-    dataset_name: str, classes: Sequence[ClassDefinition], loaders: Dict[str, Callable[[], List[dict]]]
+    dataset_name: str, classes: Sequence[ClassDefinition], loaders: dict[str, Callable[[], list[dict]]]
 ) -> None:
     """Register functions that load parts of a dataset, under ``{dataset_name}_{part}``; names already taken stay."""
     _REGISTERED.append(dataset_name)
@@ -125,7 +126,7 @@ def load_dataset(name: str, key: str = "") -> Sequence[dict]:
     return dicts
 
 
-def class_names_of(dataset_name: str) -> List[str]:
+def class_names_of(dataset_name: str) -> list[str]:
     """The class names of a registered dataset, in the order of its labels.
 
     Raises:
@@ -168,13 +169,13 @@ def dataset_root() -> Path:
     return Path(os.environ.get(ROOT_VARIABLE) or "datasets").expanduser().absolute()
 
 
-def load_split(dataset: FolderDataset, split: str) -> List[dict]:
+def load_split(dataset: FolderDataset, split: str) -> list[dict]:
     """Dicts of a whole split with labels, sorted by stem; errors as :func:`load_dataset`."""
     folder = _prepare(dataset, split)
     return _labeled_dicts(folder, split, find_images(folder / "images" / split, dataset.remedy))
 
 
-def load_labeled(dataset: FolderDataset, count: int) -> List[dict]:
+def load_labeled(dataset: FolderDataset, count: int) -> list[dict]:
     """Dicts of the ``count`` labelled images of ``train``, see :func:`label_split`; only these need labels."""
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
@@ -182,7 +183,7 @@ def load_labeled(dataset: FolderDataset, count: int) -> List[dict]:
     return _labeled_dicts(folder, "train", {stem: images[stem] for stem in labeled})
 
 
-def load_unlabeled(dataset: FolderDataset, count: int) -> List[dict]:
+def load_unlabeled(dataset: FolderDataset, count: int) -> list[dict]:
     """Dicts of the images that :func:`load_labeled` leaves, without labels even where there are files of them."""
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
@@ -190,7 +191,7 @@ def load_unlabeled(dataset: FolderDataset, count: int) -> List[dict]:
     return [{"file_name": str(images[stem]), "image_id": stem} for stem in unlabeled]
 
 
-def find_images(folder: Path, remedy: str = "") -> Dict[str, Path]:
+def find_images(folder: Path, remedy: str = "") -> dict[str, Path]:
     """Image files of a folder by stem, sorted.
 
     Raises:
@@ -198,7 +199,7 @@ def find_images(folder: Path, remedy: str = "") -> Dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: {remedy or 'put the images there'}.")
-    images: Dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
@@ -224,7 +225,7 @@ def _prepare(dataset: FolderDataset, split: str) -> Path:
     return folder
 
 
-def _label_split(dataset: FolderDataset, images: Dict[str, Path], count: int) -> Tuple[List[str], List[str]]:
+def _label_split(dataset: FolderDataset, images: dict[str, Path], count: int) -> tuple[list[str], list[str]]:
     if len(images) < count:
         folder = dataset_root() / dataset.name
         raise UserError(
@@ -233,7 +234,7 @@ def _label_split(dataset: FolderDataset, images: Dict[str, Path], count: int) ->
     return label_split(images, count, dataset.split_seed)
 
 
-def _labeled_dicts(folder: Path, split: str, images: Dict[str, Path]) -> List[dict]:
+def _labeled_dicts(folder: Path, split: str, images: dict[str, Path]) -> list[dict]:
     # Listing a folder once is faster than asking for every file, above all on network drives.
     labels = _stems(folder / "labels" / split)
     instances = _stems(folder / "instances" / split)
@@ -253,6 +254,6 @@ def _labeled_dicts(folder: Path, split: str, images: Dict[str, Path]) -> List[di
     return dicts
 
 
-def _stems(folder: Path) -> Dict[str, Path]:
+def _stems(folder: Path) -> dict[str, Path]:
     """PNG files of a folder by stem; none if there is no such folder."""
     return {path.stem: path for path in folder.iterdir() if path.suffix == ".png"} if folder.is_dir() else {}

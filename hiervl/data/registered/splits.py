@@ -1,10 +1,10 @@
 """Which images of a dataset are labelled."""
 
 import random
-from typing import Iterable, List, Tuple
+from collections.abc import Iterable
 
 
-def label_split(names: Iterable[str], count: int, seed: int = 0) -> Tuple[List[str], List[str]]:
+def label_split(names: Iterable[str], count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     """Choose ``count`` labelled images; the rest is unlabelled.
 
     The sorted names are shuffled by ``random.Random(seed)`` and the first ``count`` taken. So the choice depends on

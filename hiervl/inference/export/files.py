@@ -3,8 +3,9 @@
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -26,10 +27,10 @@ class Exported(NamedTuple):
 
     path: Path
     description: Path  # JSON
-    parity: List[Parity]
+    parity: list[Parity]
     metadata: dict
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """What the user is told."""
         size = self.path.stat().st_size / 1e6
         side = self.metadata["smallest_side"]
@@ -104,7 +105,7 @@ def describe(segmenter: FixedClassSegmenter, classes: Sequence[ClassDefinition],
     }
 
 
-def parity_lines(name: str, parity: Sequence[Parity]) -> List[str]:
+def parity_lines(name: str, parity: Sequence[Parity]) -> list[str]:
     """A line per batch."""
     lines = [f"{name} against the network, on random images:"]
     for of_batch in parity:

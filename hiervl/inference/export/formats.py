@@ -4,8 +4,9 @@ import contextlib
 import json
 import logging
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Dict, Iterator, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -23,7 +24,7 @@ class Format(NamedTuple):
     """One file format."""
 
     suffix: str
-    packages: Tuple[str, ...]  # beside PyTorch
+    packages: tuple[str, ...]  # beside PyTorch
     write: Callable[[ExportedProgram, Path, dict], None]
     read: Callable[[Path], Run]
 
@@ -82,7 +83,7 @@ def read_torch_export(path: Path) -> Run:
         return _without_gradients(torch.export.load(file).module())
 
 
-FORMATS: Dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
     "torchscript": Format(".pt", (), write_torchscript, read_torchscript),
     "torch-export": Format(".pt2", (), write_torch_export, read_torch_export),

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn

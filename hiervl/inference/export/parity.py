@@ -1,6 +1,7 @@
 """Whether an exported file computes what the network does."""
 
-from typing import Callable, List, NamedTuple, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +16,13 @@ DETAILS = 16  # pixels between the colours that are drawn: patterns as coarse as
 class Parity(NamedTuple):
     """Of one batch."""
 
-    shape: Tuple[int, int, int]  # images, height, width
+    shape: tuple[int, int, int]  # images, height, width
     difference: float  # largest between two values of S
     largest: float  # value of S
     agreement: float  # share of the pixels whose best class is the same
 
 
-def check_parity(network: ClipSegmenter, run: Run, shapes: Sequence[Tuple[int, int, int]]) -> List[Parity]:
+def check_parity(network: ClipSegmenter, run: Run, shapes: Sequence[tuple[int, int, int]]) -> list[Parity]:
     """Compare ``run`` with the network, which is in evaluation mode, on random images of the given shapes."""
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -39,7 +40,7 @@ def check_parity(network: ClipSegmenter, run: Run, shapes: Sequence[Tuple[int, i
     return found
 
 
-def random_images(shape: Tuple[int, int, int], generator: torch.Generator) -> Tensor:
+def random_images(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     """Coloured clouds with some noise: (B, 3, H, W), float32 in 0…255."""
     batch, height, width = shape
     coarse = torch.rand(batch, 3, height // DETAILS + 2, width // DETAILS + 2, generator=generator)
@@ -48,7 +49,7 @@ def random_images(shape: Tuple[int, int, int], generator: torch.Generator) -> Te
     return ((clouds + noise) * 255).clamp(0, 255)
 
 
-def shapes_to_check(crop_size: int, smallest: int) -> List[Tuple[int, int, int]]:
+def shapes_to_check(crop_size: int, smallest: int) -> list[tuple[int, int, int]]:
     """The training crop, another size in another batch, and a small one."""
     wide = (max(smallest, crop_size * 3 // 4 + 1), max(smallest, crop_size * 5 // 4 + 3))
     return [(1, max(smallest, crop_size), max(smallest, crop_size)), (2, *wide), (3, smallest, smallest + 6)]

@@ -89,7 +89,7 @@ def test_faults_that_training_would_stop_at(look, spoil):
     spoilt, words = spoil(np.array(Image.open(sample.key)))
     Image.fromarray(spoilt).save(sample.key)
     _, found = look()
-    (sentence, files), = [(sentence, files) for level, sentence, files in found if level == "error"]
+    ((sentence, files),) = [(sentence, files) for level, sentence, files in found if level == "error"]
     assert words in sentence and files == (sample.key,)
 
 
@@ -97,7 +97,7 @@ def test_class_without_a_labelled_image(look, camvid):
     for path in (camvid / "labels" / "train").iterdir():
         label = np.array(Image.open(path))
         Image.fromarray(np.where(label == 10, 9, label).astype(np.uint8)).save(path)
-    (level, sentence, _), = look()[1]
+    ((level, sentence, _),) = look()[1]
     assert level == "warning" and "no train mask shows bicyclist: it is known by its phrases alone" in sentence
 
 
