@@ -96,7 +96,7 @@ def test_the_overview_lists_every_command_without_importing_it(tmp_path, monkeyp
 
 
 def test_an_earlier_config_is_kept_as_it_was(tmp_path):
-    import train_net
+    from hiervl.engine import main as train_net
 
     (tmp_path / "config.yaml").write_text("SEED: 1\n")
     with train_net.kept_config(str(tmp_path)):
@@ -108,8 +108,8 @@ def test_an_earlier_config_is_kept_as_it_was(tmp_path):
 
 
 def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, monkeypatch):
-    import train_net
     from hiervl.config.defaults import get_hiervl_cfg
+    from hiervl.engine import main as train_net
 
     class Trainer:
         was_stopped = True
@@ -139,7 +139,7 @@ def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, m
 
 
 def test_the_log_leaves_out_the_config_and_nothing_else():
-    import train_net
+    from hiervl.engine import main as train_net
 
     def shown(text):
         return train_net.is_short(logging.LogRecord("detectron2", logging.INFO, "", 0, text, None, None))
@@ -162,7 +162,7 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
 
 
 def test_a_stopped_training_has_no_results(monkeypatch):
-    import train_net
+    from hiervl.engine import main as train_net
 
     trainer = types.SimpleNamespace(resume_or_load=lambda resume: None, train=lambda: {"a": 1}, was_stopped=True)
     monkeypatch.setattr(train_net, "SemiSupervisedTrainer", lambda cfg: trainer)
@@ -172,7 +172,7 @@ def test_a_stopped_training_has_no_results(monkeypatch):
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):
-    import train_net
+    from hiervl.engine import main as train_net
 
     def work(args):
         raise OSError(code, os.strerror(code), "out/run.json.tmp")
