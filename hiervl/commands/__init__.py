@@ -1,15 +1,18 @@
 """The commands of ``python -m hiervl``.
 
 A command is a module with ``HELP`` (one line, a literal), ``add_arguments(parser)`` and ``run(args) -> int``,
-the exit status. It is imported only when it is called, so that one which cannot be imported breaks no other.
+the exit status. In place of ``add_arguments`` it may have ``argument_parser() -> ArgumentParser``.
+It is imported only when it is called, so that one which cannot be imported breaks no other.
 """
 
 COMMANDS = {
+    "train": "hiervl.commands.train",
     "check-data": "hiervl.commands.check_data",
     "split": "hiervl.commands.split",
     "prompts": "hiervl.commands.prompts",
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
+    "install-detectron2": "hiervl.commands.install_detectron2",
     "predict": "hiervl.commands.predict",
     "suggest-labels": "hiervl.commands.suggest_labels",
     "export": "hiervl.commands.export",

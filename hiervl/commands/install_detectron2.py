@@ -1,17 +1,17 @@
-#!/usr/bin/env python3
-"""Install Detectron2 into the Python that runs this script, without a compiler.
+"""``python -m hiervl install-detectron2``: Detectron2 for this Python, without a compiler.
 
 Detectron2 is in no package registry under its own name. The source archive of ``detectron2-cdo``
 0.5 holds the Python files of the official v0.5 tag unchanged, but lacks the C++ ones, so its own
-build fails. HierVL uses none of the compiled operations: this script packs the Python files as
+build fails. HierVL uses none of the compiled operations: this command packs the Python files as
 ``detectron2-0.5-py3-none-any.whl`` and installs that. ``hiervl/utils/compat.py`` supplies what version 0.5
 misses on today's NumPy and Pillow.
 
-    python tools/install_detectron2.py                  # build the wheel and install it
-    python tools/install_detectron2.py --official       # the official repository, compiled
-    python tools/install_detectron2.py --wheel-dir DIR  # write the wheel to DIR, install nothing
+    hiervl install-detectron2                  # build the wheel and install it
+    hiervl install-detectron2 --official       # the official repository, compiled
+    hiervl install-detectron2 --wheel-dir DIR  # write the wheel to DIR, install nothing
 
-A Detectron2 that is already there is left alone. Needs pip; install requirements.txt first.
+A Detectron2 that is already there is left alone. Needs pip, PyTorch, setuptools and wheel.
+This file imports nothing of HierVL: tools/install_detectron2.py runs it before anything is installed.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
+
+HELP = "install Detectron2, which is in no package registry"
 
 SDIST_PROJECT = "detectron2-cdo"
 SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
@@ -84,12 +86,12 @@ The compiled module detectron2._C is not included.
 
 WHEEL = """\
 Wheel-Version: 1.0
-Generator: hiervl tools/install_detectron2.py
+Generator: hiervl install-detectron2
 Root-Is-Purelib: true
 Tag: py3-none-any
 """
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+HIERVL_PARENT = Path(__file__).resolve().parents[2]  # from where `import hiervl` finds this HierVL
 
 
 class InstallError(Exception):
@@ -128,7 +130,7 @@ def require_modules(*names: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise InstallError(
-            f"{', '.join(missing)} must be installed first: run `{sys.executable} -m pip install -r requirements.txt`."
+            f"{', '.join(missing)} must be installed first: run `{sys.executable} -m pip install {' '.join(missing)}`."
         )
 
 
@@ -250,24 +252,20 @@ def install_official() -> None:
 def check_import() -> None:
     """Import the installed Detectron2 as HierVL does, in a process of its own."""
     program = "import hiervl, detectron2.engine, detectron2.evaluation"
-    if subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY_ROOT, check=False).returncode != 0:
+    if subprocess.run([sys.executable, "-c", program], cwd=HIERVL_PARENT, check=False).returncode != 0:
         raise InstallError("Detectron2 was installed, but importing it fails, see the traceback above.")
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--official", action="store_true", help="build the official repository instead")
     what.add_argument("--wheel-dir", type=Path, metavar="DIR", help="only write the wheel, to this directory")
     parser.add_argument("--sdist", type=Path, metavar="FILE", help="use this copy of the source archive")
-    parsed = parser.parse_args(arguments)
-    if parsed.official and parsed.sdist:
-        parser.error("--sdist is not used with --official")
-    return parsed
 
 
 def install(arguments: argparse.Namespace) -> None:
+    if arguments.official and arguments.sdist:
+        raise InstallError("--sdist names an archive of version 0.5, which --official does not use: give one of them.")
     if arguments.wheel_dir is not None:
         install_pure_python(arguments.sdist, arguments.wheel_dir)
         return
@@ -285,13 +283,21 @@ def install(arguments: argparse.Namespace) -> None:
     print(f"Installed Detectron2 {installed_version()}.")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """0: Detectron2 is there; 1: one sentence says why not."""
     try:
-        install(parse_arguments(arguments))
+        install(arguments)
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """For a checkout without its dependencies, where ``hiervl.__main__`` is not needed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
-from hiervl.config.files import read_layers, written_keys
+from hiervl.config.files import find_config, read_layers, written_keys
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config
@@ -36,6 +36,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
 
     Args:
+        config_file: a path, or the name of a config that HierVL brings (:func:`find_config`).
         deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
             names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
 
@@ -46,10 +47,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     for path in (config_file, *deltas):
         if not path:
             continue
-        if not os.path.isfile(path):
-            raise UserError(f"there is no config file '{path}'{_similar_files(path)}")
         before = cfg.OUTPUT_DIR
-        layers = read_layers(Path(path))
+        layers = read_layers(find_config(path))
         for layer in layers:
             settings = _numbers_as_floats(layer.settings, cfg)
             _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
@@ -57,7 +56,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if config_file:
-        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
+        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(find_config(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
     _expand_home(cfg)
     return cfg
@@ -246,13 +245,6 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
         if isinstance(value, CfgNode):
             keys.extend(_keys(value, f"{prefix}{key}."))
     return keys
-
-
-def _similar_files(config_file: str) -> str:
-    folder = Path(config_file).parent
-    names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
-    matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
-    return f"; did you mean {folder / matches[0]}?" if matches else "."
 
 
 def _check_output_dir(path: str) -> None:

@@ -93,5 +93,5 @@ def replace_compiled_module(directory: Path) -> None:
 def explain_missing_operation(name: str):
     raise AttributeError(
         f"detectron2._C.{name} is a compiled operation, and Detectron2 was installed without them: "
-        "install it with `python tools/install_detectron2.py --official`."
+        "install it with `python -m hiervl install-detectron2 --official`."
     )
