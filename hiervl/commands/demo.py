@@ -115,6 +115,7 @@ def _draw(args, folders: dict[str, Path], path: Path) -> Path:
     from detectron2.data import MetadataCatalog
     from detectron2.modeling import build_model
 
+    import hiervl.modeling  # noqa: F401  fills Detectron2's registries
     from hiervl.data.loading.loaders import build_test_loader
     from hiervl.engine.run_config import load_config, prepare_config
     from hiervl.evaluation import SlidingWindowSegmenter
