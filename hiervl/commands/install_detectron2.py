@@ -189,7 +189,8 @@ def read_sdist(sdist: Path, sha256: str) -> dict[str, bytes]:
                 raise InstallError(f"The source archive was refused: its member {member.name!r} is not a plain file.")
             target = place_in_wheel(path) if path.parts else None
             if target is not None:
-                files[target] = archive.extractfile(member).read()
+                with archive.extractfile(member) as file:  # type: ignore[union-attr]  # a plain file is never None
+                    files[target] = file.read()
     if "detectron2/__init__.py" not in files:
         raise InstallError(f"The source archive {sdist} holds no detectron2 package.")
     return files

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,14 @@ class PromptedTextEncoder(nn.Module):
     the fixed prompt, which nothing trains, in training too.
     """
 
+    tower: "_TextTower"
+    phrase_class: Tensor  # (K,): the class that each phrase describes
+    _cache: tuple[tuple, TextFeatures] | None
+    _fixed_cache: tuple[tuple, Tensor] | None
+
     def __init__(
         self,
-        clip: nn.Module,
+        clip: Any,
         tokenize: Callable[[str], list[int]],
         start_token: int,
         end_token: int,
@@ -194,7 +200,9 @@ def build_text_encoder(
 class _TextTower(nn.Module):
     """The text half of an open_clip ``CLIP``, on token embeddings instead of token ids."""
 
-    def __init__(self, clip: nn.Module):
+    attn_mask: Tensor
+
+    def __init__(self, clip: Any):
         super().__init__()
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
         if any(not hasattr(clip, name) for name in needed) or clip.attn_mask is None:

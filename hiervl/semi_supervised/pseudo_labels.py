@@ -27,6 +27,9 @@ class ConfidenceThreshold(nn.Module):
     hard classes are not shut out. Classes that it has not predicted yet have no part in this.
     """
 
+    mean_confidence: Tensor  # (C,), moving
+    updates: Tensor  # (C,): how often the class was predicted
+
     momentum = 0.99
 
     def __init__(self, num_classes: int, threshold: float, mode: str = "fixed"):

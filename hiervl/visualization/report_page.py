@@ -69,7 +69,7 @@ def _head(run: RunData, other: RunData | None) -> str:
 def _comparison(scores: dict[str, Any], other: RunData | None, dataset: str) -> str:
     """What unlabelled images have gained over the supervised-only run."""
     theirs = None if other is None else other.scores().get(dataset)
-    if theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
+    if other is None or theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
         return ""
     gain = scores["mIoU"] - theirs["mIoU"]
     tone = "good" if gain > 0 else "bad"
