@@ -149,7 +149,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

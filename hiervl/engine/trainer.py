@@ -26,6 +26,7 @@ from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
+from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
 from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
 from hiervl.semi_supervised.step import SemiSupervisedStep
@@ -102,7 +103,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
     # ---- construction -------------------------------------------------------------------------------------------
 
     @classmethod
-    def build_model(cls, cfg) -> nn.Module:
+    def build_model(cls, cfg) -> HierVL:
         return build_model(cfg)
 
     @classmethod
@@ -184,7 +185,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
         CLIP alone)."""
         record = read_record(self.cfg.OUTPUT_DIR)
-        is_resumed = resume and self.checkpointer.resume(record and record["run"], self.cfg.dump())
+        is_resumed = resume and self.checkpointer.resume(record["run"] if record else None, self.cfg.dump())
         if is_resumed:
             self.start_iter = self.iter + 1  # a checkpoint holds the iteration that was just finished
         else:

@@ -105,10 +105,10 @@ class ResultFolder:
             save_png(Image.fromarray(self.overlay(image, prediction)), self.path("overlay", name))
         counts, sure = self.count(prediction.semantic, prediction.confidence)
         extra: dict[str, Any] = {}
-        if "instances" in self.kinds:
+        if "instances" in self.kinds and prediction.instances is not None:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
-        if "panoptic" in self.kinds:
+        if "panoptic" in self.kinds and prediction.panoptic is not None:
             save_png(Image.fromarray(panoptic_colours(prediction.panoptic.ids)), self.path("panoptic", name))
             extra["panoptic"] = coco_segments(prediction.panoptic)
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)

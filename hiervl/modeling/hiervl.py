@@ -225,7 +225,7 @@ class HierVL(ClipSegmenter):
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
-        targets = self.criterion.prepare_targets(batched_inputs, images.shape[2:], self.device)
+        targets = self.criterion.prepare_targets(batched_inputs, (images.shape[2], images.shape[3]), self.device)
         presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
         given = presence if self.ground_truth_presence else None
         output = self.segment(
@@ -255,6 +255,7 @@ class HierVL(ClipSegmenter):
             linear = self.open_vocabulary(linear, predictions.joint_embeddings, predictions.row_classes, own, text)
         if self.classifier == "linear":
             return linear
+        assert predictions.joint_embeddings is not None  # the decoder makes them where text classifies
         similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
         # The text scores share the linear head's probability of "some object" between the classes.
         log_object = torch.logsumexp(linear[..., :-1], dim=-1, keepdim=True)
@@ -299,9 +300,10 @@ class HierVL(ClipSegmenter):
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
         self.open_vocabulary = None
+        self.query_decoder.linear_class = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)
-        self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
+            self.query_decoder.linear_class = self.open_vocabulary.linear_class
         if self.query_generator is not None:
             self.query_generator.always_active = tuple(always_active)
         if self.query_decoder.instance_seeds is not None:

@@ -24,6 +24,9 @@ class ClipSegmenter(nn.Module, abc.ABC):
     ``semantic_maps``.
     """
 
+    pixel_mean: Tensor  # (3, 1, 1)
+    pixel_std: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,

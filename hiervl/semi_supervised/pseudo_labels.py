@@ -1,6 +1,6 @@
 """Teacher predictions as labels: confidence, thresholds, CutMix (UniMatch; design §2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,7 +72,12 @@ class ConfidenceThreshold(nn.Module):
 
 @torch.no_grad()
 def make_pseudo_labels(
-    scores: Tensor, valid: Tensor, threshold: ConfidenceThreshold, *, sharpen: float, ignore_value: int
+    scores: Tensor,
+    valid: Tensor,
+    threshold: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    sharpen: float,
+    ignore_value: int,
 ) -> PseudoLabels:
     """
     Args:
