@@ -160,8 +160,8 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
-    # Exponent of the inverse class frequency (in the batch) that loss_pixel on labelled images weighs pixels by; 0: all
-    # alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
+    # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
+    # all alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
     cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
@@ -195,13 +195,16 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.BURN_IN = 0
     # Pixels of at least this confidence keep their pseudo-label.
     cfg.SEMI.CONFIDENCE = 0.95
-    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average.
+    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average;
+    # "adaptive": the same with the teacher's mean confidence in place of CONFIDENCE (FreeMatch).
     cfg.SEMI.THRESHOLD = "fixed"
-    # Exponent that sharpens the teacher's semantic map before its maximum is read as confidence; 1 leaves it.
-    cfg.SEMI.SHARPEN = 1.0
+    # Loss of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (beside LOSS.PIXEL the
+    # class, mask and dice losses of the text queries after every decoder layer, as on labelled images).
+    cfg.SEMI.LOSS = "pixel"
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
-    # Weight of each strongly augmented view (loss_strong1, loss_strong2).
+    # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
+    # and LOSS.ENTROPY are shares: 1 pulls about as strongly as all losses of the labelled images together.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5

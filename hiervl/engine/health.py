@@ -110,7 +110,7 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
     for images, truth in _labelled_images(cfg, network):
         valid = truth != ignore_value
         pseudo = make_pseudo_labels(
-            network.semantic_maps(images).float(), valid, step.threshold.keeps, sharpen=step.sharpen,
+            network.semantic_maps(images).float(), valid, step.threshold.keeps,
             ignore_value=ignore_value,
         )  # fmt: skip
         for of_image, labels, keep in zip(truth, pseudo.labels, pseudo.keep):

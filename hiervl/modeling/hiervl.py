@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
+from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
@@ -239,6 +240,33 @@ class HierVL(ClipSegmenter):
                 text,
                 targets,
             )
+
+    @property
+    def loss_scale(self) -> float:
+        return self.criterion.scale(1 + len(self.query_decoder.layers) if self.criterion.uses_every_layer else 0)
+
+    @property
+    def has_set_losses(self) -> bool:
+        return self.query_decoder.use_text
+
+    def pseudo_losses(
+        self, output: NetworkOutput, labels: Tensor, keep: Tensor, image_weight: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of labelled images' queries, for images that a teacher has labelled.
+
+        Args:
+            output: of :meth:`segment` with ``every_layer``.
+            labels: (B, H, W) at the padded size, the criterion's ignore value on padding; keep: (B, H, W) bool.
+            image_weight: (B,); an image counts the less, the fewer of its labels are kept.
+        """
+        ignored = self.criterion.ignore_value
+        known = labels.masked_fill(~keep, ignored)
+        targets = [image_targets(each, None, tuple(each.shape), ignored).to(self.device) for each in known]
+        num_classes, valid = len(self.class_names), labels != ignored
+        seen = F.one_hot(labels.masked_fill(~valid, num_classes), num_classes + 1).flatten(1, 2).amax(1)
+        share = keep.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+        absent = seen[:, :num_classes] == 0
+        return self.criterion.pseudo_losses(output.predictions, targets, absent, image_weight * share)
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie the learnable prompts to CLIP's embeddings; none without learnable prompts."""

@@ -146,6 +146,10 @@ class PixelClassifier(ClipSegmenter):
             )
         self.text_encoder.set_classes(phrases)
 
+    @property
+    def loss_scale(self) -> float:
+        return self.pixel_weight
+
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """None: nothing of the text is learnt."""
         return {}
