@@ -37,15 +37,11 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
     """
-    config_path = _config_file(name)
+    model_config(name)
+    config_path = config_file(name)
     if config_path is not None:
         open_clip.add_model_config(config_path)
         name = config_path.stem
-    elif ":" in name or open_clip.get_model_config(name) is None:  # "hf-hub:…" would fetch what a checkpoint asks for
-        raise UserError(
-            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
-            "nor an existing .json model config."
-        )
     if pretrained == SHIPPED_NAME:
         pretrained = str(SHIPPED_CLIP / "weights.safetensors")
     if pretrained == FROM_CHECKPOINT:
@@ -64,7 +60,36 @@ def read_clip_config(name: str) -> str | None:
     return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 
 
-def _config_file(name: str):
+def model_config(name: str) -> dict[str, Any]:
+    """open_clip's config of a model: its embedding's width, image and text tower. Nothing is fetched.
+
+    Raises:
+        UserError: there is no such model, or its config file is damaged.
+    """
+    path = config_file(name)
+    if path is not None:
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if all(isinstance(config[tower], dict) for tower in ("vision_cfg", "text_cfg")):
+                return config
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(f"MODEL.CLIP.NAME: '{path}' is no open_clip model config (embed_dim, vision_cfg, text_cfg).")
+    config = None if ":" in name else open_clip.get_model_config(name)  # "hf-hub:…" would fetch what a checkpoint says
+    if config is None:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
+            "nor an existing .json model config."
+        )
+    return config
+
+
+def config_file(name: str) -> Path | None:
+    """The open_clip model config that ``name`` stands for; None for models that open_clip knows by name.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if name == SHIPPED_NAME:
         return SHIPPED_CLIP / "shapesworld.json"
     if name.endswith(".json"):

@@ -15,6 +15,7 @@ from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
+from .image_statistics import image_statistics
 from .instance_seeds import InstanceSeeds
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
@@ -125,6 +126,7 @@ class HierVL(ClipSegmenter):
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
         background = background_classes(cfg, class_names)
+        statistics = image_statistics(cfg)
         return {
             "backbone": backbone,
             "text_encoder": text_encoder,
@@ -170,8 +172,8 @@ class HierVL(ClipSegmenter):
                 separation=cfg.LOSS.PROMPT_SEPARATION,
             ),
             "class_names": class_names,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": statistics.mean,
+            "pixel_std": statistics.std,
             "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
