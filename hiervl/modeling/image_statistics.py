@@ -35,7 +35,7 @@ def image_statistics(cfg) -> ImageStatistics:
 
 
 def _of_model(name: str, pretrained: str) -> ImageStatistics:
-    """Of the weights' tag; for a file, of the model's first tag; else timm's for the trunk; else those of OpenAI's CLIP."""
+    """Of the weights' tag; for a file, of the model's first tag; else timm's of the trunk; else those of OpenAI."""
     trunk = get_pretrained_cfg(model_config(name)["vision_cfg"].get("timm_model_name") or "", allow_unregistered=True)
     tags = [] if config_file(name) else open_clip.list_pretrained_tags_by_model(name)
     tag = pretrained if pretrained in tags else next(iter(tags), "")
