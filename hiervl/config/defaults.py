@@ -41,10 +41,11 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLASS_NAMES = []
 
     cfg.MODEL.CLIP = CN()
-    # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
+    # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
+    # (photographs, small) or "shapesworld" (the demo's drawings).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (to evaluate MODEL.WEIGHTS, which bring them), or
-    # empty: random.
+    # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
+    # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
     # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
     # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
@@ -135,6 +136,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
     # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
+    # Classes of which the untrained CLIP knows less than this (IoU, 0 to 1, on labelled images) have no such start.
+    cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
     # Instance queries start from places where that similarity peaks, each with its own; needs MASK_PRIOR.
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".

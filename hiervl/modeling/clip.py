@@ -15,8 +15,12 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
-SHIPPED_NAME = "shapesworld"
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {  # the models that HierVL brings, each with its weights and its tokens beside the config
+    "shapesworld": ASSETS / "shapesworld_clip" / "shapesworld.json",
+    "imagenet-lite": ASSETS / "imagenet_lite" / "imagenet_lite.json",
+}
+SHIPPED_WEIGHTS = "weights.safetensors"
 # Loggers of the hub's client that tell of every attempt to reach it, each several times.
 CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 # Weights that a checkpoint brings: random ones are as good until it is loaded.
@@ -27,8 +31,8 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
     """Build a CLIP and its tokenizer.
 
     Args:
-        name: an open_clip model name, the path of an open_clip model config (.json), or "shapesworld".
-        pretrained: an open_clip tag, a file of weights, "shapesworld", "checkpoint" where a checkpoint is loaded
+        name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
+        pretrained: an open_clip tag, a file of weights, a key of ``SHIPPED``, "checkpoint" where a checkpoint is loaded
             afterwards, or "" for random weights.
 
     Returns:
@@ -42,8 +46,8 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
     if config_path is not None:
         open_clip.add_model_config(config_path)
         name = config_path.stem
-    if pretrained == SHIPPED_NAME:
-        pretrained = str(SHIPPED_CLIP / "weights.safetensors")
+    if pretrained in SHIPPED:
+        pretrained = str(SHIPPED[pretrained].parent / SHIPPED_WEIGHTS)
     if pretrained == FROM_CHECKPOINT:
         pretrained = ""
     elif not pretrained:
@@ -90,8 +94,8 @@ def config_file(name: str) -> Path | None:
     Raises:
         UserError: there is no such file.
     """
-    if name == SHIPPED_NAME:
-        return SHIPPED_CLIP / "shapesworld.json"
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name.endswith(".json"):
         path = Path(name)
         if not path.is_file():

@@ -159,7 +159,7 @@ class HierVL(ClipSegmenter):
                 else None,
                 recompute=decoder.RECOMPUTE,
             ),
-            "mask_prior": TextMaskPrior(logit_scale)
+            "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
             "logit_scale": logit_scale,
@@ -219,7 +219,8 @@ class HierVL(ClipSegmenter):
             text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
-        predictions = self.query_decoder(pixels, text_queries, prior, every_layer)
+        known = None if self.mask_prior is None else self.mask_prior.known
+        predictions = self.query_decoder(pixels, text_queries, prior, every_layer, known)
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(
@@ -300,6 +301,9 @@ class HierVL(ClipSegmenter):
         self.text_encoder.set_classes(phrases)
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
+        if self.mask_prior is not None:
+            was_known = dict(zip(self.class_names, self.mask_prior.known.tolist()))
+            self.mask_prior.set_known([was_known.get(name, True) for name in names])
         self.open_vocabulary = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)
