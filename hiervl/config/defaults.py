@@ -34,25 +34,31 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "HierVL"
     cfg.MODEL.BACKBONE.NAME = "build_clip_image_encoder"
     cfg.MODEL.WEIGHTS = ""
-    # Pixel statistics in 0…255, RGB: those CLIP was trained with.
-    cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
-    cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
+    # Pixel statistics in 0…255, RGB; empty: those that the encoder of MODEL.CLIP was trained with.
+    cfg.MODEL.PIXEL_MEAN = []
+    cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
 
     cfg.MODEL.CLIP = CN()
-    # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
+    # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
+    # (photographs, small) or "shapesworld" (the demo's drawings).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (to evaluate MODEL.WEIGHTS, which bring them), or
-    # empty: random.
+    # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
+    # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
-    # Blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches.
-    cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
-    # What is trained of the image tower: "all", "attention" (attention and position embeddings) or "none".
+    # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
+    # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
+    cfg.MODEL.CLIP.BLOCKS = []
+    # What is trained of the image encoder: "all", "attention" (attention and position embeddings; of convolutional
+    # encoders, which have none, all) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
-    # Learnable tokens between the class token and the patches of the image tower; 0 switches them off.
+    # First stages that are not trained, with all before them: of ViTs so many blocks, of convolutional encoders all up
+    # to so many of the maps of stride 4, 8, 16 and 32; 0: TRAINABLE alone decides.
+    cfg.MODEL.CLIP.FROZEN_STAGES = 0
+    # ViTs: learnable tokens between the class token and the patches; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
-    # Convolutions on the image beside the tower are added to so many of its maps, finest first: outlines that patches
+    # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
     # Compute the image tower's blocks again in the backward pass: less memory, more time.
@@ -130,6 +136,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
     # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
+    # Classes of which the untrained CLIP knows less than this (IoU, 0 to 1, on labelled images) have no such start.
+    cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
     # Instance queries start from places where that similarity peaks, each with its own; needs MASK_PRIOR.
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".

@@ -16,6 +16,7 @@ from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
+from .image_statistics import image_statistics
 from .instance_seeds import InstanceSeeds
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
@@ -126,6 +127,7 @@ class HierVL(ClipSegmenter):
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
         background = background_classes(cfg, class_names)
+        statistics = image_statistics(cfg)
         return {
             "backbone": backbone,
             "text_encoder": text_encoder,
@@ -158,7 +160,7 @@ class HierVL(ClipSegmenter):
                 else None,
                 recompute=decoder.RECOMPUTE,
             ),
-            "mask_prior": TextMaskPrior(logit_scale)
+            "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
             "logit_scale": logit_scale,
@@ -171,8 +173,8 @@ class HierVL(ClipSegmenter):
                 separation=cfg.LOSS.PROMPT_SEPARATION,
             ),
             "class_names": class_names,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": statistics.mean,
+            "pixel_std": statistics.std,
             "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
@@ -218,7 +220,8 @@ class HierVL(ClipSegmenter):
             text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
-        predictions = self.query_decoder(pixels, text_queries, prior, every_layer)
+        known = None if self.mask_prior is None else self.mask_prior.known
+        predictions = self.query_decoder(pixels, text_queries, prior, every_layer, known)
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(
@@ -326,6 +329,9 @@ class HierVL(ClipSegmenter):
         self.text_encoder.set_classes(phrases)
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
+        if self.mask_prior is not None:
+            was_known = dict(zip(self.class_names, self.mask_prior.known.tolist()))
+            self.mask_prior.set_known([was_known.get(name, True) for name in names])
         self.open_vocabulary = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)

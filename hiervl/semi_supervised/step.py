@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hiervl.losses.pixel_losses import pixel_cross_entropy, pixel_entropy
 from hiervl.modeling import HierVL
-from hiervl.modeling.clip_image_encoder import MAPS
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
+from hiervl.modeling.image_encoder import MAPS
 from hiervl.modeling.perturbation import drop_channels
 from hiervl.modeling.switches import build_frozen_clip
 from hiervl.structures import TextFeatures
@@ -290,7 +290,7 @@ class SemiSupervisedStep(nn.Module):
 
     def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
         """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
-        seen = tuple(side * self.student.backbone.patch_size for side in dense.shape[2:])
+        seen = tuple(side * self.student.backbone.dense_stride for side in dense.shape[2:])
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
     def _guidance_loss(self, scores, views: UnlabelledImages, guide: PseudoLabels, size) -> Tensor:

@@ -70,7 +70,7 @@ def random_batch(num_classes: int) -> dict:
 
 @pytest.mark.parametrize("path, deltas", distinct_configs())
 def test_gradients_of_unlabelled_images_have_the_size_of_labelled_ones(path, deltas, clip_file):
-    """Ratio of the norms between a quarter and two, with every pixel kept, in a small network of the config's layers."""
+    """Ratio of the norms between ¼ and 2, with every pixel kept, in a small network of the config's layers."""
     cfg, names, _ = settings(path, deltas)
     small = {
         "MODEL.DEVICE": "cpu", "MODEL.CLIP.NAME": clip_file, "MODEL.CLIP.PRETRAINED": "",
