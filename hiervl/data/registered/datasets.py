@@ -37,8 +37,8 @@ class FolderDataset:
         label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
         remedy: what makes the folder, as the end of the sentence "… does not exist: ".
         split_seed: of the labelled subsets.
-        inner_val: so many images of ``train`` are held out as ``inner_val``, a second validation set of the same kind as
-            the training images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
+        inner_val: so many images of ``train`` are held out as ``inner_val``, a second validation set like the training
+            images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
         generate: writes a split, given the dataset's folder and the split's name, where it is made and not fetched.
     """
 
