@@ -1,6 +1,5 @@
 """Pictures of segmentations: label maps in colour, overlays, and sheets that compare models side by side."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from hiervl.data.loading.readers import read_label
+from hiervl.utils.files import write_png
 
 DEFAULT_IGNORE_LABEL = 255
 IGNORED_COLOUR = (225, 225, 225)  # of every label that is no class
@@ -118,7 +118,7 @@ def comparison_sheet(rows: Sequence[Row], class_names: Sequence[str], colours: C
     spacer = _blank(MARGIN, width)
     sheet = np.concatenate([part for strip in strips for part in (strip, spacer)][:-1])
     sheet = cv2.copyMakeBorder(sheet, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=PAPER)
-    save_png(Image.fromarray(sheet), path)
+    write_png(path, Image.fromarray(sheet))
 
 
 @torch.no_grad()
@@ -268,15 +268,3 @@ def _widen(picture: np.ndarray, width: int) -> np.ndarray:
     """Blank paper on the right up to ``width``."""
     missing = max(0, width - picture.shape[1])
     return np.concatenate([picture, _blank(picture.shape[0], missing)], axis=1)
-
-
-def save_png(picture: Image.Image, path: str) -> None:
-    """Write a PNG that appears complete or not at all; its directory is made."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

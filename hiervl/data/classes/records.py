@@ -7,6 +7,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data.classes.definitions import ClassDefinition, distinct_color
+from hiervl.utils.files import write_text
 
 
 def definitions_of(
@@ -59,4 +60,4 @@ def from_records(records: Sequence[dict]) -> list[ClassDefinition]:
 def write_classes(path: Path, definitions: Sequence[ClassDefinition]) -> None:
     """Write a class file that ``read_classes`` reads; the first entry is label 0."""
     text = yaml.safe_dump({"classes": to_records(definitions)}, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)

@@ -1,22 +1,20 @@
 """From the label files of the benchmarks' publishers to maps of class indices, 255 being ignored."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_masks
 from scipy.io import loadmat
 
 from hiervl.data.loading.readers import read_instances
+from hiervl.data.loading.writers import write_map
 from hiervl.data.preparation.script import Progress
 from hiervl.data.registered.datasets import IGNORE_LABEL
 from hiervl.utils.errors import UserError
 
 JOBS_AT_ONCE = 8  # that a process is handed
-MAX_8_BIT = 255
 ADE20K_CLASSES = 150
 PASCAL_CLASSES = 21
 COCO_THINGS = 80
@@ -167,16 +165,6 @@ def convert_coco(
     class_map, instance_map = coco_maps(annotations, labels, *size)
     write_map(instances, instance_map)
     write_map(classes, class_map)
-
-
-def write_map(path: Path, values: np.ndarray) -> None:
-    """Write a map (H, W) of whole numbers 0 … 65535 as a grey PNG, of 8 bits where they suffice."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        Image.fromarray(values.astype(np.uint8 if values.max() <= MAX_8_BIT else np.uint16)).save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def convert_all(what: str, function: Callable[..., None], jobs: Sequence[tuple], workers: int) -> None:
