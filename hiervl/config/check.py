@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from hiervl.config.keys import get_value
 from hiervl.utils.errors import UserError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -107,15 +108,15 @@ HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
 def check_config(cfg) -> None:
     """Raise a :class:`UserError` for the first value that cannot work."""
     for key, (is_fine, wanted) in RULES.items():
-        value = value_of(cfg, key)
+        value = get_value(cfg, key)
         if not is_fine(value):
             raise UserError(f"{key} is {value}, but must be {wanted}.")
     width = cfg.MODEL.PIXEL_DECODER.DIM
     if width < 4 or width % 4:
         raise UserError(f"MODEL.PIXEL_DECODER.DIM is {width}, but must be a multiple of 4.")
     for key in HEADS:
-        if width % value_of(cfg, key):
-            raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({value_of(cfg, key)}).")
+        if width % get_value(cfg, key):
+            raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({get_value(cfg, key)}).")
     if cfg.INPUT.FORMAT != "RGB":
         raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but CLIP was trained on RGB: leave the key out.")
     unknown = [name for name in cfg.LOGGERS if name not in LOGGERS]
@@ -125,10 +126,3 @@ def check_config(cfg) -> None:
         raise UserError("LOGGERS has 'wandb', which is not installed: `pip install wandb`, or leave it out.")
     if cfg.TEST.NETWORK not in ("teacher", "student"):
         raise UserError(f"TEST.NETWORK is 'teacher' or 'student', not '{cfg.TEST.NETWORK}'.")
-
-
-def value_of(cfg, key: str) -> Any:
-    """The value under a dotted key."""
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg

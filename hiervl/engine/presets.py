@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from hiervl.config.keys import get_value, set_value
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
@@ -155,23 +156,15 @@ class _Chooser:
 
     def set(self, key: str, value: Any, reason: str) -> Any:
         """Set ``key`` unless it is the user's; returns the value that is in force."""
-        node, name = self._place(key)
         if key in self.kept:
-            self.choices.append(Choice(key, node[name], "yours"))
+            reason = "yours"
         else:
-            node[name] = type(node[name])(value)
-            self.choices.append(Choice(key, node[name], reason))
-        return node[name]
+            set_value(self.cfg, key, type(get_value(self.cfg, key))(value))
+        self.choices.append(Choice(key, get_value(self.cfg, key), reason))
+        return self.choices[-1].value
 
     def is_kept(self, key: str) -> bool:
         return key in self.kept
-
-    def _place(self, key: str) -> tuple[CfgNode, str]:
-        *sections, name = key.split(".")
-        node = self.cfg
-        for section in sections:
-            node = node[section]
-        return node, name
 
 
 def _choose_size(chooser: _Chooser, facts: Facts) -> None:

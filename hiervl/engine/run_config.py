@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.files import read_layers, written_keys
+from hiervl.config.keys import get_value, nodes, set_value
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config
@@ -80,14 +81,6 @@ def _as_float(value: Any, default: Any) -> Any:
     return value
 
 
-def _default(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key; None where there is none."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return node
-
-
 def _expand_home(cfg: CfgNode) -> None:
     """``~`` in paths, which no shell replaces within a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
@@ -112,8 +105,8 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     keys = dict(zip(overrides[::2], overrides[1::2]))
     for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
-        cfg.DATASET[name.partition(".")[2]] = None
-    given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
+        set_value(cfg, name, None)
+    given = [word for key, value in keys.items() for word in (key, _as_float(value, get_value(cfg, key, None)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
     cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
 
@@ -221,7 +214,7 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         if unknown is None:
             raise UserError(f"{source}: {' '.join(str(error).split())}") from error
         key = unknown.group(1)
-        matches = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5)
+        matches = difflib.get_close_matches(key, [name for name, _ in nodes(cfg)], n=1, cutoff=0.5)
         hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config/defaults.py lists all keys."
         raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
     except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
@@ -237,15 +230,6 @@ def _type_mismatch(message: str) -> str:
         return ""
     expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
     return f"{found.group(3)} takes {expected}, not {given}."
-
-
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in node.items():
-        keys.append(prefix + key)
-        if isinstance(value, CfgNode):
-            keys.extend(_keys(value, f"{prefix}{key}."))
-    return keys
 
 
 def _similar_files(config_file: str) -> str:
