@@ -13,6 +13,7 @@ from detectron2.evaluation import inference_context
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from hiervl.data.classes.definitions import distinct_colors
 from hiervl.data.loading.readers import read_label
 from hiervl.utils.files import write_png
 
@@ -41,19 +42,6 @@ FRAME = (150, 150, 150)
 Colours = Sequence[Sequence[int]]
 Panel = tuple[str, np.ndarray]
 Row = tuple[str, list[Panel]]
-
-
-def default_colours(num_classes: int) -> np.ndarray:
-    """Distinct RGB colours (num_classes, 3), uint8, for datasets that bring none; class 0 is dark grey."""
-    golden_ratio = 0.618034  # multiples of it spread evenly over the circle of hues, however many there are
-    index = np.arange(num_classes)
-    degrees = 360 * ((index * golden_ratio) % 1)
-    saturation = np.array([0.86, 0.5, 0.7])[index % 3]
-    value = np.array([0.92, 0.78, 0.58])[index // 3 % 3]
-    hsv = np.stack([degrees, saturation, value], axis=1).astype(np.float32)
-    colours = np.rint(255 * cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]).astype(np.uint8)
-    colours[:1] = 70
-    return colours
 
 
 def colourise(labels: np.ndarray, colours: Colours) -> np.ndarray:
@@ -145,7 +133,7 @@ def draw_comparisons(
     class_names = list(metadata.stuff_classes)
     colours = getattr(metadata, "stuff_colors", None)
     if colours is None:
-        colours = default_colours(len(class_names))
+        colours = distinct_colors(len(class_names))
     ignore_label = getattr(metadata, "ignore_label", DEFAULT_IGNORE_LABEL)
 
     rows = []
