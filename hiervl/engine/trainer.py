@@ -19,8 +19,9 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiervl.data.classes.records import definitions_of, to_records
+from hiervl.data.classes.records import to_records
 from hiervl.data.loading.loaders import build_semi_supervised_loader, build_test_loader
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text

@@ -14,7 +14,8 @@ import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.definitions import ClassDefinition
-from hiervl.data.classes.records import definitions_of, from_records
+from hiervl.data.classes.records import from_records
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT
 from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint

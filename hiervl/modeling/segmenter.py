@@ -111,5 +111,7 @@ def classes_of(cfg):
         raise UserError(
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
         )
-    phrases = getattr(metadata, "class_phrases", None) if names == registered else None
-    return names, phrases or [[name] for name in names]
+    definitions = getattr(metadata, "class_definitions", ())
+    if [definition.name for definition in definitions] == names:
+        return names, [list(definition.phrases) for definition in definitions]
+    return names, [[name] for name in names]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hiervl.data.registered.datasets import IGNORE_LABEL
+from hiervl.data.registered.catalogs import IGNORE_LABEL
 
 MIN_POLYGON_NUMBERS = 6  # x and y of three corners; pycocotools would take four numbers for a box
 

@@ -11,7 +11,7 @@ from hiervl.data.loading.coco import CocoObject, paint_coco_maps, read_coco_mask
 from hiervl.data.loading.readers import read_instances
 from hiervl.data.loading.writers import write_map
 from hiervl.data.preparation.script import Progress
-from hiervl.data.registered.datasets import IGNORE_LABEL
+from hiervl.data.registered.catalogs import IGNORE_LABEL
 from hiervl.utils.errors import UserError
 
 JOBS_AT_ONCE = 8  # that a process is handed
