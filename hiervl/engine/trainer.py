@@ -28,7 +28,7 @@ from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
-from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
+from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
@@ -246,9 +246,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
             calibrate_threshold(self.cfg, teacher)
-        if has_gate(teacher):
-            _take_from_main_process([teacher.query_generator.threshold])
-            self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
+        if teacher.gate is not None:
+            _take_from_main_process([teacher.gate.threshold])
+            self.student.gate.threshold.copy_(teacher.gate.threshold)
         network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
         self._last_eval_results = self.test(self.cfg, network, must_write=False)
         return self._last_eval_results
