@@ -6,6 +6,7 @@ from typing import Any
 
 from hiervl.config.keys import get_value
 from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import RECOMPUTABLE
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -49,10 +50,8 @@ RULES: dict[str, Rule] = {
     "MODEL.PIXEL_DECODER.LAYERS": AT_LEAST_1,
     "MODEL.PIXEL_DECODER.HEADS": AT_LEAST_1,
     "MODEL.PIXEL_DECODER.POINTS": AT_LEAST_1,
-    "MODEL.PIXEL_DECODER.DROPOUT": BELOW_1,
     "MODEL.QUERY_DECODER.LAYERS": AT_LEAST_0,
     "MODEL.QUERY_DECODER.HEADS": AT_LEAST_1,
-    "MODEL.QUERY_DECODER.DROPOUT": BELOW_1,
     "MODEL.QUERY_DECODER.INSTANCE_QUERIES": AT_LEAST_0,
     "MODEL.QUERY_DECODER.TEMPERATURE": POSITIVE,
     **{f"LOSS.{name}": AT_LEAST_0 for name in LOSS_WEIGHTS},
@@ -100,7 +99,8 @@ RULES: dict[str, Rule] = {
     "TEST.WINDOW_BATCH": AT_LEAST_1,
     "TEST.PICTURES": AT_LEAST_0,
 }
-LOGGERS = ("csv", "wandb")
+# Lists, and the names that they may hold.
+LISTS = {"LOGGERS": ("csv", "wandb"), "MODEL.RECOMPUTE": RECOMPUTABLE}
 # Widths that are divided among attention heads.
 HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
 
@@ -119,9 +119,10 @@ def check_config(cfg) -> None:
             raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({get_value(cfg, key)}).")
     if cfg.INPUT.FORMAT != "RGB":
         raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but CLIP was trained on RGB: leave the key out.")
-    unknown = [name for name in cfg.LOGGERS if name not in LOGGERS]
-    if unknown:
-        raise UserError(f"LOGGERS: '{unknown[0]}' is none of {', '.join(LOGGERS)}.")
+    for key, names in LISTS.items():
+        unknown = [name for name in get_value(cfg, key) if name not in names]
+        if unknown:
+            raise UserError(f"{key}: '{unknown[0]}' is none of {', '.join(names)}.")
     if "wandb" in cfg.LOGGERS and importlib.util.find_spec("wandb") is None:
         raise UserError("LOGGERS has 'wandb', which is not installed: `pip install wandb`, or leave it out.")
     if cfg.TEST.NETWORK not in ("teacher", "student"):

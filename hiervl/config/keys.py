@@ -1,9 +1,10 @@
 """Dotted config keys, such as "SEMI.EMA_DECAY", in a config node or in the plain values of a YAML file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _REQUIRED = object()
+_OF_USER = "__keys_of_user__"
 
 
 def get_value(settings: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> Any:
@@ -45,3 +46,17 @@ def leaves(settings: Any) -> dict[str, Any]:
 def is_below(key: str, sections: Sequence[str]) -> bool:
     """Whether the key is one of the sections or keys, or lies in one of them."""
     return any(key == section or key.startswith(section + ".") for section in sections)
+
+
+def note_keys_of_user(cfg: Any, keys: Iterable[str]) -> None:
+    """Remember keys that a user has written.
+
+    The note is no part of the settings and is not saved with them; a copy of ``cfg`` has it too. yacs keeps in the same
+    way whether a config is frozen.
+    """
+    cfg.__dict__[_OF_USER] = keys_of_user(cfg).union(keys)
+
+
+def keys_of_user(cfg: Any) -> frozenset[str]:
+    """The keys that the user has written, in files or on the command line."""
+    return cfg.__dict__.get(_OF_USER, frozenset())

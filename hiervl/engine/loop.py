@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hiervl.data.loading.streams import LABELED, UNLABELED, mirrored_share_of, share_of
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import RECOMPUTABLE
 
 from .replay import StateBefore
 
@@ -203,7 +204,7 @@ class OptimisationLoop:
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
-            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER, MODEL.QUERY_DECODER and LOSS on, or "
+            f"SOLVER.AMP.ENABLED on, set MODEL.RECOMPUTE to {list(RECOMPUTABLE)}, or "
             "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 

@@ -13,6 +13,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
 from hiervl.engine.launch import launch
 from hiervl.engine.run_config import load_config, prepare_config
@@ -120,7 +121,7 @@ def run(args) -> None:
             main(args)
             return
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
-        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS
+        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in keys_of_user(cfg)
         launch(main, args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,7 @@
 """Settings that follow from the data and the machine, each with its reason (``SOLVER.PRESET``).
 
-A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, which ``run_config.py`` fills with those
-of the YAML and the command line, keep their values, and later choices follow from them.
+A preset fills in what the user left open: keys of the YAML and the command line keep their values, and later choices
+follow from them.
 """
 
 import itertools
@@ -16,7 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from hiervl.config.keys import get_value, set_value
+from hiervl.config.keys import get_value, keys_of_user, set_value
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
@@ -111,7 +111,7 @@ def apply_preset(cfg: CfgNode, layout: FolderLayout | None = None, show: bool = 
         choices = choose(cfg, _facts(cfg, preset, layout))
         if show and comm.is_main_process():
             print(format_choices(choices), flush=True)
-    cfg.SOLVER.PRESET, cfg.SOLVER.PRESET_KEEPS = NONE, []
+    cfg.SOLVER.PRESET = NONE
     return choices
 
 
@@ -151,7 +151,7 @@ class _Chooser:
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
-        self.kept = set(cfg.SOLVER.PRESET_KEEPS)
+        self.kept = keys_of_user(cfg)
         self.choices: list[Choice] = []
 
     def set(self, key: str, value: Any, reason: str) -> Any:

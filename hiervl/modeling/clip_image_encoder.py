@@ -248,5 +248,5 @@ def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
         num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
         trainable=cfg.MODEL.CLIP.TRAINABLE,
         detail_maps=cfg.MODEL.CLIP.DETAIL_MAPS,
-        recompute=cfg.MODEL.CLIP.RECOMPUTE,
+        recompute="encoder" in cfg.MODEL.RECOMPUTE,
     )

@@ -149,14 +149,13 @@ class HierVL(ClipSegmenter):
                 layers=decoder.LAYERS,
                 num_heads=decoder.HEADS,
                 feedforward=decoder.FEEDFORWARD,
-                dropout=decoder.DROPOUT,
                 num_instance_queries=decoder.INSTANCE_QUERIES,
                 text_queries=decoder.TEXT_QUERIES,
                 align_head=needs_align_head(cfg),
                 instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, len(class_names), background)
                 if seeds_instances(cfg)
                 else None,
-                recompute=decoder.RECOMPUTE,
+                recompute="query_decoder" in cfg.MODEL.RECOMPUTE,
             ),
             "mask_prior": TextMaskPrior(logit_scale)
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
