@@ -28,6 +28,7 @@ from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
+from hiervl.modeling.text_encoder import weights_changed
 from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
@@ -201,6 +202,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
                 fit_gate(self.cfg, self.student)
             self.step.update_teacher()  # at iteration 0 the average is the student itself
         _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
+        weights_changed(self.step, frozen=True)
         run = self.checkpointer.resumed_run if is_resumed else None
         if comm.is_main_process():
             drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
@@ -351,7 +353,9 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
         return step
     device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
     # Switched-off parts leave parameters without gradients.
-    return DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
+    model = DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
+    weights_changed(step, frozen=True)  # they are the main process's now
+    return model
 
 
 def evaluation_precision(cfg) -> torch.autocast:
