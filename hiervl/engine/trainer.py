@@ -30,6 +30,7 @@ from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_r
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
 from hiervl.modeling.text_encoder import weights_changed
 from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate
+from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
@@ -200,6 +201,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             if not self.cfg.MODEL.WEIGHTS:
                 fit_gate(self.cfg, self.student)
+                silence_prior(self.cfg, self.student)
             self.step.update_teacher()  # at iteration 0 the average is the student itself
         _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
         weights_changed(self.step, frozen=True)
