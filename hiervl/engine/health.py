@@ -9,7 +9,6 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from hiervl.evaluation import confusion_matrix, write_results
-from hiervl.semi_supervised.calibration import has_gate
 from hiervl.semi_supervised.knowledge import describe_classes, labelled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
@@ -131,12 +130,11 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
             counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
             labelled += counts
             presence.append(counts > 0)
-        if has_gate(network):
-            generator = network.query_generator
+        if network.gate is not None:
             similarity = network.relevance_similarity(network.normalise(list(images)), network.encode_text())
-            gate = generator.gate_logits(similarity).sigmoid()
+            gate = network.gate.gate_logits(similarity).sigmoid()
             relevance.append(gate.cpu().numpy())
-            active.extend(generator.active_classes(gate).sum(1).tolist())
+            active.extend(network.gate.active_classes(gate).sum(1).tolist())
     network.train(was_training)
     predicted = kept.sum(0)
     report = HealthReport(

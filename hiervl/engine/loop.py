@@ -11,12 +11,13 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 from torch.nn.parallel import DistributedDataParallel
 
 from hiervl.data.loading.streams import LABELED, UNLABELED, mirrored_share_of, share_of
+from hiervl.modeling.text_encoder import weights_changed
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import RECOMPUTABLE
 
 from .gradient_norms import GradientNorms
 from .replay import StateBefore
@@ -206,7 +207,7 @@ class OptimisationLoop:
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
-            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER, MODEL.QUERY_DECODER and LOSS on, or "
+            f"SOLVER.AMP.ENABLED on, set MODEL.RECOMPUTE to {list(RECOMPUTABLE)}, or "
             "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 
@@ -290,8 +291,7 @@ class OptimisationLoop:
         """Step, clear the gradients, let the teacher follow."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # On CUDA the optimiser's fused steps write without counting it, which the text encoder's cache relies on.
-        increment_version([parameter for group in self.optimizer.param_groups for parameter in group["params"]])
+        weights_changed(self.step.student)
         self.optimizer.zero_grad(set_to_none=True)
         self.step.update_teacher()
 

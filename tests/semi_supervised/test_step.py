@@ -69,6 +69,40 @@ def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, mon
     assert not torch.allclose(teacher.network.encode_text().text_embeddings, before)
 
 
+def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_network):
+    student = make_network(trained=False).train()
+    teacher = StudentAsTeacher(student)
+
+    @torch.no_grad()
+    def labels():
+        teacher.network.eval()
+        embeddings = teacher.network.encode_text().text_embeddings
+        teacher.network.train()
+        return embeddings
+
+    before = labels()
+    with torch.no_grad():
+        student.text_encoder.prompts.add_(torch.randn_like(student.text_encoder.prompts))
+    assert not torch.allclose(labels(), before)
+
+
+def test_what_is_loaded_is_seen_by_student_and_teacher(make_network):
+    """As a trainer loads a checkpoint: the student's weights, then the teacher's; the text tower is one for both."""
+    torch.manual_seed(1)
+    student = make_network(trained=False).eval()
+    teacher = EmaTeacher(student)
+    other = {name: weight + 0.1 * torch.randn_like(weight.float()) for name, weight in student.state_dict().items()}
+    with torch.no_grad():
+        before = [network.encode_text() for network in (student, teacher.network)]
+        student.load_state_dict(other)
+        loaded = student.encode_text()
+        assert not torch.allclose(loaded.text_embeddings, before[0].text_embeddings)
+        assert torch.equal(teacher.network.encode_text().prototypes, loaded.prototypes)
+        teacher.load_state_dict({f"network.{name}": weight for name, weight in other.items()})
+        assert torch.equal(teacher.network.encode_text().text_embeddings, loaded.text_embeddings)
+        assert not torch.allclose(loaded.prototypes, before[1].prototypes)
+
+
 def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
     student = make_network(trained=False)
     teacher = EmaTeacher(student)

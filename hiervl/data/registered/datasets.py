@@ -17,12 +17,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data import shapesworld
 from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, read_classes
+from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs
 from hiervl.data.registered.splits import label_split
 from hiervl.utils.errors import UserError
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-IGNORE_LABEL = 255
 UNLABELED_SUFFIX = "_unlabeled"
 MAX_SUGGESTIONS = 5
 
@@ -101,16 +101,8 @@ def register_loaders(
     _REGISTERED.append(dataset_name)
     for part, load in loaders.items():
         name = f"{dataset_name}_{part}"
-        if name in DatasetCatalog.list():
-            continue
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(
-            stuff_classes=[definition.name for definition in classes],
-            stuff_colors=[list(definition.color) for definition in classes],
-            class_phrases=[list(definition.phrases) for definition in classes],
-            ignore_label=IGNORE_LABEL,
-            evaluator_type="sem_seg",
-        )
+        if name not in DatasetCatalog.list():
+            register_in_catalogs(name, load, classes)
 
 
 # ---------------------------------------------------------------------------- by name
