@@ -50,6 +50,8 @@ def _add_model_config(cfg: CN) -> None:
     # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
     # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Folder of the tokenizer's files, for models whose tokenizer is on a hub (SigLIP); empty: it is fetched from there.
+    cfg.MODEL.CLIP.TOKENIZER = ""
     # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
     # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
     cfg.MODEL.CLIP.BLOCKS = []

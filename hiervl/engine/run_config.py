@@ -94,7 +94,7 @@ def _expand_home(cfg: CfgNode) -> None:
     """``~`` in paths, which no shell replaces within a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
     clip = cfg.MODEL.CLIP
-    clip.NAME, clip.PRETRAINED = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED))
+    clip.NAME, clip.PRETRAINED, clip.TOKENIZER = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED, clip.TOKENIZER))
 
 
 def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNode:

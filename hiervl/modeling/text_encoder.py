@@ -1,6 +1,6 @@
 """CLIP's frozen text tower behind learnable prompt tokens (paper §3.1, §3.6.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -11,6 +11,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
 from .clip import load_clip
+from .tokens import TextTokens
 
 NOISE = 0.02  # standard deviation of CLIP's own token embeddings before its training
 
@@ -27,9 +28,7 @@ class PromptedTextEncoder(nn.Module):
     def __init__(
         self,
         clip: nn.Module,
-        tokenize: Callable[[str], list[int]],
-        start_token: int,
-        end_token: int,
+        tokens: TextTokens,
         class_phrases: Sequence[Sequence[str]],
         *,
         num_prompts: int = 8,
@@ -38,9 +37,8 @@ class PromptedTextEncoder(nn.Module):
     ):
         """
         Args:
-            clip: an open_clip ``CLIP``; its text tower is used.
-            tokenize: text → token ids without start and end.
-            start_token, end_token: ids of the two.
+            clip: an open_clip ``CLIP`` or ``CustomTextCLIP``; its text tower is used.
+            tokens: its tokenizer.
             class_phrases: the names or descriptions of every class.
             num_prompts: learnable tokens; 0: the fixed template alone.
             prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text; empty: from noise.
@@ -49,13 +47,12 @@ class PromptedTextEncoder(nn.Module):
         super().__init__()
         self.tower = _TextTower(clip)
         self.tower.requires_grad_(False)
-        self.tokenize = tokenize
-        self.start_token, self.end_token = start_token, end_token
+        self.tokens = tokens
         self.template = template
         self.num_prompts = num_prompts
         self.prompts: nn.Parameter | None = None
         if num_prompts:
-            self.prompts = nn.Parameter(self._initial_prompts(tokenize(prompt_init), num_prompts))
+            self.prompts = nn.Parameter(self._initial_prompts(tokens.encode(prompt_init), num_prompts))
         self.set_classes(class_phrases)
 
     @torch.no_grad()
@@ -97,20 +94,23 @@ class PromptedTextEncoder(nn.Module):
         return [self.template.format(phrase) for phrase in phrases]
 
     def _set_tokens(self, name: str, texts: Sequence[str], placeholders: int, device: torch.device) -> None:
-        """Keep the token ids (K, n) of the texts and the place (K,) of their end tokens."""
-        hole = [self.start_token] * placeholders  # overwritten by the learnable tokens
-        rows = [[self.start_token, *hole, *self.tokenize(text), self.end_token] for text in texts]
+        """Keep the token ids (K, n) of the texts and the place (K,) that each is read from."""
+        encode, prefix, suffix, pad = self.tokens
+        hole = [pad] * placeholders  # overwritten by the learnable tokens
+        rows = [[*prefix, *hole, *encode(text), *suffix] for text in texts]
         length = max(len(row) for row in rows)
         if length > self.tower.context_length:
-            longest = max(texts, key=lambda text: len(self.tokenize(text)))
+            longest = max(texts, key=lambda text: len(encode(text)))
             raise UserError(
                 f"the phrase '{longest}' with its prompt has {length} tokens; CLIP's text encoder takes "
                 f"{self.tower.context_length}: shorten it."
             )
-        ids = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+        if self.tower.reads_padding:
+            length = self.tower.context_length
+        ids = torch.full((len(rows), length), pad, dtype=torch.long, device=device)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
-        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+        ends = torch.tensor([self.tower.place(len(row) - len(suffix)) for row in rows], device=device)
         self.register_buffer(f"{name}_ids", ids, persistent=False)
         self.register_buffer(f"{name}_ends", ends, persistent=False)
 
@@ -134,7 +134,7 @@ class PromptedTextEncoder(nn.Module):
 
     def _tower_state(self) -> tuple:
         """What embeddings depend on beside the prompts: mixed precision, and the tower, which copies share."""
-        return torch.is_autocast_enabled(self.tower.text_projection.device.type), self.tower.revision
+        return torch.is_autocast_enabled(self.tower.token_embedding.weight.device.type), self.tower.revision
 
     def _encode(self) -> TextFeatures:
         fixed = self._fixed_phrases()
@@ -159,7 +159,8 @@ class PromptedTextEncoder(nn.Module):
         tokens = self.tower.token_embedding(ids)  # (K, n, width)
         if prompts is not None:
             filled = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
-            tokens = torch.cat((tokens[:, :1], filled, tokens[:, 1 + len(prompts) :]), dim=1)
+            first = len(self.tokens.prefix)
+            tokens = torch.cat((tokens[:, :first], filled, tokens[:, first + len(prompts) :]), dim=1)
         return F.normalize(self.tower(tokens, ends).float(), dim=-1)
 
     def _mean_over_phrases(self, phrases: Tensor) -> Tensor:
@@ -196,12 +197,10 @@ def build_text_encoder(
     cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
 ) -> tuple[PromptedTextEncoder, float]:
     """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
-    clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    clip, tokens = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.CLIP.TOKENIZER)
     encoder = PromptedTextEncoder(
         clip,
-        tokenize,
-        start_token,
-        end_token,
+        tokens,
         class_phrases,
         num_prompts=num_prompts,
         prompt_init=cfg.MODEL.TEXT.PROMPT_INIT,
@@ -211,20 +210,26 @@ def build_text_encoder(
 
 
 class _TextTower(nn.Module):
-    """The text half of an open_clip ``CLIP``, on token embeddings instead of token ids."""
+    """The text half of an open_clip model, on token embeddings instead of token ids.
+
+    Most read a phrase from its end token (``pool_type`` "argmax" or "eos") and see only what comes before. Others look
+    both ways, at the padding too, or read the last place (SigLIP) or the first one: they get their whole context.
+    """
 
     def __init__(self, clip: nn.Module):
         super().__init__()
+        text = getattr(clip, "text", clip)
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
-        if any(not hasattr(clip, name) for name in needed) or clip.attn_mask is None:
+        if any(not hasattr(text, name) for name in needed):
             raise UserError("MODEL.CLIP.NAME: the text tower is not of the CLIP layout; choose for example ViT-B-16.")
-        self.token_embedding = clip.token_embedding
-        self.positional_embedding = clip.positional_embedding
-        self.transformer = clip.transformer
-        self.ln_final = clip.ln_final
-        self.text_projection = clip.text_projection
+        self.token_embedding = text.token_embedding
+        self.positional_embedding = text.positional_embedding
+        self.transformer = text.transformer
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
         self.context_length = clip.context_length
-        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+        self.pool_type = text.pool_type if text is not clip else clip.text_pool_type
+        self.register_buffer("attn_mask", text.attn_mask, persistent=False)
         self.revision = 0  # grows whenever its weights may be others
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -235,10 +240,22 @@ class _TextTower(nn.Module):
         self.revision += 1
         return super()._apply(*args, **kwargs)
 
-    def forward(self, tokens: Tensor, ends: Tensor) -> Tensor:
-        """tokens (K, n, width), ends (K,): place of the end token → (K, D)."""
+    @property
+    def reads_padding(self) -> bool:
+        """Whether what stands behind the end token changes the embedding."""
+        return self.attn_mask is None or self.pool_type == "last"
+
+    def place(self, end: int) -> int:
+        """Where the embedding of a phrase is read, whose end token is at ``end``."""
+        return {"first": 0, "last": self.context_length - 1}.get(self.pool_type, end)
+
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """tokens (K, n, width), places (K,) of :meth:`place` → (K, D)."""
         length = tokens.shape[1]
+        mask = None if self.attn_mask is None else self.attn_mask[:length, :length].to(tokens.dtype)
         x = tokens + self.positional_embedding[:length].to(tokens.dtype)
-        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length].to(tokens.dtype))
-        x = self.ln_final(x)[torch.arange(len(x), device=x.device), ends]
-        return x @ self.text_projection
+        x = self.transformer(x, attn_mask=mask)
+        x = self.ln_final(x)[torch.arange(len(x), device=x.device), places]
+        if self.text_projection is None:
+            return x
+        return self.text_projection(x) if isinstance(self.text_projection, nn.Module) else x @ self.text_projection
