@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -21,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks import trainings
 from hiervl.data.loading.readers import read_image, read_instances, read_label
+from hiervl.data.registered.catalogs import register_in_catalogs, registered_classes
 from hiervl.data.registered.datasets import load_dataset
 from hiervl.engine.main import run as train
 from hiervl.evaluation.panoptic_quality import PanopticQuality
@@ -50,9 +50,7 @@ def register_unannotated() -> None:
             for entry in load_dataset(LABELLED)
         ]
 
-    DatasetCatalog.register(UNANNOTATED, load)
-    metadata = {key: value for key, value in MetadataCatalog.get(LABELLED).as_dict().items() if key != "name"}
-    MetadataCatalog.get(UNANNOTATED).set(**metadata)
+    register_in_catalogs(UNANNOTATED, load, registered_classes(LABELLED))
 
 
 def truth_of(entry: dict, num_classes: int):

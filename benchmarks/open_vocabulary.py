@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from PIL import Image
 
 from benchmarks import trainings
 from hiervl.data.loading.readers import read_image, read_label
-from hiervl.data.registered.datasets import IGNORE_LABEL, SHAPESWORLD, load_dataset
+from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs
+from hiervl.data.registered.datasets import SHAPESWORLD, load_dataset
 from hiervl.engine.main import run as train
 from hiervl.engine.run_config import load_config
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion
@@ -57,13 +57,7 @@ def register_seen_only(folder: Path) -> None:
             dicts.append({**kept, "sem_seg_file_name": str(path)})
         return dicts
 
-    DatasetCatalog.register(SEEN_ONLY, load)
-    MetadataCatalog.get(SEEN_ONLY).set(
-        stuff_classes=[definition.name for definition in SEEN],
-        stuff_colors=[list(definition.color) for definition in SEEN],
-        class_phrases=[list(definition.phrases) for definition in SEEN],
-        ignore_label=IGNORE_LABEL,
-    )
+    register_in_catalogs(SEEN_ONLY, load, SEEN)
 
 
 def evaluate(label_map: Callable[[np.ndarray], np.ndarray], count: int) -> dict[str, object]:

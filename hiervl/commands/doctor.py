@@ -35,6 +35,7 @@ PACKAGES = {
     "pycocotools": "pycocotools",
     "tensorboard": "tensorboard",
     "yaml": "pyyaml",
+    "jinja2": "jinja2",
     "tqdm": "tqdm",
     "tabulate": "tabulate",
 }

@@ -10,8 +10,8 @@ NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none an
 VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
 DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
 MOST_NAMED = 5  # classes in a sentence
+DROWNED = 0.05  # ratio of gradients below which unlabelled images teach next to nothing
 SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
-ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
 
 
 class Problem(NamedTuple):
@@ -38,6 +38,7 @@ class HealthReport:
         relevance_present, relevance_absent: their means.
         active_classes: mean number of active classes of a labelled image.
         confidence: SEMI.CONFIDENCE, to name it.
+        gradient_ratio: norm of the gradient of the unlabelled images over that of the labelled ones, in one iteration.
     """
 
     class_names: Sequence[str]
@@ -52,6 +53,7 @@ class HealthReport:
     relevance_absent: float = float("nan")
     active_classes: float = float("nan")
     confidence: float = float("nan")
+    gradient_ratio: float = float("nan")
     problems: list[Problem] = field(default_factory=list)
 
     def scalars(self) -> dict[str, float]:
@@ -61,6 +63,7 @@ class HealthReport:
             "health/relevance_present": self.relevance_present,
             "health/relevance_absent": self.relevance_absent,
             "health/active_classes": self.active_classes,
+            "health/gradient_ratio": self.gradient_ratio,
             "health/problems": float(len(self.problems)),
         }
         for c, name in enumerate(self.class_names):
@@ -88,6 +91,7 @@ class HealthReport:
             "relevance_present": self.relevance_present,
             "relevance_absent": self.relevance_absent,
             "active_classes_per_image": self.active_classes,
+            "gradient_ratio": self.gradient_ratio,
             "classes": classes,
             "problems": [problem.sentence for problem in self.problems],
         }
@@ -106,6 +110,12 @@ def find_problems(report: HealthReport) -> list[Problem]:
         )
         return [Problem("nothing", (), sentence)]
     problems = []
+    if report.gradient_ratio < DROWNED:
+        sentence = (
+            f"unlabelled images have hardly any weight: their gradient is {report.gradient_ratio:.3f} of that of the "
+            "labelled ones. Raise SEMI.STRONG_WEIGHT or lower SEMI.SUPERVISED_SHARE."
+        )
+        problems.append(Problem("drowned", (), sentence))
     if kept_share > EVERYTHING:
         sentence = (
             f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included: "
@@ -135,15 +145,6 @@ def find_problems(report: HealthReport) -> list[Problem]:
             sentence = f"the pseudo-labels of {', '.join(listed)}{more} {kind}. {advice}"
             problems.append(Problem(kind, tuple(report.class_names[c] for c in chosen), sentence))
     return problems
-
-
-def worthless_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
-    """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
-
-    Args:
-        iou: (C,), nan where a class occurs nowhere; shown: (C,), the number of labelled images that show each class.
-    """
-    return [c for c in range(len(iou)) if shown[c] >= ENOUGH_IMAGES and iou[c] < least]
 
 
 def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Settings that follow from the data and the machine, each with its reason (``SOLVER.PRESET``).
 
-A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, which ``run_config.py`` fills with those
-of the YAML and the command line, keep their values, and later choices follow from them.
+A preset fills in what the user left open: keys of the YAML and the command line keep their values, and later choices
+follow from them.
 """
 
 import itertools
@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from hiervl.config.keys import get_value, keys_of_user, set_value
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
@@ -50,6 +51,13 @@ GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
 GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
 USABLE_MEMORY = 0.85
 
+CPU_ENCODER = (  # as in camvid_46_cpu.yaml
+    ("MODEL.CLIP.NAME", "imagenet-lite", "a small encoder of photographs that HierVL brings: nothing to fetch"),
+    ("MODEL.CLIP.PRETRAINED", "imagenet-lite", "its weights"),
+    ("MODEL.CLIP.TRAINABLE", "all", "convolutions are trained as a whole"),
+    ("MODEL.CLIP.FROZEN_STAGES", 2, "the first ones know edges and textures already"),
+    ("SOLVER.BACKBONE_MULTIPLIER", 1.0, "it is small, and there are few iterations"),
+)
 CPU_NETWORK = (  # the quickstart's
     ("MODEL.PIXEL_DECODER.DIM", 64),
     ("MODEL.PIXEL_DECODER.LAYERS", 2),
@@ -110,7 +118,7 @@ def apply_preset(cfg: CfgNode, layout: FolderLayout | None = None, show: bool = 
         choices = choose(cfg, _facts(cfg, preset, layout))
         if show and comm.is_main_process():
             print(format_choices(choices), flush=True)
-    cfg.SOLVER.PRESET, cfg.SOLVER.PRESET_KEEPS = NONE, []
+    cfg.SOLVER.PRESET = NONE
     return choices
 
 
@@ -128,6 +136,9 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
     if facts.memory is None:
         if cfg.MODEL.DEVICE.startswith("cuda"):
             chooser.set("MODEL.DEVICE", "cpu", "the preset is for the CPU")
+        if not any(chooser.is_kept(key) for key in ("MODEL.CLIP.NAME", "MODEL.CLIP.PRETRAINED")):
+            for key, value, reason in CPU_ENCODER:
+                chooser.set(key, value, reason)
         for key, value in CPU_NETWORK:
             few = "the teacher follows faster: there are few iterations"
             chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")
@@ -150,28 +161,20 @@ class _Chooser:
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
-        self.kept = set(cfg.SOLVER.PRESET_KEEPS)
+        self.kept = keys_of_user(cfg)
         self.choices: list[Choice] = []
 
     def set(self, key: str, value: Any, reason: str) -> Any:
         """Set ``key`` unless it is the user's; returns the value that is in force."""
-        node, name = self._place(key)
         if key in self.kept:
-            self.choices.append(Choice(key, node[name], "yours"))
+            reason = "yours"
         else:
-            node[name] = type(node[name])(value)
-            self.choices.append(Choice(key, node[name], reason))
-        return node[name]
+            set_value(self.cfg, key, type(get_value(self.cfg, key))(value))
+        self.choices.append(Choice(key, get_value(self.cfg, key), reason))
+        return self.choices[-1].value
 
     def is_kept(self, key: str) -> bool:
         return key in self.kept
-
-    def _place(self, key: str) -> tuple[CfgNode, str]:
-        *sections, name = key.split(".")
-        node = self.cfg
-        for section in sections:
-            node = node[section]
-        return node, name
 
 
 def _choose_size(chooser: _Chooser, facts: Facts) -> None:

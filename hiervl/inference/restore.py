@@ -1,20 +1,24 @@
 """From a checkpoint alone to a network that predicts: config, classes and CLIP's weights all come from the file."""
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.config.retired import without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.definitions import ClassDefinition
-from hiervl.data.classes.records import definitions_of, from_records
+from hiervl.data.classes.records import from_records
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT
 from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint
@@ -22,7 +26,9 @@ from hiervl.utils.errors import UserError
 
 # What a run directory is searched for, in this order.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
-FOREIGN_PARTS = ("hf_", "timm_")  # of open_clip's configs: models of transformers and of timm
+FOREIGN_PARTS = ("hf_", "timm_model_pretrained")  # of open_clip's configs: what other libraries fetch by a name
+TIMM_MODEL = "timm_model_name"  # its architecture alone, without weights
+LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be fetched
 
 
 class Restored(NamedTuple):
@@ -90,7 +96,7 @@ def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
     if "config" not in checkpoint:
         raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
     cfg = get_hiervl_cfg()
-    settings = load_yaml(checkpoint["config"], f"the config in '{path}'")
+    settings = without_retired(load_yaml(checkpoint["config"], f"the config in '{path}'"), str(path), saved=True)
     try:
         cfg.merge_from_other_cfg(CfgNode(settings))
     except (KeyError, ValueError, AttributeError, TypeError, AssertionError) as error:
@@ -109,11 +115,14 @@ def clip_config_of(checkpoint: dict[str, Any], path: Path) -> str:
     try:
         config = json.loads(checkpoint["clip_config"])
         keys = [key for tower in ("vision_cfg", "text_cfg") for key in config[tower].keys()]
+        trunk = config["vision_cfg"].get(TIMM_MODEL, "")
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"the config of CLIP in '{path}' is damaged.") from None
     foreign = [key for key in keys if key.startswith(FOREIGN_PARTS)]
     if foreign:
         raise UserError(f"the CLIP in '{path}' is none of open_clip's own parts ({foreign[0]}): it is not loaded.")
+    if trunk and not (isinstance(trunk, str) and LOCAL_NAME.fullmatch(trunk) and timm.is_model(trunk)):
+        raise UserError(f"the CLIP in '{path}' has an image encoder that timm does not know ({trunk!r}).")
     return checkpoint["clip_config"]
 
 

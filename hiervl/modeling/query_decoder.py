@@ -11,7 +11,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
 from .instance_seeds import InstanceSeeds, start_logit
-from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
+from .layers import MLP, Attention, SinePositionEmbedding
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
 
@@ -19,16 +19,15 @@ from .semantic_queries import TextQueries
 class MaskedAttentionLayer(nn.Module):
     """Masked cross-attention to the pixels → self-attention between the rows → feed-forward, each post-norm."""
 
-    def __init__(self, dim: int, num_heads: int, feedforward: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int, feedforward: int):
         super().__init__()
-        self.cross_attn = Attention(dim, num_heads, dropout)
+        self.cross_attn = Attention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = Attention(dim, num_heads, dropout)
+        self.self_attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout = activation_dropout(dropout)
 
     def forward(
         self,
@@ -41,10 +40,10 @@ class MaskedAttentionLayer(nn.Module):
     ) -> Tensor:
         """rows (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, row_bias (B, 1, 1, Q) → (B, Q, d)."""
         seen = self.cross_attn(rows + row_position, pixels + pixel_position, pixels, may_see)
-        rows = self.norm1(rows + self.dropout(seen))
+        rows = self.norm1(rows + seen)
         positioned = rows + row_position
-        rows = self.norm2(rows + self.dropout(self.self_attn(positioned, positioned, rows, row_bias)))
-        return self.norm3(rows + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(rows), inplace=True)))))
+        rows = self.norm2(rows + self.self_attn(positioned, positioned, rows, row_bias))
+        return self.norm3(rows + self.linear2(F.relu(self.linear1(rows), inplace=True)))
 
 
 class DualQueryDecoder(nn.Module):
@@ -62,7 +61,6 @@ class DualQueryDecoder(nn.Module):
         layers: int = 9,
         num_heads: int = 8,
         feedforward: int = 2048,
-        dropout: float = 0.0,
         num_maps: int = 3,
         num_instance_queries: int = 100,
         text_queries: bool = True,
@@ -91,7 +89,7 @@ class DualQueryDecoder(nn.Module):
         self.instance_position = nn.Embedding(num_instance_queries, dim)
         self.map_embedding = nn.Embedding(num_maps, dim)
         self.position_embedding = SinePositionEmbedding(dim)
-        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = MLP(dim, dim, dim, 3)
@@ -109,6 +107,7 @@ class DualQueryDecoder(nn.Module):
         text: TextQueries | None,
         mask_prior: Tensor | None = None,
         every_layer: bool = False,
+        known: Tensor | None = None,
     ) -> QueryPredictions:
         """
         Args:
@@ -116,6 +115,7 @@ class DualQueryDecoder(nn.Module):
             text: the text rows' classes, padding and relevance.
             mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of the text rows of each class.
             every_layer: predict before the first layer and after each (for the losses), not after the last alone.
+            known: (C,) bool, False for classes without a prior, where no seed lies either; None: all have one.
         """
         rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
         maps = [
@@ -133,7 +133,7 @@ class DualQueryDecoder(nn.Module):
         if self.instance_seeds is not None and mask_prior is not None and row_prior is not None:
             finest, place = pixels.pixel_features[-1], positions[-1]
             place = place.transpose(1, 2).unflatten(2, finest.shape[2:])
-            seeds = self.instance_seeds(mask_prior, finest, place)
+            seeds = self.instance_seeds(mask_prior, finest, place, known)
             rows, position = _add_last(rows, seeds.rows), _add_last(position, seeds.position)
             classes = torch.arange(mask_prior.shape[1], device=rows.device)
             class_start = _add_last(class_start, seeds.class_logits @ self._in_columns(classes).float())

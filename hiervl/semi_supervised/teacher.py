@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hiervl.modeling import HierVL
+from hiervl.modeling.text_encoder import weights_changed
 
 
 class EmaTeacher(nn.Module):
@@ -45,10 +46,9 @@ class EmaTeacher(nn.Module):
         ]
         own, followed = (list(parameters) for parameters in zip(*trained))
         torch._foreach_lerp_(own, followed, 1.0 - decay)
-        # On CUDA that operation writes without counting it, and cached text embeddings would not notice.
-        torch.autograd.graph.increment_version(own)
         for own_buffer, followed_buffer in zip(self.network.buffers(), student.buffers()):
             own_buffer.copy_(followed_buffer)
+        weights_changed(self.network)
 
 
 class StudentAsTeacher(nn.Module):
