@@ -251,7 +251,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
             calibrate_threshold(self.cfg, teacher)
-        if teacher.gate is not None:
+        if teacher.gate is not None and self.student.gate is not None:
             _take_from_main_process([teacher.gate.threshold])
             self.student.gate.threshold.copy_(teacher.gate.threshold)
         network = self.student if self.cfg.TEST.NETWORK == "student" else teacher

@@ -1,5 +1,7 @@
 """Convolutional image encoders on timm (EfficientNet, ConvNeXt …), which open_clip builds by ``timm_model_name``."""
 
+from typing import Any
+
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -62,14 +64,14 @@ class ConvolutionalEncoder(ImageEncoder):
             freeze(_parameters_up_to(visual.trunk, info[self.indices[frozen_stages - 1]]["module"]))
 
     @classmethod
-    def takes(cls, visual: nn.Module) -> bool:
+    def takes(cls, visual: Any) -> bool:
         if not isinstance(visual, TimmModel) or not hasattr(visual.trunk, "forward_intermediates"):
             return False
         strides = {feature.get("reduction") for feature in getattr(visual.trunk, "feature_info", ())}
         return strides.issuperset(STRIDES)
 
     @classmethod
-    def from_config(cls, cfg, visual: nn.Module) -> "ConvolutionalEncoder":
+    def from_config(cls, cfg, visual: Any) -> "ConvolutionalEncoder":
         clip = cfg.MODEL.CLIP
         return cls(
             visual,

@@ -1,7 +1,8 @@
 """The image encoder that a config names, of whatever family (docs/encoders.md)."""
 
+from typing import Any
+
 from detectron2.modeling import BACKBONE_REGISTRY
-from torch import nn
 
 from hiervl.utils.errors import UserError
 
@@ -13,7 +14,7 @@ from .image_encoder import ImageEncoder
 ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, ConvolutionalEncoder)
 
 
-def encoder_class(visual: nn.Module, name: str) -> type[ImageEncoder]:
+def encoder_class(visual: Any, name: str) -> type[ImageEncoder]:
     """The class of encoders that reads an image tower of open_clip.
 
     Args:

@@ -16,6 +16,7 @@ from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
+from .image_encoder import ImageEncoder
 from .image_statistics import image_statistics
 from .instance_seeds import InstanceSeeds
 from .layers import without_autocast
@@ -64,7 +65,7 @@ class HierVL(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         query_generator: HierarchicalSemanticQueryGenerator | None,
         pixel_decoder: nn.Module,

@@ -33,6 +33,7 @@ class ConfidenceThreshold(nn.Module):
 
     mean_confidence: Tensor  # (C,), moving
     updates: Tensor  # (C,): how often the class was predicted
+    pixels: Tensor  # (C,)
 
     momentum = 0.99
 
