@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hiervl.losses import criterion as criterion_module
+from hiervl.losses.assignment import assign
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
@@ -145,3 +147,52 @@ def test_pixels_are_balanced_on_request():
         expected = -share * math.log(3 / 4) - (1 - share) * math.log(1 / 2)
         loss = run(criterion, predictions(), [sem_seg], scores=scores)["loss_pixel"]
         assert loss.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_loss_has_the_weight_of_its_name(make_cfg):
+    """Those of the config, each by a number of its own."""
+    names = ("class", "mask", "dice", "pixel", "align", "relevance")
+    numbers = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0)))
+    cfg = make_cfg(*(item for name, number in numbers.items() for item in (f"LOSS.{name.upper()}", number)))
+    sem_seg = torch.zeros(4, 4, dtype=torch.long)
+    gate = torch.tensor([[0.3, -0.4]])
+
+    def losses(criterion):
+        torch.manual_seed(1)
+        return run(criterion, predictions(), [sem_seg], gate)
+
+    weighted = losses(SupervisedCriterion.from_config(cfg))
+    plain = SupervisedCriterion(
+        weights=dict.fromkeys(names, 1.0), num_points=cfg.LOSS.NUM_POINTS, no_object=cfg.LOSS.NO_OBJECT,
+        oversample_ratio=cfg.LOSS.OVERSAMPLE_RATIO, importance_share=cfg.LOSS.IMPORTANCE_SAMPLE_RATIO,
+        pixel_balance=cfg.LOSS.PIXEL_BALANCE,
+    )  # fmt: skip
+    for name, loss in losses(plain).items():
+        assert loss.abs() > 0
+        torch.testing.assert_close(weighted[name], numbers[name.split("_")[1]] * loss)
+
+
+def test_the_matching_weighs_each_cost_as_its_loss(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        criterion_module, "assign", lambda *arguments, **options: seen.append(options) or assign(*arguments, **options)
+    )
+    weights = {**ALL, "class": 2.0, "mask": 3.0, "dice": 5.0}
+    for assignment in ("fixed", "hungarian"):
+        criterion = SupervisedCriterion(weights=weights, num_points=16, assignment=assignment)
+        run(criterion, predictions(), [torch.zeros(4, 4, dtype=torch.long)])
+    assert [options["weights"] for options in seen] == [(2.0, 3.0, 5.0)] * 2
+    assert [options["fixed"] for options in seen] == [True, False]
+    assert seen[0]["points"].shape == (16, 2)
+
+
+def test_the_alignment_moves_the_queries_and_not_the_text():
+    embeddings = torch.eye(2, 4).requires_grad_()
+    text = TextFeatures(embeddings, embeddings, embeddings, torch.arange(2))
+    predicted = predictions()
+    criterion = SupervisedCriterion(weights={**dict.fromkeys(ALL, 0.0), "align": 1.0}, num_points=16)
+    sem_seg = torch.zeros(4, 4, dtype=torch.long)
+    losses = criterion(predicted, torch.ones(1, 2, 4, 4), None, text, [image_targets(sem_seg, None, (4, 4), 255)])
+    assert set(losses) == {"loss_align"}
+    losses["loss_align"].backward()
+    assert embeddings.grad is None and predicted.joint_embeddings.grad[0, 2].any()

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from hiervl.losses.mask_losses import _smallest, draw_points, point_sample, sampled_mask_losses, uncertain_points
+from hiervl.losses.mask_losses import (
+    PointDraw,
+    _smallest,
+    draw_points,
+    point_sample,
+    sampled_mask_losses,
+    uncertain_points,
+)
 
 
 def test_equal_mask2former():
@@ -49,6 +56,22 @@ def test_uncertain_points_lie_where_the_prediction_changes_sign():
     near = (points[0, :, 0] - 0.5).abs() < 1 / 32
     assert near[:300].float().mean() > 0.6  # beyond the border of the image grid_sample finds 0, which looks unsure
     assert near[300:].float().mean() < 0.2  # uniform: 1/16 of them
+
+
+def test_the_least_sure_places_of_every_mask_are_taken(resize_by_opencv):
+    """Those where the bilinear logit is nearest to 0, by OpenCV: here the candidates are the pixels of a finer grid."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 4)
+    finer = resize_by_opencv(logits, (12, 12))
+    steps = (torch.arange(12) + 0.5) / 12
+    y, x = (side.flatten() for side in torch.meshgrid(steps, steps, indexing="ij"))
+    inside = ((y > 1 / 8) & (y < 7 / 8) & (x > 1 / 8) & (x < 7 / 8)).nonzero().flatten()  # no padding comes in
+    candidates = torch.stack((x, y), -1)[inside].expand(2, -1, 2).contiguous()
+    draw = PointDraw(2 * candidates - 1, torch.zeros(2, 0, 2), num_important=9)
+    points = uncertain_points(logits, draw)
+    for found, values, places in zip(points, finer.flatten(1)[:, inside], candidates):
+        expected = places[values.abs().argsort()[:9]]
+        assert {tuple(p) for p in found.mul(24).round().tolist()} == {tuple(p) for p in expected.mul(24).tolist()}
 
 
 @pytest.mark.parametrize("kind", ["distinct", "many equal", "some NaN", "no row"])

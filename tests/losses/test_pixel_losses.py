@@ -38,6 +38,16 @@ def test_scores_are_resized_before_they_are_normalised():
     assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(-math.log(1 / 4), abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [(12, 16), (7, 11)])
+def test_scores_are_resized_about_the_centres_of_pixels(resize_by_opencv, size):
+    torch.manual_seed(0)
+    scores = 0.1 + torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    labels = torch.randint(0, 3, (2, *size))
+    resized = resize_by_opencv(scores, size)
+    p = resized.gather(1, labels.unsqueeze(1)).squeeze(1) / resized.sum(1)
+    assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(-p.log().mean().item(), abs=1e-4)
+
+
 @pytest.mark.parametrize("scores", [torch.zeros(2, 3, 2, 2), 1e-30 * torch.ones(2, 3, 2, 2)])
 def test_pixels_that_no_row_claims_stay_finite(scores):
     scores.requires_grad_()

@@ -86,8 +86,20 @@ def test_regularizer_weighs_its_losses_and_leaves_out_those_of_weight_0():
         return PromptRegularizer(4, topology=topology, anchor=anchor, temperature=0.2, separation=1.0)(learnt, fixed)
 
     assert losses(0.0, 0.0) == {}
-    once, thrice = losses(1.0, 1.0), losses(3.0, 3.0)
+    once, weighted = losses(1.0, 1.0), losses(3.0, 5.0)
     assert set(once) == {"loss_prompt_topology", "loss_prompt_anchor"}
     torch.testing.assert_close(once["loss_prompt_topology"], prompt_topology_loss(learnt, fixed))
-    for name in once:
-        torch.testing.assert_close(thrice[name], 3 * once[name])
+    torch.testing.assert_close(weighted["loss_prompt_topology"], 3 * once["loss_prompt_topology"])
+    torch.testing.assert_close(weighted["loss_prompt_anchor"], 5 * once["loss_prompt_anchor"])
+    assert set(losses(3.0, 0.0)) == {"loss_prompt_topology"} and set(losses(0.0, 5.0)) == {"loss_prompt_anchor"}
+
+
+def test_the_anchor_compares_the_projected_embeddings():
+    """h: two linear layers with a ReLU between them, the temperature and the separation those it was given."""
+    torch.manual_seed(0)
+    learnt, fixed = torch.randn(3, 4), torch.randn(3, 4)
+    regularizer = PromptRegularizer(4, topology=0.0, anchor=1.0, temperature=0.2, separation=0.3)
+    first, _, second = regularizer.projector
+    projected = (learnt @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    expected = prompt_anchor_loss(projected, fixed, 0.2, 0.3)
+    torch.testing.assert_close(regularizer(learnt, fixed)["loss_prompt_anchor"], expected)
