@@ -56,7 +56,7 @@ def test_an_image_of_another_size_is_answered_at_its_own(make_cfg, resize_by_ope
     expected = resize_by_opencv(resize_by_opencv(probability, (48, 64))[0, :, :40, :50], (80, 100))
     found = zero_shot(image).classes
     assert expected.std() > 0.1
-    assert (found - expected).abs().mean() < 0.01  # the shown image is rounded to whole numbers
+    assert (found - expected).abs().mean() < 0.002  # the shown image is rounded to whole numbers
 
 
 def test_scores_of_classes_and_phrases_by_hand():

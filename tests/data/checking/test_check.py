@@ -213,7 +213,8 @@ def dark_16_bit(own):
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     labels_from_1, background_not_listed, label_0_never_used, label_0_always, rgb_taken_for_index,
-    rgb_turned_grey, rgb_turned_grey_by_whole_numbers, index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
+    rgb_turned_grey, rgb_turned_grey_by_whole_numbers,
+    index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
     unrotated_mask, dark_16_bit,
