@@ -196,3 +196,49 @@ def test_the_alignment_moves_the_queries_and_not_the_text():
     assert set(losses) == {"loss_align"}
     losses["loss_align"].backward()
     assert embeddings.grad is None and predicted.joint_embeddings.grad[0, 2].any()
+
+
+def test_losses_of_two_images_are_means_over_all_their_queries():
+    """Both full of one class each, and both masks of it, of the text query and of an instance query, are looked at."""
+    predicted = predictions(rows=4, layers=1, batch=2)
+    criterion = SupervisedCriterion(weights=dict.fromkeys(ALL, 1.0), num_points=16)
+    gate = torch.tensor([[0.3, -0.4], [1.2, 0.5]])
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            criterion_module, "assign", lambda *args, **options: seen.append(assign(*args, **options)) or seen[-1]
+        )
+        losses = run(criterion, predicted, [torch.full((4, 4), label) for label in (0, 1)], gate)
+    (found,) = seen[0]
+    instances = [(image, row) for image in (0, 1) for row in (2, 3) if found.target_classes[image, row] == image]
+    assert len(instances) == 2 and {image for image, _ in instances} == {0, 1}
+    rows = [(0, 0), (1, 1), *instances]
+    masks = torch.stack([predicted.pred_masks[0][image, row, 0, 0] for image, row in rows])
+    torch.testing.assert_close(losses["loss_mask"], F.softplus(-masks).mean())
+    p = masks.sigmoid()
+    torch.testing.assert_close(losses["loss_dice"], (1 - (32 * p + 1) / (16 * p + 17)).mean())
+    joint = predicted.joint_embeddings
+    torch.testing.assert_close(
+        losses["loss_align"], torch.stack([2 - 2 * joint[image, row, image] for image, row in instances]).mean()
+    )
+    signs = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+    torch.testing.assert_close(losses["loss_relevance"], F.softplus(signs * gate).mean())
+
+
+def test_a_batch_of_queries_without_object_is_averaged_by_their_weight():
+    """One query alone counts, with the weight 0.1: its plain cross-entropy."""
+    predicted = predictions(rows=2, layers=1)._replace(row_valid=torch.tensor([[True, False]]))
+    criterion = SupervisedCriterion(weights={**dict.fromkeys(ALL, 0.0), "class": 1.0}, num_points=16)
+    losses = run(criterion, predicted, [torch.ones(4, 4, dtype=torch.long)])
+    torch.testing.assert_close(losses["loss_class"], -predicted.pred_logits[0].log_softmax(-1)[0, 0, 2])
+
+
+def test_targets_of_inputs_are_padded_and_ignored_alike():
+    sem_seg, instances = torch.tensor([[0, 0, 9], [1, 1, 1]]), torch.tensor([[0, 0, 0], [4, 4, 5]])
+    criterion = SupervisedCriterion(weights=ALL, ignore_value=9)
+    with_instances, without = criterion.prepare_targets(
+        [{"sem_seg": sem_seg, "instance_ids": instances}, {"sem_seg": sem_seg}], (3, 4), torch.device("cpu")
+    )
+    for target in (with_instances, without):
+        assert target.sem_seg.tolist() == [[0, 0, 9, 9], [1, 1, 1, 9], [9] * 4]
+    assert with_instances.segment_labels.tolist() == [0, 1, 1] and without.segment_labels.tolist() == [0, 1]

@@ -88,3 +88,19 @@ def test_the_smallest_values_of_every_row(kind):
         assert all(len(set(row)) == count for row in places.tolist())
         expected = values.sort(dim=1).values[:, :count]
         torch.testing.assert_close(values.gather(1, places).sort(dim=1).values, expected, equal_nan=True)
+
+
+def test_the_smallest_values_stay_in_their_row_where_others_have_more():
+    """A row of NaN has none, another one has two that are equal: together as many as are asked for."""
+    nan = float("nan")
+    places = _smallest(torch.tensor([[nan, nan, nan], [0.5, 0.5, 1.0]]), 1)
+    assert places.shape == (2, 1) and 0 <= places[0, 0] < 3 and places[1, 0] in (0, 1)
+    places = _smallest(torch.tensor([[0.5, 0.5, 1.0], [nan, nan, nan]]), 1)
+    assert places[0, 0] in (0, 1) and 0 <= places[1, 0] < 3
+
+
+def test_one_labelled_point_is_the_mean_of_itself():
+    cross_entropy, dice = sampled_mask_losses(torch.tensor([[0.3, 5.0]]), torch.ones(1, 2), torch.tensor([[1.0, 0.0]]))
+    p = torch.tensor(0.3).sigmoid()
+    torch.testing.assert_close(cross_entropy[0], -p.log())
+    torch.testing.assert_close(dice[0], 1 - (2 * p + 1) / (p + 2))

@@ -85,6 +85,18 @@ def test_entropy_by_hand():
     assert pixel_entropy(scores, doubled).item() == pytest.approx(expected, abs=2e-4)
 
 
+def test_entropy_of_pixels_whose_labels_are_padded():
+    """Labels twice as fine as the map, valid in one corner alone, another in each image."""
+    torch.manual_seed(0)
+    scores = 0.1 + torch.rand(2, 3, 2, 3, dtype=torch.float64)
+    valid = torch.zeros(2, 4, 6, dtype=torch.bool)
+    valid[0, :2, 2:], valid[1, 2:, :2] = True, True
+    p = scores / scores.sum(1, keepdim=True)
+    entropy = -(p * p.log()).sum(1)
+    expected = (entropy[0, 0, 1] + entropy[0, 0, 2] + entropy[1, 1, 0]) / 3
+    assert pixel_entropy(scores, valid).item() == pytest.approx(expected.item(), abs=2e-4)
+
+
 def test_gradient_of_the_entropy():
     torch.manual_seed(0)
     scores = torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)

@@ -56,6 +56,19 @@ def test_anchor_by_hand(temperature, separation):
     assert found.item() == pytest.approx(sum(rows) / 3, abs=1e-6)
 
 
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_anchor_is_a_cross_entropy_over_the_other_classes(num_classes):
+    """On embeddings in no order and of any length, by PyTorch's cosine, class by class."""
+    torch.manual_seed(0)
+    projected, prototypes = 3 * torch.randn(num_classes, 4), 2 * torch.randn(num_classes, 4)
+    total = 0.0
+    for c in range(num_classes):
+        cosine = torch.nn.functional.cosine_similarity(projected[c : c + 1], prototypes) / 0.3
+        others = torch.cat((cosine[:c], cosine[c + 1 :]))
+        total += -cosine[c] + 0.7 * others.exp().sum().log()
+    torch.testing.assert_close(prompt_anchor_loss(projected, prototypes, 0.3, 0.7), total / num_classes)
+
+
 def test_anchor_of_a_single_class_is_its_similarity():
     loss = prompt_anchor_loss(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]]), 0.5, 1.0)
     assert loss.item() == pytest.approx(-math.sqrt(0.5) / 0.5, abs=1e-6)
