@@ -30,3 +30,10 @@ def test_an_image_without_labels():
     target = image_targets(torch.full((2, 2), 255), torch.ones(2, 2), (2, 2), 255)
     assert not target.valid.any() and not target.presence(3).any()
     assert target.class_masks.shape == target.segment_masks.shape == (0, 2, 2)
+
+
+def test_targets_move_to_a_device_as_a_whole():
+    target = image_targets(SEM_SEG, torch.ones(2, 3), (3, 4), 255)
+    moved = target.to(torch.device("meta"))
+    assert all(part.device.type == "meta" and part.shape == of.shape for part, of in zip(moved, target))
+    assert all(torch.equal(a, b) for a, b in zip(target.to(torch.device("cpu")), target))
