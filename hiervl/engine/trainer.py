@@ -35,6 +35,7 @@ from hiervl.utils.tolerance import going_on_without
 from hiervl.visualization import report
 from hiervl.visualization.gallery import EvaluationGallery
 from hiervl.visualization.pictures import draw_comparisons
+from hiervl.visualization.run_data import evaluation_file
 from hiervl.visualization.training_pictures import TrainingPictures
 
 from .checkpoint import RandomState, SegmentationCheckpointer
@@ -140,7 +141,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if not cfg.TEST.PICTURES or not isinstance(evaluator, SemanticEvaluator):
             return []
         classes = definitions_of(evaluator.class_names, dataset_name)
-        path = Path(cfg.OUTPUT_DIR) / report.evaluation_file(dataset_name)
+        path = Path(cfg.OUTPUT_DIR) / evaluation_file(dataset_name)
         colours = [definition.color for definition in classes]
         return [EvaluationGallery(evaluator, str(path), colours, facts=report.facts_of_run(cfg, dataset_name))]
 
