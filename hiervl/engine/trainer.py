@@ -90,6 +90,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.checkpointer = SegmentationCheckpointer(
             self.student,
             cfg.OUTPUT_DIR,
+            evaluated=self.evaluated_network,
             extra=self.checkpoint_extra(cfg, self.student.class_names),
             teacher=self.step.teacher,
             threshold=self.step.threshold,
@@ -257,6 +258,11 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     # ---- evaluation ---------------------------------------------------------------------------------------------
 
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """The one that ``TEST.NETWORK`` names."""
+        return self.student if self.cfg.TEST.NETWORK == "student" else self.step.teacher.network
+
     def _evaluate(self) -> dict:
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
@@ -264,8 +270,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if has_gate(teacher):
             _take_from_main_process([teacher.query_generator.threshold])
             self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
-        network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
-        self._last_eval_results = self.test(self.cfg, network, must_write=False)
+        self._last_eval_results = self.test(self.cfg, self.evaluated_network, must_write=False)
         return self._last_eval_results
 
     @classmethod
