@@ -99,13 +99,13 @@ def test_deltas_are_laid_on_in_order_below_the_command_line(tmp_path):
 
 
 def test_deltas_are_named_on_the_command_line():
-    import train_net
+    from hiervl.engine import main as engine_main
 
     line = "--config-file a.yaml --with b.yaml --with c.yaml --eval-only SEED 1".split()
-    args = train_net.argument_parser().parse_args(line)
+    args = engine_main.argument_parser().parse_args(line)
     assert (args.config_file, args.deltas, args.opts) == ("a.yaml", ["b.yaml", "c.yaml"], ["SEED", "1"])
-    assert train_net.argument_parser().parse_args([]).deltas == []
-    text = train_net.argument_parser().format_help()
+    assert engine_main.argument_parser().parse_args([]).deltas == []
+    text = engine_main.argument_parser().format_help()
     assert all(name not in text for name in ("LazyConfig", "cfg.yaml", "DefaultTrainer"))
 
 
