@@ -101,6 +101,10 @@ def _add_decoder_config(cfg: CN) -> None:
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
+    # A published checkpoint of Mask2Former: training starts from its pixel and query decoder where their shapes fit.
+    # Empty: both start from random weights.
+    cfg.MODEL.DECODER_WEIGHTS = ""
+
     cfg.MODEL.PIXEL_DECODER = CN()
     # A name of the registry PIXEL_DECODER_REGISTRY.
     cfg.MODEL.PIXEL_DECODER.NAME = "build_deformable_pixel_decoder"

@@ -95,6 +95,7 @@ def _default(cfg: CfgNode, key: str) -> Any:
 def _expand_home(cfg: CfgNode) -> None:
     """``~`` in paths, which no shell replaces within a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    cfg.MODEL.DECODER_WEIGHTS = os.path.expanduser(cfg.MODEL.DECODER_WEIGHTS)
     clip = cfg.MODEL.CLIP
     clip.NAME, clip.PRETRAINED = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED))
 

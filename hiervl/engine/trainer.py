@@ -26,7 +26,9 @@ from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
+from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
+from hiervl.modeling.mask2former_weights import load_decoder_weights
 from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
@@ -213,6 +215,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
                     "own weights."
                 )
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if self.cfg.MODEL.DECODER_WEIGHTS:
+                self._load_decoder_weights()
             if not self.cfg.MODEL.WEIGHTS:
                 fit_gate(self.cfg, self.student)
             self.step.update_teacher()  # at iteration 0 the average is the student itself
@@ -221,6 +225,15 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if comm.is_main_process():
             drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
         self.checkpointer.extra["run"] = start_record(self.cfg, is_resumed, self.start_iter, run)
+
+    def _load_decoder_weights(self) -> None:
+        """Start the decoders from ``MODEL.DECODER_WEIGHTS``."""
+        model = self.cfg.MODEL
+        if model.WEIGHTS:
+            raise UserError("MODEL.WEIGHTS holds decoders already: leave it or MODEL.DECODER_WEIGHTS out.")
+        if not isinstance(self.student, HierVL):
+            raise UserError(f"MODEL.DECODER_WEIGHTS: {model.META_ARCHITECTURE} has no decoders of Mask2Former's kind.")
+        load_decoder_weights(self.student, model.DECODER_WEIGHTS)
 
     def train(self) -> dict:
         """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation.
