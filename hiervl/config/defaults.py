@@ -46,25 +46,31 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "HierVL"
     cfg.MODEL.BACKBONE.NAME = "build_clip_image_encoder"
     cfg.MODEL.WEIGHTS = ""
-    # Pixel statistics in 0…255, RGB: those CLIP was trained with.
-    cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
-    cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
+    # Pixel statistics in 0…255, RGB; empty: those that the encoder of MODEL.CLIP was trained with.
+    cfg.MODEL.PIXEL_MEAN = []
+    cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
 
     cfg.MODEL.CLIP = CN()
-    # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
+    # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
+    # (photographs, small) or "shapesworld" (the demo's drawings).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (to evaluate MODEL.WEIGHTS, which bring them), or
-    # empty: random.
+    # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
+    # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
-    # Blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches.
-    cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
-    # What is trained of the image tower: "all", "attention" (attention and position embeddings) or "none".
+    # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
+    # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
+    cfg.MODEL.CLIP.BLOCKS = []
+    # What is trained of the image encoder: "all", "attention" (attention and position embeddings; of convolutional
+    # encoders, which have none, all) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
-    # Learnable tokens between the class token and the patches of the image tower; 0 switches them off.
+    # First stages that are not trained, with all before them: of ViTs so many blocks, of convolutional encoders all up
+    # to so many of the maps of stride 4, 8, 16 and 32; 0: TRAINABLE alone decides.
+    cfg.MODEL.CLIP.FROZEN_STAGES = 0
+    # ViTs: learnable tokens between the class token and the patches; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
-    # Convolutions on the image beside the tower are added to so many of its maps, finest first: outlines that patches
+    # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
     # Compute the image tower's blocks again in the backward pass: less memory, more time.
@@ -148,6 +154,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
     # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
+    # Classes of which the untrained CLIP knows less than this (IoU, 0 to 1, on labelled images) have no such start.
+    cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
     # Instance queries start from places where that similarity peaks, each with its own; needs MASK_PRIOR.
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
@@ -178,8 +186,8 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
-    # Exponent of the inverse class frequency (in the batch) that loss_pixel on labelled images weighs pixels by; 0: all
-    # alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
+    # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
+    # all alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
     cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
@@ -213,13 +221,16 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.BURN_IN = 0
     # Pixels of at least this confidence keep their pseudo-label.
     cfg.SEMI.CONFIDENCE = 0.95
-    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average.
+    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average;
+    # "adaptive": the same with the teacher's mean confidence in place of CONFIDENCE (FreeMatch).
     cfg.SEMI.THRESHOLD = "fixed"
-    # Exponent that sharpens the teacher's semantic map before its maximum is read as confidence; 1 leaves it.
-    cfg.SEMI.SHARPEN = 1.0
+    # Loss of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (beside LOSS.PIXEL the
+    # class, mask and dice losses of the text queries after every decoder layer, as on labelled images).
+    cfg.SEMI.LOSS = "pixel"
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
-    # Weight of each strongly augmented view (loss_strong1, loss_strong2).
+    # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
+    # and LOSS.ENTROPY are shares: 1 pulls about as strongly as all losses of the labelled images together.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5

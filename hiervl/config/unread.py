@@ -31,11 +31,11 @@ HINTS = {
     "SOLVER.REFERENCE_WORLD_SIZE": "SOLVER.IMS_PER_BATCH counts the images of all processes",
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": "the norm is Euclidean",
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "the classes come with the dataset or from MODEL.CLASS_NAMES",
-    "MODEL.BACKBONE.FREEZE_AT": "use MODEL.CLIP.TRAINABLE",
+    "MODEL.BACKBONE.FREEZE_AT": "use MODEL.CLIP.FROZEN_STAGES and MODEL.CLIP.TRAINABLE",
     "MODEL.RESNETS.*": "use MODEL.CLIP.NAME",
     "MODEL.FPN.*": "use MODEL.PIXEL_DECODER.DIM and its neighbors",
     "TEST.AUG.*": "use --scales and --flip of `python -m hiervl predict`",
-    "TEST.PRECISE_BN.*": "there is no batch normalization",
+    "TEST.PRECISE_BN.*": "batch norms of an encoder keep the statistics of its pretraining",
     "VIS_PERIOD": "use SEMI.PICTURES_PERIOD",
 }
 

@@ -7,16 +7,15 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch.nn import functional as F
 
 from hiervl.evaluation import confusion_matrix, write_results
-from hiervl.modeling.frozen_clip import FrozenClip
-from hiervl.semi_supervised.calibration import has_gate, labelled_batches
+from hiervl.semi_supervised.calibration import has_gate
+from hiervl.semi_supervised.knowledge import describe_classes, labelled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.tolerance import going_on_without
 
-from .health_report import HealthReport, find_problems, presence_auc, worthless_classes
+from .health_report import HealthReport, find_problems, presence_auc
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +45,10 @@ class HealthCheck(HookBase):
             return
         self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
-        worthless = [c for c in worthless_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
-        guidance.mute.update(worthless)
-        if worthless:
-            names = ", ".join(f"'{self.class_names[c]}' ({100 * self.zero_shot_iou[c]:.1f} %)" for c in worthless)
+        unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
+        guidance.mute.update(unknown)
+        if unknown:
+            names = describe_classes(self.class_names, self.zero_shot_iou, unknown)
             logger.warning(
                 "CLIP does not know some classes (in brackets how far its zero-shot prediction overlaps the labelled "
                 "images, IoU): %s. Its guidance is switched off for them (SEMI.GUIDANCE_MIN_IOU %g); other words for "
@@ -107,10 +106,10 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
     relevance: list[np.ndarray] = []
     presence: list[np.ndarray] = []
     active: list[float] = []
-    for images, truth in _labelled_images(cfg, network):
+    for images, truth in labelled_images(cfg, network):
         valid = truth != ignore_value
         pseudo = make_pseudo_labels(
-            network.semantic_maps(images).float(), valid, step.threshold.keeps, sharpen=step.sharpen,
+            network.semantic_maps(images).float(), valid, step.threshold.keeps,
             ignore_value=ignore_value,
         )  # fmt: skip
         for of_image, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
@@ -142,30 +141,3 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         report.relevance_absent = float(judged[~shown].mean()) if not shown.all() else float("nan")
         report.active_classes = float(np.mean(active))
     return report
-
-
-@torch.no_grad()
-def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
-    """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
-    in how many of the images each class occurs (C,)."""
-    num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    shown = np.zeros(num_classes, dtype=np.int64)
-    text = network.encode_text()
-    for images, truth in _labelled_images(cfg, network):
-        for of_image in truth:
-            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
-        batch = network.normalise(list(images))
-        probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
-        labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
-        confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
-    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
-    iou = np.divide(hits, union, out=np.full(num_classes, np.nan), where=union > 0)
-    return iou, shown
-
-
-def _labelled_images(cfg, network):
-    """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
-    for batch in labelled_batches(cfg):
-        images = torch.stack([sample["image"] for sample in batch]).to(network.device)
-        yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

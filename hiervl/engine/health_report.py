@@ -11,7 +11,6 @@ VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of
 DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
 MOST_NAMED = 5  # classes in a sentence
 SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
-ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
 
 
 class Problem(NamedTuple):
@@ -135,15 +134,6 @@ def find_problems(report: HealthReport) -> list[Problem]:
             sentence = f"the pseudo-labels of {', '.join(listed)}{more} {kind}. {advice}"
             problems.append(Problem(kind, tuple(report.class_names[c] for c in chosen), sentence))
     return problems
-
-
-def worthless_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
-    """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
-
-    Args:
-        iou: (C,), nan where a class occurs nowhere; shown: (C,), the number of labelled images that show each class.
-    """
-    return [c for c in range(len(iou)) if shown[c] >= ENOUGH_IMAGES and iou[c] < least]
 
 
 def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:

@@ -50,6 +50,13 @@ GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
 GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
 USABLE_MEMORY = 0.85
 
+CPU_ENCODER = (  # as in camvid_46_cpu.yaml
+    ("MODEL.CLIP.NAME", "imagenet-lite", "a small encoder of photographs that HierVL brings: nothing to fetch"),
+    ("MODEL.CLIP.PRETRAINED", "imagenet-lite", "its weights"),
+    ("MODEL.CLIP.TRAINABLE", "all", "convolutions are trained as a whole"),
+    ("MODEL.CLIP.FROZEN_STAGES", 2, "the first ones know edges and textures already"),
+    ("SOLVER.BACKBONE_MULTIPLIER", 1.0, "it is small, and there are few iterations"),
+)
 CPU_NETWORK = (  # the quickstart's
     ("MODEL.PIXEL_DECODER.DIM", 64),
     ("MODEL.PIXEL_DECODER.LAYERS", 2),
@@ -128,6 +135,9 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
     if facts.memory is None:
         if cfg.MODEL.DEVICE.startswith("cuda"):
             chooser.set("MODEL.DEVICE", "cpu", "the preset is for the CPU")
+        if not any(chooser.is_kept(key) for key in ("MODEL.CLIP.NAME", "MODEL.CLIP.PRETRAINED")):
+            for key, value, reason in CPU_ENCODER:
+                chooser.set(key, value, reason)
         for key, value in CPU_NETWORK:
             few = "the teacher follows faster: there are few iterations"
             chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")

@@ -30,6 +30,7 @@ from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
 from hiervl.modeling.mask2former_weights import load_decoder_weights
 from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
+from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
@@ -219,6 +220,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
                 self._load_decoder_weights()
             if not self.cfg.MODEL.WEIGHTS:
                 fit_gate(self.cfg, self.student)
+                silence_prior(self.cfg, self.student)
             self.step.update_teacher()  # at iteration 0 the average is the student itself
         _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
         run = self.checkpointer.resumed_run if is_resumed else None

@@ -1,11 +1,13 @@
 """From a checkpoint alone to a network that predicts: config, classes and CLIP's weights all come from the file."""
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -22,7 +24,9 @@ from hiervl.utils.errors import UserError
 
 # What a run directory is searched for, in this order.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
-FOREIGN_PARTS = ("hf_", "timm_")  # of open_clip's configs: models of transformers and of timm
+FOREIGN_PARTS = ("hf_", "timm_model_pretrained")  # of open_clip's configs: what other libraries fetch by a name
+TIMM_MODEL = "timm_model_name"  # its architecture alone, without weights
+LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be fetched
 
 
 class Restored(NamedTuple):
@@ -109,11 +113,14 @@ def clip_config_of(checkpoint: dict[str, Any], path: Path) -> str:
     try:
         config = json.loads(checkpoint["clip_config"])
         keys = [key for tower in ("vision_cfg", "text_cfg") for key in config[tower].keys()]
+        trunk = config["vision_cfg"].get(TIMM_MODEL, "")
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"the config of CLIP in '{path}' is damaged.") from None
     foreign = [key for key in keys if key.startswith(FOREIGN_PARTS)]
     if foreign:
         raise UserError(f"the CLIP in '{path}' is none of open_clip's own parts ({foreign[0]}): it is not loaded.")
+    if trunk and not (isinstance(trunk, str) and LOCAL_NAME.fullmatch(trunk) and timm.is_model(trunk)):
+        raise UserError(f"the CLIP in '{path}' has an image encoder that timm does not know ({trunk!r}).")
     return checkpoint["clip_config"]
 
 

@@ -15,8 +15,12 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
-SHIPPED_NAME = "shapesworld"
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {  # the models that HierVL brings, each with its weights and its tokens beside the config
+    "shapesworld": ASSETS / "shapesworld_clip" / "shapesworld.json",
+    "imagenet-lite": ASSETS / "imagenet_lite" / "imagenet_lite.json",
+}
+SHIPPED_WEIGHTS = "weights.safetensors"
 # Loggers of the hub's client that tell of every attempt to reach it, each several times.
 CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 # Weights that a checkpoint brings: random ones are as good until it is loaded.
@@ -27,8 +31,8 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
     """Build a CLIP and its tokenizer.
 
     Args:
-        name: an open_clip model name, the path of an open_clip model config (.json), or "shapesworld".
-        pretrained: an open_clip tag, a file of weights, "shapesworld", "checkpoint" where a checkpoint is loaded
+        name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
+        pretrained: an open_clip tag, a file of weights, a key of ``SHIPPED``, "checkpoint" where a checkpoint is loaded
             afterwards, or "" for random weights.
 
     Returns:
@@ -37,17 +41,13 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
     """
-    config_path = _config_file(name)
+    model_config(name)
+    config_path = config_file(name)
     if config_path is not None:
         open_clip.add_model_config(config_path)
         name = config_path.stem
-    elif ":" in name or open_clip.get_model_config(name) is None:  # "hf-hub:…" would fetch what a checkpoint asks for
-        raise UserError(
-            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
-            "nor an existing .json model config."
-        )
-    if pretrained == SHIPPED_NAME:
-        pretrained = str(SHIPPED_CLIP / "weights.safetensors")
+    if pretrained in SHIPPED:
+        pretrained = str(SHIPPED[pretrained].parent / SHIPPED_WEIGHTS)
     if pretrained == FROM_CHECKPOINT:
         pretrained = ""
     elif not pretrained:
@@ -64,9 +64,38 @@ def read_clip_config(name: str) -> str | None:
     return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 
 
-def _config_file(name: str):
-    if name == SHIPPED_NAME:
-        return SHIPPED_CLIP / "shapesworld.json"
+def model_config(name: str) -> dict[str, Any]:
+    """open_clip's config of a model: its embedding's width, image and text tower. Nothing is fetched.
+
+    Raises:
+        UserError: there is no such model, or its config file is damaged.
+    """
+    path = config_file(name)
+    if path is not None:
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if all(isinstance(config[tower], dict) for tower in ("vision_cfg", "text_cfg")):
+                return config
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(f"MODEL.CLIP.NAME: '{path}' is no open_clip model config (embed_dim, vision_cfg, text_cfg).")
+    config = None if ":" in name else open_clip.get_model_config(name)  # "hf-hub:…" would fetch what a checkpoint says
+    if config is None:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
+            "nor an existing .json model config."
+        )
+    return config
+
+
+def config_file(name: str) -> Path | None:
+    """The open_clip model config that ``name`` stands for; None for models that open_clip knows by name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name.endswith(".json"):
         path = Path(name)
         if not path.is_file():

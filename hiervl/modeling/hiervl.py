@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
+from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
+from .image_statistics import image_statistics
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
@@ -124,6 +126,7 @@ class HierVL(ClipSegmenter):
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
         background = background_classes(cfg, class_names)
+        statistics = image_statistics(cfg)
         return {
             "backbone": backbone,
             "text_encoder": text_encoder,
@@ -141,7 +144,7 @@ class HierVL(ClipSegmenter):
             else None,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
             "query_decoder": build_query_decoder(cfg, len(class_names), backbone.embed_dim, background),
-            "mask_prior": TextMaskPrior(logit_scale)
+            "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
             "logit_scale": logit_scale,
@@ -154,8 +157,8 @@ class HierVL(ClipSegmenter):
                 separation=cfg.LOSS.PROMPT_SEPARATION,
             ),
             "class_names": class_names,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": statistics.mean,
+            "pixel_std": statistics.std,
             "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
@@ -201,7 +204,8 @@ class HierVL(ClipSegmenter):
             text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
-        predictions = self.query_decoder(pixels, text_queries, prior, every_layer)
+        known = None if self.mask_prior is None else self.mask_prior.known
+        predictions = self.query_decoder(pixels, text_queries, prior, every_layer, known)
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(
@@ -223,6 +227,33 @@ class HierVL(ClipSegmenter):
                 text,
                 targets,
             )
+
+    @property
+    def loss_scale(self) -> float:
+        return self.criterion.scale(1 + len(self.query_decoder.layers) if self.criterion.uses_every_layer else 0)
+
+    @property
+    def has_set_losses(self) -> bool:
+        return self.query_decoder.use_text
+
+    def pseudo_losses(
+        self, output: NetworkOutput, labels: Tensor, keep: Tensor, image_weight: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of labelled images' queries, for images that a teacher has labelled.
+
+        Args:
+            output: of :meth:`segment` with ``every_layer``.
+            labels: (B, H, W) at the padded size, the criterion's ignore value on padding; keep: (B, H, W) bool.
+            image_weight: (B,); an image counts the less, the fewer of its labels are kept.
+        """
+        ignored = self.criterion.ignore_value
+        known = labels.masked_fill(~keep, ignored)
+        targets = [image_targets(each, None, tuple(each.shape), ignored).to(self.device) for each in known]
+        num_classes, valid = len(self.class_names), labels != ignored
+        seen = F.one_hot(labels.masked_fill(~valid, num_classes), num_classes + 1).flatten(1, 2).amax(1)
+        share = keep.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+        absent = seen[:, :num_classes] == 0
+        return self.criterion.pseudo_losses(output.predictions, targets, absent, image_weight * share)
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie the learnable prompts to CLIP's embeddings; none without learnable prompts."""
@@ -292,6 +323,9 @@ class HierVL(ClipSegmenter):
         self.text_encoder.set_classes(phrases)
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
+        if self.mask_prior is not None:
+            was_known = dict(zip(self.class_names, self.mask_prior.known.tolist()))
+            self.mask_prior.set_known([was_known.get(name, True) for name in names])
         self.open_vocabulary = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)

@@ -13,6 +13,7 @@ from hiervl.losses.pixel_losses import pixel_cross_entropy
 from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
+from .image_statistics import image_statistics
 from .layers import group_norm
 from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
 from .switches import background_classes
@@ -82,13 +83,14 @@ class PixelClassifier(ClipSegmenter):
     def from_config(cls, cfg) -> dict:
         class_names, class_phrases = classes_of(cfg)
         text_encoder, logit_scale = build_text_encoder(cfg, class_phrases)
+        statistics = image_statistics(cfg)
         return {
             "backbone": build_backbone(cfg),
             "text_encoder": text_encoder,
             "dim": cfg.MODEL.PIXEL_DECODER.DIM,
             "class_names": class_names,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": statistics.mean,
+            "pixel_std": statistics.std,
             "pixel_weight": cfg.LOSS.PIXEL,
             "pixel_balance": cfg.LOSS.PIXEL_BALANCE,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -145,6 +147,10 @@ class PixelClassifier(ClipSegmenter):
                 f"trained on ({', '.join(self.class_names)}), no others."
             )
         self.text_encoder.set_classes(phrases)
+
+    @property
+    def loss_scale(self) -> float:
+        return self.pixel_weight
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """None: nothing of the text is learnt."""

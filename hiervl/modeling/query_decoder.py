@@ -47,6 +47,7 @@ class QueryDecoder(nn.Module, abc.ABC):
         text: TextQueries | None,
         mask_prior: Tensor | None = None,
         every_layer: bool = False,
+        known: Tensor | None = None,
     ) -> QueryPredictions:
         """
         Args:
@@ -55,6 +56,7 @@ class QueryDecoder(nn.Module, abc.ABC):
             mask_prior: (B, C, h, w), CLIP's log-odds that a pixel is of a class; it may be left aside. None where
                 ``MODEL.QUERY_DECODER.MASK_PRIOR`` is off.
             every_layer: predict after every layer (for the losses), not after the last alone.
+            known: (C,) bool, False for classes of which CLIP knows too little to give a prior; None: it knows all.
 
         Returns:
             Predictions of Q = M + N queries. ``joint_embeddings`` is None unless ``gives_joint_embeddings``: then there
@@ -164,6 +166,7 @@ class DualQueryDecoder(QueryDecoder):
         text: TextQueries | None,
         mask_prior: Tensor | None = None,
         every_layer: bool = False,
+        known: Tensor | None = None,
     ) -> QueryPredictions:
         """
         Args:
@@ -171,6 +174,7 @@ class DualQueryDecoder(QueryDecoder):
             text: the text rows' classes, padding and relevance.
             mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of the text rows of each class.
             every_layer: predict before the first layer and after each (for the losses), not after the last alone.
+            known: (C,) bool, False for classes without a prior, where no seed lies either; None: all have one.
         """
         rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
         maps = [
@@ -188,7 +192,7 @@ class DualQueryDecoder(QueryDecoder):
         if self.instance_seeds is not None and mask_prior is not None:
             finest, place = pixels.pixel_features[-1], positions[-1]
             place = place.transpose(1, 2).unflatten(2, finest.shape[2:])
-            seeds = self.instance_seeds(mask_prior, finest, place)
+            seeds = self.instance_seeds(mask_prior, finest, place, known)
             rows, position = _add_last(rows, seeds.rows), _add_last(position, seeds.position)
             classes = torch.arange(mask_prior.shape[1], device=rows.device)
             class_start = _add_last(class_start, seeds.class_logits @ self._in_columns(classes).float())

@@ -75,6 +75,16 @@ class ClipSegmenter(nn.Module, abc.ABC):
     def supervised_losses(self, batched_inputs: list[dict], text: TextFeatures) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
 
+    @property
+    @abc.abstractmethod
+    def loss_scale(self) -> float:
+        """The weight at which a cross-entropy over pixels pulls about as strongly as the losses of labelled images."""
+
+    @property
+    def has_set_losses(self) -> bool:
+        """Whether :meth:`pseudo_losses` can be asked for."""
+        return False
+
     @abc.abstractmethod
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie what is learnt of the text to CLIP."""

@@ -63,7 +63,7 @@ class TrainingPictures(HookBase):
             scores[name] = network.semantic_maps(views.weak).float()
             network.train(was_training)
         pseudo = make_pseudo_labels(
-            scores["teacher"], views.valid, step.threshold.keeps, sharpen=step.sharpen, ignore_value=step.ignore_value
+            scores["teacher"], views.valid, step.threshold.keeps, ignore_value=step.ignore_value
         )
         kept = pseudo.labels.masked_fill(~pseudo.keep, step.ignore_value)
         rows = []

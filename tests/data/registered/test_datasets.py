@@ -37,6 +37,19 @@ def test_labeled_and_unlabeled_complement_each_other(camvid):
     assert all(set(entry) == {"file_name", "image_id"} for entry in unlabeled)
 
 
+def test_inner_validation_is_held_out_of_training(camvid, monkeypatch):
+    """Never labelled, and not among the unlabelled images; 20 training images, of which the largest subset takes 12."""
+    small = dataclasses.replace(datasets.CAMVID, label_counts=(3, 12), inner_val=5)
+    held_out = {entry["image_id"] for entry in datasets.load_inner_val(small)}
+    assert len(held_out) == 5
+    for count in small.label_counts:
+        labeled, unlabeled = datasets.load_labeled(small, count), datasets.load_unlabeled(small, count, inner=True)
+        names = {entry["image_id"] for entry in [*labeled, *unlabeled]}
+        assert len(labeled) == count and len(names) == 15 and not names & held_out
+    crowded = dataclasses.replace(small, label_counts=(18,))
+    assert len(datasets.load_inner_val(crowded)) == 2
+
+
 def test_images_may_be_jpeg_and_unlabeled_ones_need_no_label(camvid):
     for entry in load_dataset("camvid_train_12_unlabeled"):
         os.remove(camvid / "labels" / "train" / f"{entry['image_id']}.png")
