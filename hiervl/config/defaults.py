@@ -51,6 +51,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
+    # Parts that are computed again in the backward pass instead of kept, for less memory and more time: some of
+    # "encoder", "pixel_decoder", "query_decoder" and "losses" (those of the masks).
+    cfg.MODEL.RECOMPUTE = []
 
     cfg.MODEL.CLIP = CN()
     # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
@@ -59,6 +62,8 @@ def _add_model_config(cfg: CN) -> None:
     # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
     # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Folder of the tokenizer's files, for models whose tokenizer is on a hub (SigLIP); empty: it is fetched from there.
+    cfg.MODEL.CLIP.TOKENIZER = ""
     # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
     # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
     cfg.MODEL.CLIP.BLOCKS = []
@@ -73,8 +78,6 @@ def _add_model_config(cfg: CN) -> None:
     # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
-    # Compute the image tower's blocks again in the backward pass: less memory, more time.
-    cfg.MODEL.CLIP.RECOMPUTE = False
 
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.
@@ -124,10 +127,6 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_DECODER.POINTS = 4
     # Width of the feed-forward part.
     cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
-    # Dropout of the pixel decoder.
-    cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
-    # Compute layers, exchange with the text and mask features again in the backward pass: less memory, more time.
-    cfg.MODEL.PIXEL_DECODER.RECOMPUTE = False
 
     cfg.MODEL.CMSAM = CN()
     # Text queries attend to the pixels after every deformable layer (eq. 1).
@@ -144,10 +143,6 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.HEADS = 8
     # Width of the feed-forward part.
     cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
-    # Dropout of the query decoder.
-    cfg.MODEL.QUERY_DECODER.DROPOUT = 0.0
-    # Compute the layers again in the backward pass: less memory, more time.
-    cfg.MODEL.QUERY_DECODER.RECOMPUTE = False
     # Text queries take part in the decoder.
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
@@ -182,8 +177,6 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.OVERSAMPLE_RATIO = 3.0
     # Share of the points kept for their uncertainty; the rest is uniform.
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
-    # Compute mask and dice losses again in the backward pass: less memory, more time.
-    cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
     # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
@@ -347,8 +340,6 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
     cfg.SOLVER.PRESET = ""
-    # Keys that the preset leaves alone; those set in your YAML or on the command line join them.
-    cfg.SOLVER.PRESET_KEEPS = []
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0

@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.config.keys import get_value
 from hiervl.config.keys_read import as_read, keys_read
 from hiervl.utils.errors import UserError
 
@@ -55,7 +56,7 @@ def refuse_unread_keys(cfg: CfgNode, written: Iterable[tuple[str, str]]) -> None
     defaults = get_hiervl_cfg()
     unread: dict[str, list[str]] = {}
     for source, key in written:
-        if as_read(key) in read or _value(cfg, key) == _value(defaults, key):
+        if as_read(key) in read or _as_list(get_value(cfg, key, None)) == _as_list(get_value(defaults, key, None)):
             continue
         hint = _hint(key) or (SCHEDULE_HINT if as_read(key) in keys_read() else "")
         text = f"{key} ({hint})" if hint else key
@@ -68,14 +69,6 @@ def refuse_unread_keys(cfg: CfgNode, written: Iterable[tuple[str, str]]) -> None
 
 def _hint(key: str) -> str:
     return next((hint for pattern, hint in HINTS.items() if fnmatch.fnmatchcase(key, pattern)), "")
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key, tuples as lists; None below a value where a file has a section."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return _as_list(node)
 
 
 def _as_list(value: Any) -> Any:

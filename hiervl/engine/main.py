@@ -14,12 +14,14 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
 from hiervl.engine.launch import launch
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.run_lock import RunLock
 from hiervl.engine.trainer import SemiSupervisedTrainer, out_of_memory
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_bytes, write_text
 
 HELPS = {
     "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
@@ -61,7 +63,7 @@ def kept_config(output_dir: str) -> Iterator[None]:
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     yield
     if before is not None:
-        path.write_bytes(before)
+        write_bytes(path, before)
 
 
 def main(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
@@ -111,7 +113,7 @@ def train(cfg, resume: bool, trainer_class: type[SemiSupervisedTrainer] = SemiSu
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
     if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     results = trainer.train()
     return None if trainer.was_stopped else results
 
@@ -127,7 +129,7 @@ def run(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> N
             main(args, trainer)
             return
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
-        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS
+        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in keys_of_user(cfg)
         launch(functools.partial(main, trainer=trainer), args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")

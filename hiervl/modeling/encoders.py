@@ -5,7 +5,7 @@ from torch import nn
 
 from hiervl.utils.errors import UserError
 
-from .clip import load_clip
+from .clip import load_model
 from .clip_image_encoder import ClipImageEncoder
 from .convolutional_encoder import ConvolutionalEncoder
 from .image_encoder import ImageEncoder
@@ -34,5 +34,5 @@ def encoder_class(visual: nn.Module, name: str) -> type[ImageEncoder]:
 @BACKBONE_REGISTRY.register()
 def build_clip_image_encoder(cfg, input_shape) -> ImageEncoder:
     """The image tower of ``MODEL.CLIP`` as a backbone."""
-    clip, *_ = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    clip = load_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
     return encoder_class(clip.visual, cfg.MODEL.CLIP.NAME).from_config(cfg, clip.visual)

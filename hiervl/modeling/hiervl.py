@@ -22,7 +22,7 @@ from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import QueryDecoder, build_query_decoder, semantic_map
-from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
+from .segmenter import ClipSegmenter, classes_of
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .switches import background_classes, build_frozen_judge, reads_text, seeds_instances
 from .text_encoder import PromptedTextEncoder, build_text_encoder
@@ -96,7 +96,9 @@ class HierVL(ClipSegmenter):
             background: classes that no caption names.
             frozen_clip: judges the relevance of the classes in place of the trained tower.
         """
-        super().__init__(backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background)
+        super().__init__(
+            backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background, frozen_clip
+        )
         if classifier not in CLASSIFIERS:
             raise UserError(f"MODEL.QUERY_DECODER.CLASSIFIER is one of {', '.join(CLASSIFIERS)}, not '{classifier}'.")
         self.query_generator = query_generator
@@ -111,7 +113,6 @@ class HierVL(ClipSegmenter):
         self.ground_truth_presence = ground_truth_presence
         self.classifier = classifier
         self.temperature = temperature
-        self.frozen_clip = frozen_clip
         self.open_vocabulary: OpenVocabularyClassifier | None = None
         if query_generator is not None:
             with torch.no_grad():
@@ -167,6 +168,12 @@ class HierVL(ClipSegmenter):
         }
 
     @property
+    def gate(self) -> HierarchicalSemanticQueryGenerator | None:
+        """The query generator, where it gates the classes."""
+        has_gate = self.query_generator is not None and self.query_generator.relevance
+        return self.query_generator if has_gate else None
+
+    @property
     def has_instance_rows(self) -> bool:
         """Whether instances can be read off rows of their own."""
         return self.query_decoder.num_instance_queries > 0
@@ -200,7 +207,7 @@ class HierVL(ClipSegmenter):
         if self.query_generator is not None:
             pooled = features["pooled_embedding"] if frozen_embedding is None else frozen_embedding
             if self.frozen_clip is not None and frozen_embedding is None:
-                pooled = self.frozen_clip.embed(images, pooled=True).pooled
+                pooled = self.pooled_embedding(images)
             text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
@@ -290,15 +297,6 @@ class HierVL(ClipSegmenter):
             by_clip = F.interpolate(by_clip, scores.shape[2:], mode="bilinear", align_corners=False)
             return self.open_vocabulary.share_pixels(scores, by_clip)
 
-    @torch.no_grad()
-    def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
-        """What the relevance gate judges: cosine of normalised images to every class, (B, C), float32."""
-        if self.frozen_clip is None:
-            pooled = self.backbone(images)["pooled_embedding"]
-        else:
-            pooled = self.frozen_clip.embed(images, pooled=True).pooled
-        return text.class_similarity(pooled.float())
-
     # ---- inference ----------------------------------------------------------------------------------------------
 
     def set_classes(
@@ -336,23 +334,11 @@ class HierVL(ClipSegmenter):
         self.class_names = list(names)
 
     @torch.no_grad()
-    def semantic_maps(self, images: Tensor, frozen_embedding: Tensor | None = None) -> Tensor:
-        """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
-        return self._infer(images, self.encode_text(), frozen_embedding)[0]
-
-    @torch.no_grad()
     def semantic_maps_and_rows(self, images: Tensor) -> tuple[Tensor, InstanceRows]:
         """As :meth:`semantic_maps`, with the instance rows of the same pass."""
         text = self.encode_text()
-        scores, predictions, padded_size = self._infer(images, text)
+        scores, output, padded_size = self._infer(images, text)
+        predictions = output.predictions
         first = predictions.row_valid.shape[1] - self.query_decoder.num_instance_queries  # after text rows
         logits, masks = self.class_logits(predictions, text), predictions.pred_masks[-1].float()
         return scores, InstanceRows(logits[:, first:], masks[:, first:], padded_size)
-
-    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Tensor | None = None):
-        """→ S at the images' size (B, C, H, W), the predictions, height and width of the padded batch."""
-        batch = self.normalise(list(images))
-        output = self.segment(batch, text, frozen_embedding=frozen_embedding)
-        scores = self.semantic_scores(output, text)
-        scores = resized_and_cropped(scores, batch.shape[2:], images.shape[2:])
-        return scores, output.predictions, (batch.shape[2], batch.shape[3])
