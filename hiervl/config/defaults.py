@@ -4,15 +4,27 @@ Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_D
 ones below are added by :func:`add_hiervl_config`. The defaults are those of the paper's setting on a CLIP ViT-B/16.
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+_OF_PLUG_INS: list[Callable[[CN], None]] = []
+
 
 def get_hiervl_cfg() -> CN:
-    """Detectron2's defaults with HierVL's keys added."""
+    """Detectron2's defaults with HierVL's keys and those of plug-ins added."""
     cfg = get_cfg()
     add_hiervl_config(cfg)
+    for add in _OF_PLUG_INS:
+        add(cfg)
     return cfg
+
+
+def register_keys(add: Callable[[CN], None]) -> Callable[[CN], None]:
+    """Decorator of a function that adds a plug-in's keys to a config in place: from now on, to every config."""
+    _OF_PLUG_INS.append(add)
+    return add
 
 
 def add_hiervl_config(cfg: CN) -> None:
@@ -98,6 +110,10 @@ def _add_decoder_config(cfg: CN) -> None:
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
+    # A published checkpoint of Mask2Former: training starts from its pixel and query decoder where their shapes fit.
+    # Empty: both start from random weights.
+    cfg.MODEL.DECODER_WEIGHTS = ""
+
     cfg.MODEL.PIXEL_DECODER = CN()
     # A name of the registry PIXEL_DECODER_REGISTRY.
     cfg.MODEL.PIXEL_DECODER.NAME = "build_deformable_pixel_decoder"
@@ -119,6 +135,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.CMSAM.PIXELS_READ_TEXT = True
 
     cfg.MODEL.QUERY_DECODER = CN()
+    # A name of the registry QUERY_DECODER_REGISTRY.
+    cfg.MODEL.QUERY_DECODER.NAME = "build_dual_query_decoder"
     # Masked-attention layers.
     cfg.MODEL.QUERY_DECODER.LAYERS = 9
     # Attention heads.

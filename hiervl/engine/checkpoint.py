@@ -31,16 +31,31 @@ PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 class SegmentationCheckpointer(Checkpointer):
     """fvcore's checkpointer with three differences: a file appears under its name only when it is whole; loading
-    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked."""
+    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked.
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, extra: dict[str, Any] = None, **checkpointables: Any):
+    In the file "model" is the network that is evaluated, as Detectron2's ``DetectionCheckpointer`` and
+    ``DefaultPredictor`` expect; where that is the teacher, "student" is the network that is trained. In files without
+    "student" that network is "model".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        evaluated: nn.Module | None = None,
+        extra: dict[str, Any] = None,
+        **checkpointables: Any,
+    ):
         """
         Args:
-            model: the student; its ``class_names`` are saved and compared.
+            model: the student, which is loaded; its ``class_names`` are saved and compared.
+            evaluated: the network that is evaluated, of the same architecture; None: the student.
             extra: plain values that are saved with every checkpoint.
             checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
         """
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.evaluated = model if evaluated is None else evaluated
         self.extra = {"class_names": list(model.class_names), **(extra or {})}
         self.resumed_run: str | None = None  # identity of the run of the checkpoint that was resumed
         self._is_resuming, self._config = False, ""
@@ -53,7 +68,9 @@ class SegmentationCheckpointer(Checkpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), **self.extra, **kwargs}
+        data = {"model": self.evaluated.state_dict(), **self.extra, **kwargs}
+        if self.evaluated is not self.model:  # the teacher's entry shares its tensors with "model": written once
+            data["student"] = self.model.state_dict()
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
         write_checkpoint(path, data)
@@ -115,6 +132,7 @@ class SegmentationCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
+        checkpoint["model"] = checkpoint.pop("student", checkpoint["model"])
         check_classes(checkpoint, self.model.class_names, f, must_be_equal=self._is_resuming)
         if self._is_resuming:
             self.resumed_run = checkpoint.get("run")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -65,14 +66,17 @@ def kept_config(output_dir: str) -> Iterator[None]:
         write_bytes(path, before)
 
 
-def main(args) -> dict | None:
+def main(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """The work of one process.
+
+    Args:
+        trainer: the class that trains and evaluates.
 
     Raises:
         UserError: of a user's mistake, a full GPU, or a disk that takes nothing more.
     """
     try:
-        return work(args)
+        return work(args, trainer)
     except torch.cuda.OutOfMemoryError as error:
         raise out_of_memory() from error
     except OSError as error:
@@ -84,10 +88,10 @@ def main(args) -> dict | None:
         ) from error
 
 
-def work(args) -> dict | None:
+def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """Train, evaluate or repeat a step, as the command line says."""
     if getattr(args, "replay", ""):
-        print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
+        print("\n".join(trainer.replay(args.replay, args.opts)))
         return None
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
@@ -98,15 +102,15 @@ def work(args) -> dict | None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
         logging.raiseExceptions = False  # on a full disk every line for log.txt would print a traceback
         if args.eval_only:
-            return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+            return trainer.evaluate_checkpoint(cfg)
         if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
-            return train_both(cfg, train, args.resume)
-        return train(cfg, args.resume)
+            return train_both(cfg, functools.partial(train, trainer_class=trainer), args.resume)
+        return train(cfg, args.resume, trainer)
 
 
-def train(cfg, resume: bool) -> dict | None:
+def train(cfg, resume: bool, trainer_class: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
-    trainer = SemiSupervisedTrainer(cfg)
+    trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
     if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
         write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
@@ -114,14 +118,18 @@ def train(cfg, resume: bool) -> dict | None:
     return None if trainer.was_stopped else results
 
 
-def run(args) -> None:
-    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence."""
+def run(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> None:
+    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence.
+
+    Args:
+        trainer: the class that does it, for scripts that bring one of their own.
+    """
     try:
         if getattr(args, "replay", ""):
-            main(args)
+            main(args, trainer)
             return
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
         chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in keys_of_user(cfg)
-        launch(main, args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
+        launch(functools.partial(main, trainer=trainer), args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")
