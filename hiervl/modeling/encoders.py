@@ -7,10 +7,11 @@ from hiervl.utils.errors import UserError
 
 from .clip import load_model
 from .clip_image_encoder import ClipImageEncoder
-from .convolutional_encoder import ConvolutionalEncoder
+from .convolutional_encoder import ConvolutionalEncoder, ResNetEncoder
 from .image_encoder import ImageEncoder
+from .timm_vit_encoder import TimmVitEncoder
 
-ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, ConvolutionalEncoder)
+ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, TimmVitEncoder, ResNetEncoder, ConvolutionalEncoder)
 
 
 def encoder_class(visual: nn.Module, name: str) -> type[ImageEncoder]:
