@@ -13,6 +13,7 @@ from hiervl.data.loading.readers import read_image
 from hiervl.engine.presets import apply_preset, format_choices
 from hiervl.engine.run_config import find_layout, load_config, settle_device
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 from hiervl.visualization.pictures import comparison_sheet, overlay
 
 HELP = "look for faults in your images and masks, before training"
@@ -149,7 +150,6 @@ def _sheet_row(layout: Layout, sample: Sample):
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR: {path} cannot be written ({error.strerror}).") from None

@@ -39,6 +39,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
+    # Parts that are computed again in the backward pass instead of kept, for less memory and more time: some of
+    # "encoder", "pixel_decoder", "query_decoder" and "losses" (those of the masks).
+    cfg.MODEL.RECOMPUTE = []
 
     cfg.MODEL.CLIP = CN()
     # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
@@ -63,8 +66,6 @@ def _add_model_config(cfg: CN) -> None:
     # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
-    # Compute the image tower's blocks again in the backward pass: less memory, more time.
-    cfg.MODEL.CLIP.RECOMPUTE = False
 
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.
@@ -110,10 +111,6 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_DECODER.POINTS = 4
     # Width of the feed-forward part.
     cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
-    # Dropout of the pixel decoder.
-    cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
-    # Compute layers, exchange with the text and mask features again in the backward pass: less memory, more time.
-    cfg.MODEL.PIXEL_DECODER.RECOMPUTE = False
 
     cfg.MODEL.CMSAM = CN()
     # Text queries attend to the pixels after every deformable layer (eq. 1).
@@ -128,10 +125,6 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.HEADS = 8
     # Width of the feed-forward part.
     cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
-    # Dropout of the query decoder.
-    cfg.MODEL.QUERY_DECODER.DROPOUT = 0.0
-    # Compute the layers again in the backward pass: less memory, more time.
-    cfg.MODEL.QUERY_DECODER.RECOMPUTE = False
     # Text queries take part in the decoder.
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
@@ -166,12 +159,10 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.OVERSAMPLE_RATIO = 3.0
     # Share of the points kept for their uncertainty; the rest is uniform.
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
-    # Compute mask and dice losses again in the backward pass: less memory, more time.
-    cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
-    # Exponent of the inverse class frequency (in the batch) that loss_pixel on labelled images weighs pixels by; 0: all
-    # alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
+    # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
+    # all alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
     cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
@@ -205,13 +196,16 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.BURN_IN = 0
     # Pixels of at least this confidence keep their pseudo-label.
     cfg.SEMI.CONFIDENCE = 0.95
-    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average.
+    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average;
+    # "adaptive": the same with the teacher's mean confidence in place of CONFIDENCE (FreeMatch).
     cfg.SEMI.THRESHOLD = "fixed"
-    # Exponent that sharpens the teacher's semantic map before its maximum is read as confidence; 1 leaves it.
-    cfg.SEMI.SHARPEN = 1.0
+    # Loss of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (beside LOSS.PIXEL the
+    # class, mask and dice losses of the text queries after every decoder layer, as on labelled images).
+    cfg.SEMI.LOSS = "pixel"
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
-    # Weight of each strongly augmented view (loss_strong1, loss_strong2).
+    # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
+    # and LOSS.ENTROPY are shares: 1 pulls about as strongly as all losses of the labelled images together.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5
@@ -328,8 +322,6 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
     cfg.SOLVER.PRESET = ""
-    # Keys that the preset leaves alone; those set in your YAML or on the command line join them.
-    cfg.SOLVER.PRESET_KEEPS = []
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0

@@ -13,16 +13,19 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint
+from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint, write_checkpoint
 from hiervl.utils.errors import UserError
-from hiervl.utils.files import TEMPORARY, write_whole
+from hiervl.utils.files import TEMPORARY, write_text
 
 from .resume_check import check_resumed_config
 
 logger = logging.getLogger(__name__)
 
 # How the names begin that a training writes, first as temporary files.
-WRITTEN = ("model_", "last_checkpoint", "results.json", "health.json", "run.json", "report", "predictions_")
+WRITTEN = (
+    "model_", "last_checkpoint", "config.yaml", "results.json", "health.json", "run.json", "metrics.csv", "report",
+    "predictions_", "broken_step_",
+)  # fmt: skip
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
@@ -53,15 +56,14 @@ class SegmentationCheckpointer(Checkpointer):
         data = {"model": self.model.state_dict(), **self.extra, **kwargs}
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
-        write_whole(path, lambda file: torch.save(data, file))
+        write_checkpoint(path, data)
         if is_latest:
             self.tag_last_checkpoint(path.name)
         logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Remember which file was saved last; for people and Detectron2, :meth:`resume` looks for itself."""
-        name = last_filename_basename.encode()
-        write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(name))
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=True)
 
     def resume(self, run: str | None, config: str) -> bool:
         """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.

@@ -10,6 +10,7 @@ NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none an
 VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
 DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
 MOST_NAMED = 5  # classes in a sentence
+DROWNED = 0.05  # ratio of gradients below which unlabelled images teach next to nothing
 SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
 
 
@@ -37,6 +38,7 @@ class HealthReport:
         relevance_present, relevance_absent: their means.
         active_classes: mean number of active classes of a labelled image.
         confidence: SEMI.CONFIDENCE, to name it.
+        gradient_ratio: norm of the gradient of the unlabelled images over that of the labelled ones, in one iteration.
     """
 
     class_names: Sequence[str]
@@ -51,6 +53,7 @@ class HealthReport:
     relevance_absent: float = float("nan")
     active_classes: float = float("nan")
     confidence: float = float("nan")
+    gradient_ratio: float = float("nan")
     problems: list[Problem] = field(default_factory=list)
 
     def scalars(self) -> dict[str, float]:
@@ -60,6 +63,7 @@ class HealthReport:
             "health/relevance_present": self.relevance_present,
             "health/relevance_absent": self.relevance_absent,
             "health/active_classes": self.active_classes,
+            "health/gradient_ratio": self.gradient_ratio,
             "health/problems": float(len(self.problems)),
         }
         for c, name in enumerate(self.class_names):
@@ -87,6 +91,7 @@ class HealthReport:
             "relevance_present": self.relevance_present,
             "relevance_absent": self.relevance_absent,
             "active_classes_per_image": self.active_classes,
+            "gradient_ratio": self.gradient_ratio,
             "classes": classes,
             "problems": [problem.sentence for problem in self.problems],
         }
@@ -105,6 +110,12 @@ def find_problems(report: HealthReport) -> list[Problem]:
         )
         return [Problem("nothing", (), sentence)]
     problems = []
+    if report.gradient_ratio < DROWNED:
+        sentence = (
+            f"unlabelled images have hardly any weight: their gradient is {report.gradient_ratio:.3f} of that of the "
+            "labelled ones. Raise SEMI.STRONG_WEIGHT or lower SEMI.SUPERVISED_SHARE."
+        )
+        problems.append(Problem("drowned", (), sentence))
     if kept_share > EVERYTHING:
         sentence = (
             f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included: "

@@ -13,12 +13,14 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
 from hiervl.engine.launch import launch
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.run_lock import RunLock
 from hiervl.engine.trainer import SemiSupervisedTrainer, out_of_memory
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_bytes, write_text
 
 HELPS = {
     "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
@@ -60,7 +62,7 @@ def kept_config(output_dir: str) -> Iterator[None]:
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     yield
     if before is not None:
-        path.write_bytes(before)
+        write_bytes(path, before)
 
 
 def main(args) -> dict | None:
@@ -107,7 +109,7 @@ def train(cfg, resume: bool) -> dict | None:
     trainer = SemiSupervisedTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     results = trainer.train()
     return None if trainer.was_stopped else results
 
@@ -119,7 +121,7 @@ def run(args) -> None:
             main(args)
             return
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
-        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS
+        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in keys_of_user(cfg)
         launch(main, args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,7 @@
 """Settings that follow from the data and the machine, each with its reason (``SOLVER.PRESET``).
 
-A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, which ``run_config.py`` fills with those
-of the YAML and the command line, keep their values, and later choices follow from them.
+A preset fills in what the user left open: keys of the YAML and the command line keep their values, and later choices
+follow from them.
 """
 
 import itertools
@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from hiervl.config.keys import get_value, keys_of_user, set_value
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
@@ -117,7 +118,7 @@ def apply_preset(cfg: CfgNode, layout: FolderLayout | None = None, show: bool = 
         choices = choose(cfg, _facts(cfg, preset, layout))
         if show and comm.is_main_process():
             print(format_choices(choices), flush=True)
-    cfg.SOLVER.PRESET, cfg.SOLVER.PRESET_KEEPS = NONE, []
+    cfg.SOLVER.PRESET = NONE
     return choices
 
 
@@ -160,28 +161,20 @@ class _Chooser:
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
-        self.kept = set(cfg.SOLVER.PRESET_KEEPS)
+        self.kept = keys_of_user(cfg)
         self.choices: list[Choice] = []
 
     def set(self, key: str, value: Any, reason: str) -> Any:
         """Set ``key`` unless it is the user's; returns the value that is in force."""
-        node, name = self._place(key)
         if key in self.kept:
-            self.choices.append(Choice(key, node[name], "yours"))
+            reason = "yours"
         else:
-            node[name] = type(node[name])(value)
-            self.choices.append(Choice(key, node[name], reason))
-        return node[name]
+            set_value(self.cfg, key, type(get_value(self.cfg, key))(value))
+        self.choices.append(Choice(key, get_value(self.cfg, key), reason))
+        return self.choices[-1].value
 
     def is_kept(self, key: str) -> bool:
         return key in self.kept
-
-    def _place(self, key: str) -> tuple[CfgNode, str]:
-        *sections, name = key.split(".")
-        node = self.cfg
-        for section in sections:
-            node = node[section]
-        return node, name
 
 
 def _choose_size(chooser: _Chooser, facts: Facts) -> None:

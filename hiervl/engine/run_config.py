@@ -13,11 +13,14 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.files import read_layers, written_keys
+from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
+from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config
@@ -31,6 +34,12 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# For sentences about keys of DATASETS that name a folder.
+FOLDERS_ELSEWHERE = {
+    "DATASETS.TRAIN": "; folders of your own belong in DATASET.LABELED",
+    "DATASETS.UNLABELED": "; folders of your own belong in DATASET.UNLABELED",
+    "DATASETS.TEST": "; folders of your own belong in DATASET.VAL or DATASET.TEST",
+}
 SEVERAL_FORMS = {"DATASET.UNLABELED", "DATASET.VAL", "DATASET.TEST"}  # a number, a path, a list, or two folders
 
 
@@ -53,9 +62,9 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         before = cfg.OUTPUT_DIR
         layers = read_layers(Path(path))
         for layer in layers:
-            settings = _numbers_as_floats(layer.settings, cfg)
+            settings = _numbers_as_floats(without_retired(layer.settings, str(layer.path)), cfg)
             _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
-        cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *written_keys(layers)]
+        note_keys_of_user(cfg, written_keys(layers))
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if config_file:
@@ -82,14 +91,6 @@ def _as_float(value: Any, default: Any) -> Any:
     return value
 
 
-def _default(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key; None where there is none."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return node
-
-
 def _expand_home(cfg: CfgNode) -> None:
     """``~`` in paths, which no shell replaces within a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
@@ -103,8 +104,8 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
     Args:
         source: the file that the text comes from, for error messages.
     """
-    cfg = get_hiervl_cfg()
-    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(load_yaml(text, source))))
+    cfg, settings = get_hiervl_cfg(), without_retired(load_yaml(text, source), source, saved=True)
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
     _merge_overrides(cfg, overrides)
     return prepare_config(cfg, training=False)
 
@@ -113,11 +114,13 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     keys = dict(zip(overrides[::2], overrides[1::2]))
+    for key in keys:
+        check_not_retired(key, "the command line")
     for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
-        cfg.DATASET[name.partition(".")[2]] = None
-    given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
+        set_value(cfg, name, None)
+    given = [word for key, value in keys.items() for word in (key, _as_float(value, get_value(cfg, key, None)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
-    cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
+    note_keys_of_user(cfg, keys)
 
 
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
@@ -144,6 +147,9 @@ def _check_dataset_names(cfg: CfgNode) -> None:
         if key == "UNLABELED" and not cfg.SEMI.ENABLED:
             continue
         for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog.list() and Path(name).expanduser().exists():
+                elsewhere = FOLDERS_ELSEWHERE[f"DATASETS.{key}"]
+                raise UserError(f"DATASETS.{key}: '{name}' is no registered dataset{elsewhere}.")
             check_registered(name, f"DATASETS.{key}")
 
 
@@ -180,6 +186,7 @@ def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | 
         if cfg.DATASET.LABELED.IMAGES or cfg.DATASET.CLASSES:
             raise UserError("DATASET.NAME is empty: give your dataset a name.")
         return None
+    _check_own_folders(cfg)
     named_already = bool(cfg.DATASETS.TRAIN)
     try:
         return register_from_config(cfg)
@@ -188,6 +195,19 @@ def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | 
             raise
         logger.warning("The dataset '%s' is not at hand: %s", cfg.DATASET.NAME, error)
         return None
+
+
+def _check_own_folders(cfg: CfgNode) -> None:
+    """Answer whoever names registered datasets where folders of one's own belong."""
+    for key, right in (("UNLABELED", "UNLABELED"), ("VAL", "TEST"), ("TEST", "TEST")):
+        value = cfg.DATASET[key]
+        given = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+        for name in given:
+            if name in DatasetCatalog.list():
+                raise UserError(
+                    f"DATASET.{key} takes folders or list files, but '{name}' is a registered dataset: write it into "
+                    f"DATASETS.{right}."
+                )
 
 
 def require_own_dataset(cfg: CfgNode) -> FolderLayout:
@@ -225,7 +245,8 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         if unknown is None:
             raise UserError(f"{source}: {' '.join(str(error).split())}") from error
         key = unknown.group(1)
-        matches = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5)
+        _check_section_of_data(key, source)
+        matches = difflib.get_close_matches(key, [name for name, _ in nodes(cfg)], n=1, cutoff=0.5)
         hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config/defaults.py lists all keys."
         raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
     except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
@@ -234,22 +255,24 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         raise UserError(f"{source}: {_type_mismatch(str(error)) or ' '.join(str(error).split())}") from error
 
 
+def _check_section_of_data(key: str, source: str) -> None:
+    """Answer whoever writes a key of DATASET into DATASETS, or the reverse."""
+    section, _, name = key.partition(".")
+    other = {"DATASET": "DATASETS", "DATASETS": "DATASET"}.get(section)
+    if other and name in dict(nodes(get_hiervl_cfg()[other])):
+        raise UserError(
+            f"{source}: there is no config key '{key}': write {other}.{name} (DATASET describes your own folders, "
+            "DATASETS names registered datasets)."
+        )
+
+
 def _type_mismatch(message: str) -> str:
     """What yacs says of a value of another type, as a sentence; nothing if it says something else."""
     found = re.match(r"Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).*config key: (\S+)", message, re.DOTALL)
     if found is None:
         return ""
     expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
-    return f"{found.group(3)} takes {expected}, not {given}."
-
-
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in node.items():
-        keys.append(prefix + key)
-        if isinstance(value, CfgNode):
-            keys.extend(_keys(value, f"{prefix}{key}."))
-    return keys
+    return f"{found.group(3)} takes {expected}, not {given}{FOLDERS_ELSEWHERE.get(found.group(3), '')}."
 
 
 def _similar_files(config_file: str) -> str:

@@ -19,15 +19,17 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiervl.data.classes.records import definitions_of, to_records
+from hiervl.data.classes.records import to_records
 from hiervl.data.loading.loaders import build_semi_supervised_loader, build_test_loader
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
-from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
+from hiervl.modeling.text_encoder import weights_changed
+from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate
 from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
@@ -202,6 +204,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
                 silence_prior(self.cfg, self.student)
             self.step.update_teacher()  # at iteration 0 the average is the student itself
         _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
+        weights_changed(self.step, frozen=True)
         run = self.checkpointer.resumed_run if is_resumed else None
         if comm.is_main_process():
             drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
@@ -247,9 +250,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
             calibrate_threshold(self.cfg, teacher)
-        if has_gate(teacher):
-            _take_from_main_process([teacher.query_generator.threshold])
-            self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
+        if teacher.gate is not None:
+            _take_from_main_process([teacher.gate.threshold])
+            self.student.gate.threshold.copy_(teacher.gate.threshold)
         network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
         self._last_eval_results = self.test(self.cfg, network, must_write=False)
         return self._last_eval_results
@@ -352,7 +355,9 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
         return step
     device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
     # Switched-off parts leave parameters without gradients.
-    return DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
+    model = DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
+    weights_changed(step, frozen=True)  # they are the main process's now
+    return model
 
 
 def evaluation_precision(cfg) -> torch.autocast:

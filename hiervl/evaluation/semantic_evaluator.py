@@ -16,7 +16,6 @@ Pixels that the truth ignores count nowhere, neither as truth nor as prediction.
 import json
 import logging
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from hiervl.data.loading import readers
+from hiervl.utils.files import write_text
 
 TASK = "sem_seg"
 TABLE_ROWS = 25  # more classes than this continue in a further pair of columns
@@ -206,21 +206,7 @@ def _percent(value: float) -> str:
 
 def write_results(results: Mapping, path: str) -> None:
     """Write results as JSON, nan as null. The file appears complete, or keeps its old content."""
-    write_text(json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
-
-
-def write_text(text: str, path: str) -> None:
-    """Write a file, which appears complete or keeps its old content; its directory is made."""
-    directory = os.path.dirname(os.path.abspath(path))
-    os.makedirs(directory, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_text(path, json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -14,9 +14,11 @@ from detectron2.modeling import build_model
 
 import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.config.retired import without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.definitions import ClassDefinition
-from hiervl.data.classes.records import definitions_of, from_records
+from hiervl.data.classes.records import from_records
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT
 from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint
@@ -95,7 +97,7 @@ def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
     if "config" not in checkpoint:
         raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
     cfg = get_hiervl_cfg()
-    settings = load_yaml(checkpoint["config"], f"the config in '{path}'")
+    settings = without_retired(load_yaml(checkpoint["config"], f"the config in '{path}'"), str(path), saved=True)
     try:
         cfg.merge_from_other_cfg(CfgNode(settings))
     except (KeyError, ValueError, AttributeError, TypeError, AssertionError) as error:

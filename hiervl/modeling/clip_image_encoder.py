@@ -89,7 +89,7 @@ class ClipImageEncoder(ImageEncoder):
             trainable=clip.TRAINABLE,
             frozen_stages=clip.FROZEN_STAGES,
             detail_maps=clip.DETAIL_MAPS,
-            recompute=clip.RECOMPUTE,
+            recompute="encoder" in cfg.MODEL.RECOMPUTE,
         )
 
     def _freeze(self, trainable: str, frozen_stages: int) -> None:

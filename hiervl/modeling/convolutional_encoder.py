@@ -84,7 +84,12 @@ class ConvolutionalEncoder(ImageEncoder):
     @classmethod
     def from_config(cls, cfg, visual: nn.Module) -> "ConvolutionalEncoder":
         clip = cfg.MODEL.CLIP
-        return cls(visual, trainable=clip.TRAINABLE, frozen_stages=clip.FROZEN_STAGES, recompute=clip.RECOMPUTE)
+        return cls(
+            visual,
+            trainable=clip.TRAINABLE,
+            frozen_stages=clip.FROZEN_STAGES,
+            recompute="encoder" in cfg.MODEL.RECOMPUTE,
+        )
 
     @property
     def size_divisibility(self) -> int:

@@ -11,7 +11,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
 from .instance_seeds import InstanceSeeds, start_logit
-from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
+from .layers import MLP, Attention, SinePositionEmbedding
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
 
@@ -19,16 +19,15 @@ from .semantic_queries import TextQueries
 class MaskedAttentionLayer(nn.Module):
     """Masked cross-attention to the pixels → self-attention between the rows → feed-forward, each post-norm."""
 
-    def __init__(self, dim: int, num_heads: int, feedforward: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int, feedforward: int):
         super().__init__()
-        self.cross_attn = Attention(dim, num_heads, dropout)
+        self.cross_attn = Attention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = Attention(dim, num_heads, dropout)
+        self.self_attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout = activation_dropout(dropout)
 
     def forward(
         self,
@@ -41,10 +40,10 @@ class MaskedAttentionLayer(nn.Module):
     ) -> Tensor:
         """rows (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, row_bias (B, 1, 1, Q) → (B, Q, d)."""
         seen = self.cross_attn(rows + row_position, pixels + pixel_position, pixels, may_see)
-        rows = self.norm1(rows + self.dropout(seen))
+        rows = self.norm1(rows + seen)
         positioned = rows + row_position
-        rows = self.norm2(rows + self.dropout(self.self_attn(positioned, positioned, rows, row_bias)))
-        return self.norm3(rows + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(rows), inplace=True)))))
+        rows = self.norm2(rows + self.self_attn(positioned, positioned, rows, row_bias))
+        return self.norm3(rows + self.linear2(F.relu(self.linear1(rows), inplace=True)))
 
 
 class DualQueryDecoder(nn.Module):
@@ -62,7 +61,6 @@ class DualQueryDecoder(nn.Module):
         layers: int = 9,
         num_heads: int = 8,
         feedforward: int = 2048,
-        dropout: float = 0.0,
         num_maps: int = 3,
         num_instance_queries: int = 100,
         text_queries: bool = True,
@@ -91,7 +89,7 @@ class DualQueryDecoder(nn.Module):
         self.instance_position = nn.Embedding(num_instance_queries, dim)
         self.map_embedding = nn.Embedding(num_maps, dim)
         self.position_embedding = SinePositionEmbedding(dim)
-        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = MLP(dim, dim, dim, 3)

@@ -20,8 +20,9 @@ class PromptedTextEncoder(nn.Module):
     """tokens = [SOS] p_1 … p_P [phrase] . [EOS] → unit embeddings of every class.
 
     The tower is frozen: gradients reach the prompt tokens p, not its weights. Sequences are cut to the longest
-    prompt. In evaluation the embeddings are computed once and kept until prompts, weights or classes change; those of
-    the fixed prompt, which nothing trains, in training too.
+    prompt. In evaluation the embeddings are computed once and kept; those of the fixed prompt, which nothing trains, in
+    training too. They are forgotten by themselves where classes change, weights are loaded or moved, and where training
+    begins or ends. Whoever writes weights in another way calls :func:`weights_changed`.
     """
 
     def __init__(
@@ -74,8 +75,20 @@ class PromptedTextEncoder(nn.Module):
         prompted = [f"{phrase}." for phrase in phrases] if self.num_prompts else self._templated(phrases)
         self._set_tokens("prompted", prompted, placeholders=self.num_prompts, device=device)
         self._set_tokens("fixed", self._templated(phrases), placeholders=0, device=device)
-        self._cache = None
-        self._fixed_cache = None
+        self._kept: tuple[tuple, TextFeatures] | None = None
+        self._kept_fixed: tuple[tuple, Tensor] | None = None
+
+    def forget(self) -> None:
+        """Compute the embeddings anew when they are next asked for; those of the fixed prompt if the tower changed."""
+        self._kept = None
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget()
+
+    def _apply(self, *args, **kwargs) -> "PromptedTextEncoder":
+        self.forget()
+        return super()._apply(*args, **kwargs)
 
     def _templated(self, phrases: Sequence[str]) -> list[str]:
         return [self.template.format(phrase) for phrase in phrases]
@@ -103,6 +116,8 @@ class PromptedTextEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> "PromptedTextEncoder":
         """The tower is frozen and stays in evaluation mode."""
+        if mode != self.training:
+            self.forget()
         super().train(mode)
         self.tower.eval()
         return self
@@ -111,19 +126,15 @@ class PromptedTextEncoder(nn.Module):
         """The embeddings of the present classes; see :class:`TextFeatures`."""
         if torch.is_grad_enabled() and self.training:
             return self._encode()
-        key = self._state()
-        if self._cache is None or self._cache[0] != key:
+        key = self._tower_state()
+        if self._kept is None or self._kept[0] != key:
             with torch.no_grad():
-                self._cache = (key, self._encode())
-        return self._cache[1]
-
-    def _state(self) -> tuple:
-        """Changes whenever a weight is written or moved, and with mixed precision."""
-        return (*self._tower_state(), *(() if self.prompts is None else _written(self.prompts)))
+                self._kept = (key, self._encode())
+        return self._kept[1]
 
     def _tower_state(self) -> tuple:
-        weight = self.tower.token_embedding.weight
-        return (torch.is_autocast_enabled(weight.device.type), *_written(weight))
+        """What embeddings depend on beside the prompts: mixed precision, and the tower, which copies share."""
+        return torch.is_autocast_enabled(self.tower.token_embedding.weight.device.type), self.tower.revision
 
     def _encode(self) -> TextFeatures:
         fixed = self._fixed_phrases()
@@ -139,9 +150,9 @@ class PromptedTextEncoder(nn.Module):
     @torch.no_grad()
     def _fixed_phrases(self) -> Tensor:
         key = self._tower_state()
-        if self._fixed_cache is None or self._fixed_cache[0] != key:
-            self._fixed_cache = (key, self._embed_phrases("fixed", None))
-        return self._fixed_cache[1]
+        if self._kept_fixed is None or self._kept_fixed[0] != key:
+            self._kept_fixed = (key, self._embed_phrases("fixed", None))
+        return self._kept_fixed[1]
 
     def _embed_phrases(self, name: str, prompts: Tensor | None) -> Tensor:
         ids, ends = getattr(self, f"{name}_ids"), getattr(self, f"{name}_ends")
@@ -165,13 +176,21 @@ class PromptedTextEncoder(nn.Module):
         memo[id(self)] = copied
         nn.Module.__init__(copied)
         for key, value in self.__dict__.items():
-            copied.__dict__[key] = None if key in ("_cache", "_fixed_cache") else deepcopy(value, memo)
+            copied.__dict__[key] = None if key in ("_kept", "_kept_fixed") else deepcopy(value, memo)
         return copied
 
 
-def _written(tensor: Tensor) -> tuple:
-    """Where a tensor lies and how often it was written."""
-    return tensor.data_ptr(), tensor._version
+def weights_changed(network: nn.Module, frozen: bool = False) -> None:
+    """Let all text encoders of a network forget what they have kept; to be called after weights were written in place.
+
+    Args:
+        frozen: weights of the frozen tower were written, too.
+    """
+    for part in network.modules():
+        if isinstance(part, PromptedTextEncoder):
+            part.forget()
+        elif isinstance(part, _TextTower) and frozen:
+            part.revision += 1
 
 
 def build_text_encoder(
@@ -211,6 +230,15 @@ class _TextTower(nn.Module):
         self.context_length = clip.context_length
         self.pool_type = text.pool_type if text is not clip else clip.text_pool_type
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
+        self.revision = 0  # grows whenever its weights may be others
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.revision += 1
+
+    def _apply(self, *args, **kwargs) -> "_TextTower":
+        self.revision += 1
+        return super()._apply(*args, **kwargs)
 
     @property
     def reads_padding(self) -> bool:

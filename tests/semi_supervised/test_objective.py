@@ -1,6 +1,7 @@
 """The losses of the step beyond the strong views, against passes of the network made one by one."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,9 +70,9 @@ def test_feature_perturbation_that_drops_nothing_is_the_weak_view(step):
     resized = F.interpolate(scores_of(step, "weak"), size=(PADDED, PADDED), mode="bilinear", align_corners=False)
     probability = resized[:, :, :SIZE, :SIZE] / resized[:, :, :SIZE, :SIZE].sum(1, keepdim=True)
     at_label = probability.gather(1, labels.unsqueeze(1)).squeeze(1)
-    expected = (1 - SHARE) * 0.7 * -at_label[:, :24].log().mean()
+    expected = (1 - SHARE) * 0.7 * step.student.loss_scale * -at_label[:, :24].log().mean()
     torch.testing.assert_close(losses["loss_feature_perturbation"], expected, atol=1e-4, rtol=1e-3)
-    step.perturbation_dropout = 0.5
+    step.objective = replace(step.objective, perturbation_dropout=0.5)
     assert abs(run(step)["loss_feature_perturbation"] - losses["loss_feature_perturbation"]) > 1e-3
 
 
@@ -82,7 +83,8 @@ def test_entropy_is_the_mean_over_both_strong_views(step):
         scores = scores_of(step, view)[:, :, :12, :20]
         p = scores / scores.sum(1, keepdim=True)
         expected = expected + 0.5 * -(p * p.log()).sum(1).mean()
-    torch.testing.assert_close(run(step)["loss_entropy"], (1 - SHARE) * 0.2 * expected, atol=1e-4, rtol=1e-3)
+    expected = (1 - SHARE) * 0.2 * step.student.loss_scale * expected
+    torch.testing.assert_close(run(step)["loss_entropy"], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_hidden_class_losses(step, monkeypatch):
@@ -113,7 +115,7 @@ def test_hidden_class_losses(step, monkeypatch):
 
 
 def test_masked_consistency_stays_without_unlabelled_images(step):
-    step.use_unlabeled = False
+    step.objective = replace(step.objective, enabled=False)
     losses = run(step)
     assert {"loss_masked_consistency", "loss_pixel_text"} <= set(losses) and "loss_entropy" not in losses
 

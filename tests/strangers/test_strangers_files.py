@@ -168,7 +168,7 @@ def test_cmyk_becomes_rgb(tmp_path):
         ("INPUT.CROP_SIZE", "0", "INPUT.CROP_SIZE is 0, but must be at least 1"),
         ("INPUT.SCALE", "(2.0, 0.5)", "INPUT.SCALE"),
         ("SOLVER.ACCUMULATION", "0", "SOLVER.ACCUMULATION is 0"),
-        ("SEMI.SHARPEN", "0.0", "SEMI.SHARPEN"),
+        ("SEMI.THRESHOLD", "soft", "SEMI.THRESHOLD"),
         ("SEMI.STRONG_WEIGHT", "-1.0", "SEMI.STRONG_WEIGHT is -1.0, but must be at least 0"),
         ("INPUT.STRONG.JITTER", "(0.5, 0.5)", "INPUT.STRONG.JITTER"),
         ("MODEL.TEXT.TEMPLATE", "a photo", "MODEL.TEXT.TEMPLATE is a photo, but must be a sentence with one {}"),

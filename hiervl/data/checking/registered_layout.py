@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
-from hiervl.data.classes.records import definitions_of
 from hiervl.data.folders.layout import Pool, Sample
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_instances, read_label
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 
 

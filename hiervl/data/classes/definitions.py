@@ -74,6 +74,11 @@ def distinct_color(index: int) -> tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
+def distinct_colors(count: int) -> list[tuple[int, int, int]]:
+    """The colours of ``count`` classes that bring none."""
+    return [distinct_color(index) for index in range(count)]
+
+
 def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) -> ClassDefinition:
     """The class that an entry of a class file defines.
 

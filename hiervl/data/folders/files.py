@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from hiervl.data.loading.readers import image_header
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 # JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
@@ -152,8 +153,7 @@ def write_list(path: Path, names: Iterable[str]) -> str:
     """Write names, one a line, below a line with their hash; returns the hash."""
     names = list(names)
     digest = names_hash(names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([HASH_MARK + digest, *names]) + "\n", encoding="utf-8")
+    write_text(path, "\n".join([HASH_MARK + digest, *names]) + "\n")
     return digest
 
 

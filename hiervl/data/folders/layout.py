@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, read_class_map
 from hiervl.data.folders.files import (
@@ -30,11 +29,11 @@ from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.loading.readers import read_label
+from hiervl.data.loading.writers import write_map
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_8_BIT = 255
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 
@@ -313,13 +312,9 @@ def cache_folder(chosen: str = "") -> Path:
 
 
 def _save(values: np.ndarray, path: Path) -> None:
-    """A PNG of 8 or 16 bits, which appears complete or not at all: several processes may write it at once."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Keep a converted mask; several processes may write it at once."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16
-        Image.fromarray(values.astype(kind)).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        write_map(path, values)
     except OSError as error:
         raise UserError(
             f"the converted mask {path} cannot be written ({error.strerror or error}): set DATASET.CACHE to a folder "

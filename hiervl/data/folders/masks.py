@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.loading import readers
+from hiervl.data.loading.coco import CocoObject, paint_coco_maps, read_coco_mask
 from hiervl.utils.errors import UserError
 
 INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
@@ -174,7 +174,7 @@ class CocoFile:
         return RawMask(LABEL, self.labels(key, (image["height"], image["width"]))[0].astype(np.int32))
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Label map (H, W) uint8 and numbers of instances (H, W) int32, 0 outside; small objects lie on large ones.
+        """Label map (H, W) uint8 and numbers of instances (H, W) int32, 0 outside, see :func:`paint_coco_maps`.
 
         Pixels of no object are background where there is such a class; else they do not count.
 
@@ -188,29 +188,16 @@ class CocoFile:
                 f"{size[1]}×{size[0]}: export the annotations for this size."
             )
         background = self.class_map.background
-        labels = np.full(size, IGNORED if background is None else background, dtype=np.uint8)
-        instances = np.zeros(size, dtype=np.int32)
-        drawn = [(self._mask(item, key, size), item) for item in self.annotations.get(self.keys[key], [])]
-        drawn.sort(key=lambda pair: -int(pair[0].sum()))
-        for number, (mask, item) in enumerate(drawn, start=1):
-            labels[mask] = self.category_labels[item["category_id"]]
-            instances[mask] = 0 if item.get("iscrowd") or labels[mask].max(initial=0) == IGNORED else number
-        return labels, instances
+        objects = [self._object(annotation, key, size) for annotation in self.annotations.get(self.keys[key], [])]
+        return paint_coco_maps(objects, *size, IGNORED if background is None else background)
 
-    def _mask(self, annotation: dict, key: str, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) bool of polygons or of run lengths."""
-        shape = annotation.get("segmentation")
+    def _object(self, annotation: dict, key: str, size: tuple[int, int]) -> CocoObject:
         try:
-            if isinstance(shape, list):
-                encoded = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
-            elif isinstance(shape["counts"], list):
-                encoded = coco_mask.frPyObjects(shape, *size)
-            else:
-                encoded = shape
-            mask = coco_mask.decode(encoded).astype(bool)
+            mask = read_coco_mask(annotation.get("segmentation") or None, *size)
             if mask.shape != tuple(size) or annotation["category_id"] not in self.category_labels:
                 raise ValueError(f"size {mask.shape}, category {annotation['category_id']}")
-            return mask
+            label = self.category_labels[annotation["category_id"]]
+            return CocoObject(mask, label, bool(annotation.get("iscrowd")))
         except Exception as error:  # pycocotools raises what its C code raises
             raise UserError(
                 f"{self.name(key)}: the annotation {annotation.get('id')} has no outline that can be drawn ({error})."
