@@ -85,7 +85,7 @@ class TimmVitEncoder(ImageEncoder):
             trainable=clip.TRAINABLE,
             frozen_stages=clip.FROZEN_STAGES,
             detail_maps=clip.DETAIL_MAPS,
-            recompute=clip.RECOMPUTE,
+            recompute="encoder" in cfg.MODEL.RECOMPUTE,
         )
 
     def _rotate_patches_alone(self) -> None:
