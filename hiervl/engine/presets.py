@@ -29,12 +29,12 @@ MAX_SIZES_READ = 500  # of images, evenly spread over the data
 STRIDE = 32  # crops are multiples of the coarsest map's stride
 LARGEST_CROP, SMALLEST_CROP = 512, 64
 LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
-CPU_CROP, CPU_SHORT_SIDE = 224, 256
+CPU_CROP, CPU_SHORT_SIDE = 160, 180  # as in camvid_46_cpu.yaml
 
 BATCH = 8  # labelled and unlabelled images an iteration in the paper, for which BASE_LR was chosen
-CPU_BATCH = 2
+CPU_BATCH = 4
 RATE = 1e-4
-CPU_RATE = 1e-3  # the small decoder's, as in the quickstart
+CPU_RATE = 4e-3  # the small decoder's, as in camvid_46_cpu.yaml
 PASSES = 80  # over the larger of the labelled and the unlabelled images; the paper's epochs on Pascal VOC
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500

@@ -29,6 +29,7 @@ from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
 from hiervl.engine.presets import apply_preset
+from hiervl.modeling.encoders import check_clip
 from hiervl.modeling.image_statistics import image_statistics
 from hiervl.utils.errors import UserError
 
@@ -141,6 +142,7 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
         _check_dataset_names(cfg)
     apply_preset(cfg, layout)
     check_config(cfg)
+    check_clip(cfg.MODEL.CLIP.NAME)
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = image_statistics(cfg)  # a checkpoint is to bring them
     if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
