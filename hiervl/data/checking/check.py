@@ -13,7 +13,7 @@ from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.values import ERROR, WARNING, Finding, ValueStatistics, registered_findings, value_findings
 from hiervl.data.folders.files import guess_mask_suffix
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
-from hiervl.data.folders.masks import CocoFile
+from hiervl.data.folders.masks import AUTO, CocoFile
 from hiervl.data.loading.readers import image_header, read_image
 from hiervl.utils.errors import UserError
 
@@ -158,7 +158,8 @@ def _broken(files: Sequence[tuple[str, str]], what: str) -> Finding:
 
 
 def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
-    statistics = ValueStatistics(layout.class_map)
+    form = layout.source.mask_values if isinstance(layout, FolderLayout) else AUTO
+    statistics = ValueStatistics(layout.class_map, form)
     corrupt, unequal, turned = [], [], []
     for pool in pools.values():
         for sample in tqdm(pool.samples.values(), "masks", disable=None, leave=False):
