@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hiervl.data.checking.check import ERROR, UNLABELED, Layout, Report, check
+from hiervl.data.checking.check import ERROR, UNLABELED, WARNING, Layout, Report, check
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.values import Finding
 from hiervl.data.classes.class_maps import IGNORED
@@ -42,7 +42,9 @@ def run(args) -> int:
         choices = apply_preset(cfg, None if is_registered else layout, show=False)
     except UserError:  # whatever it is, the check explains it better
         pass
-    report = check(layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE)
+    report = check(
+        layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE, cfg.DATALOADER.MAX_DAMAGED
+    )
     folder = Path(cfg.OUTPUT_DIR) / "check_data"
     text = (format_names(layout) if is_registered else "") + format_report(report)
     if choices:
@@ -61,7 +63,7 @@ def run(args) -> int:
 def verdict(report: Report) -> str:
     """The last line."""
     errors = sum(finding.level == ERROR for finding in report.findings)
-    warnings = len(report.findings) - errors
+    warnings = sum(finding.level == WARNING for finding in report.findings)
     if errors:
         return f"Verdict: not ready. {errors} error(s) to mend, {warnings} warning(s)."
     if warnings:

@@ -283,8 +283,10 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.TEST = None
     # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
-    # What a mask's file name has after the stem of its image, such as "_mask".
+    # What a mask's name has after the part that it shares with its image's, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
+    # The same of the images' names, such as "_sat" or "image_{}".
+    cfg.DATASET.IMAGE_SUFFIX = ""
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.

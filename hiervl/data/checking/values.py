@@ -28,7 +28,7 @@ from hiervl.data.folders.masks import (
     label_of_code,
 )
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, NOTE = "error", "warning", "note"
 MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
 NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and its class's
 # ITU-R 601, as Pillow and OpenCV turn RGB into grey.
@@ -37,8 +37,8 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault: how bad, what and how to mend it, the files that show it, and the readings between which it leaves open
-    what the masks mean."""
+    """A fault (or, as a note, none): how bad, what and how to mend it, the files that show it, and the readings between
+    which it leaves open what the masks mean."""
 
     level: str
     sentence: str

@@ -211,7 +211,7 @@ def corrupt_image(own):
 
 def corrupt_unlabelled_image(own):
     (own.root / "unlabelled/u1.png").write_bytes(b"")
-    return "error", ["1 images cannot be read"], "unlabelled/u1.png"
+    return "error", ["1 unlabelled images cannot be read"], "unlabelled/u1.png"
 
 
 def corrupt_mask(own):
@@ -282,6 +282,21 @@ def test_images_smaller_than_the_crop(own):
     assert findings(own, crop_size=64, short_side=64) == []  # enlarged first
     (found,) = findings(own, crop_size=96, short_side=64)
     assert len(found.files) == 15
+
+
+def test_unlabelled_images_that_training_does_without_are_a_warning(own):
+    (own.root / "unlabelled/u1.png").write_text("<html>not found</html>")
+    (found,) = findings(own, max_damaged=0.25)
+    assert found.level == "warning" and "1 unlabelled images cannot be read and will be left out" in found.sentence
+    assert findings(own, max_damaged=0.24)[0].level == "error"
+
+
+def test_files_that_nothing_reads_are_named(own):
+    (own.root / "unlabelled/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    (own.root / "labelled/masks/notes.md").write_text("made by hand")
+    first, second = findings(own)
+    assert first.level == "warning" and "unlabelled: 1 .heic (HEIC photograph: convert them" in first.sentence
+    assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 
 def test_images_without_mask_may_be_unlabelled(own):
