@@ -78,7 +78,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
     # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
     cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
-    # With GROUND_TRUTH_PRESENCE: absent classes of the highest relevance that join the active ones, with an empty mask.
+    # With GROUND_TRUTH_PRESENCE: absent classes of the highest relevance that join the active ones, as "no object".
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.
     cfg.MODEL.HSQG.THRESHOLD = 0.2
