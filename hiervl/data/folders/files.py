@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.loading.readers import image_header
 from hiervl.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 # JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
-MASK_SUFFIXES = IMAGE_SUFFIXES
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", *ARRAY_SUFFIXES)
 HASH_MARK = "# sha256 "
 EXIF_ORIENTATION = 0x0112
 QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height

@@ -25,7 +25,10 @@ from hiervl.data.folders.files import (
     match_masks,
     read_list,
 )
-from hiervl.data.folders.masks import CocoFile, MaskFolder
+from hiervl.data.folders.formats.opening import MASKS, open_annotations
+from hiervl.data.folders.formats.per_class import ClassMasks
+from hiervl.data.folders.formats.source import MaskSource
+from hiervl.data.folders.masks import AUTO, CocoFile, MaskFolder
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
@@ -42,7 +45,7 @@ class Sample(NamedTuple):
     """An image and its mask: the key of the mask in its source."""
 
     image: Path
-    masks: MaskFolder | CocoFile
+    masks: MaskSource
     key: str
 
 
@@ -120,11 +123,17 @@ class FolderLayout:
     def _pool(self, images: str, masks: str, key: str) -> Pool:
         folder = find_folder(self.source.root, images, f"{key}.IMAGES")
         mask_path = (self.source.root / masks).expanduser()
-        source: MaskFolder | CocoFile
         suffix = ""
-        if mask_path.suffix.lower() == ".json":
+        source = open_annotations(
+            mask_path,
+            find_files(folder),
+            self.class_map,
+            MASKS if self.source.format == AUTO and self.source.mask_suffix else self.source.format,
+            beside=mask_path.is_dir() and mask_path.samefile(folder),
+        )
+        if source is None and mask_path.suffix.lower() == ".json":
             source = CocoFile(mask_path, self.class_map)
-        else:
+        elif source is None:
             suffix = self.source.mask_suffix
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
             if not suffix and mask_folder.resolve() == folder.resolve():
@@ -132,7 +141,7 @@ class FolderLayout:
                     f"{folder} holds both images and masks: move the masks into a folder of their own, or set "
                     "DATASET.MASK_SUFFIX to what their names have in addition."
                 )
-            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values)
+            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values, self.source.mask_variable)
         files = find_files_beside_masks(folder, source, suffix)
         if not files:
             raise UserError(f"{key}.IMAGES: {folder} holds no images.")
@@ -149,7 +158,6 @@ class FolderLayout:
             path
             for pool in pools
             for sample in list(pool.samples.values())[:1]
-            if isinstance(sample.masks, MaskFolder)
             for path in _files_of_masks(sample.masks, self.source.mask_suffix)
         ]
 
@@ -259,7 +267,7 @@ class FolderLayout:
         folder = cache_folder(self.source.cache) / self.source.name
         base = f"{sample.image.stem}-{digest}"
         label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
-        has_instances = isinstance(sample.masks, CocoFile)
+        has_instances = sample.masks.has_instances
         if not label_file.is_file() or (has_instances and not instance_file.is_file()):
             labels, instances = sample.masks.labels(sample.key, image_size(sample.image))
             _save(labels, label_file)
@@ -292,16 +300,19 @@ def _listed_file(root: str, name: str, listed_in: Path) -> str:
     return other
 
 
-def find_files_beside_masks(folder: Path, masks: MaskFolder | CocoFile, mask_suffix: str) -> dict[str, Path]:
+def find_files_beside_masks(folder: Path, masks: MaskSource, mask_suffix: str) -> dict[str, Path]:
     """Images of a folder, without the masks that may lie in it too."""
     files = find_files(folder)
-    if isinstance(masks, CocoFile):
-        return files
     own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_suffix)}
     return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
 
 
-def _files_of_masks(masks: MaskFolder, mask_suffix: str) -> list[Path]:
+def _files_of_masks(masks: MaskSource, mask_suffix: str) -> list[Path]:
+    """Files that are masks, which may lie among the images."""
+    if isinstance(masks, ClassMasks):
+        return masks.mask_files()
+    if not isinstance(masks, MaskFolder):
+        return []
     return [path for key, path in masks.keys.items() if key.endswith(mask_suffix)]
 
 

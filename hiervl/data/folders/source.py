@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiervl.data.folders.formats.opening import FORMATS
 from hiervl.data.folders.masks import AUTO, FORMS
 from hiervl.utils.errors import UserError
 
@@ -26,6 +27,8 @@ class FolderSource:
         val, test: a fraction of the labelled images, a list file of some of them, or [images, masks] of their own.
         mask_values: "index", "color" or "auto", see :class:`MaskFolder`.
         mask_suffix: what a mask's stem has beyond its image's, such as ``_mask``.
+        mask_variable: which map of a NumPy or MATLAB file that holds several; "": the only one.
+        format: of the annotations, one of ``formats.opening.FORMATS``.
         seed: of the fractions.
         cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
     """
@@ -41,6 +44,8 @@ class FolderSource:
     test: Part = None
     mask_values: str = AUTO
     mask_suffix: str = ""
+    mask_variable: str = ""
+    format: str = AUTO
     seed: int = 0
     cache: str = ""
 
@@ -55,6 +60,8 @@ class FolderSource:
             )
         if self.mask_values not in FORMS:
             raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
+        if self.format not in FORMATS:
+            raise UserError(f"DATASET.FORMAT is one of {', '.join(FORMATS)}, not '{self.format}'.")
         for key, part in (("VAL", self.val), ("TEST", self.test)):
             _check_part(key, part)
 
@@ -81,6 +88,8 @@ class FolderSource:
             test=node.TEST,
             mask_values=node.MASK_VALUES,
             mask_suffix=node.MASK_SUFFIX,
+            mask_variable=node.MASK_VARIABLE,
+            format=node.FORMAT,
             seed=node.SEED,
             cache=node.CACHE,
         )
