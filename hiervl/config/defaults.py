@@ -78,7 +78,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
     # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
     cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
-    # With GROUND_TRUTH_PRESENCE: absent classes of the highest relevance that join the active ones, with an empty mask.
+    # With GROUND_TRUTH_PRESENCE: absent classes of the highest relevance that join the active ones, as "no object".
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.
     cfg.MODEL.HSQG.THRESHOLD = 0.2
@@ -286,8 +286,10 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.FORMAT = "auto"
     # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
-    # What a mask's file name has after the stem of its image, such as "_mask".
+    # What a mask's name has after the part that it shares with its image's, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
+    # The same of the images' names, such as "_sat" or "image_{}".
+    cfg.DATASET.IMAGE_SUFFIX = ""
     # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
     cfg.DATASET.MASK_VARIABLE = ""
     # Seed of the images that the fractions draw.

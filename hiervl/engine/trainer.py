@@ -32,9 +32,10 @@ from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
 from hiervl.utils.tolerance import going_on_without
-from hiervl.visualization import report
 from hiervl.visualization.gallery import EvaluationGallery
 from hiervl.visualization.pictures import draw_comparisons
+from hiervl.visualization.report import facts_of_run
+from hiervl.visualization.run_data import evaluation_file
 from hiervl.visualization.training_pictures import TrainingPictures
 
 from .checkpoint import RandomState, SegmentationCheckpointer
@@ -140,9 +141,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if not cfg.TEST.PICTURES or not isinstance(evaluator, SemanticEvaluator):
             return []
         classes = definitions_of(evaluator.class_names, dataset_name)
-        path = Path(cfg.OUTPUT_DIR) / report.evaluation_file(dataset_name)
+        path = Path(cfg.OUTPUT_DIR) / evaluation_file(dataset_name)
         colours = [definition.color for definition in classes]
-        return [EvaluationGallery(evaluator, str(path), colours, facts=report.facts_of_run(cfg, dataset_name))]
+        return [EvaluationGallery(evaluator, str(path), colours, facts=facts_of_run(cfg, dataset_name))]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's, and those of ``LOGGERS``."""

@@ -47,7 +47,7 @@ def test_every_new_key_has_a_comment_above_it():
 
 def test_every_new_key_is_read():
     """As ``….SECTION.KEY`` or ``section.KEY`` after ``section = ….SECTION``, in code and not in words."""
-    files = [SOURCES.parent / "train_net.py", *(path for path in SOURCES.rglob("*.py") if path.name != "config.py")]
+    files = [SOURCES.parent / "train_net.py", *(path for path in SOURCES.rglob("*.py") if path.name != "defaults.py")]
     found = {read for path in files for read in keys_read(path)}
     assert [key for key in NEW_KEYS if tuple(f"cfg.{key}".split(".")[-2:]) not in found] == []
 
@@ -119,13 +119,13 @@ def test_deltas_are_laid_on_in_order_below_the_command_line(tmp_path):
 
 
 def test_deltas_are_named_on_the_command_line():
-    import train_net
+    from hiervl.engine import main as engine_main
 
     line = "--config-file a.yaml --with b.yaml --with c.yaml --eval-only SEED 1".split()
-    args = train_net.argument_parser().parse_args(line)
+    args = engine_main.argument_parser().parse_args(line)
     assert (args.config_file, args.deltas, args.opts) == ("a.yaml", ["b.yaml", "c.yaml"], ["SEED", "1"])
-    assert train_net.argument_parser().parse_args([]).deltas == []
-    text = train_net.argument_parser().format_help()
+    assert engine_main.argument_parser().parse_args([]).deltas == []
+    text = engine_main.argument_parser().format_help()
     assert all(name not in text for name in ("LazyConfig", "cfg.yaml", "DefaultTrainer"))
 
 

@@ -331,7 +331,7 @@ def test_full_disk_costs_no_training_its_end(world, options, tmp_path, whole, mo
 
 def test_really_full_disk(tmp_path):
     """PyTorch's own writer meets a device without room."""
-    from hiervl.engine.checkpoint import _write_atomically
+    from hiervl.utils.files import write_whole
 
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full is Linux's")
@@ -339,7 +339,7 @@ def test_really_full_disk(tmp_path):
     path.write_bytes(b"good")
     os.symlink("/dev/full", tmp_path / "model.pth.tmp")
     with pytest.raises(OSError, match="No space left"):
-        _write_atomically(path, lambda file: torch.save({"weights": torch.zeros(100_000)}, file))
+        write_whole(path, lambda file: torch.save({"weights": torch.zeros(100_000)}, file))
     assert path.read_bytes() == b"good" and not list(tmp_path.glob("*.tmp"))
 
 

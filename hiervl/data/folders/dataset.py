@@ -40,8 +40,8 @@ def register_folder_dataset(
 
     Args:
         name, images, masks, classes, root, unlabeled, options: of :class:`FolderSource`; ``options`` are
-            ``labeled_list``, ``val`` (default: a fraction of 0.2), ``test``, ``mask_values``, ``mask_suffix``,
-            ``seed`` and ``cache``.
+            ``labeled_list``, ``val`` (default: a fraction of 0.2), ``test``, ``mask_values``, ``image_suffix``,
+            ``mask_suffix``, ``seed`` and ``cache``.
 
     Raises:
         UserError: a value has no meaning, the class file is wrong, or the name is that of another dataset.
