@@ -2,8 +2,8 @@
 
 * Roboflow's ``_classes.csv``: a mask value and a name a line, below a heading.
 * ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` a line.
-* ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0. labelme's
-  ``__ignore__`` does not count and takes no number.
+* ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0.
+  labelme's ``__ignore__`` does not count and takes no number.
 * YOLO's ``data.yaml``: ``names`` as a list or by number, which name objects; a background is put in front.
 * Supervisely's ``meta.json``: names and colours, which name objects; a background is put in front.
 

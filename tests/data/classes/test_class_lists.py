@@ -1,7 +1,5 @@
 """Lists of classes that come with exports, named as the class file."""
 
-import json
-
 import pytest
 
 from hiervl.data.classes.class_maps import read_class_map
@@ -16,7 +14,7 @@ LISTS = {
     "data.yaml": ("train: ../images\nnc: 2\nnames: ['cap', 'stem']\n", {0: 0, 1: 1, 2: 2}),
     "dataset.yaml": ("train: ../images\nnames:\n  1: stem\n  0: cap\n", {0: 0, 1: 1, 2: 2}),
     "meta.json": (
-        json.dumps({"classes": [{"title": "cap", "color": "#C80000"}, {"title": "stem", "color": "#0000C8"}], "tags": []}),
+        '{"classes": [{"title": "cap", "color": "#C80000"}, {"title": "stem", "color": "#0000C8"}], "tags": []}',
         {0: 0, 1: 1, 2: 2},
     ),
 }  # fmt: skip

@@ -172,7 +172,7 @@ def find_class_masks(
         return _of_label_studio(studio, masks, images)
     if beside:
         return _among_images(masks, images, class_map)
-    return _by_end(masks, images, class_map) or _by_folder(masks, images, class_map)
+    return by_end(masks, images, class_map) or by_folder(masks, images, class_map)
 
 
 def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
@@ -186,7 +186,7 @@ def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassM
     return found or None
 
 
-def _by_end(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+def by_end(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
     """``photo_cap`` of the image ``photo``; masks of an image's own name are not of this kind."""
     names = ImageNames(images)
     found = [(_image_before(stem, names), path) for stem, path in masks.items() if stem not in images]
@@ -208,7 +208,7 @@ def _image_before(stem: str, names: ImageNames) -> tuple[str, str] | None:
     return None
 
 
-def _by_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+def by_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
     """``cap/photo`` of the image ``photo``; the folder may stand in any place of the path."""
     if all(stem in images for stem in masks):
         return None

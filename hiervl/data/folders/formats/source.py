@@ -123,7 +123,7 @@ class AnnotationSource:
         Raises:
             UserError: the annotation or, where its size is needed, the image cannot be read.
         """
-        annotation = self._read(key)
+        annotation = self.read(key)
         labels, _, unknown, left = self._paint(annotation, annotation.size or image_size(self.images[key]))
         return RawMask(LABEL, labels.astype(np.int32), unknown_names=unknown, remarks=left)
 
@@ -133,7 +133,7 @@ class AnnotationSource:
             UserError: the annotation cannot be read, is of another size (height, width), or has a label that is no
                 class.
         """
-        annotation = self._read(key)
+        annotation = self.read(key)
         if annotation.size is not None and tuple(annotation.size) != tuple(size):
             raise UserError(
                 f"{self.name(key)} is for an image of {annotation.size[1]}×{annotation.size[0]} pixels, but the image "
@@ -150,7 +150,7 @@ class AnnotationSource:
             logger.warning("%s: %d %s.", self.name(key), left[problem], problem)
         return labels, instances
 
-    def _read(self, key: str) -> Annotation:
+    def read(self, key: str) -> Annotation:
         with reading(self.name(key), self.kind):
             return self.annotation(key)
 

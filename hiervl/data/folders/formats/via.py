@@ -33,7 +33,7 @@ class ViaFile(AnnotationList):
         with reading(str(path), KIND):
             for file_name, regions in read_regions(path):
                 self.add_entry(file_name, regions)
-            self.attribute = self._class_attribute()
+            self.attribute = self._class_attribute() if class_map.names else ""
 
     def _class_attribute(self) -> str:
         """The attribute whose values are classes."""
