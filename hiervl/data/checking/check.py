@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hiervl.data.checking.duplicates import Fingerprint, fingerprint, near_duplicates
+from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.values import (
     ERROR,
@@ -23,7 +24,7 @@ from hiervl.data.checking.values import (
 from hiervl.data.folders.dataset import nothing_left, single_class
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
-from hiervl.data.folders.masks import AUTO, CocoFile
+from hiervl.data.folders.masks import AUTO
 from hiervl.data.loading.readers import image_header, read_image
 from hiervl.utils.errors import UserError
 
@@ -226,12 +227,12 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
             tuple(turned),
         ))  # fmt: skip
     judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
-    return findings + judge(statistics)
+    return findings + object_findings(statistics) + judge(statistics)
 
 
 def _is_unrotated(sample: Sample, shape: tuple[int, int]) -> bool:
     """The mask fits the pixels as they are stored, which EXIF asks to be turned."""
-    if isinstance(sample.masks, CocoFile):
+    if sample.masks.has_instances:
         return False
     try:
         with image_header(sample.image) as image:

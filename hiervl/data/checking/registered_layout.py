@@ -22,6 +22,8 @@ from hiervl.data.registered.datasets import class_names_of, ignore_label_of, loa
 class LabelFiles:
     """Label maps of registered datasets: a file per image, read as training reads it."""
 
+    has_instances = False
+
     def __init__(self, num_classes: int, ignore_label: int):
         self.num_classes, self.ignore_label = num_classes, ignore_label
 

@@ -60,6 +60,8 @@ class ValueStatistics:
     files: dict[str, dict[int, list[str]]] = field(default_factory=_by_form)
     unknown: dict[str, dict[str, list[int]]] = field(default_factory=_by_form)
     palettes: dict[str, tuple[set[int], dict]] = field(default_factory=dict)
+    unknown_names: dict[str, dict[str, int]] = field(default_factory=dict)
+    remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, name: str, raw: RawMask) -> np.ndarray:
         """Take in a mask; returns its pixels per class (C,)."""
@@ -75,6 +77,10 @@ class ValueStatistics:
         unknown = [code for code in codes if code not in meaning]
         if unknown:
             self.unknown[raw.form][name] = unknown
+        if raw.unknown_names:
+            self.unknown_names[name] = dict(raw.unknown_names)
+        if raw.remarks:
+            self.remarks[name] = dict(raw.remarks)
         if raw.palette:
             self.palettes[name] = (set(codes), raw.palette)
         return pixels

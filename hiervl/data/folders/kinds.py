@@ -32,18 +32,21 @@ class Kind(NamedTuple):
     advice: str
 
 
-COCO = Kind("coco", "COCO JSON", "name the file itself as MASKS")
+FILE, FOLDER = "name the file itself as MASKS", "name the folder of these files as MASKS"
+CLASS_LIST = "it lists classes: it can be named as CLASSES"
+
+COCO = Kind("coco", "COCO JSON", FILE)
 COCO_PANOPTIC = Kind("coco_panoptic", "COCO panoptic JSON", "export instances, or name the folder of its PNG masks")
-LABELME = Kind("labelme", "labelme JSON", "convert it to PNG masks or COCO JSON (labelme2voc.py, labelme2coco)")
-CVAT_IMAGES = Kind("cvat_images", "CVAT for images XML", "export it from CVAT as COCO 1.0 or Segmentation mask 1.1")
-CVAT_VIDEO = Kind("cvat_video", "CVAT for video XML", "export it from CVAT as COCO 1.0 or Segmentation mask 1.1")
-LABEL_STUDIO = Kind("label_studio", "Label Studio JSON", "export COCO (polygons) or PNG masks (brushes) from it")
+LABELME = Kind("labelme", "labelme JSON", FOLDER)
+CVAT_IMAGES = Kind("cvat_images", "CVAT for images XML", FILE)
+CVAT_VIDEO = Kind("cvat_video", "CVAT for video XML", "export the task from CVAT as CVAT for images 1.1")
+LABEL_STUDIO = Kind("label_studio", "Label Studio JSON", FILE)
 LABEL_STUDIO_MIN = Kind("label_studio_min", "Label Studio JSON-MIN", LABEL_STUDIO.advice)
-VIA = Kind("via", "VGG Image Annotator (VIA) JSON", "export it from VIA in COCO format")
+VIA = Kind("via", "VGG Image Annotator (VIA) JSON", FILE)
 VIA3 = Kind("via3", "VGG Image Annotator 3 JSON", "export the annotations in COCO format")
-VIA_CSV = Kind("via_csv", "VGG Image Annotator (VIA) CSV", "export it from VIA in COCO format")
-SUPERVISELY = Kind("supervisely", "Supervisely JSON", "export it from Supervisely in COCO format or as masks")
-SUPERVISELY_META = Kind("supervisely_meta", "Supervisely meta.json", "it lists classes, but holds no masks")
+VIA_CSV = Kind("via_csv", "VGG Image Annotator (VIA) CSV", "export it from VIA as JSON")
+SUPERVISELY = Kind("supervisely", "Supervisely JSON", FOLDER)
+SUPERVISELY_META = Kind("supervisely_meta", "Supervisely meta.json", CLASS_LIST)
 CITYSCAPES = Kind("cityscapes", "Cityscapes polygons JSON", "draw PNG masks of it with cityscapesscripts")
 DATUMARO = Kind("datumaro", "Datumaro JSON", "convert it: `datum convert -f coco_instances`")
 DARWIN = Kind("darwin", "V7 Darwin JSON", "export it from V7 as COCO or as semantic masks")
@@ -51,11 +54,12 @@ LABELBOX = Kind("labelbox", "Labelbox JSON", "convert it to COCO JSON or PNG mas
 CREATE_ML = Kind("create_ml", "CreateML JSON", "it holds boxes only; export polygons or masks")
 GEOJSON = Kind("geojson", "GeoJSON", "draw PNG masks of it (QGIS: Rasterize; QuPath: export labels)")
 VOC_BOXES = Kind("voc_boxes", "Pascal VOC XML", "it holds boxes only; export polygons or masks")
-YOLO_POLYGONS = Kind("yolo_polygons", "YOLO segmentation text", "convert it to COCO JSON or PNG masks")
+YOLO_POLYGONS = Kind("yolo_polygons", "YOLO segmentation text", FOLDER)
 YOLO_BOXES = Kind("yolo_boxes", "YOLO box text", "it holds boxes only; export polygons or masks")
-YOLO_DATA = Kind("yolo_data", "YOLO data.yaml", "it lists classes and folders, but holds no masks")
-LABELMAP = Kind("labelmap", "labelmap.txt of VOC masks", "it lists colours of classes: write them into the class file")
-CLASSES_CSV = Kind("classes_csv", "Roboflow _classes.csv", "it lists values of classes: write them into the class file")
+YOLO_DATA = Kind("yolo_data", "YOLO data.yaml", CLASS_LIST)
+LABELMAP = Kind("labelmap", "labelmap.txt of VOC masks", CLASS_LIST)
+CLASSES_CSV = Kind("classes_csv", "Roboflow _classes.csv", CLASS_LIST)
+CLASS_LISTS = (LABELMAP, CLASSES_CSV, YOLO_DATA, SUPERVISELY_META)
 JSON = Kind("json", "JSON of a kind that is not known", "export COCO JSON or PNG masks from your tool")
 XML = Kind("xml", "XML of a kind that is not known", "export COCO JSON or PNG masks from your tool")
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, read_class_map
 from hiervl.data.folders.files import (
+    MASK_SUFFIXES,
     choose_names,
     find_files,
     find_folder,
@@ -24,8 +25,11 @@ from hiervl.data.folders.files import (
     list_files,
     read_list,
 )
-from hiervl.data.folders.kinds import Unused, describe_unused, unused_files
-from hiervl.data.folders.masks import CocoFile, MaskFolder
+from hiervl.data.folders.formats.opening import MASKS, open_annotations
+from hiervl.data.folders.formats.per_class import ClassMasks
+from hiervl.data.folders.formats.source import MaskSource
+from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
+from hiervl.data.folders.masks import AUTO, CocoFile, MaskFolder
 from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_masks
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
@@ -43,7 +47,7 @@ class Sample(NamedTuple):
     """An image and its mask: the key of the mask in its source."""
 
     image: Path
-    masks: MaskFolder | CocoFile
+    masks: MaskSource
     key: str
 
 
@@ -121,22 +125,28 @@ class FolderLayout:
     def _pool(self, images: str, masks: str, key: str) -> Pool:
         folder = find_folder(self.source.root, images, f"{key}.IMAGES")
         mask_path = (self.source.root / masks).expanduser()
-        source: MaskFolder | CocoFile
-        names = ANY
-        if mask_path.suffix.lower() == ".json":
+        source = open_annotations(
+            mask_path,
+            find_files(folder),
+            self.class_map,
+            MASKS if self.source.format == AUTO and self.source.mask_suffix else self.source.format,
+            beside=mask_path.is_dir() and mask_path.samefile(folder),
+        )
+        image_names = names = ANY  # annotations have the images' own names
+        if source is None and mask_path.suffix.lower() == ".json":
             source = CocoFile(mask_path, self.class_map)
-        else:
-            names = self.source.mask_names
+        elif source is None:
+            image_names, names = self.source.image_names, self.source.mask_names
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
             if names == ANY and mask_folder.resolve() == folder.resolve():
                 raise _images_and_masks_together(folder)
-            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values)
+            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values, self.source.mask_variable)
             if not source.keys:
                 raise UserError(f"{key}.MASKS: {mask_folder} holds no masks that can be read{_what_else(mask_folder)}.")
         files = find_files_beside_masks(folder, source, names)
         if not files:
             raise UserError(f"{key}.IMAGES: {folder} holds no images{_what_else(folder)}.")
-        matching = match_masks(files, source.keys, self.source.image_names, names)
+        matching = match_masks(files, source.keys, image_names, names)
         advice = functools.partial(
             how_to_pair, matching.missing or list(files), list(source.keys), self.class_map.class_names, names
         )
@@ -150,12 +160,7 @@ class FolderLayout:
         )
 
     def _mask_files(self) -> list[Path]:
-        return [
-            path
-            for masks in self._mask_sources()
-            if isinstance(masks, MaskFolder)
-            for path in _files_of_masks(masks, self.source.mask_names)
-        ]
+        return [path for masks in self._mask_sources() for path in _files_of_masks(masks, self.source.mask_names)]
 
     def unused(self) -> list[tuple[Path, Unused]]:
         """Files of the folders that the configuration names which are neither read as images nor as annotations."""
@@ -168,11 +173,11 @@ class FolderLayout:
         return [
             (folder, unused)
             for folder in folders.values()
-            for unused in unused_files(folder)
-            if not (unused.kind and reads_annotations)
+            for unused in unused_files(folder, MASK_SUFFIXES)
+            if not (unused.kind and reads_annotations) and unused.kind not in CLASS_LISTS
         ]
 
-    def _mask_sources(self) -> Iterator[MaskFolder | CocoFile]:
+    def _mask_sources(self) -> Iterator[MaskSource]:
         for pool in [self.labeled, *self._separate.values()]:
             yield from (sample.masks for sample in list(pool.samples.values())[:1])
 
@@ -283,7 +288,7 @@ class FolderLayout:
         folder = cache_folder(self.source.cache) / self.source.name
         base = f"{sample.image.stem}-{digest}"
         label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
-        has_instances = isinstance(sample.masks, CocoFile)
+        has_instances = sample.masks.has_instances
         if not label_file.is_file() or (has_instances and not instance_file.is_file()):
             labels, instances = sample.masks.labels(sample.key, image_size(sample.image))
             _save(labels, label_file)
@@ -356,16 +361,19 @@ def _images_and_masks_together(folder: Path) -> UserError:
     )
 
 
-def find_files_beside_masks(folder: Path, masks: MaskFolder | CocoFile, mask_names: NamePattern) -> dict[str, Path]:
+def find_files_beside_masks(folder: Path, masks: MaskSource, mask_names: NamePattern) -> dict[str, Path]:
     """Images of a folder, without the masks that may lie in it too."""
     files = find_files(folder)
-    if isinstance(masks, CocoFile):
-        return files
     own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_names)}
     return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
 
 
-def _files_of_masks(masks: MaskFolder, mask_names: NamePattern) -> list[Path]:
+def _files_of_masks(masks: MaskSource, mask_names: NamePattern) -> list[Path]:
+    """Files that are masks, which may lie among the images."""
+    if isinstance(masks, ClassMasks):
+        return masks.mask_files()
+    if not isinstance(masks, MaskFolder):
+        return []
     return [path for key, path in masks.keys.items() if mask_names.core(key) is not None]
 
 

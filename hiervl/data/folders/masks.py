@@ -5,7 +5,8 @@ images are matched with), ``raw`` (what a mask holds, judged by nobody yet) and 
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array, whole_numbers
 from hiervl.data.loading import readers
 from hiervl.utils.errors import UserError
 
@@ -30,11 +32,15 @@ class RawMask:
         form: "index", "color", or "label" where the codes are class labels already.
         codes: (H, W) the value of every pixel; a colour is red · 65536 + green · 256 + blue.
         palette: colour of every index, where the file has a palette.
+        unknown_names: names of labels in an annotation file that are no class, and how many objects have each.
+        remarks: what is wrong with objects, in the plural ("lines have no area"), and with how many.
     """
 
     form: str
     codes: np.ndarray
     palette: dict[int, Color] | None = None
+    unknown_names: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     def counts(self) -> dict[int, int]:
         """Pixels of each code."""
@@ -53,12 +59,15 @@ def decode_color(code: int) -> Color:
 class MaskFolder:
     """One mask file per image, in a folder and its subfolders."""
 
-    def __init__(self, folder: Path, class_map: ClassMap, form: str = AUTO):
+    has_instances = False
+
+    def __init__(self, folder: Path, class_map: ClassMap, form: str = AUTO, variable: str = ""):
         """
         Args:
             form: "index": a pixel's number counts (of palette files too); "color": its colour; "auto": by the file.
+            variable: which map of a NumPy or MATLAB file that holds several.
         """
-        self.folder, self.class_map, self.form = folder, class_map, form
+        self.folder, self.class_map, self.form, self.variable = folder, class_map, form, variable
         self.keys = find_files(folder, MASK_SUFFIXES)
 
     def name(self, key: str) -> str:
@@ -67,7 +76,12 @@ class MaskFolder:
     def stamp(self, key: str) -> tuple:
         """Changes when the mask or what its values mean changes."""
         status = self.keys[key].stat()
-        meaning = (self.form, sorted(self.class_map.values.items()), sorted(self.class_map.colors.items()))
+        meaning = (
+            self.form,
+            self.variable,
+            sorted(self.class_map.values.items()),
+            sorted(self.class_map.colors.items()),
+        )
         return str(self.keys[key].absolute()), status.st_mtime_ns, status.st_size, meaning
 
     def as_it_is(self, key: str) -> bool:
@@ -86,11 +100,15 @@ class MaskFolder:
             UserError: the file is broken or holds no kind of mask.
         """
         path = self.keys[key]
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            return RawMask(INDEX, read_array(path, self.variable))
         image = readers.open_image(str(path))
+        if image.mode == "F":
+            return RawMask(INDEX, whole_numbers(np.array(image), str(path)))
         palette = _palette(image) if image.mode == "P" else None
         if image.mode in readers.INDEX_MODES and not (self.form == COLOR and palette):
             return RawMask(INDEX, np.array(image).astype(np.int32), palette)
-        if image.mode in ("F", "LAB", "HSV"):
+        if image.mode in ("LAB", "HSV"):
             raise UserError(f"{path} holds {image.mode} pixels: save it with a class index or an RGB colour per pixel.")
         rgb = np.array(image.convert("RGB")).astype(np.int32)
         is_grey = (rgb == rgb[:, :, :1]).all()
@@ -127,6 +145,8 @@ class MaskFolder:
 class CocoFile:
     """Instances of all images in one JSON file of COCO's format; its categories are classes of the same name."""
 
+    has_instances = True
+
     def __init__(self, path: Path, class_map: ClassMap):
         """
         Raises:
@@ -147,7 +167,11 @@ class CocoFile:
                 f"{path} is no COCO file of instances, with images, annotations and categories ({error!r})."
             ) from None
         self.category_labels = {number: class_map.names.get(name) for number, name in categories.items()}
-        unknown = [categories[number] for number, label in self.category_labels.items() if label is None]
+        # Roboflow lists a category above the others that no annotation has.
+        used = {item.get("category_id") for items in self.annotations.values() for item in items}
+        unknown = [
+            categories[number] for number, label in self.category_labels.items() if label is None and number in used
+        ]
         if unknown:
             raise UserError(
                 f"{path} has the categories {', '.join(unknown[:MAX_LISTED])}, which {class_map.path} does not name: "
@@ -232,6 +256,14 @@ def describe_codes(form: str, codes: list[int]) -> str:
     noun = "colour" if form == COLOR else "value"
     more = ", …" if len(codes) > MAX_LISTED else ""
     return f"the {noun}{'s' if len(codes) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def describe_names(counts: Mapping[str, int]) -> str:
+    """For a sentence: "the labels 'cup' (12), 'mug' (3), …", the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    shown = ", ".join(f"'{name}' ({count})" for name, count in ordered[:MAX_LISTED])
+    more = f" and {len(ordered) - MAX_LISTED} more" if len(ordered) > MAX_LISTED else ""
+    return f"the label{'s' if len(ordered) > 1 else ''} {shown}{more}"
 
 
 def _palette(image: Image.Image) -> dict[int, Color]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiervl.data.folders.formats.opening import FORMATS
 from hiervl.data.folders.masks import AUTO, FORMS
 from hiervl.data.folders.pairing import ANY, NamePattern
 from hiervl.utils.errors import UserError
@@ -29,6 +30,8 @@ class FolderSource:
         mask_values: "index", "color" or "auto", see :class:`MaskFolder`.
         image_suffix, mask_suffix: what the stems of images and of masks have beyond what an image and its mask share,
             such as ``_sat`` and ``_mask``, or patterns with ``{}`` for the common part, such as ``label_{}``.
+        mask_variable: which map of a NumPy or MATLAB file that holds several; "": the only one.
+        format: of the annotations, one of ``formats.opening.FORMATS``.
         seed: of the fractions.
         cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
     """
@@ -45,6 +48,8 @@ class FolderSource:
     mask_values: str = AUTO
     image_suffix: str = ""
     mask_suffix: str = ""
+    mask_variable: str = ""
+    format: str = AUTO
     seed: int = 0
     cache: str = ""
 
@@ -59,6 +64,8 @@ class FolderSource:
             )
         if self.mask_values not in FORMS:
             raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
+        if self.format not in FORMATS:
+            raise UserError(f"DATASET.FORMAT is one of {', '.join(FORMATS)}, not '{self.format}'.")
         for key, part in (("VAL", self.val), ("TEST", self.test)):
             _check_part(key, part)
         if self.image_names == self.mask_names and self.image_names != ANY and self.images == self.masks:
@@ -98,6 +105,8 @@ class FolderSource:
             mask_values=node.MASK_VALUES,
             image_suffix=node.IMAGE_SUFFIX,
             mask_suffix=node.MASK_SUFFIX,
+            mask_variable=node.MASK_VARIABLE,
+            format=node.FORMAT,
             seed=node.SEED,
             cache=node.CACHE,
         )

@@ -159,7 +159,7 @@ def test_labels_of_coco_are_not_taken_for_mask_values(tmp_path):
 
 def test_wrong_coco_files_are_user_errors(tmp_path, class_map):
     with pytest.raises(UserError, match="categories gills, which .*classes.yaml does not name"):
-        CocoFile(coco(tmp_path / "m.json", [], categories=(("cap", 1), ("gills", 3))), class_map)
+        CocoFile(coco(tmp_path / "m.json", [{"category_id": 3}], categories=(("cap", 1), ("gills", 3))), class_map)
     (tmp_path / "no.json").write_text("[1, 2]")
     with pytest.raises(UserError, match="no.json is no COCO file"):
         CocoFile(tmp_path / "no.json", class_map)
