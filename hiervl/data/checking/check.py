@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from hiervl.data.checking.duplicates import Fingerprint, fingerprint, near_duplicates
+from hiervl.data.checking.duplicates import near_duplicates
+from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.values import (
@@ -22,10 +21,11 @@ from hiervl.data.checking.values import (
     value_findings,
 )
 from hiervl.data.folders.dataset import nothing_left, single_class
+from hiervl.data.folders.facts import FactsStore
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
 from hiervl.data.folders.masks import AUTO
-from hiervl.data.loading.readers import image_header, read_image
+from hiervl.data.loading.readers import image_header
 from hiervl.utils.errors import UserError
 
 LEVELS = (ERROR, WARNING, NOTE)
@@ -46,13 +46,6 @@ MENDS = {
     },
 }
 Layout = FolderLayout | RegisteredLayout
-
-
-class ImageFacts(NamedTuple):
-    """What is kept of an image that could be read."""
-
-    size: tuple[int, int]  # height, width
-    mark: Fingerprint
 
 
 @dataclass
@@ -105,7 +98,7 @@ def check(
     unlabeled = layout.unlabeled_files
     report.findings += _matching(layout, pools) + _unused(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    report.findings += _read_images(report, labeled_images, unlabeled, max_damaged)
+    report.findings += _read_images(report, labeled_images, unlabeled, max_damaged, layout.store)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
@@ -159,25 +152,21 @@ def _unused(layout: Layout) -> list[Finding]:
     ]
 
 
-def _read_images(report: Report, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float) -> list[Finding]:
+def _read_images(
+    report: Report, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float, store: FactsStore
+) -> list[Finding]:
     """``needed`` are the labelled images, of which every one has to be whole."""
-    corrupt, dark = [], []
-    paths = dict.fromkeys(itertools.chain(needed, unlabeled))
-    needed, count = set(needed), len(paths)
-    for path in tqdm(paths, "images", disable=None, leave=False):  # None: not in a log file
-        try:
-            image = read_image(path)
-        except UserError as error:
-            corrupt.append((path, str(error)))
-            continue
-        report.images[path] = ImageFacts(image.shape[:2], fingerprint(image))
-        if image.max() < DARK:
-            dark.append(path)
-    broken = [entry for entry in corrupt if entry[0] in needed]
+    paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
+    facts = dict(zip(paths, read_image_facts(paths, store)))
+    report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
+    corrupt = [(path, str(found)) for path, found in facts.items() if isinstance(found, UserError)]
+    dark = [path for path, found in report.images.items() if found.brightest < DARK]
+    labeled = set(needed)
+    broken = [entry for entry in corrupt if entry[0] in labeled]
     findings = [_broken(broken, "images")] if broken else []
-    others = [entry for entry in corrupt if entry[0] not in needed]
+    others = [entry for entry in corrupt if entry[0] not in labeled]
     if others:
-        is_too_many = len(others) > max_damaged * (count - len(needed))
+        is_too_many = len(others) > max_damaged * (len(paths) - len(labeled))
         findings.append(_broken(others, "unlabelled images", is_too_many))
     if dark:
         findings.append(Finding(
@@ -204,16 +193,17 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
     statistics = ValueStatistics(layout.class_map, form)
     corrupt, unequal, turned = [], [], []
     for pool in pools.values():
-        for sample in tqdm(pool.samples.values(), "masks", disable=None, leave=False):
+        samples = list(pool.samples.values())
+        for sample, facts in zip(samples, layout.mask_facts(samples)):
             name, image = sample.masks.name(sample.key), str(sample.image)
-            try:
-                raw = sample.masks.raw(sample.key)
-            except UserError as error:
-                corrupt.append((name, str(error)))
+            if isinstance(facts, UserError):
+                corrupt.append((name, str(facts)))
                 continue
-            report.pixels[image] = statistics.add(name, raw)
-            if image in report.images and raw.codes.shape != report.images[image].size:
-                (turned if _is_unrotated(sample, raw.codes.shape) else unequal).append(name)
+            report.pixels[image] = statistics.add(name, facts)
+            size = report.images[image].size if image in report.images else facts.shape
+            if facts.shape != size:
+                both = f"{name} ({facts.shape[1]}×{facts.shape[0]}, its image {size[1]}×{size[0]})"
+                (turned if _is_unrotated(sample, facts.shape) else unequal).append(both)
     findings = [_broken(corrupt, "masks")] if corrupt else []
     if unequal:
         findings.append(Finding(
