@@ -293,7 +293,7 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.LABELED = CN()
     # Folder of the images that have masks, subfolders included.
     cfg.DATASET.LABELED.IMAGES = ""
-    # Folder of their masks (same stems), or a COCO JSON file of instances.
+    # Folder of their masks (same stems), or a file or folder of annotations of another format (see FORMAT).
     cfg.DATASET.LABELED.MASKS = ""
     # List file of the images whose masks training may see, as `python -m hiervl split` writes; empty: all.
     cfg.DATASET.LABELED.LIST = ""
@@ -303,10 +303,17 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.VAL = None
     # Test images, in the same three forms; None: none. `--eval-only DATASETS.TEST "('NAME_test',)"` evaluates on them.
     cfg.DATASET.TEST = None
+    # Format of the annotations: "auto" (by their content), "masks", "per_class" (a mask of two values for every class),
+    # "coco", "cvat", "label_studio", "via", "labelme", "yolo" or "supervisely".
+    cfg.DATASET.FORMAT = "auto"
     # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
-    # What a mask's file name has after the stem of its image, such as "_mask".
+    # What a mask's name has after the part that it shares with its image's, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
+    # The same of the images' names, such as "_sat" or "image_{}".
+    cfg.DATASET.IMAGE_SUFFIX = ""
+    # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
+    cfg.DATASET.MASK_VARIABLE = ""
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.

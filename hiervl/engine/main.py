@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
+from hiervl.engine.earlier_run import refuse_earlier_run, remove_earlier_run
 from hiervl.engine.launch import launch
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.run_lock import RunLock
@@ -46,6 +47,9 @@ def argument_parser() -> argparse.ArgumentParser:
         help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
         "may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train anew where OUTPUT_DIR holds a run, which is removed"
+    )
     parser.add_argument("--replay", default="", metavar="FILE", help="repeat the step that left this broken_step_….pth")
     return parser
 
@@ -96,6 +100,9 @@ def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
     with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
+        overwrite = getattr(args, "overwrite", False)
+        if not (args.eval_only or args.resume or overwrite):
+            refuse_earlier_run(cfg.OUTPUT_DIR)
         logging.getLogger("detectron2").addFilter(is_short)
         with kept_config(cfg.OUTPUT_DIR):
             default_setup(cfg, args)
@@ -109,10 +116,14 @@ def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
 
 
 def train(cfg, resume: bool, trainer_class: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
-    """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
+    """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end.
+
+    Not resumed, it removes what an earlier run has left in the folder, once all else is known to work.
+    """
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
-    if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
+    if not resume and comm.is_main_process():  # whatever fails before leaves an earlier run as it was
+        remove_earlier_run(cfg.OUTPUT_DIR)
         write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     results = trainer.train()
     return None if trainer.was_stopped else results
