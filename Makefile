@@ -1,4 +1,4 @@
-# make demo | test | soak | audit | lint. Each sets up .venv first, which takes some minutes once and nothing afterwards.
+# make demo | test | soak | audit | lint | lock | mutants. Each sets up .venv first: some minutes once, nothing afterwards.
 # PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
 # LOCK=no takes the newest packages in place of those that were tested: make test LOCK=no
 
@@ -21,8 +21,12 @@ STAMP := $(VENV)/.complete
 INCOMPLETE := .venv-incomplete
 # pip-audit's own packages stay out of .venv.
 AUDIT := .venv-audit
+# So do mutmut's.
+MUTMUT := .venv-mutants
+# The part of hiervl/ whose tests are tested: losses, modeling, semi_supervised, evaluation or augmentation.
+ROOM ?= losses
 
-.PHONY: help .venv demo test soak audit lint lock
+.PHONY: help .venv demo test soak audit lint lock mutants
 
 help:
 	@echo "make demo   train and judge HierVL on a small synthetic world"
@@ -31,6 +35,7 @@ help:
 	@echo "make audit  compare the installed packages with known vulnerabilities (asks the network)"
 	@echo "make lint   check the code's style and types"
 	@echo "make lock   write down the installed versions as those that were tested"
+	@echo "make mutants ROOM=losses  small faults that no test of a part notices (up to hours; tests/mutants.md)"
 	@echo "make .venv  only set up the environment in $(VENV)"
 
 .venv: $(STAMP)
@@ -80,3 +85,12 @@ lock: $(STAMP)
 	@{ echo "# What HierVL was tested with: constraints for pip. \`make lock\` writes them; Detectron2 is apart."; \
 		$(VENV_PYTHON) -m pip freeze --all --exclude detectron2 --exclude hiervl --exclude pip; } > \
 		requirements/lock-$$($(VENV_PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])").txt
+
+# mutmut sees the packages of .venv by a path file. MUTANTS passes further arguments on, such as --again, --processes 2
+# or 'hiervl.losses.targets*', which is done in a few minutes.
+mutants: $(STAMP)
+	@[ -x $(MUTMUT)/bin/mutmut ] || { $(PYTHON) -m venv $(MUTMUT) && \
+		$(MUTMUT)/bin/python -m pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4" && \
+		$(VENV_PYTHON) -c "import site; print(site.getsitepackages()[0])" > \
+		"$$($(MUTMUT)/bin/python -c "import site; print(site.getsitepackages()[0])")/hiervl.pth"; }
+	$(MUTMUT)/bin/python tools/mutants.py $(ROOM) $(MUTANTS)

@@ -6,10 +6,11 @@ It is imported only when it is called, so that one which cannot be imported brea
 """
 
 COMMANDS = {
-    "train": "hiervl.commands.train",
+    "init": "hiervl.commands.init",
     "check-data": "hiervl.commands.check_data",
     "split": "hiervl.commands.split",
     "prompts": "hiervl.commands.prompts",
+    "train": "hiervl.commands.train",
     "demo": "hiervl.commands.demo",
     "doctor": "hiervl.commands.doctor",
     "install-detectron2": "hiervl.commands.install_detectron2",

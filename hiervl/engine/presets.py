@@ -4,6 +4,7 @@ A preset fills in what the user left open: keys of the YAML and the command line
 follow from them.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -29,12 +30,12 @@ MAX_SIZES_READ = 500  # of images, evenly spread over the data
 STRIDE = 32  # crops are multiples of the coarsest map's stride
 LARGEST_CROP, SMALLEST_CROP = 512, 64
 LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
-CPU_CROP, CPU_SHORT_SIDE = 224, 256
+CPU_CROP, CPU_SHORT_SIDE = 160, 180  # as in camvid_46_cpu.yaml
 
 BATCH = 8  # labelled and unlabelled images an iteration in the paper, for which BASE_LR was chosen
-CPU_BATCH = 2
+CPU_BATCH = 4
 RATE = 1e-4
-CPU_RATE = 1e-3  # the small decoder's, as in the quickstart
+CPU_RATE = 4e-3  # the small decoder's, as in camvid_46_cpu.yaml
 PASSES = 80  # over the larger of the labelled and the unlabelled images; the paper's epochs on Pascal VOC
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500
@@ -285,11 +286,23 @@ def _facts(cfg: CfgNode, preset: str, layout: FolderLayout | None) -> Facts:
 
 
 def read_sizes(
-    *files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], tuple[int, int]] = image_size
+    labeled: Sequence[str],
+    unlabeled: Sequence[str] = (),
+    limit: int = MAX_SIZES_READ,
+    size_of: Callable[[str], tuple[int, int]] = image_size,
 ) -> np.ndarray:
-    """(n, 2) heights and widths of at most ``limit`` of the files of all sequences, evenly spread."""
-    step = max(1, math.ceil(sum(map(len, files)) / limit))
-    return np.array([size_of(file) for file in itertools.islice(itertools.chain(*files), None, None, step)])
+    """(n, 2) heights and widths of at most ``limit`` of all files, evenly spread; unlabelled ones that cannot be read
+    are left out, as the loader does.
+
+    Raises:
+        UserError: a labelled file cannot be read.
+    """
+    step = max(1, math.ceil((len(labeled) + len(unlabeled)) / limit))
+    sizes = [size_of(file) for file in itertools.islice(labeled, None, None, step)]
+    for file in itertools.islice(unlabeled, -len(labeled) % step, None, step):
+        with contextlib.suppress(UserError):
+            sizes.append(size_of(file))
+    return np.array(sizes)
 
 
 def machine_memory(device: str, preset: str) -> tuple[float | None, str]:

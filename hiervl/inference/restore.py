@@ -27,6 +27,7 @@ from hiervl.utils.errors import UserError
 # What a run directory is searched for, in this order.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
 FOREIGN_PARTS = ("hf_", "timm_model_pretrained")  # of open_clip's configs: what other libraries fetch by a name
+HUB_TOKENIZER = "hf_tokenizer_name"
 TIMM_MODEL = "timm_model_name"  # its architecture alone, without weights
 LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be fetched
 
@@ -83,7 +84,7 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
     with tempfile.TemporaryDirectory() as folder:
         if "clip_config" in checkpoint and not Path(cfg.MODEL.CLIP.NAME).is_file():
             clip_file = Path(folder) / f"{Path(cfg.MODEL.CLIP.NAME).stem}.json"
-            clip_file.write_text(clip_config_of(checkpoint, path), encoding="utf-8")
+            clip_file.write_text(clip_config_of(checkpoint, path, cfg.MODEL.CLIP.TOKENIZER), encoding="utf-8")
             cfg.MODEL.CLIP.NAME = str(clip_file)
         model = build_model(cfg).eval()
     load_weights(model, checkpoint, str(path), network or cfg.TEST.NETWORK)
@@ -106,8 +107,11 @@ def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
     return cfg
 
 
-def clip_config_of(checkpoint: dict[str, Any], path: Path) -> str:
+def clip_config_of(checkpoint: dict[str, Any], path: Path, tokenizer: str = "") -> str:
     """The open_clip model config that a checkpoint carries.
+
+    Args:
+        tokenizer: a folder that the tokenizer is read from, so that nobody asks a hub for the one in the config.
 
     Raises:
         UserError: it is damaged, or names parts of other libraries, which they would fetch from where it says.
@@ -118,7 +122,7 @@ def clip_config_of(checkpoint: dict[str, Any], path: Path) -> str:
         trunk = config["vision_cfg"].get(TIMM_MODEL, "")
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"the config of CLIP in '{path}' is damaged.") from None
-    foreign = [key for key in keys if key.startswith(FOREIGN_PARTS)]
+    foreign = [key for key in keys if key.startswith(FOREIGN_PARTS) and not (tokenizer and key == HUB_TOKENIZER)]
     if foreign:
         raise UserError(f"the CLIP in '{path}' is none of open_clip's own parts ({foreign[0]}): it is not loaded.")
     if trunk and not (isinstance(trunk, str) and LOCAL_NAME.fullmatch(trunk) and timm.is_model(trunk)):

@@ -10,6 +10,8 @@ from open_clip.tokenizer import HFTokenizer
 
 from hiervl.utils.errors import UserError
 
+HUB_OPTIONS = {"clean", "strip_sep_token", "language"}  # those of open_clip's HFTokenizer
+
 
 class TextTokens(NamedTuple):
     """From text to token ids, and what stands around them: ``prefix``, the text's ids, ``suffix``, then ``pad``."""
@@ -45,6 +47,11 @@ def _hub_tokenizer(on_hub: str, text_config: dict[str, Any], folder: str) -> HFT
     if folder and not Path(folder).is_dir():
         raise UserError(f"MODEL.CLIP.TOKENIZER: there is no folder '{folder}'.")
     options = dict(text_config.get("tokenizer_kwargs", {}))
+    unknown = sorted(set(options) - HUB_OPTIONS)
+    if unknown:  # they would reach transformers, which runs code that it is told to trust
+        raise UserError(
+            f"MODEL.CLIP.NAME: its config gives the tokenizer the option '{unknown[0]}', which is not read."
+        )
     if folder:
         options["local_files_only"] = True
     try:
