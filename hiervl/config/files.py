@@ -1,5 +1,6 @@
 """Config files as layers: a file, below it the file that its ``_BASE_`` names, and so on."""
 
+import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,9 @@ from hiervl.config.keys import leaves
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs"
+# An installed HierVL has its configs inside the package, a checkout beside it.
+_PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 2)]
+SHIPPED = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
 SHIPPED_BASE = SHIPPED / "Base-HierVL.yaml"
 BASE_KEY = "_BASE_"
 PAIR_KEYS = {"IMAGES", "MASKS"}
@@ -18,6 +21,25 @@ class Layer(NamedTuple):
 
     path: Path
     settings: dict[str, Any]
+
+
+def find_config(name: str) -> Path:
+    """The config file of that name: a path, else one that HierVL brings, with or without ``configs/`` before it.
+
+    Raises:
+        UserError: there is no such file; the sentence names the one most like it.
+    """
+    path = Path(name)
+    shipped = SHIPPED / Path(name.removeprefix("configs/"))
+    for candidate in (path, shipped):
+        if candidate.is_file():
+            return candidate
+    for folder in (path.parent, shipped.parent):
+        names = [entry.name for entry in folder.glob("*.yaml")] if folder.is_dir() else []
+        matches = difflib.get_close_matches(path.name, names, n=1)
+        if matches:
+            raise UserError(f"there is no config file '{name}'; did you mean {folder / matches[0]}?")
+    raise UserError(f"there is no config file '{name}', neither here nor among those that HierVL brings ({SHIPPED}).")
 
 
 def read_layers(path: Path) -> list[Layer]:

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
-from hiervl.config.files import read_layers, written_keys
+from hiervl.config.files import find_config, read_layers, written_keys
 from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
 from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
@@ -48,6 +48,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
 
     Args:
+        config_file: a path, or the name of a config that HierVL brings (:func:`find_config`).
         deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
             names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
 
@@ -59,10 +60,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     for path in (config_file, *deltas):
         if not path:
             continue
-        if not os.path.isfile(path):
-            raise UserError(f"there is no config file '{path}'{_similar_files(path)}")
         before = cfg.OUTPUT_DIR
-        layers = read_layers(Path(path))
+        layers = read_layers(find_config(path))
         for layer in layers:
             settings = _numbers_as_floats(without_retired(layer.settings, str(layer.path)), cfg)
             _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
@@ -71,7 +70,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if config_file:
-        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
+        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(find_config(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
     refuse_unread_keys(cfg, [*written, *_from_command_line(overrides)])
     _expand_home(cfg)
@@ -299,13 +298,6 @@ def _type_mismatch(message: str) -> str:
         return ""
     expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
     return f"{found.group(3)} takes {expected}, not {given}{FOLDERS_ELSEWHERE.get(found.group(3), '')}."
-
-
-def _similar_files(config_file: str) -> str:
-    folder = Path(config_file).parent
-    names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
-    matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
-    return f"; did you mean {folder / matches[0]}?" if matches else "."
 
 
 def _check_output_dir(path: str) -> None:

@@ -113,7 +113,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
     # ---- construction -------------------------------------------------------------------------------------------
 
     @classmethod
-    def build_model(cls, cfg) -> nn.Module:
+    def build_model(cls, cfg) -> HierVL:
         return build_model(cfg)
 
     @classmethod
@@ -206,7 +206,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
         CLIP alone)."""
         record = read_record(self.cfg.OUTPUT_DIR)
-        is_resumed = resume and self.checkpointer.resume(record and record["run"], self.cfg.dump())
+        is_resumed = resume and self.checkpointer.resume(record["run"] if record else None, self.cfg.dump())
         if is_resumed:
             self.start_iter = self.iter + 1  # a checkpoint holds the iteration that was just finished
         else:
@@ -288,7 +288,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
             calibrate_threshold(self.cfg, teacher)
-        if teacher.gate is not None:
+        if teacher.gate is not None and self.student.gate is not None:
             _take_from_main_process([teacher.gate.threshold])
             self.student.gate.threshold.copy_(teacher.gate.threshold)
         self._last_eval_results = self.test(self.cfg, self.evaluated_network, must_write=False)

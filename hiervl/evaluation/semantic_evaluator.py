@@ -172,10 +172,10 @@ def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> 
     }
 
 
-def mean_of_known(values: Sequence[float]) -> float:
+def mean_of_known(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the values that are not nan; nan if there are none."""
-    values = np.asarray(values, dtype=np.float64)
-    known = values[~np.isnan(values)]
+    numbers = np.asarray(values, dtype=np.float64)
+    known = numbers[~np.isnan(numbers)]
     return float(known.mean()) if known.size else math.nan
 
 

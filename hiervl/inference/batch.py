@@ -127,7 +127,7 @@ class BatchPredictor:
 
     def _preview(self, item: Item, raster: Raster) -> None:
         factor = min(1.0, PREVIEW_SIDE / max(raster.size))
-        size = tuple(max(1, round(length * factor)) for length in raster.size)
+        size = (max(1, round(raster.size[0] * factor)), max(1, round(raster.size[1] * factor)))
         labels = read_values(self.results.path("mask", item.name, ".tif"), size)
         prediction = Prediction(labels, np.zeros(0), None, None, self.predictor.classes)
         drawn = self.results.overlay(raster.read(reduced_to=size), prediction)
@@ -203,7 +203,7 @@ def _frame_name(item: Item, index: int) -> str:
 
 
 def _video_writer(path: str, fps: float, shape) -> cv2.VideoWriter:
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), fps, (shape[1], shape[0]))
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), fps, (shape[1], shape[0]))
     if not writer.isOpened():
         raise UserError("this build of OpenCV cannot write MP4 videos: leave overlay out of --save.")
     return writer

@@ -41,7 +41,9 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
     found: list[tuple[str, str]] = []  # path, name with suffix
     for text in inputs:
         found.extend(_files_of(text, results))
-    items, names, seen = [], set(), set()
+    items: list[Item] = []
+    names: set[str] = set()
+    seen: set[str] = set()
     for path, name in found:
         key = os.path.abspath(path)
         if key not in seen:

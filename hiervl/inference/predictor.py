@@ -175,8 +175,8 @@ class HierVLPredictor:
             return Prediction(labels, confidence, None, None, self.classes)
         objects = objects_of_map(labels, confidence, self.things, rows.instances() if rows else None)
         segments = Panoptic(*panoptic_of_map(labels, confidence, self.things, objects)) if panoptic else None
-        objects = [found for found in objects if found.score >= self.min_score] if instances else None
-        return Prediction(labels, confidence, objects, segments, self.classes)
+        certain = [found for found in objects if found.score >= self.min_score] if instances else None
+        return Prediction(labels, confidence, certain, segments, self.classes)
 
     def strips(self, read: Callable[[Window], np.ndarray], size: tuple[int, int]) -> Iterator[LabelStrip]:
         """Segment an image that is read by windows, in bounded memory.
@@ -225,8 +225,8 @@ class HierVLPredictor:
             if self.flip:
                 mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
                 class_maps = (class_maps + mirrored) / 2
-            for index, window in enumerate(windows if collector is not None else ()):
-                if window.view == 0 and window not in done:
+            for index, window in enumerate(windows):
+                if collector is not None and window.view == 0 and window not in done:
                     done.add(window)
                     masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)
                     if window.seen_size != (window.height, window.width):

@@ -106,10 +106,10 @@ class ResultFolder:
             write_png(self.path("overlay", name), Image.fromarray(self.overlay(image, prediction)))
         counts, sure = self.count(prediction.semantic, prediction.confidence)
         extra: dict[str, Any] = {}
-        if "instances" in self.kinds:
+        if "instances" in self.kinds and prediction.instances is not None:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
-        if "panoptic" in self.kinds:
+        if "panoptic" in self.kinds and prediction.panoptic is not None:
             write_png(self.path("panoptic", name), Image.fromarray(panoptic_colours(prediction.panoptic.ids)))
             extra["panoptic"] = coco_segments(prediction.panoptic)
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)

@@ -45,7 +45,7 @@ def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Modul
     return load_model(name, pretrained), tokens
 
 
-def load_model(name: str, pretrained: str) -> nn.Module:
+def load_model(name: str, pretrained: str) -> Any:
     """Build a CLIP, without its tokenizer.
 
     Args:

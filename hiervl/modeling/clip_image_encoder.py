@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -29,7 +30,7 @@ class ClipImageEncoder(ImageEncoder):
 
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Any,
         *,
         blocks: Sequence[int] = (),
         num_prompts: int = 8,
@@ -70,7 +71,7 @@ class ClipImageEncoder(ImageEncoder):
         self._freeze(trainable, frozen_stages)
 
     @classmethod
-    def takes(cls, visual: nn.Module) -> bool:
+    def takes(cls, visual: Any) -> bool:
         resblocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
         return (
             resblocks is not None
@@ -80,7 +81,7 @@ class ClipImageEncoder(ImageEncoder):
         )
 
     @classmethod
-    def from_config(cls, cfg, visual: nn.Module) -> "ClipImageEncoder":
+    def from_config(cls, cfg, visual: Any) -> "ClipImageEncoder":
         clip = cfg.MODEL.CLIP
         return cls(
             visual,
@@ -248,7 +249,7 @@ def _halving(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [convolution, ChannelNorm(channels_out), nn.GELU()]
 
 
-def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
+def _value_path(block: Any, tokens: Tensor) -> Tensor:
     """The block's attention with every patch attending to itself alone: value projection → output projection."""
     attention = block.attn
     width = attention.embed_dim

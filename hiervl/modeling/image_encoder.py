@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -30,18 +31,18 @@ class ImageEncoder(HasExportForm, Backbone, abc.ABC):
     :meth:`from_config`, :meth:`output_shape`, :meth:`forward` and :meth:`embeddings`.
     """
 
-    visual: nn.Module
+    visual: Any  # the pretrained part, a module without types
     embed_dim: int  # D, of the dense, the pooled and the text embeddings
     dense_stride: int
 
     @classmethod
     @abc.abstractmethod
-    def takes(cls, visual: nn.Module) -> bool:
+    def takes(cls, visual: Any) -> bool:
         """Whether this class reads an image tower that open_clip has built."""
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, cfg, visual: nn.Module) -> "ImageEncoder":
+    def from_config(cls, cfg, visual: Any) -> "ImageEncoder":
         """The encoder of ``MODEL.CLIP`` around a tower that it takes."""
 
     @property

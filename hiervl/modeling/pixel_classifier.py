@@ -13,6 +13,7 @@ from hiervl.losses.pixel_losses import pixel_cross_entropy
 from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
+from .image_encoder import ImageEncoder
 from .image_statistics import image_statistics
 from .layers import group_norm
 from .segmenter import ClipSegmenter, classes_of
@@ -41,7 +42,7 @@ class PixelClassifier(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         dim: int,
         class_names: Sequence[str],

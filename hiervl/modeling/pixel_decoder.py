@@ -82,9 +82,10 @@ class DeformablePixelDecoder(nn.Module):
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(input_shape[name].channels, dim, 1), group_norm(dim)) for name in self.coarse_first
         )
-        for projection in self.input_projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for part in self.input_projections.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.get_parameter("bias"))
         num_maps = len(self.coarse_first)
         self.map_embedding = nn.Parameter(torch.randn(num_maps, dim))
         self.position_embedding = SinePositionEmbedding(dim)

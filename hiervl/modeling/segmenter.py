@@ -15,6 +15,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
 from .frozen_clip import FrozenClip
+from .image_encoder import ImageEncoder
 from .semantic_queries import HierarchicalSemanticQueryGenerator
 from .text_encoder import PromptedTextEncoder
 
@@ -30,11 +31,13 @@ class ClipSegmenter(nn.Module, abc.ABC):
         class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
     """
 
+    pixel_mean: Tensor  # (3, 1, 1)
+    pixel_std: Tensor
     class_rows: tuple[str, ...] = ()
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         class_names: Sequence[str],
         pixel_mean: Sequence[float],
@@ -173,7 +176,9 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """Normalised images (B, 3, H, W) → (B, D), length 1: of the frozen CLIP where there is one."""
         if self.frozen_clip is None:
             return self.backbone(images)["pooled_embedding"]
-        return self.frozen_clip.embed(images, pooled=True).pooled
+        pooled = self.frozen_clip.embed(images, pooled=True).pooled
+        assert pooled is not None  # it was asked for
+        return pooled
 
     @torch.no_grad()
     def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import whole_file
@@ -66,7 +65,7 @@ def _check_sums(path: str) -> None:
             raise ValueError(f"its part {damaged} is damaged")
 
 
-def load_network(network: nn.Module, path: str, which: str) -> None:
+def load_network(network: Any, path: str, which: str) -> None:
     """Load the weights of the "teacher" or the "student" of a checkpoint into a network for evaluation.
 
     Raises:
@@ -75,7 +74,7 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
     load_weights(network, read_checkpoint(path), path, which)
 
 
-def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: str, which: str) -> None:
+def load_weights(network: Any, checkpoint: dict[str, Any], path: str, which: str) -> None:
     """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself

@@ -210,7 +210,9 @@ def _legend_entries(
     label_maps = [picture for _, panels in rows for _, picture in panels if picture.ndim == 2]
     labels = sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
     known = [label for label in labels if 0 <= label < len(colours)]
-    entries = [(class_names[label], tuple(int(part) for part in colours[label])) for label in known]
+    entries: list[tuple[str, Sequence[int]]] = [
+        (class_names[label], [int(part) for part in colours[label]]) for label in known
+    ]
     return entries + ([(IGNORED_NAME, IGNORED_COLOUR)] if len(known) < len(labels) else [])
 
 

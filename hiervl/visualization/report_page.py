@@ -83,7 +83,7 @@ def _facts(scores: dict[str, Any]) -> dict[str, str]:
 def _comparison(scores: dict[str, Any], other: RunData | None, dataset: str) -> dict[str, Any] | None:
     """What unlabelled images have gained over the supervised-only run."""
     theirs = None if other is None else other.scores().get(dataset)
-    if theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
+    if other is None or theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
         return None
     gain = scores["mIoU"] - theirs["mIoU"]
     return {"gain": gain, "tone": "good" if gain > 0 else "bad", "run": other.name, "miou": theirs["mIoU"]}

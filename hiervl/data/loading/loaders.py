@@ -3,7 +3,7 @@
 import itertools
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -52,7 +52,7 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
             iterating: an image or label is.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sources = {LABELED: (load_labeled(cfg), _labeled_mapper(cfg))}
+    sources: dict[str, tuple[Sequence[dict], Callable[..., Any]]] = {LABELED: (load_labeled(cfg), _labeled_mapper(cfg))}
     batch_sizes = {LABELED: _checked_batch_size(cfg, "IMS_PER_BATCH")}
     if cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
         sources[UNLABELED] = (load_unlabeled(cfg), UnlabeledMapper.from_config(cfg))

@@ -39,7 +39,7 @@ class LabeledMapper:
             ignore_value: what those pixels and padding are labelled in the sample.
             regions_as_instances: in a dataset without instances, connected regions of a class stand for them.
         """
-        self.geometry = {
+        self.geometry: dict[str, Any] = {
             "crop_size": crop_size,
             "short_side": short_side,
             "scale": tuple(scale),
@@ -120,7 +120,7 @@ class UnlabeledMapper:
             cutmix_probability: probability that a strong view is given a CutMix box.
             strong_views: 1 or 2.
         """
-        self.geometry = {
+        self.geometry: dict[str, Any] = {
             "crop_size": crop_size,
             "short_side": short_side,
             "scale": tuple(scale),
