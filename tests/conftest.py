@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 
 if not torch.cuda.is_available():  # read when Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that test files share
 
 import hiervl  # noqa: E402, F401  applies what Detectron2 needs, before any test imports it
 

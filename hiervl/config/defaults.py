@@ -4,15 +4,27 @@ Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_D
 ones below are added by :func:`add_hiervl_config`. The defaults are those of the paper's setting on a CLIP ViT-B/16.
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+_OF_PLUG_INS: list[Callable[[CN], None]] = []
+
 
 def get_hiervl_cfg() -> CN:
-    """Detectron2's defaults with HierVL's keys added."""
+    """Detectron2's defaults with HierVL's keys and those of plug-ins added."""
     cfg = get_cfg()
     add_hiervl_config(cfg)
+    for add in _OF_PLUG_INS:
+        add(cfg)
     return cfg
+
+
+def register_keys(add: Callable[[CN], None]) -> Callable[[CN], None]:
+    """Decorator of a function that adds a plug-in's keys to a config in place: from now on, to every config."""
+    _OF_PLUG_INS.append(add)
+    return add
 
 
 def add_hiervl_config(cfg: CN) -> None:
@@ -39,6 +51,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
+    # Parts that are computed again in the backward pass instead of kept, for less memory and more time: some of
+    # "encoder", "pixel_decoder", "query_decoder" and "losses" (those of the masks).
+    cfg.MODEL.RECOMPUTE = []
 
     cfg.MODEL.CLIP = CN()
     # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
@@ -47,6 +62,8 @@ def _add_model_config(cfg: CN) -> None:
     # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
     # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Folder of the tokenizer's files, for models whose tokenizer is on a hub (SigLIP); empty: it is fetched from there.
+    cfg.MODEL.CLIP.TOKENIZER = ""
     # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
     # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
     cfg.MODEL.CLIP.BLOCKS = []
@@ -61,8 +78,6 @@ def _add_model_config(cfg: CN) -> None:
     # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
-    # Compute the image tower's blocks again in the backward pass: less memory, more time.
-    cfg.MODEL.CLIP.RECOMPUTE = False
 
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.
@@ -95,6 +110,10 @@ def _add_decoder_config(cfg: CN) -> None:
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
+    # A published checkpoint of Mask2Former: training starts from its pixel and query decoder where their shapes fit.
+    # Empty: both start from random weights.
+    cfg.MODEL.DECODER_WEIGHTS = ""
+
     cfg.MODEL.PIXEL_DECODER = CN()
     # A name of the registry PIXEL_DECODER_REGISTRY.
     cfg.MODEL.PIXEL_DECODER.NAME = "build_deformable_pixel_decoder"
@@ -108,10 +127,6 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_DECODER.POINTS = 4
     # Width of the feed-forward part.
     cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
-    # Dropout of the pixel decoder.
-    cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
-    # Compute layers, exchange with the text and mask features again in the backward pass: less memory, more time.
-    cfg.MODEL.PIXEL_DECODER.RECOMPUTE = False
 
     cfg.MODEL.CMSAM = CN()
     # Text queries attend to the pixels after every deformable layer (eq. 1).
@@ -120,16 +135,14 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.CMSAM.PIXELS_READ_TEXT = True
 
     cfg.MODEL.QUERY_DECODER = CN()
+    # A name of the registry QUERY_DECODER_REGISTRY.
+    cfg.MODEL.QUERY_DECODER.NAME = "build_dual_query_decoder"
     # Masked-attention layers.
     cfg.MODEL.QUERY_DECODER.LAYERS = 9
     # Attention heads.
     cfg.MODEL.QUERY_DECODER.HEADS = 8
     # Width of the feed-forward part.
     cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
-    # Dropout of the query decoder.
-    cfg.MODEL.QUERY_DECODER.DROPOUT = 0.0
-    # Compute the layers again in the backward pass: less memory, more time.
-    cfg.MODEL.QUERY_DECODER.RECOMPUTE = False
     # Text queries take part in the decoder.
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
@@ -164,8 +177,6 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.OVERSAMPLE_RATIO = 3.0
     # Share of the points kept for their uncertainty; the rest is uniform.
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
-    # Compute mask and dice losses again in the backward pass: less memory, more time.
-    cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
     # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
@@ -282,7 +293,7 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.LABELED = CN()
     # Folder of the images that have masks, subfolders included.
     cfg.DATASET.LABELED.IMAGES = ""
-    # Folder of their masks (same stems), or a COCO JSON file of instances.
+    # Folder of their masks (same stems), or a file or folder of annotations of another format (see FORMAT).
     cfg.DATASET.LABELED.MASKS = ""
     # List file of the images whose masks training may see, as `python -m hiervl split` writes; empty: all.
     cfg.DATASET.LABELED.LIST = ""
@@ -292,10 +303,17 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.VAL = None
     # Test images, in the same three forms; None: none. `--eval-only DATASETS.TEST "('NAME_test',)"` evaluates on them.
     cfg.DATASET.TEST = None
+    # Format of the annotations: "auto" (by their content), "masks", "per_class" (a mask of two values for every class),
+    # "coco", "cvat", "label_studio", "via", "labelme", "yolo" or "supervisely".
+    cfg.DATASET.FORMAT = "auto"
     # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
-    # What a mask's file name has after the stem of its image, such as "_mask".
+    # What a mask's name has after the part that it shares with its image's, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
+    # The same of the images' names, such as "_sat" or "image_{}".
+    cfg.DATASET.IMAGE_SUFFIX = ""
+    # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
+    cfg.DATASET.MASK_VARIABLE = ""
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.
@@ -329,8 +347,6 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
     cfg.SOLVER.PRESET = ""
-    # Keys that the preset leaves alone; those set in your YAML or on the command line join them.
-    cfg.SOLVER.PRESET_KEEPS = []
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0

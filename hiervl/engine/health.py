@@ -9,13 +9,13 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from hiervl.evaluation import confusion_matrix, write_results
-from hiervl.semi_supervised.calibration import has_gate
 from hiervl.semi_supervised.knowledge import describe_classes, labelled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.tolerance import going_on_without
 
 from .health_report import HealthReport, find_problems, presence_auc
+from .loop import OptimisationLoop
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,18 @@ class HealthCheck(HookBase):
                 names, least,
             )  # fmt: skip
 
+    def before_step(self) -> None:
+        self._loop.measures_gradients = self._is_due
+
+    @property
+    def _is_due(self) -> bool:
+        next_iter = self.trainer.iter + 1
+        return self.period > 0 and (next_iter == self.trainer.max_iter or next_iter % self.period == 0)
+
+    @property
+    def _loop(self) -> OptimisationLoop:
+        return self.trainer._trainer
+
     def after_step(self) -> None:
         """Of several micro-batches the last one is counted."""
         if self.period <= 0:
@@ -67,14 +79,13 @@ class HealthCheck(HookBase):
             counts = kept.new_zeros(num_classes + 1).scatter_add_(0, kept, torch.ones_like(kept))
             self._kept += counts[:num_classes]
             self._seen += (pseudo.labels != self.step.ignore_value).sum()
-        next_iter = self.trainer.iter + 1
-        if next_iter != self.trainer.max_iter and next_iter % self.period:
+        if not self._is_due:
             return
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(self._kept)
             torch.distributed.all_reduce(self._seen)
         if comm.is_main_process():
-            self._report(next_iter)
+            self._report(self.trainer.iter + 1)
         self._kept.zero_()
         self._seen.zero_()
         comm.synchronize()  # the report takes time in one process only
@@ -82,6 +93,7 @@ class HealthCheck(HookBase):
     def _report(self, iteration: int) -> None:
         report = examine(self.cfg, self.step)
         report.kept_pixels, report.seen_pixels = self._kept.cpu().numpy(), int(self._seen)
+        report.gradient_ratio = self._loop.gradient_ratio
         report.zero_shot_iou = self.zero_shot_iou
         report.unguided = sorted(self.step.guidance.mute) if self.step.guidance is not None else ()
         report.problems = find_problems(report)
@@ -118,12 +130,11 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
             counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
             labelled += counts
             presence.append(counts > 0)
-        if has_gate(network):
-            generator = network.query_generator
+        if network.gate is not None:
             similarity = network.relevance_similarity(network.normalise(list(images)), network.encode_text())
-            gate = generator.gate_logits(similarity).sigmoid()
+            gate = network.gate.gate_logits(similarity).sigmoid()
             relevance.append(gate.cpu().numpy())
-            active.extend(generator.active_classes(gate).sum(1).tolist())
+            active.extend(network.gate.active_classes(gate).sum(1).tolist())
     network.train(was_training)
     predicted = kept.sum(0)
     report = HealthReport(
@@ -133,6 +144,8 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         labelled_pixels=labelled,
         agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
         confidence=step.threshold.threshold,
+        burn_in=cfg.SEMI.BURN_IN,
+        has_class_thresholds=cfg.SEMI.THRESHOLD != "fixed",
     )
     if relevance:
         judged, shown = np.concatenate(relevance), np.stack(presence)

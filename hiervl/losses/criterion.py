@@ -85,7 +85,7 @@ class SupervisedCriterion(nn.Module):
             importance_share=loss.IMPORTANCE_SAMPLE_RATIO,
             pixel_balance=loss.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            recompute=loss.RECOMPUTE,
+            recompute="losses" in cfg.MODEL.RECOMPUTE,
         )
 
     def scale(self, num_predictions: int) -> float:

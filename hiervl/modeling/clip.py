@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import open_clip
 from torch import nn
 
 from hiervl.utils.errors import UserError
+
+from .tokens import TextTokens, load_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +29,29 @@ CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 FROM_CHECKPOINT = "checkpoint"
 
 
-def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], list[int]], int, int]:
+def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Module, TextTokens]:
     """Build a CLIP and its tokenizer.
+
+    Args:
+        name, pretrained: see :func:`load_model`.
+        tokenizer: the folder of a tokenizer that is on a hub otherwise; "": where open_clip takes it from.
+
+    Raises:
+        UserError: the model, its weights or its tokenizer are unknown, cannot be found or do not fit together.
+    """
+    config = model_config(name)
+    check_text_side(name, config)
+    tokens = load_tokens(config, config_file(name), tokenizer)
+    return load_model(name, pretrained), tokens
+
+
+def load_model(name: str, pretrained: str) -> nn.Module:
+    """Build a CLIP, without its tokenizer.
 
     Args:
         name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
         pretrained: an open_clip tag, a file of weights, a key of ``SHIPPED``, "checkpoint" where a checkpoint is loaded
             afterwards, or "" for random weights.
-
-    Returns:
-        the model, a function from text to token ids (without the start and end tokens), and the ids of those two.
 
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
@@ -54,9 +69,23 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
         logger.warning(
             "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its language carries no knowledge."
         )
-    model = _create(name, pretrained)
-    tokenizer = _tokenizer(name, config_path)
-    return model, tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
+    return _create(name, pretrained)
+
+
+def check_text_side(name: str, config: dict[str, Any]) -> None:
+    """Raises UserError: no learnable prompts can be put before this model's text encoder. Nothing is fetched."""
+    text = config["text_cfg"]
+    reason = None
+    if "hf_model_name" in text:
+        reason = f"its text encoder is a model of transformers ({text['hf_model_name']})"
+    elif "multimodal_cfg" in config or text.get("embed_cls"):
+        reason = "its text encoder (CoCa) reads the phrase from a token behind the padding"
+    elif text.get("use_pad_mask"):
+        reason = "its text encoder masks the padding"
+    if reason:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}': {reason}, which HierVL does not support; docs/encoders.md lists what it does."
+        )
 
 
 def read_clip_config(name: str) -> str | None:
@@ -142,17 +171,3 @@ def _without(*remarks: str) -> Iterator[None]:
     finally:
         for source in sources:
             source.removeFilter(is_other)
-
-
-def _tokenizer(name: str, config_path) -> Any:
-    if config_path is None:
-        tokenizer = open_clip.get_tokenizer(name)
-    else:
-        text_config = json.loads(config_path.read_text())["text_cfg"]
-        options = dict(text_config.get("tokenizer_kwargs", {}))
-        if "bpe_path" in options:  # relative to the config file
-            options["bpe_path"] = str(config_path.parent / options["bpe_path"])
-        tokenizer = open_clip.SimpleTokenizer(context_length=text_config.get("context_length", 77), **options)
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UserError(f"MODEL.CLIP.NAME '{name}' does not use CLIP's own tokenizer; choose a ViT of the CLIP layout.")
-    return tokenizer

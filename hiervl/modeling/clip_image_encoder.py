@@ -61,16 +61,7 @@ class ClipImageEncoder(ImageEncoder):
         width = visual.conv1.out_channels
         self.embed_dim = visual.proj.shape[1]
         self.visual_prompts = nn.Parameter(torch.randn(num_prompts, width) * 0.02) if num_prompts else None
-        self.to_res2 = nn.Sequential(
-            ChannelNorm(width),
-            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-            ChannelNorm(width // 2),
-            nn.GELU(),
-            nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
-        )
-        self.to_res3 = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
-        self.to_res4 = ChannelNorm(width)
-        self.to_res5 = nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
+        self.to_res2, self.to_res3, self.to_res4, self.to_res5 = map_layers(width)
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
         channels = list(self._channels.values())[:detail_maps]
         self.detail_stem = DetailStem(self.patch_size, channels) if channels else None
@@ -98,7 +89,7 @@ class ClipImageEncoder(ImageEncoder):
             trainable=clip.TRAINABLE,
             frozen_stages=clip.FROZEN_STAGES,
             detail_maps=clip.DETAIL_MAPS,
-            recompute=clip.RECOMPUTE,
+            recompute="encoder" in cfg.MODEL.RECOMPUTE,
         )
 
     def _freeze(self, trainable: str, frozen_stages: int) -> None:
@@ -198,6 +189,19 @@ class ClipImageEncoder(ImageEncoder):
     @staticmethod
     def _to_map(tokens: Tensor, grid) -> Tensor:
         return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
+
+
+def map_layers(width: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """From the patches of a block (B, width, h, w) to maps of a quarter, half, one and two patches: ``res2 … res5``."""
+    finest = nn.Sequential(
+        ChannelNorm(width),
+        nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+        ChannelNorm(width // 2),
+        nn.GELU(),
+        nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
+    )
+    fine = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+    return finest, fine, ChannelNorm(width), nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
 
 
 class DetailStem(nn.Module):

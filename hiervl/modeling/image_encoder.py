@@ -93,6 +93,14 @@ def check_trainable(trainable: str) -> None:
         raise UserError(f"MODEL.CLIP.TRAINABLE is one of {', '.join(TRAINABLE_PARTS)}, not '{trainable}'.")
 
 
+def embed_dim_of(visual: nn.Module) -> int:
+    """Width of the embedding of open_clip's ``TimmModel``: what its head, or else the trunk's own head, gives."""
+    linear = [part for part in visual.head.modules() if isinstance(part, nn.Linear)]
+    if linear:
+        return linear[-1].out_features
+    return visual.trunk.num_classes or visual.trunk.num_features
+
+
 def keep_norm_statistics(module: nn.Module) -> None:
     """Put batch norms into evaluation mode: a batch of a few crops would spoil statistics of millions of images."""
     for part in module.modules():

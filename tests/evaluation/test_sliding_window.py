@@ -155,6 +155,9 @@ def test_strips_columns_and_pieces_change_nothing(monkeypatch, out_size, budget)
     (output,) = SlidingWindowSegmenter(model, 8)([{"image": image, "height": out_size[0], "width": out_size[1]}])
     np.testing.assert_array_equal(output["labels"], expected.argmax(0))
     np.testing.assert_allclose(output["confidence"], expected.max(0).values, rtol=1e-5)
+    inputs = [{"image": image, "height": out_size[0], "width": out_size[1]}]
+    (output,) = SlidingWindowSegmenter(model, 8, class_maps=True)(inputs)
+    torch.testing.assert_close(output["sem_seg"], expected, rtol=1e-5, atol=1e-6)
     for max_width in (5, 16, None):
         resized = mean_map(model, image, 8, max_width=max_width, out_size=out_size)
         torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)

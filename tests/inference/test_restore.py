@@ -6,10 +6,10 @@ import os
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data.classes.definitions import ClassDefinition, distinct_color, read_classes
-from hiervl.data.classes.records import definitions_of, from_records, to_records, write_classes
+from hiervl.data.classes.records import from_records, to_records, write_classes
+from hiervl.data.registered.catalogs import definitions_of, register_in_catalogs, remove_from_catalogs
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint, restore_network
 from hiervl.modeling.clip import load_clip
@@ -72,17 +72,13 @@ def test_a_network_without_text_rows_is_restored(save_run):
 def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
     name = "restore_test_dataset"
     names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
-    DatasetCatalog.register(name, list)
-    MetadataCatalog.get(name).set(
-        stuff_classes=names,
-        stuff_colors=[[index, 2, 3] for index in range(6)],
-        class_phrases=[["wall", "floor"], *[[n] for n in names[1:]]],
-    )
+    phrases = [("wall", "floor"), *[(name,) for name in names[1:]]]
+    classes = [ClassDefinition(names[index], phrases[index], (index, 2, 3)) for index in range(6)]
+    register_in_catalogs(name, list, classes)
     try:
         network, folder = save_run("DATASETS.TRAIN", (name,), "MODEL.CLASS_NAMES", [])
     finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        remove_from_catalogs(name)
     restored = restore_network(str(folder), device="cpu")
     assert restored.classes[0] == ClassDefinition("background", ("wall", "floor"), (0, 2, 3), True)
     assert restored.classes[5].color == (5, 2, 3)

@@ -149,6 +149,37 @@ def test_pixels_are_balanced_on_request():
         assert loss.item() == pytest.approx(expected, abs=1e-4)
 
 
+def test_scale_by_hand():
+    """The pixel loss, and 0.15 of class, mask and dice of every prediction."""
+    assert SupervisedCriterion(weights=ALL).scale(10) == pytest.approx(1 + 0.15 * 10 * (2 + 5 + 5))
+    assert SupervisedCriterion(weights={**ALL, "mask": 0.0}).scale(3) == pytest.approx(1 + 0.15 * 3 * (2 + 5))
+
+
+def test_pseudo_losses_by_hand():
+    """Class 0 is kept in image 0; class 1 is seen there but not kept, and absent in image 1, which shows class 0.
+
+    Image 0 weighs 1 and image 1 weighs 3. Instance queries take no part.
+    """
+    predicted = predictions(batch=2)
+    sem_seg = torch.zeros(4, 4, dtype=torch.long)
+    targets = [image_targets(each, None, (4, 4), 255) for each in (sem_seg, sem_seg)]
+    absent = torch.tensor([[False, False], [False, True]])
+    criterion = SupervisedCriterion(weights=ALL, num_points=16)
+    losses = criterion.pseudo_losses(predicted, targets, absent, torch.tensor([1.0, 3.0]))
+    assert set(losses) == {f"loss_pseudo_{name}{layer}" for name in ("class", "mask", "dice") for layer in ("", "_0")}
+    for suffix, logits, masks in zip(("_0", ""), predicted.pred_logits, predicted.pred_masks):
+        log = logits.log_softmax(-1)
+        # Three queries are settled: class 0 in both images, and "no object" (weight 0.1) for class 1 in image 1.
+        of_class = -(log[0, 0, 0] + 3 * (log[1, 0, 0] + 0.1 * log[1, 1, 2])) / 2.1
+        torch.testing.assert_close(losses[f"loss_pseudo_class{suffix}"], 2.0 * of_class)
+        mask = masks[:, 0, 0, 0]
+        bce = (F.softplus(-mask[0]) + 3 * F.softplus(-mask[1])) / 2
+        torch.testing.assert_close(losses[f"loss_pseudo_mask{suffix}"], 5.0 * bce)
+    sum(losses.values()).backward()
+    assert not predicted.pred_logits[0].grad[:, 2].any() and not predicted.pred_logits[0].grad[0, 1].any()
+    assert not predicted.pred_masks[0].grad[:, 1:].any()
+
+
 def test_every_loss_has_the_weight_of_its_name(make_cfg):
     """Those of the config, each by a number of its own."""
     names = ("class", "mask", "dice", "pixel", "align", "relevance")

@@ -41,7 +41,7 @@ def test_layer_equals_mask2former():
         backbone_config={"model_type": "swin"},
     )
     theirs = mask2former.Mask2FormerPixelDecoderEncoderLayer(config)
-    ours = DeformableLayer(32, num_maps=3, num_heads=4, num_points=4, feedforward=48, dropout=0.0)
+    ours = DeformableLayer(32, num_maps=3, num_heads=4, num_points=4, feedforward=48)
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     renamed = {"norm1": "self_attn_layer_norm", "linear1": "fc1", "linear2": "fc2", "norm2": "final_layer_norm"}
@@ -115,7 +115,7 @@ def test_recomputed_layers_give_the_same_from_fewer_kept_tensors():
     for recompute in (False, True):
         torch.manual_seed(0)
         decoder = DeformablePixelDecoder(
-            INPUT_SHAPE, dim=32, layers=3, num_heads=4, feedforward=32, dropout=0.1, recompute=recompute
+            INPUT_SHAPE, dim=32, layers=3, num_heads=4, feedforward=32, recompute=recompute
         )
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023

@@ -69,6 +69,40 @@ def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, mon
     assert not torch.allclose(teacher.network.encode_text().text_embeddings, before)
 
 
+def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_network):
+    student = make_network(trained=False).train()
+    teacher = StudentAsTeacher(student)
+
+    @torch.no_grad()
+    def labels():
+        teacher.network.eval()
+        embeddings = teacher.network.encode_text().text_embeddings
+        teacher.network.train()
+        return embeddings
+
+    before = labels()
+    with torch.no_grad():
+        student.text_encoder.prompts.add_(torch.randn_like(student.text_encoder.prompts))
+    assert not torch.allclose(labels(), before)
+
+
+def test_what_is_loaded_is_seen_by_student_and_teacher(make_network):
+    """As a trainer loads a checkpoint: the student's weights, then the teacher's; the text tower is one for both."""
+    torch.manual_seed(1)
+    student = make_network(trained=False).eval()
+    teacher = EmaTeacher(student)
+    other = {name: weight + 0.1 * torch.randn_like(weight.float()) for name, weight in student.state_dict().items()}
+    with torch.no_grad():
+        before = [network.encode_text() for network in (student, teacher.network)]
+        student.load_state_dict(other)
+        loaded = student.encode_text()
+        assert not torch.allclose(loaded.text_embeddings, before[0].text_embeddings)
+        assert torch.equal(teacher.network.encode_text().prototypes, loaded.prototypes)
+        teacher.load_state_dict({f"network.{name}": weight for name, weight in other.items()})
+        assert torch.equal(teacher.network.encode_text().text_embeddings, loaded.text_embeddings)
+        assert not torch.allclose(loaded.prototypes, before[1].prototypes)
+
+
 def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
     student = make_network(trained=False)
     teacher = EmaTeacher(student)
@@ -114,6 +148,17 @@ def test_class_threshold_by_hand():
     # A second batch weighs 1/2, the first one 1/4: class 0 has (0.6 + 0.9 / 2) / 1.5 = 0.7.
     threshold(torch.tensor([[[0.6]]]), torch.tensor([[[0]]]), valid[..., :1])
     torch.testing.assert_close(threshold.mean_confidence, torch.tensor([0.7, 0.5, 0.0]))
+
+
+def test_adaptive_threshold_by_hand():
+    """Three pixels of class 0 with 0.8 on average, one of class 1 with 0.4: 0.7 on average over all. The thresholds are
+    0.7 for class 0 and 0.7 · 0.4/0.8 = 0.35 for class 1, whatever SEMI.CONFIDENCE is."""
+    threshold = ConfidenceThreshold(2, 0.99, "adaptive")
+    labels, valid = torch.tensor([[[0, 0, 0, 1]]]), torch.ones(1, 1, 4, dtype=torch.bool)
+    keep = threshold(torch.tensor([[[0.9, 0.81, 0.69, 0.4]]]), labels, valid)
+    assert keep.flatten().tolist() == [True, True, False, True]
+    kept = threshold.keeps(torch.tensor([[[0.71, 0.69, 0.36, 0.34]]]), torch.tensor([[[0, 0, 1, 1]]]), valid)
+    assert kept.flatten().tolist() == [True, False, True, False]
 
 
 def test_fixed_threshold_learns_nothing():
@@ -413,3 +458,34 @@ def test_student_as_teacher_is_registered_once(make_step):
     assert not list(step.teacher.parameters()) and not step.teacher.state_dict()
     with pytest.raises(UserError, match="SEMI.TEACHER"):
         make_step("SEMI.TEACHER", "emma", trained=False)
+
+
+def test_set_losses_are_those_of_labelled_images_with_the_teachers_labels(make_step, monkeypatch):
+    """Weights of the views, times how many there are; the pixel loss has its own weight."""
+    step = make_step("SEMI.LOSS", "set", "SEMI.STRONG_WEIGHT", 0.3, "SEMI.PERTURBATION_WEIGHT", 0.5)
+    step.threshold.threshold = 0.0
+    seen, original = [], step.student.criterion.pseudo_losses
+
+    def watched(predictions, targets, absent, image_weight):
+        seen.append((predictions, targets, absent, image_weight))
+        return original(predictions, targets, absent, image_weight)
+
+    monkeypatch.setattr(step.student.criterion, "pseudo_losses", watched)
+    losses = run_step(step)
+    ((predictions, targets, absent, image_weight),) = seen
+    assert len(predictions.pred_masks) == 4 and len(targets) == 6  # every layer; two strong views and the weak one
+    torch.testing.assert_close(image_weight, 3 * torch.tensor([0.3, 0.3, 0.3, 0.3, 0.5, 0.5]))
+    weak = torch.stack([item["image_weak"] for item in make_batch()["unlabeled"]])
+    labels = step.teacher.network.eval().semantic_maps(weak).argmax(1)
+    for target, of_image, item, gone in zip(targets[4:], labels, make_batch()["unlabeled"], absent[4:]):
+        assert torch.equal(target.sem_seg[:SIZE, :SIZE][item["valid"]], of_image[item["valid"]])
+        assert gone.logical_not().nonzero().flatten().tolist() == of_image[item["valid"]].unique().tolist()
+    pixel = step.student.criterion.weights["pixel"]
+    assert {"loss_pseudo_class", "loss_pseudo_mask_0", "loss_strong1", "loss_feature_perturbation"} <= set(losses)
+    expected = 0.5 * 0.3 * pixel * loss_by_hand(step, "1", 0.0)
+    torch.testing.assert_close(losses["loss_strong1"], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_set_losses_need_queries(make_step):
+    with pytest.raises(UserError, match="SEMI.LOSS is 'set', but this network"):
+        make_step("SEMI.LOSS", "set", "MODEL.META_ARCHITECTURE", "PixelClassifier", trained=False)

@@ -17,12 +17,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data import shapesworld
 from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, read_classes
+from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs
 from hiervl.data.registered.splits import label_split
 from hiervl.utils.errors import UserError
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-IGNORE_LABEL = 255
 UNLABELED_SUFFIX = "_unlabeled"
 MAX_SUGGESTIONS = 5
 
@@ -37,8 +37,8 @@ class FolderDataset:
         label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
         remedy: what makes the folder, as the end of the sentence "… does not exist: ".
         split_seed: of the labelled subsets.
-        inner_val: so many images of ``train`` are held out as ``inner_val``, a second validation set of the same kind as
-            the training images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
+        inner_val: so many images of ``train`` are held out as ``inner_val``, a second validation set like the training
+            images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
         generate: writes a split, given the dataset's folder and the split's name, where it is made and not fetched.
     """
 
@@ -101,16 +101,8 @@ def register_loaders(
     _REGISTERED.append(dataset_name)
     for part, load in loaders.items():
         name = f"{dataset_name}_{part}"
-        if name in DatasetCatalog.list():
-            continue
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(
-            stuff_classes=[definition.name for definition in classes],
-            stuff_colors=[list(definition.color) for definition in classes],
-            class_phrases=[list(definition.phrases) for definition in classes],
-            ignore_label=IGNORE_LABEL,
-            evaluator_type="sem_seg",
-        )
+        if name not in DatasetCatalog.list():
+            register_in_catalogs(name, load, classes)
 
 
 # ---------------------------------------------------------------------------- by name

@@ -24,7 +24,7 @@ def test_registering_twice_and_names():
 def test_metadata():
     metadata = MetadataCatalog.get("camvid_train_46_unlabeled")
     assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == 11
-    assert metadata.class_phrases[0] == ["sky"]
+    assert metadata.class_definitions[0].phrases == ("sky",)
     assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
     assert class_names_of("shapesworld_val")[0] == "background"
 
