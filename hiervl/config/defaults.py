@@ -4,15 +4,27 @@ Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_D
 ones below are added by :func:`add_hiervl_config`. The defaults are those of the paper's setting on a CLIP ViT-B/16.
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+_OF_PLUG_INS: list[Callable[[CN], None]] = []
+
 
 def get_hiervl_cfg() -> CN:
-    """Detectron2's defaults with HierVL's keys added."""
+    """Detectron2's defaults with HierVL's keys and those of plug-ins added."""
     cfg = get_cfg()
     add_hiervl_config(cfg)
+    for add in _OF_PLUG_INS:
+        add(cfg)
     return cfg
+
+
+def register_keys(add: Callable[[CN], None]) -> Callable[[CN], None]:
+    """Decorator of a function that adds a plug-in's keys to a config in place: from now on, to every config."""
+    _OF_PLUG_INS.append(add)
+    return add
 
 
 def add_hiervl_config(cfg: CN) -> None:
@@ -98,6 +110,10 @@ def _add_decoder_config(cfg: CN) -> None:
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
+    # A published checkpoint of Mask2Former: training starts from its pixel and query decoder where their shapes fit.
+    # Empty: both start from random weights.
+    cfg.MODEL.DECODER_WEIGHTS = ""
+
     cfg.MODEL.PIXEL_DECODER = CN()
     # A name of the registry PIXEL_DECODER_REGISTRY.
     cfg.MODEL.PIXEL_DECODER.NAME = "build_deformable_pixel_decoder"
@@ -119,6 +135,8 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.CMSAM.PIXELS_READ_TEXT = True
 
     cfg.MODEL.QUERY_DECODER = CN()
+    # A name of the registry QUERY_DECODER_REGISTRY.
+    cfg.MODEL.QUERY_DECODER.NAME = "build_dual_query_decoder"
     # Masked-attention layers.
     cfg.MODEL.QUERY_DECODER.LAYERS = 9
     # Attention heads.
@@ -275,7 +293,7 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.LABELED = CN()
     # Folder of the images that have masks, subfolders included.
     cfg.DATASET.LABELED.IMAGES = ""
-    # Folder of their masks (same stems), or a COCO JSON file of instances.
+    # Folder of their masks (same stems), or a file or folder of annotations of another format (see FORMAT).
     cfg.DATASET.LABELED.MASKS = ""
     # List file of the images whose masks training may see, as `python -m hiervl split` writes; empty: all.
     cfg.DATASET.LABELED.LIST = ""
@@ -285,10 +303,17 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.VAL = None
     # Test images, in the same three forms; None: none. `--eval-only DATASETS.TEST "('NAME_test',)"` evaluates on them.
     cfg.DATASET.TEST = None
+    # Format of the annotations: "auto" (by their content), "masks", "per_class" (a mask of two values for every class),
+    # "coco", "cvat", "label_studio", "via", "labelme", "yolo" or "supervisely".
+    cfg.DATASET.FORMAT = "auto"
     # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
-    # What a mask's file name has after the stem of its image, such as "_mask".
+    # What a mask's name has after the part that it shares with its image's, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
+    # The same of the images' names, such as "_sat" or "image_{}".
+    cfg.DATASET.IMAGE_SUFFIX = ""
+    # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
+    cfg.DATASET.MASK_VARIABLE = ""
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.

@@ -22,8 +22,9 @@ from hiervl.config.files import read_layers, written_keys
 from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
 from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
+from hiervl.config.unread import refuse_unread_keys
 from hiervl.data.checking.registered_layout import RegisteredLayout
-from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.folders.dataset import register_from_config, settle_parts
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
@@ -51,9 +52,10 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
             names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
 
     Raises:
-        UserError: a file is missing or no YAML, a key is unknown, a value has the wrong type.
+        UserError: a file is missing or no YAML, a key is unknown or read by nothing, a value has the wrong type.
     """
     cfg = get_hiervl_cfg()
+    written: list[tuple[str, str]] = []
     for path in (config_file, *deltas):
         if not path:
             continue
@@ -64,12 +66,14 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         for layer in layers:
             settings = _numbers_as_floats(without_retired(layer.settings, str(layer.path)), cfg)
             _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
+            written += [(str(layer.path), key) for key in written_keys([layer])]
         note_keys_of_user(cfg, written_keys(layers))
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if config_file:
         cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
+    refuse_unread_keys(cfg, [*written, *_from_command_line(overrides)])
     _expand_home(cfg)
     return cfg
 
@@ -94,6 +98,7 @@ def _as_float(value: Any, default: Any) -> Any:
 def _expand_home(cfg: CfgNode) -> None:
     """``~`` in paths, which no shell replaces within a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    cfg.MODEL.DECODER_WEIGHTS = os.path.expanduser(cfg.MODEL.DECODER_WEIGHTS)
     clip = cfg.MODEL.CLIP
     clip.NAME, clip.PRETRAINED, clip.TOKENIZER = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED, clip.TOKENIZER))
 
@@ -107,7 +112,12 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
     cfg, settings = get_hiervl_cfg(), without_retired(load_yaml(text, source), source, saved=True)
     _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
     _merge_overrides(cfg, overrides)
+    refuse_unread_keys(cfg, _from_command_line(overrides))
     return prepare_config(cfg, training=False)
+
+
+def _from_command_line(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    return [("the command line", key) for key in overrides[::2]]
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -129,7 +139,12 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     settle_device(cfg)
     layout = register_own_dataset(cfg, training)
     if training:
+        if layout is not None:
+            for sentence in settle_parts(cfg, layout):
+                _say(f"warning: {sentence}.")
         _check_dataset_names(cfg)
+        if not (cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH):
+            _say(f"This training is supervised only: {_why_supervised(cfg, layout)}.")
     apply_preset(cfg, layout)
     check_config(cfg)
     check_clip(cfg.MODEL.CLIP.NAME)
@@ -140,6 +155,17 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     _check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     return cfg
+
+
+def _say(sentence: str) -> None:
+    if comm.is_main_process():
+        print(sentence, flush=True)
+
+
+def _why_supervised(cfg: CfgNode, layout: FolderLayout | None) -> str:
+    if layout is not None and not cfg.DATASETS.UNLABELED:
+        return "no image is left beside those of train, val and test (DATASET.UNLABELED names folders of more)"
+    return "SOLVER.UNLABELED_PER_BATCH is 0" if cfg.SEMI.ENABLED else "SEMI.ENABLED is off"
 
 
 def _check_dataset_names(cfg: CfgNode) -> None:

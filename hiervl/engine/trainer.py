@@ -11,7 +11,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -27,7 +27,9 @@ from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
+from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
+from hiervl.modeling.mask2former_weights import load_decoder_weights
 from hiervl.modeling.text_encoder import weights_changed
 from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate
 from hiervl.semi_supervised.knowledge import silence_prior
@@ -62,6 +64,9 @@ from .solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
 
+# Detectron2's names for evaluations that ask for the class of every pixel, alone or among others.
+PIXEL_CLASSES = ("sem_seg", "cityscapes_sem_seg", "coco_panoptic_seg")
+
 
 class SemiSupervisedTrainer(DefaultTrainer):
     """Trains a student on labelled and unlabelled images, its teacher following; evaluates, saves, resumes.
@@ -74,6 +79,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        for name in cfg.DATASETS.TEST:
+            self.build_evaluator(cfg, name)  # so that an error is met before the training, not after it
         self.student = self.build_model(cfg)
         self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
         self.step.train()
@@ -88,6 +95,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.checkpointer = SegmentationCheckpointer(
             self.student,
             cfg.OUTPUT_DIR,
+            evaluated=self.evaluated_network,
             extra=self.checkpoint_extra(cfg, self.student.class_names),
             teacher=self.step.teacher,
             threshold=self.step.threshold,
@@ -126,6 +134,17 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
+        """The evaluator of a dataset's classes of pixels; a subclass may return any of Detectron2's or its own.
+
+        Raises:
+            UserError: the dataset's ``evaluator_type`` is of another task.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type") or PIXEL_CLASSES[0]
+        if kind not in PIXEL_CLASSES:
+            raise UserError(
+                f"DATASETS.TEST: '{dataset_name}' is evaluated as '{kind}' (evaluator_type in its metadata), which "
+                f"HierVL is not: give it one of {', '.join(PIXEL_CLASSES)}, or override the trainer's build_evaluator."
+            )
         return SemanticEvaluator(
             cfg.MODEL.CLASS_NAMES or class_names_of(dataset_name), ignore_label=ignore_label_of(dataset_name)
         )
@@ -160,7 +179,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             ShortHistory(),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate, checkpoints),
             BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
             checkpoints,
             *self._watching_hooks(),
@@ -199,6 +218,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
                     "own weights."
                 )
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if self.cfg.MODEL.DECODER_WEIGHTS:
+                self._load_decoder_weights()
             if not self.cfg.MODEL.WEIGHTS:
                 fit_gate(self.cfg, self.student)
                 silence_prior(self.cfg, self.student)
@@ -210,11 +231,23 @@ class SemiSupervisedTrainer(DefaultTrainer):
             drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
         self.checkpointer.extra["run"] = start_record(self.cfg, is_resumed, self.start_iter, run)
 
+    def _load_decoder_weights(self) -> None:
+        """Start the decoders from ``MODEL.DECODER_WEIGHTS``."""
+        model = self.cfg.MODEL
+        if model.WEIGHTS:
+            raise UserError("MODEL.WEIGHTS holds decoders already: leave it or MODEL.DECODER_WEIGHTS out.")
+        if not isinstance(self.student, HierVL):
+            raise UserError(f"MODEL.DECODER_WEIGHTS: {model.META_ARCHITECTURE} has no decoders of Mask2Former's kind.")
+        load_decoder_weights(self.student, model.DECODER_WEIGHTS)
+
     def train(self) -> dict:
         """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation.
 
         SIGTERM or SIGINT end it after the running iteration, once that is saved.
         """
+        for name in self.cfg.DATASETS.TEST:  # what an evaluation would find is said before the first iteration
+            _check_test_classes(self.cfg, name, self.student.class_names)
+            _check_test_labels(name)
         self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
         try:
             with self.stop_request:
@@ -246,6 +279,11 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     # ---- evaluation ---------------------------------------------------------------------------------------------
 
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """The one that ``TEST.NETWORK`` names."""
+        return self.student if self.cfg.TEST.NETWORK == "student" else self.step.teacher.network
+
     def _evaluate(self) -> dict:
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
@@ -253,13 +291,16 @@ class SemiSupervisedTrainer(DefaultTrainer):
         if teacher.gate is not None:
             _take_from_main_process([teacher.gate.threshold])
             self.student.gate.threshold.copy_(teacher.gate.threshold)
-        network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
-        self._last_eval_results = self.test(self.cfg, network, must_write=False)
+        self._last_eval_results = self.test(self.cfg, self.evaluated_network, must_write=False)
         return self._last_eval_results
 
     @classmethod
     def test(cls, cfg, model, evaluators=None, must_write: bool = True) -> dict:
         """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR.
+
+        Args:
+            evaluators: one, or one per dataset, in place of those of :meth:`build_evaluator`. They are handed what
+                :class:`SlidingWindowSegmenter` gives, with "sem_seg" unless their ``reads_class_maps`` is False.
 
         Raises:
             OSError: results.json cannot be written; with ``must_write`` off that is logged.
@@ -279,13 +320,19 @@ class SemiSupervisedTrainer(DefaultTrainer):
         segmenter = SlidingWindowSegmenter(
             model, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP, window_batch=cfg.TEST.WINDOW_BATCH
         )
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        if evaluators and len(evaluators) != len(cfg.DATASETS.TEST):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(cfg.DATASETS.TEST)} datasets (DATASETS.TEST)")
         results = {}
         for index, name in enumerate(cfg.DATASETS.TEST):
             _check_test_classes(cfg, name, model.class_names)
             _check_test_labels(name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             watched = DatasetEvaluators([evaluator, *cls.build_gallery(cfg, name, evaluator)])
+            segmenter.class_maps = getattr(evaluator, "reads_class_maps", True)
             results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), watched) or {}
+            segmenter.class_maps = False
             if comm.is_main_process() and cfg.TEST.PICTURES:
                 path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
                 loader = cls.build_test_loader(cfg, name)

@@ -17,15 +17,14 @@ from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
 from .image_statistics import image_statistics
-from .instance_seeds import InstanceSeeds
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
-from .query_decoder import DualQueryDecoder, semantic_map
+from .query_decoder import QueryDecoder, build_query_decoder, semantic_map
 from .segmenter import ClipSegmenter, classes_of
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
-from .switches import background_classes, build_frozen_judge, needs_align_head, reads_text, seeds_instances
+from .switches import background_classes, build_frozen_judge, reads_text, seeds_instances
 from .text_encoder import PromptedTextEncoder, build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
@@ -60,6 +59,8 @@ class HierVL(ClipSegmenter):
     How it is called, and what its inputs and outputs are, is in :class:`ClipSegmenter`.
     """
 
+    class_rows = ("query_decoder.class_head.weight", "query_decoder.class_head.bias")
+
     @configurable
     def __init__(
         self,
@@ -68,7 +69,7 @@ class HierVL(ClipSegmenter):
         text_encoder: PromptedTextEncoder,
         query_generator: HierarchicalSemanticQueryGenerator | None,
         pixel_decoder: nn.Module,
-        query_decoder: DualQueryDecoder,
+        query_decoder: QueryDecoder,
         mask_prior: TextMaskPrior | None,
         criterion: SupervisedCriterion,
         prompt_regularizer: PromptRegularizer,
@@ -145,21 +146,7 @@ class HierVL(ClipSegmenter):
             if reads_text(cfg)
             else None,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
-            "query_decoder": DualQueryDecoder(
-                len(class_names),
-                backbone.embed_dim,
-                dim=dim,
-                layers=decoder.LAYERS,
-                num_heads=decoder.HEADS,
-                feedforward=decoder.FEEDFORWARD,
-                num_instance_queries=decoder.INSTANCE_QUERIES,
-                text_queries=decoder.TEXT_QUERIES,
-                align_head=needs_align_head(cfg),
-                instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, len(class_names), background)
-                if seeds_instances(cfg)
-                else None,
-                recompute="query_decoder" in cfg.MODEL.RECOMPUTE,
-            ),
+            "query_decoder": build_query_decoder(cfg, len(class_names), backbone.embed_dim, background),
             "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
@@ -191,7 +178,7 @@ class HierVL(ClipSegmenter):
     @property
     def has_instance_rows(self) -> bool:
         """Whether instances can be read off rows of their own."""
-        return self.query_decoder.instance_queries.num_embeddings > 0
+        return self.query_decoder.num_instance_queries > 0
 
     # ---- stages -------------------------------------------------------------------------------------------------
 
@@ -322,7 +309,17 @@ class HierVL(ClipSegmenter):
         Args:
             names: of the C' classes; phrases: what CLIP is asked with, one or more per class.
             always_active: indices of classes that are active in every image (background).
+
+        Raises:
+            UserError: a class is new, and the queries were not aligned with text.
         """
+        new = [name for name in names if name not in self.trained_names]
+        if new and not self.query_decoder.gives_joint_embeddings:
+            raise UserError(
+                f"this network cannot predict '{new[0]}': its queries were not aligned with text in training "
+                f"(LOSS.ALIGN above 0 with MODEL.QUERY_DECODER.INSTANCE_QUERIES); it knows "
+                f"{', '.join(self.trained_names)}."
+            )
         self.text_encoder.set_classes(phrases)
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
@@ -332,11 +329,10 @@ class HierVL(ClipSegmenter):
         self.open_vocabulary = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)
-        self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
+        linear_class = None if is_trained else self.open_vocabulary.linear_class
+        self.query_decoder.set_classes(linear_class, always_active)
         if self.query_generator is not None:
             self.query_generator.always_active = tuple(always_active)
-        if self.query_decoder.instance_seeds is not None:
-            self.query_decoder.instance_seeds.background = tuple(always_active)
         self.class_names = list(names)
 
     @torch.no_grad()
@@ -345,6 +341,6 @@ class HierVL(ClipSegmenter):
         text = self.encode_text()
         scores, output, padded_size = self._infer(images, text)
         predictions = output.predictions
-        first = predictions.row_valid.shape[1] - self.query_decoder.instance_queries.num_embeddings  # after text rows
+        first = predictions.row_valid.shape[1] - self.query_decoder.num_instance_queries  # after text rows
         logits, masks = self.class_logits(predictions, text), predictions.pred_masks[-1].float()
         return scores, InstanceRows(logits[:, first:], masks[:, first:], padded_size)

@@ -35,6 +35,8 @@ class PixelClassifier(ClipSegmenter):
     code. Text serves the guidance by the frozen CLIP alone; there are no learnable text prompts.
     """
 
+    class_rows = ("classify.weight", "classify.bias")
+
     @configurable
     def __init__(
         self,

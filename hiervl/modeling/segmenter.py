@@ -25,7 +25,12 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     A network of this kind adds ``segment``, ``semantic_scores``, ``supervised_losses``, ``prompt_losses`` and
     ``set_classes``. It may have a :attr:`gate`, a ``frozen_clip`` and instance queries; by default it has none of them.
+
+    Attributes:
+        class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
     """
+
+    class_rows: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -79,7 +79,7 @@ def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: str, whic
     """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
-    weights = checkpoint["teacher"] if has_teacher else checkpoint["model"]
+    weights = checkpoint["teacher"] if has_teacher else checkpoint.get("student", checkpoint["model"])
     weights = {key.removeprefix("network."): value for key, value in weights.items()} if has_teacher else weights
     try:
         network.load_state_dict(weights)

@@ -1,6 +1,5 @@
 """Every key is explained and used; every config file loads; wrong keys are answered with the right one."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from detectron2.utils import comm
 import hiervl
 from hiervl.config import defaults as config
 from hiervl.config.check import check_config
+from hiervl.config.keys_read import as_read, keys_read
 from hiervl.engine.run_config import config_from_text, load_config, prepare_config, settle_device
 from hiervl.utils.errors import UserError
 
@@ -47,28 +47,8 @@ def test_every_new_key_has_a_comment_above_it():
 
 
 def test_every_new_key_is_read():
-    """As ``….SECTION.KEY`` or ``section.KEY`` after ``section = ….SECTION``, in code and not in words."""
-    files = [SOURCES.parent / "train_net.py", *(path for path in SOURCES.rglob("*.py") if path.name != "defaults.py")]
-    found = {read for path in files for read in keys_read(path)}
-    assert [key for key in NEW_KEYS if tuple(f"cfg.{key}".split(".")[-2:]) not in found] == []
-
-
-def keys_read(path):
-    """(section, key) of every attribute in capitals that is not written."""
-    tree = ast.parse(path.read_text())
-    sections = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            pairs = [(node.targets[0], node.value)]
-            if isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple):
-                pairs = zip(node.targets[0].elts, node.value.elts)
-            for target, value in pairs:
-                if isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
-                    sections.setdefault(target.id, set()).add(value.attr)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr.isupper() and isinstance(node.ctx, ast.Load):
-            name = getattr(node.value, "attr", None) or getattr(node.value, "id", "")
-            yield from ((section, node.attr) for section in {name, *sections.get(name, ())})
+    read = keys_read()
+    assert [key for key in NEW_KEYS if as_read(key) not in read] == []
 
 
 def test_there_are_config_files():

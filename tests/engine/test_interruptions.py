@@ -83,7 +83,7 @@ def whole(world, options, tmp_path_factory):
 
 def assert_same_end(output, other):
     ends = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, other)]
-    for part in ("model", "teacher", "threshold"):
+    for part in ("model", "student", "teacher", "threshold"):
         assert ends[0][part].keys() == ends[1][part].keys()
         for name, value in ends[0][part].items():
             assert torch.equal(value, ends[1][part][name]), f"{part} {name}"

@@ -81,6 +81,18 @@ def test_inference_does_not_depend_on_the_batch(make_network):
         torch.testing.assert_close(network.semantic_maps(images[b : b + 1]), batch[b : b + 1], **ALONE)
 
 
+def test_maps_are_resized_about_the_centres_of_pixels(make_network, resize_by_opencv):
+    """To the padded size first, of which the padding is cut off; then, as Detectron2 calls it, to the one asked for."""
+    network = make_network().eval()
+    image = random_images(1, 50, 83)
+    scores, _ = scores_of(network, image)
+    at_size = resize_by_opencv(scores, (64, 96))[:, :, :50, :83]
+    torch.testing.assert_close(network.semantic_maps(image), at_size, atol=1e-5, rtol=1e-4)
+    (found,) = network([{"image": image[0], "height": 31, "width": 107}])
+    expected = resize_by_opencv(at_size[0], (31, 107))
+    torch.testing.assert_close(found["sem_seg"], expected / expected.sum(0), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(50, 83), (9, 130), (16, 16)])
 def test_any_size_in_the_same_size_out(make_network, size):
     network = make_network().eval()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from torch.nn import functional as F
 
 from hiervl.modeling.deformable_attention import reference_points
 from hiervl.modeling.pixel_decoder import DeformableLayer, DeformablePixelDecoder
@@ -69,6 +70,23 @@ def test_maps_coarse_first_and_masks_at_the_finest_stride():
     out = decoder(features(), text_rows())
     assert [tuple(m.shape) for m in out.pixel_features] == [(2, 32, 3, 5), (2, 32, 6, 10), (2, 32, 12, 20)]
     assert out.mask_features.shape == (2, 32, 24, 40)
+
+
+def test_mask_features_by_hand(resize_by_opencv):
+    """projection(output(lateral(finest map) + the finest refined map, resized)): Mask2Former's top-down path."""
+    torch.manual_seed(0)
+    decoder = DeformablePixelDecoder(INPUT_SHAPE, dim=32, layers=1, num_heads=4, feedforward=32)
+    maps = features()
+    with torch.no_grad():
+        out = decoder(maps, None)
+        lateral = decoder.lateral[1](torch.einsum("oc,bchw->bohw", decoder.lateral[0].weight[..., 0, 0], maps["res2"]))
+        smooth = F.conv2d(
+            F.pad(lateral + resize_by_opencv(out.pixel_features[-1], (24, 40)), (1, 1, 1, 1)), decoder.output[0].weight
+        )
+        smooth = decoder.output[1](smooth).clamp(min=0)
+        weight, bias = decoder.mask_projection.weight[..., 0, 0], decoder.mask_projection.bias
+        expected = torch.einsum("oc,bchw->bohw", weight, smooth) + bias.view(-1, 1, 1)
+    torch.testing.assert_close(out.mask_features, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cmsam_changes_nothing_until_its_scales_do():

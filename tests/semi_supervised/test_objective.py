@@ -87,6 +87,50 @@ def test_entropy_is_the_mean_over_both_strong_views(step):
     torch.testing.assert_close(run(step)["loss_entropy"], expected, atol=1e-4, rtol=1e-3)
 
 
+def test_entropy_counts_what_the_box_brought_in(step):
+    """The first image is all valid, the second nowhere: a box moves whole pixels of the maps with their validity."""
+
+    def batch(boxes):
+        made = make_batch()
+        for item, is_valid, box in zip(made["unlabeled"], (True, False), boxes):
+            item["valid"] = torch.full((SIZE, SIZE), is_valid)
+            item.update(cutmix_box1=torch.tensor(box), cutmix_box2=torch.tensor(box))
+        return made
+
+    def mean_entropy(boxes):
+        """Mean of both views over the pixels that are valid, all pasted by slices: the maps are half as fine."""
+        found = 0.0
+        for view in ("strong1", "strong2"):
+            images = torch.stack([item[f"image_{view}"] for item in make_batch()["unlabeled"]]).float()
+            pasted = images.clone()
+            valid = torch.zeros(2, PADDED // 2, PADDED // 2, dtype=torch.bool)
+            valid[0, : SIZE // 2, : SIZE // 2] = True
+            pasted_valid = valid.clone()
+            for b, (x0, y0, x1, y1) in enumerate(boxes):
+                pasted[b, :, y0:y1, x0:x1] = images[1 - b, :, y0:y1, x0:x1]
+                half = (slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2))
+                pasted_valid[b][half] = valid[1 - b][half]
+            with torch.no_grad():
+                text = step.student.encode_text()
+                scores = step.student.semantic_scores(
+                    step.student.segment(step.student.normalise(list(pasted)), text), text
+                )
+            p = scores / scores.sum(1, keepdim=True)
+            found += (-(p * p.log()).sum(1) * pasted_valid).sum() / pasted_valid.sum() / 2
+        return found
+
+    def loss(boxes):
+        torch.manual_seed(3)
+        return step(batch(boxes))["loss_entropy"].detach()
+
+    boxes = ((8, 16, 24, 40), (0, 0, 32, 24))
+    plain = (NO_BOX, NO_BOX)
+    # The ratio of two runs, whatever the loss is weighed with.
+    expected = mean_entropy(boxes) / mean_entropy(plain)
+    assert abs(expected - 1) > 1e-3
+    torch.testing.assert_close(loss(boxes) / loss(plain), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_hidden_class_losses(step, monkeypatch):
     """Weights whole, not times the share; the student sees the hidden images, the frozen tower all of them."""
     seen = []

@@ -420,6 +420,38 @@ def test_strong_views_alone_teach_the_student(make_step):
     assert step.student.text_encoder.prompts.grad.any()
 
 
+@pytest.mark.parametrize("classifier", ["linear", "text"])
+def test_a_student_that_teaches_itself_labels_as_in_evaluation(make_step, classifier):
+    """Without dropout, and by the classifier that predicts: the text's takes no part in training. Only meanwhile."""
+    step = make_step(
+        "SEMI.TEACHER", "student", "MODEL.QUERY_DECODER.CLASSIFIER", classifier, "LOSS.MASKED_CONSISTENCY", 0.0,
+        "LOSS.PIXEL_TEXT", 0.0, "SEMI.GUIDANCE_WEIGHT", 0.0, "SEMI.GUIDANCE_LAST_WEIGHT", 0.0,
+    )  # fmt: skip
+    student = step.student
+    student.query_decoder.mask_head = nn.Sequential(student.query_decoder.mask_head, nn.Dropout(0.5))
+    items = make_batch()["unlabeled"]
+    weak = torch.stack([item["image_weak"] for item in items])
+    expected = student.eval().semantic_maps(weak).argmax(1)
+    student.train()
+    assert (student.semantic_maps(weak).argmax(1) != expected).float().mean() > 0.02
+    run_step(step)
+    valid = torch.stack([item["valid"] for item in items])
+    assert torch.equal(step.last_pseudo.labels, expected.masked_fill(~valid, IGNORE))
+    assert student.training and student.query_decoder.mask_head[1].training
+
+
+def test_a_student_is_left_in_training_when_labelling_fails(make_step, monkeypatch):
+    step = make_step("SEMI.TEACHER", "student", trained=False)
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(step.student, "semantic_maps", fail)
+    with pytest.raises(MemoryError):
+        run_step(step)
+    assert step.student.training
+
+
 def test_student_as_teacher_is_registered_once(make_step):
     step = make_step("SEMI.TEACHER", "student", trained=False)
     assert isinstance(step.teacher, StudentAsTeacher) and step.teacher.network is step.student
