@@ -79,6 +79,7 @@ class SlidingWindowSegmenter(nn.Module):
 
         def keep(strip: Strip) -> None:
             height, width = strip.class_map.shape[-2:]
+            assert whole is not None  # it is called where class maps are asked for
             whole[:, strip.top : strip.top + height, strip.left : strip.left + width] = strip.class_map
 
         strips = label_strips(

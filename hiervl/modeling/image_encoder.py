@@ -94,7 +94,7 @@ def check_trainable(trainable: str) -> None:
         raise UserError(f"MODEL.CLIP.TRAINABLE is one of {', '.join(TRAINABLE_PARTS)}, not '{trainable}'.")
 
 
-def embed_dim_of(visual: nn.Module) -> int:
+def embed_dim_of(visual: Any) -> int:
     """Width of the embedding of open_clip's ``TimmModel``: what its head, or else the trunk's own head, gives."""
     linear = [part for part in visual.head.modules() if isinstance(part, nn.Linear)]
     if linear:

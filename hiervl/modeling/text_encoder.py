@@ -203,6 +203,7 @@ def build_text_encoder(
     cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
 ) -> tuple[PromptedTextEncoder, float]:
     """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
+    clip: Any
     clip, tokens = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.CLIP.TOKENIZER)
     encoder = PromptedTextEncoder(
         clip,
