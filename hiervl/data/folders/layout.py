@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, read_class_map
-from hiervl.data.folders.facts import FactsStore, MaskFacts, read_mask_facts
+from hiervl.data.folders.facts import FactsStore, MaskFacts, processes, read_mask_facts
 from hiervl.data.folders.files import (
     MASK_SUFFIXES,
     choose_names,
@@ -38,6 +38,7 @@ from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.loading.readers import read_label
 from hiervl.data.loading.writers import write_map
 from hiervl.utils.errors import UserError
+from hiervl.utils.parallel import map_files
 
 logger = logging.getLogger(__name__)
 
@@ -320,15 +321,25 @@ class FolderLayout:
                 _save(instances, instance_file)
         return str(label_file), str(instance_file) if has_instances else None
 
+    def _label_files_or_error(self, sample: Sample) -> tuple[str, str | None] | UserError:
+        try:
+            return self.label_files(sample)
+        except UserError as error:
+            return error
+
     # ---- Detectron2 ---------------------------------------------------------------------------------------------
 
     def dicts(self, split: str) -> Sequence[dict]:
         """Detectron2's dicts of "train", "val", "test" or "unlabeled"."""
         if split == "unlabeled":
             return UnlabeledDicts(self.unlabeled)
+        samples = self.division[split]
         found = []
-        for stem, sample in self.division[split].items():
-            label_file, instance_file = self.label_files(sample)
+        converted = map_files(self._label_files_or_error, list(samples.values()), f"masks of {split}", processes())
+        for (stem, sample), files in zip(samples.items(), converted):
+            if isinstance(files, UserError):
+                raise files
+            label_file, instance_file = files
             entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
             found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
         return found
@@ -411,7 +422,7 @@ def cache_folder(chosen: str = "") -> Path:
 def _save(values: np.ndarray, path: Path) -> None:
     """Keep a converted mask; several processes may write it at once."""
     try:
-        write_map(path, values)
+        write_map(path, values, compress_level=1)  # written once, read in every epoch: five times as fast
     except OSError as error:
         raise UserError(
             f"the converted mask {path} cannot be written ({error.strerror or error}): set DATASET.CACHE to a folder "

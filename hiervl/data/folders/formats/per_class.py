@@ -83,7 +83,7 @@ class ClassMasks:
 
     def raw(self, key: str) -> RawMask:
         labels, overlapping = self._paint(key)
-        return RawMask(LABEL, labels.astype(np.int32), remarks={OVERLAPS: overlapping} if overlapping else {})
+        return RawMask(LABEL, labels, remarks={OVERLAPS: overlapping} if overlapping else {})
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, None]:
         """
