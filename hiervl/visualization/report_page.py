@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from hiervl.evaluation.semantic_evaluator import MEANS
 from hiervl.visualization.run_data import RunData
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
@@ -57,7 +58,7 @@ def _head(run: RunData, other: RunData | None) -> str:
     kind = "semi-supervised" if run.setting("SEMI.ENABLED", True) else "supervised-only"
     parts = [f"<h1>{escape(run.name)}</h1>", f'<p class="pale">{kind}, trained on {escape(", ".join(datasets))}</p>']
     for name, scores in run.scores().items():
-        facts = [_fact(label, _percent(scores.get(label))) for label in ("mIoU", "fwIoU", "mACC", "pACC")]
+        facts = [_fact(label, _percent(scores[label])) for label in MEANS if label in scores]
         facts.append(_fact("images", str(scores.get("images", "–"))))
         parts.append(f'<p class="pale">{escape(name)}</p><div class="facts">{"".join(facts)}</div>')
         parts.append(_comparison(scores, other, name))
@@ -174,7 +175,8 @@ def _chart(title: str, lines: dict[str, dict[int, float]]) -> str:
 
 
 def _classes(scores: dict[str, Any]) -> str:
-    """IoU of every class as a table that can be sorted, with bars."""
+    """IoU of every class as a table that can be sorted, with bars, and its other scores where the run has them."""
+    others = [kind for kind in ("F1", "precision", "recall") if kind in scores]
     rows = []
     for number, (name, value) in enumerate(scores.get("IoU", {}).items()):
         known = value is not None
@@ -182,13 +184,19 @@ def _classes(scores: dict[str, Any]) -> str:
             f'<tr><td>{escape(name)}</td><td data-value="{number}">{number}</td>'
             f'<td data-value="{value if known else -1}">{_percent(value)}</td>'
             f'<td class="bar" data-value="{value if known else -1}">'
-            f'<i style="width:{max(0.0, value) if known else 0:.1f}%"></i></td></tr>'
+            f'<i style="width:{max(0.0, value) if known else 0:.1f}%"></i></td>'
+            f"{''.join(_score_cell(scores[kind].get(name)) for kind in others)}</tr>"
         )
     heads = "".join(f"<th><button>{head}</button></th>" for head in ("class", "label", "IoU"))
+    more = "".join(f"<th><button>{'Dice / F1' if kind == 'F1' else kind}</button></th>" for kind in others)
     return (
-        f'<div class="scroll"><table class="classes sortable"><thead><tr>{heads}<th></th></tr></thead>'
+        f'<div class="scroll"><table class="classes sortable"><thead><tr>{heads}<th></th>{more}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _score_cell(value: float | None) -> str:
+    return f'<td data-value="{-1 if value is None else value}">{_percent(value)}</td>'
 
 
 def _confusions(evaluation: dict[str, Any]) -> str:
