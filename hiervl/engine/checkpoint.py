@@ -18,11 +18,13 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.files import TEMPORARY, write_whole
 
 from .resume_check import check_resumed_config
+from .start_weights import carry_over_classes, describe_change
 
 logger = logging.getLogger(__name__)
 
 # How the names begin that a training writes, first as temporary files.
 WRITTEN = ("model_", "last_checkpoint", "results.json", "health.json", "run.json", "report", "predictions_")
+MOST_NAMED = 5  # weights in a sentence
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
@@ -113,11 +115,21 @@ class SegmentationCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
-        check_classes(checkpoint, self.model.class_names, f, must_be_equal=self._is_resuming)
         if self._is_resuming:
+            check_classes(checkpoint, self.model.class_names, f, must_be_equal=True)
             self.resumed_run = checkpoint.get("run")
             check_resumed_config(checkpoint.get("config", ""), self._config, f)
+        elif list(checkpoint.get("class_names", self.model.class_names)) != self.model.class_names:
+            self._adapt_classes(checkpoint, f)
         return checkpoint
+
+    def _adapt_classes(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Class queries come from text, so that a start for other classes needs new rows of the linear head only."""
+        saved, names = checkpoint["class_names"], self.model.class_names
+        carry_over_classes(checkpoint["model"], self.model.state_dict(), self.model.class_rows, saved, names)
+        logger.warning(
+            "Starting from %s, which was trained on other classes (%s).", path, describe_change(saved, names)
+        )
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """As fvcore's, but a resumed run takes all weights or none."""
@@ -126,6 +138,11 @@ class SegmentationCheckpointer(Checkpointer):
         odd += [name for name, *_ in incompatible.incorrect_shapes]
         if self._is_resuming and odd:
             raise ValueError(f"{len(odd)} weights do not fit, among them {odd[0]}")
+        if odd:
+            logger.warning(
+                "%d of %d weights do not fit and start anew, among them %s.",
+                len(odd), len(self.model.state_dict()), ", ".join(odd[:MOST_NAMED]),
+            )  # fmt: skip
         return incompatible
 
 

@@ -134,6 +134,8 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         labelled_pixels=labelled,
         agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
         confidence=step.threshold.threshold,
+        burn_in=cfg.SEMI.BURN_IN,
+        has_class_thresholds=cfg.SEMI.THRESHOLD == "class",
     )
     if relevance:
         judged, shown = np.concatenate(relevance), np.stack(presence)

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hiervl.engine.comparison import train_both
+from hiervl.engine.earlier_run import refuse_earlier_run, remove_earlier_run
 from hiervl.engine.launch import launch
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.run_lock import RunLock
@@ -43,6 +44,9 @@ def argument_parser() -> argparse.ArgumentParser:
         help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
         "may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train anew where OUTPUT_DIR holds a run, which is removed"
+    )
     parser.add_argument("--replay", default="", metavar="FILE", help="repeat the step that left this broken_step_….pth")
     return parser
 
@@ -90,6 +94,9 @@ def work(args) -> dict | None:
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
     with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
+        overwrite = getattr(args, "overwrite", False)
+        if not (args.eval_only or args.resume or overwrite):
+            refuse_earlier_run(cfg.OUTPUT_DIR)
         logging.getLogger("detectron2").addFilter(is_short)
         with kept_config(cfg.OUTPUT_DIR):
             default_setup(cfg, args)
@@ -103,10 +110,14 @@ def work(args) -> dict | None:
 
 
 def train(cfg, resume: bool) -> dict | None:
-    """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end."""
+    """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end.
+
+    Not resumed, it removes what an earlier run has left in the folder, once all else is known to work.
+    """
     trainer = SemiSupervisedTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    if not resume and comm.is_main_process():  # whatever fails before leaves the config of an earlier run as it was
+    if not resume and comm.is_main_process():  # whatever fails before leaves an earlier run as it was
+        remove_earlier_run(cfg.OUTPUT_DIR)
         (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
     results = trainer.train()
     return None if trainer.was_stopped else results

@@ -4,6 +4,7 @@ A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, whic
 of the YAML and the command line, keep their values, and later choices follow from them.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -282,11 +283,23 @@ def _facts(cfg: CfgNode, preset: str, layout: FolderLayout | None) -> Facts:
 
 
 def read_sizes(
-    *files: Sequence[str], limit: int = MAX_SIZES_READ, size_of: Callable[[str], tuple[int, int]] = image_size
+    labeled: Sequence[str],
+    unlabeled: Sequence[str] = (),
+    limit: int = MAX_SIZES_READ,
+    size_of: Callable[[str], tuple[int, int]] = image_size,
 ) -> np.ndarray:
-    """(n, 2) heights and widths of at most ``limit`` of the files of all sequences, evenly spread."""
-    step = max(1, math.ceil(sum(map(len, files)) / limit))
-    return np.array([size_of(file) for file in itertools.islice(itertools.chain(*files), None, None, step)])
+    """(n, 2) heights and widths of at most ``limit`` of all files, evenly spread; unlabelled ones that cannot be read
+    are left out, as the loader does.
+
+    Raises:
+        UserError: a labelled file cannot be read.
+    """
+    step = max(1, math.ceil((len(labeled) + len(unlabeled)) / limit))
+    sizes = [size_of(file) for file in itertools.islice(labeled, None, None, step)]
+    for file in itertools.islice(unlabeled, -len(labeled) % step, None, step):
+        with contextlib.suppress(UserError):
+            sizes.append(size_of(file))
+    return np.array(sizes)
 
 
 def machine_memory(device: str, preset: str) -> tuple[float | None, str]:

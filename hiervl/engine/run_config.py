@@ -20,7 +20,7 @@ from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.files import read_layers, written_keys
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.checking.registered_layout import RegisteredLayout
-from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.folders.dataset import register_from_config, settle_parts
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
@@ -124,7 +124,12 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     settle_device(cfg)
     layout = register_own_dataset(cfg, training)
     if training:
+        if layout is not None:
+            for sentence in settle_parts(cfg, layout):
+                _say(f"warning: {sentence}.")
         _check_dataset_names(cfg)
+        if not (cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH):
+            _say(f"This training is supervised only: {_why_supervised(cfg, layout)}.")
     apply_preset(cfg, layout)
     check_config(cfg)
     if training and cfg.SOLVER.EPOCHS:
@@ -133,6 +138,17 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     _check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     return cfg
+
+
+def _say(sentence: str) -> None:
+    if comm.is_main_process():
+        print(sentence, flush=True)
+
+
+def _why_supervised(cfg: CfgNode, layout: FolderLayout | None) -> str:
+    if layout is not None and not cfg.DATASETS.UNLABELED:
+        return "no image is left beside those of train, val and test (DATASET.UNLABELED names folders of more)"
+    return "SOLVER.UNLABELED_PER_BATCH is 0" if cfg.SEMI.ENABLED else "SEMI.ENABLED is off"
 
 
 def _check_dataset_names(cfg: CfgNode) -> None:

@@ -157,7 +157,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             ShortHistory(),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate, checkpoints),
             BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
             checkpoints,
             *self._watching_hooks(),
@@ -210,6 +210,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
         SIGTERM or SIGINT end it after the running iteration, once that is saved.
         """
+        for name in self.cfg.DATASETS.TEST:  # what an evaluation would find is said before the first iteration
+            _check_test_classes(self.cfg, name, self.student.class_names)
+            _check_test_labels(name)
         self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
         try:
             with self.stop_request:

@@ -58,6 +58,8 @@ class HierVL(ClipSegmenter):
     How it is called, and what its inputs and outputs are, is in :class:`ClipSegmenter`.
     """
 
+    class_rows = ("query_decoder.class_head.weight", "query_decoder.class_head.bias")
+
     @configurable
     def __init__(
         self,

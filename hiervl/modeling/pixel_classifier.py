@@ -38,6 +38,7 @@ class PixelClassifier(ClipSegmenter):
     query_generator = None
     frozen_clip = None
     has_instance_rows = False
+    class_rows = ("classify.weight", "classify.bias")
 
     @configurable
     def __init__(

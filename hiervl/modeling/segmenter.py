@@ -22,7 +22,12 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     A network of this kind adds ``segment``, ``supervised_losses``, ``prompt_losses``, ``semantic_scores`` and
     ``semantic_maps``.
+
+    Attributes:
+        class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
     """
+
+    class_rows: tuple[str, ...] = ()
 
     def __init__(
         self,

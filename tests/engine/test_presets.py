@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from hiervl.engine.presets import (
     Facts,
@@ -125,6 +126,15 @@ def test_sizes_are_read_from_some_of_many_files():
     files = [str(n) for n in range(1000)]
     sizes = read_sizes(files[:250], files[250:], limit=10, size_of=lambda file: read.append(file) or (1, 2))
     assert len(read) == 10 and read[1] == "100" and sizes.tolist() == [[1, 2]] * 10
+
+
+def test_sizes_of_unlabelled_files_that_cannot_be_read_are_left_out(tmp_path):
+    whole, page = tmp_path / "whole.png", tmp_path / "page.jpg"
+    Image.new("RGB", (30, 20)).save(whole)
+    page.write_text("<html>not found</html>")
+    assert read_sizes([str(whole)], [str(page), str(whole)]).tolist() == [[20, 30]] * 2
+    with pytest.raises(UserError, match="page.jpg cannot be read"):
+        read_sizes([str(page)], [str(whole)])
 
 
 def test_table_of_choices_is_aligned():

@@ -21,6 +21,7 @@ from hiervl.data.checking.values import (
     registered_findings,
     value_findings,
 )
+from hiervl.data.folders.dataset import nothing_left, single_class
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
 from hiervl.data.folders.masks import AUTO
@@ -246,6 +247,7 @@ def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:
         for split in ("train", "val", "test"):
             report.splits[split] = [str(sample.image) for sample in layout.division[split].values()]
         report.splits[UNLABELED] = layout.unlabeled
+        report.findings += _empty_parts(report, layout)
     except UserError as error:
         for split, pool in pools.items():
             report.splits[split] = [str(sample.image) for sample in pool.samples.values()]
@@ -253,14 +255,21 @@ def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:
             report.findings.append(Finding(ERROR, str(error)))
 
 
+def _empty_parts(report: Report, layout: Layout) -> list[Finding]:
+    if not isinstance(layout, FolderLayout):
+        return []
+    wanted = {"VAL": layout.source.val, "TEST": layout.source.test}
+    empty = [key for key, part in wanted.items() if part and not report.splits[key.lower()]]
+    findings = [Finding(WARNING, f"{nothing_left(key)}.") for key in empty]
+    if not report.splits[UNLABELED]:
+        findings.append(Finding(NOTE, "there are no unlabelled images, so that training is supervised only."))
+    return findings
+
+
 def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     names = report.class_names
     if len(names) == 1:
-        return [Finding(
-            ERROR,
-            f"there is a single class ('{names[0]}'), so that every pixel is right: add a background class, "
-            "`{name: background, background: true}`, in front.",
-        )]  # fmt: skip
+        return [Finding(ERROR, single_class(names[0]))]
     total = sum(report.pixels.values(), np.zeros(len(names), dtype=np.int64))
     if np.count_nonzero(total) == 1:
         only = names[int(np.argmax(total))]

@@ -86,6 +86,47 @@ def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap
     )
 
 
+def settle_parts(cfg, layout: FolderLayout) -> list[str]:
+    """Take the parts of a dataset that are empty out of ``DATASETS``, so that training does without them.
+
+    Without unlabelled images it is supervised, without validation images nothing is evaluated.
+
+    Returns:
+        Sentences on what is missing, and what follows.
+
+    Raises:
+        UserError: the dataset cannot be divided, or has one class only, which is no task.
+    """
+    if len(layout.class_map.classes) == 1:
+        raise UserError(single_class(layout.class_map.class_names[0]))
+    name = layout.source.name
+    sentences = []
+    if f"{name}_unlabeled" in cfg.DATASETS.UNLABELED and not layout.unlabeled:
+        cfg.DATASETS.UNLABELED = tuple(other for other in cfg.DATASETS.UNLABELED if other != f"{name}_unlabeled")
+    for split, key in (("val", "VAL"), ("test", "TEST")):
+        if f"{name}_{split}" in cfg.DATASETS.TEST and not layout.division[split]:
+            cfg.DATASETS.TEST = tuple(other for other in cfg.DATASETS.TEST if other != f"{name}_{split}")
+            sentences.append(nothing_left(key))
+    if not cfg.DATASETS.UNLABELED:
+        cfg.SEMI.ENABLED = False
+    return sentences
+
+
+def single_class(name: str) -> str:
+    """That one class is no task, as a sentence."""
+    return (
+        f"there is a single class ('{name}'), so that every pixel is right: add a class for whatever is not '{name}', "
+        "such as `{name: background, background: true}`."
+    )
+
+
+def nothing_left(key: str) -> str:
+    """That VAL or TEST is empty, as a sentence without a full stop."""
+    why = "no image can be spared from the labelled ones, or its list names none that are left"
+    follows = "training is not evaluated and keeps no best checkpoint" if key == "VAL" else "there is no test set"
+    return f"DATASET.{key} is empty ({why}): {follows}; label more images, or name a folder of its own"
+
+
 def register_from_config(cfg) -> FolderLayout:
     """Register the dataset of the section ``DATASET`` and fill in what follows from it, where nothing is set.
 

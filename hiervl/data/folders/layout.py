@@ -89,9 +89,7 @@ class FolderLayout:
     def _unlabeled_entry(self, entry: str) -> Iterator[str]:
         """Files of one folder or list of UNLABELED."""
         if entry.endswith(".txt"):
-            path, root = self.source.root / entry, os.path.abspath(self.source.root)
-            for name in read_list(path, "DATASET.UNLABELED"):
-                yield _listed_file(root, name, path)
+            yield from _listed_files(os.path.abspath(self.source.root), self.source.root / entry)
             return
         folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
         file = None
@@ -312,15 +310,36 @@ class FolderLayout:
         return found
 
 
-def _listed_file(root: str, name: str, listed_in: Path) -> str:
-    """The file that a list names, looked at once, since there may be millions; with / where Windows wrote \\."""
+def _listed_files(root: str, path: Path) -> Iterator[str]:
+    """The files that a list of UNLABELED names, those that are missing, too: like other files that cannot be read they
+    are left out by whoever reads them, up to DATALOADER.MAX_DAMAGED.
+
+    Raises:
+        UserError: none of them exists.
+    """
+    missing, first, count = 0, "", 0
+    for name in read_list(path, "DATASET.UNLABELED"):
+        file, exists = _listed_file(root, name)
+        count += 1
+        if not exists:
+            missing, first = missing + 1, first or file
+        yield file
+    if missing == count:
+        raise UserError(
+            f"DATASET.UNLABELED: {path} names {first}, which does not exist, nor does any other of its files."
+        )
+    if missing:
+        logger.warning("DATASET.UNLABELED: %d of the %d files in %s do not exist.", missing, count, path)
+
+
+def _listed_file(root: str, name: str) -> tuple[str, bool]:
+    """The file that a list names, and whether it exists; looked at once, since there may be millions; with / where
+    Windows wrote \\."""
     file = os.path.normpath(os.path.join(root, name))
     if os.path.isfile(file):
-        return file
+        return file, True
     other = os.path.normpath(file.replace("\\", "/"))
-    if not os.path.isfile(other):
-        raise UserError(f"DATASET.UNLABELED: {listed_in} names {file}, which does not exist.")
-    return other
+    return (other, True) if os.path.isfile(other) else (file, False)
 
 
 def _what_else(folder: Path) -> str:

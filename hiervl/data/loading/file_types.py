@@ -9,7 +9,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm",
 )  # fmt: skip
 HEAD = 512  # bytes that are looked at
-CONVERT = "convert them to JPEG or PNG"
+CONVERT = "convert to JPEG or PNG"
 
 
 class FileType(NamedTuple):
@@ -25,7 +25,7 @@ class FileType(NamedTuple):
 
 
 IMAGE = FileType("an image", "")
-UNPACK = "unpack them and name the folder"
+UNPACK = "unpack it and name the folder"
 ARRAY = "save the arrays as PNG, one number per pixel"
 MEDICAL = "export the slices as PNG or TIFF of 8 or 16 bits"
 VIDEO = "extract frames, for example with `ffmpeg -i FILE frames/%05d.png`"

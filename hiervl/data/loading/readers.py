@@ -2,14 +2,19 @@
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from hiervl.data.loading.file_types import HEAD, IMAGE, type_of_bytes
 from hiervl.utils.errors import UserError
+
+# Pillow logs what it then raises; the sentence of the error says it better.
+logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
 
 MAX_8_BIT = 255
 MAX_16_BIT = 65535
@@ -152,9 +157,40 @@ def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: i
     except Image.DecompressionBombError:
         raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
     except UnidentifiedImageError:
-        raise UserError(f"{name} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.") from None
+        raise UserError(f"{name} {_why_unidentified(data)}") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise _unreadable(name, error) from None
+
+
+def _why_unidentified(data: bytes) -> str:
+    """Why no decoder takes a file: what it is instead, or what its TIFF header says; the end of a sentence."""
+    tiff = _tiff_samples(data)
+    if tiff is not None:
+        bands, bits = tiff
+        pick = "-b 3 -b 2 -b 1 " if bands > 4 else ""
+        return (
+            f"is a TIFF of {bands} bands of {bits} bits: read are 1, 3 or 4 bands of 8 bits, and 1 of 16; make one by "
+            f"`gdal_translate {pick}-ot Byte -scale IN.tif OUT.tif`{' with the three that show most' if pick else ''}."
+        )
+    found = type_of_bytes(data[:HEAD])
+    if found is None or found is IMAGE:
+        return f"cannot be read as an image (no {', '.join(FORMATS)}): replace the file."
+    return f"cannot be read as an image: it is {found.name}; {found.advice}."
+
+
+def _tiff_samples(data: bytes) -> tuple[int, int] | None:
+    """Bands and bits of a TIFF, from its header alone; None: it is none, or its header is damaged."""
+    if data[:4] not in (b"II*\x00", b"MM\x00*"):
+        return None
+    try:
+        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        bits = directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        return int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)), int(max(bits))
+    except Exception:  # of a damaged file Pillow raises whatever it stumbles over
+        return None
 
 
 def _unreadable(name: str, error: BaseException) -> UserError:
@@ -173,5 +209,10 @@ def image_header(path: str) -> Iterator[Image.Image]:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
             yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        open_image(path)  # whose error says what the file is
+        raise _unreadable(path, ValueError("its header is damaged")) from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise _unreadable(path, error) from None
