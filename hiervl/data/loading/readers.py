@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from hiervl.data.loading.file_types import HEAD, IMAGE, type_of_bytes
+from hiervl.data.loading.file_types import HAS_AVIF, HAS_HEIC, HEAD, IMAGE, type_of_bytes
 from hiervl.utils.errors import UserError
 
 # Pillow logs what it then raises; the sentence of the error says it better.
@@ -23,7 +23,12 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
 MAX_LISTED_VALUES = 5
 # Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", *(["AVIF"] if HAS_AVIF else []))
+if HAS_HEIC:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    FORMATS += ("HEIF",)
 # A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
 MAX_PIXELS = 178_956_970
 
