@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from hiervl.data.classes.records import write_classes
 from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_image
 from hiervl.inference.annotation_files import CocoDraft
@@ -55,10 +56,11 @@ def run(args) -> int:
     labelled, unlabelled = _files(student.cfg, args.unlabeled, str(output))
     teacher = restore_network(args.run, "teacher", args.device)
     scorer = LabelScorer(student.network, teacher.network, **_windows(student.cfg))
-    table, failed = score(scorer, unlabelled)
+    bands = Bands.from_config(student.cfg)
+    table, failed = score(scorer, unlabelled, bands)
     if not len(table):
         raise UserError(f"none of the {len(unlabelled)} images can be read: {failed[0][1]}")
-    chosen = suggest(table, args.count, embed(scorer, labelled))
+    chosen = suggest(table, args.count, embed(scorer, labelled, bands))
     items = {item.name: item for item in unlabelled}
     results = Results(output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen])
     results.write(_predictor(student, teacher))
@@ -122,16 +124,20 @@ def _windows(cfg: CfgNode) -> dict:
 def _predictor(student: Restored, teacher: Restored) -> HierVLPredictor:
     """With the network that the run was evaluated with."""
     restored = student if student.cfg.TEST.NETWORK == "student" else teacher
-    return HierVLPredictor(restored.network, restored.classes, **_windows(restored.cfg))
+    return HierVLPredictor(
+        restored.network, restored.classes, bands=Bands.from_config(restored.cfg), **_windows(restored.cfg)
+    )
 
 
 # ---------------------------------------------------------------------------- scores
 
 
-def score(scorer: LabelScorer, items: Sequence[Item]) -> tuple[ScoreTable, list[tuple[str, str]]]:
+def score(
+    scorer: LabelScorer, items: Sequence[Item], bands: Bands | None = None
+) -> tuple[ScoreTable, list[tuple[str, str]]]:
     """The scores of all images that can be read, and the files that cannot with the reason."""
     table, failed = ScoreTable(len(items)), []
-    for item, source in tqdm(read_ahead(items), total=len(items), unit="image", smoothing=0.1):
+    for item, source in tqdm(read_ahead(items, bands), total=len(items), unit="image", smoothing=0.1):
         try:
             table.add(item.name, scorer(_whole(item, source)))
         except UserError as error:
@@ -149,12 +155,12 @@ def _whole(item: Item, source) -> np.ndarray:
     return source.pixels
 
 
-def embed(scorer: LabelScorer, files: Sequence[str]) -> np.ndarray | None:
+def embed(scorer: LabelScorer, files: Sequence[str], bands: Bands | None = None) -> np.ndarray | None:
     """Embeddings (L, D) of the labelled images that can be read; None: of none."""
     found = []
     for file in files:
         try:
-            found.append(scorer.embed(torch.from_numpy(read_image(file)).permute(2, 0, 1)))
+            found.append(scorer.embed(torch.from_numpy(read_image(file, bands)).permute(2, 0, 1)))
         except UserError as error:
             logger.warning("%s", error)
     return np.stack(found) if found else None
@@ -204,7 +210,7 @@ class Results(NamedTuple):
         draft = CocoDraft(predictor.classes)
         rows = []
         for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
-            image = read_image(item.path)
+            image = read_image(item.path, predictor.bands)
             prediction = predictor(image, instances=False, panoptic=False)
             copy = self.folder / "images" / f"{item.name}{Path(item.path).suffix}"
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from hiervl.data.folders.dataset import nothing_left, single_class
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
 from hiervl.data.folders.masks import AUTO
-from hiervl.data.loading.readers import image_header, read_image
+from hiervl.data.loading.readers import image_header
 from hiervl.utils.errors import UserError
 
 LEVELS = (ERROR, WARNING, NOTE)
@@ -105,7 +105,7 @@ def check(
     unlabeled = layout.unlabeled_files
     report.findings += _matching(layout, pools) + _unused(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    report.findings += _read_images(report, labeled_images, unlabeled, max_damaged)
+    report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
@@ -159,14 +159,16 @@ def _unused(layout: Layout) -> list[Finding]:
     ]
 
 
-def _read_images(report: Report, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float) -> list[Finding]:
+def _read_images(
+    report: Report, layout: Layout, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float
+) -> list[Finding]:
     """``needed`` are the labelled images, of which every one has to be whole."""
     corrupt, dark = [], []
     paths = dict.fromkeys(itertools.chain(needed, unlabeled))
     needed, count = set(needed), len(paths)
     for path in tqdm(paths, "images", disable=None, leave=False):  # None: not in a log file
         try:
-            image = read_image(path)
+            image = layout.read_image(path)
         except UserError as error:
             corrupt.append((path, str(error)))
             continue

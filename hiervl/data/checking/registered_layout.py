@@ -15,7 +15,7 @@ from hiervl.data.classes.records import definitions_of
 from hiervl.data.folders.layout import Pool, Sample
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
-from hiervl.data.loading.readers import read_instances, read_label
+from hiervl.data.loading.readers import read_image, read_instances, read_label
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 
 
@@ -91,6 +91,11 @@ class RegisteredLayout:
             dicts["unlabelled"] = load_unlabeled(cfg)
         class_names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(cfg.DATASETS.TRAIN[0])
         return cls(names, dicts, class_names, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+
+    @staticmethod
+    def read_image(path: str | Path) -> np.ndarray:
+        """An image as training sees it; errors as :func:`read_image`."""
+        return read_image(str(path))
 
     def _pool(self, dicts: Sequence[dict]) -> Pool:
         masks = LabelFiles(len(self.class_map.classes), self.ignore_label)

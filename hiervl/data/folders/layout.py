@@ -34,7 +34,7 @@ from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_mas
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
-from hiervl.data.loading.readers import read_label
+from hiervl.data.loading.readers import read_image, read_label
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,10 @@ class FolderLayout:
         """
         self.source = source
         self.class_map: ClassMap = read_class_map(source.classes)
+
+    def read_image(self, path: str | Path) -> np.ndarray:
+        """An image as training sees it; errors as :func:`read_image`."""
+        return read_image(str(path), self.source.bands)
 
     # ---- files --------------------------------------------------------------------------------------------------
 

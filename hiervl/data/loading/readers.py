@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from hiervl.data.loading.bands import Bands, read_bands
 from hiervl.data.loading.file_types import HAS_AVIF, HAS_HEIC, HEAD, IMAGE, type_of_bytes
 from hiervl.utils.errors import UserError
 
@@ -33,11 +34,14 @@ if HAS_HEIC:
 MAX_PIXELS = 178_956_970
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
     """Read an image as it is meant to be seen.
 
     Grey, palette, CMYK and transparent images become RGB (transparency is dropped, not blended), 16-bit ones are
     scaled to 8 bits, and the orientation that the EXIF data asks for is applied.
+
+    Args:
+        bands: of TIFFs, which bands are red, green and blue, and what is black and white; None: read as other images.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -46,6 +50,8 @@ def read_image(path: str) -> np.ndarray:
         UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
             that is no image.
     """
+    if bands is not None and bands.applies_to(path):
+        return read_bands(path, bands)
     return rgb_of(open_image(path, upright=True), path)
 
 
@@ -172,10 +178,10 @@ def _why_unidentified(data: bytes) -> str:
     tiff = _tiff_samples(data)
     if tiff is not None:
         bands, bits = tiff
-        pick = "-b 3 -b 2 -b 1 " if bands > 4 else ""
         return (
-            f"is a TIFF of {bands} bands of {bits} bits: read are 1, 3 or 4 bands of 8 bits, and 1 of 16; make one by "
-            f"`gdal_translate {pick}-ot Byte -scale IN.tif OUT.tif`{' with the three that show most' if pick else ''}."
+            f"is a TIFF of {bands} bands of {bits} bits: set DATASET.BANDS to the three that are red, green and blue, "
+            f"such as {'[4, 3, 2]' if bands > 4 else '[1, 2, 3]'}, and DATASET.BAND_RANGE to the values that are black "
+            "and white."
         )
     found = type_of_bytes(data[:HEAD])
     if found is None or found is IMAGE:
