@@ -19,6 +19,7 @@ from hiervl.data.folders.dataset import register_from_config
 from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_image
+from hiervl.inference.annotation_drafts import FORMATS, AnnotationDrafts, DraftImage, regions_of
 from hiervl.inference.annotation_files import CocoDraft
 from hiervl.inference.batch import WholeImage, read_ahead
 from hiervl.inference.inputs import Item, list_items
@@ -44,6 +45,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--unlabeled", nargs="+", metavar="DIR", help="folders or files of images (those of the run)")
     parser.add_argument("--count", type=int, default=20, help="how many to choose")
     parser.add_argument("--output", help=f"a new folder for the results ({DEFAULT_FOLDER} in the run's)")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=[], help="drafts for these tools, beside COCO's"
+    )
     parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
 
 
@@ -62,7 +66,9 @@ def run(args) -> int:
         raise UserError(f"none of the {len(unlabelled)} images can be read: {failed[0][1]}")
     chosen = suggest(table, args.count, embed(scorer, labelled, bands))
     items = {item.name: item for item in unlabelled}
-    results = Results(output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen])
+    results = Results(
+        output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen], args.formats
+    )
     results.write(_predictor(student, teacher))
     if failed:
         write_text(output / "failed.txt", "".join(f"{file}\t{problem}\n" for file, problem in failed))
@@ -176,6 +182,7 @@ class Results(NamedTuple):
     chosen: list[Suggestion]
     table: ScoreTable
     items: list[Item]  # in the order of ``chosen``
+    formats: Sequence[str] = ()  # of drafts, beside COCO's
 
     def write(self, predictor: HierVLPredictor) -> None:
         """Lists, copies of the images, drafts of their masks and the contact sheet.
@@ -208,6 +215,7 @@ class Results(NamedTuple):
     def _write_drafts(self, predictor: HierVLPredictor) -> None:
         colours = [definition.color for definition in predictor.classes]
         draft = CocoDraft(predictor.classes)
+        drafts, drafted = AnnotationDrafts(self.folder, predictor.classes, self.formats), []
         rows = []
         for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
             image = read_image(item.path, predictor.bands)
@@ -217,10 +225,15 @@ class Results(NamedTuple):
             shutil.copyfile(item.path, copy)
             save_png(palette_image(prediction.semantic, colours), str(self.folder / "masks" / f"{item.name}.png"))
             draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction)
+            if drafts.formats:
+                regions = regions_of(prediction, predictor.classes)
+                drafted.append(DraftImage(item.name, str(copy), prediction.semantic.shape, regions))
+                drafts.write_image(drafted[-1])
             if rank <= SHEET_ROWS:
                 title = "{}. {}   uncertainty {:.3f}, disagreement {:.3f}, novelty {:.2f}"
                 rows.append((title.format(rank, item.name, *values), _panels(image, prediction)))
         draft.write(self.folder / "annotations.json")
+        drafts.write_all(drafted)
         write_classes(self.folder / "classes.yaml", predictor.classes)
         names = [definition.name for definition in predictor.classes]
         comparison_sheet(rows, names, colours, str(self.folder / "contact_sheet.png"))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hiervl.data.loading.bands import Bands, has_rasterio
 from hiervl.data.loading.readers import read_image
+from hiervl.inference.annotation_drafts import FORMATS as DRAFT_FORMATS
 from hiervl.inference.geotiff import GeoReference, Raster, is_tiff, read_values, write_raster
 from hiervl.inference.inputs import Item, Video
 from hiervl.inference.predictor import HierVLPredictor, Prediction
@@ -102,10 +103,11 @@ class BatchPredictor:
 
     def _by_windows(self, item: Item) -> None:
         """An image that is never in memory as a whole."""
-        if {"instances", "panoptic"} & set(self.results.kinds):
+        whole = {"instances", "panoptic", *DRAFT_FORMATS} & set(self.results.kinds)
+        if whole:
             raise UserError(
-                f"{item.path} is so large that it is read by windows, which instances and panoptic segments do not "
-                "support: leave them out of --save for it, or cut it into tiles."
+                f"{item.path} is so large that it is read by windows, which {', '.join(sorted(whole))} do not support: "
+                "leave them out of --save for it, or cut it into tiles."
             )
         raster = Raster(item.path, self.predictor.bands)
         counts, sure = np.zeros(len(self.results.names)), np.zeros(len(self.results.names))
@@ -136,6 +138,11 @@ class BatchPredictor:
 
     def _video(self, item: Item) -> None:
         """Every frame as an image of its own, the overlays as a video; marked as done when all frames are."""
+        if self.results.drafts.formats:
+            raise UserError(
+                f"{item.path} is a video, which {', '.join(self.results.drafts.formats)} cannot annotate: save its "
+                "frames as images first."
+            )
         video = Video(item.path)
         writer = None
         path = self.results.path("overlay", item.name, ".mp4") if "overlay" in self.results.kinds else ""
