@@ -88,7 +88,8 @@ def _counts(report: Report) -> list[str]:
         sizes = np.array([report.images[path].size for path in paths if path in report.images])
         if not len(sizes):
             if paths or split in ("train", UNLABELED):
-                lines.append(f"  {split:<12}{len(paths):>6}")
+                follows = "  (training is supervised only)" if split == UNLABELED and not paths else ""
+                lines.append(f"  {split:<12}{len(paths):>6}{follows}")
             continue
         (low_h, low_w), (high_h, high_w) = sizes.min(axis=0), sizes.max(axis=0)
         size = f"{low_w}×{low_h}" + ("" if (low_h, low_w) == (high_h, high_w) else f" to {high_w}×{high_h}")

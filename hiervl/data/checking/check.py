@@ -262,10 +262,7 @@ def _empty_parts(report: Report, layout: Layout) -> list[Finding]:
         return []
     wanted = {"VAL": layout.source.val, "TEST": layout.source.test}
     empty = [key for key, part in wanted.items() if part and not report.splits[key.lower()]]
-    findings = [Finding(WARNING, f"{nothing_left(key)}.") for key in empty]
-    if not report.splits[UNLABELED]:
-        findings.append(Finding(NOTE, "there are no unlabelled images, so that training is supervised only."))
-    return findings
+    return [Finding(WARNING, f"{nothing_left(key)}.") for key in empty]
 
 
 def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:

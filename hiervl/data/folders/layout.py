@@ -25,11 +25,12 @@ from hiervl.data.folders.files import (
     list_files,
     read_list,
 )
+from hiervl.data.folders.formats.coco import CocoFile
 from hiervl.data.folders.formats.opening import MASKS, open_annotations
 from hiervl.data.folders.formats.per_class import ClassMasks
 from hiervl.data.folders.formats.source import MaskSource
 from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
-from hiervl.data.folders.masks import AUTO, CocoFile, MaskFolder
+from hiervl.data.folders.masks import AUTO, MaskFolder
 from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_masks
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
@@ -138,7 +139,7 @@ class FolderLayout:
         )
         image_names = names = ANY  # annotations have the images' own names
         if source is None and mask_path.suffix.lower() == ".json":
-            source = CocoFile(mask_path, self.class_map)
+            source = CocoFile(mask_path, self.class_map, find_files(folder))
         elif source is None:
             image_names, names = self.source.image_names, self.source.mask_names
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")

@@ -1,17 +1,15 @@
-"""Masks in the forms users have them, read as label maps: index and palette files, RGB files, COCO JSON.
+"""Masks as image files, read as label maps: index and palette files, RGB files.
 
-Two sources offer the same: :class:`MaskFolder` (a file per image) and :class:`CocoFile`. Each has ``keys`` (what
-images are matched with), ``raw`` (what a mask holds, judged by nobody yet) and ``labels`` (what it means).
+:class:`MaskFolder` offers what every source of masks does (``formats/source.py``): ``keys`` (what images are matched
+with), ``raw`` (what a mask holds, judged by nobody yet) and ``labels`` (what it means).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
@@ -140,105 +138,6 @@ class MaskFolder:
             )
         table = np.array([meaning[code] for code in codes.tolist()], dtype=np.uint8)
         return table[inverse.reshape(raw.codes.shape)], None
-
-
-class CocoFile:
-    """Instances of all images in one JSON file of COCO's format; its categories are classes of the same name."""
-
-    has_instances = True
-
-    def __init__(self, path: Path, class_map: ClassMap):
-        """
-        Raises:
-            UserError: the file is missing or no COCO JSON, or a category is no class.
-        """
-        self.path, self.class_map = path, class_map
-        try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts a mark in front
-            self.images = {image["id"]: image for image in content["images"]}
-            self.annotations: dict[int, list[dict]] = {}
-            for annotation in content["annotations"]:
-                self.annotations.setdefault(annotation["image_id"], []).append(annotation)
-            categories = {category["id"]: category["name"] for category in content["categories"]}
-        except OSError as error:
-            raise UserError(f"the masks {path} cannot be read ({error.strerror}).") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is no COCO file of instances, with images, annotations and categories ({error!r})."
-            ) from None
-        self.category_labels = {number: class_map.names.get(name) for number, name in categories.items()}
-        # Roboflow lists a category above the others that no annotation has.
-        used = {item.get("category_id") for items in self.annotations.values() for item in items}
-        unknown = [
-            categories[number] for number, label in self.category_labels.items() if label is None and number in used
-        ]
-        if unknown:
-            raise UserError(
-                f"{path} has the categories {', '.join(unknown[:MAX_LISTED])}, which {class_map.path} does not name: "
-                "add them, with `ignore: true` or `merge_into` where they are no class of their own."
-            )
-        self.keys = {
-            Path(image["file_name"]).with_suffix("").as_posix(): number for number, image in self.images.items()
-        }
-
-    def name(self, key: str) -> str:
-        return f"{self.path} (image {self.images[self.keys[key]]['file_name']})"
-
-    def stamp(self, key: str) -> tuple:
-        """Changes when the file or what its categories mean changes."""
-        status = self.path.stat()
-        meaning = (sorted(self.category_labels.items()), self.class_map.background)
-        return str(self.path.absolute()), status.st_mtime_ns, status.st_size, key, meaning
-
-    def as_it_is(self, key: str) -> bool:
-        return False
-
-    def raw(self, key: str) -> RawMask:
-        image = self.images[self.keys[key]]
-        return RawMask(LABEL, self.labels(key, (image["height"], image["width"]))[0].astype(np.int32))
-
-    def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Label map (H, W) uint8 and numbers of instances (H, W) int32, 0 outside; small objects lie on large ones.
-
-        Pixels of no object are background where there is such a class; else they do not count.
-
-        Raises:
-            UserError: the image has another size than the file says, or a segmentation cannot be read.
-        """
-        image = self.images[self.keys[key]]
-        if (image.get("height", size[0]), image.get("width", size[1])) != tuple(size):
-            raise UserError(
-                f"{self.name(key)} is {image['width']}×{image['height']} pixels there, but the image is "
-                f"{size[1]}×{size[0]}: export the annotations for this size."
-            )
-        background = self.class_map.background
-        labels = np.full(size, IGNORED if background is None else background, dtype=np.uint8)
-        instances = np.zeros(size, dtype=np.int32)
-        drawn = [(self._mask(item, key, size), item) for item in self.annotations.get(self.keys[key], [])]
-        drawn.sort(key=lambda pair: -int(pair[0].sum()))
-        for number, (mask, item) in enumerate(drawn, start=1):
-            labels[mask] = self.category_labels[item["category_id"]]
-            instances[mask] = 0 if item.get("iscrowd") or labels[mask].max(initial=0) == IGNORED else number
-        return labels, instances
-
-    def _mask(self, annotation: dict, key: str, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) bool of polygons or of run lengths."""
-        shape = annotation.get("segmentation")
-        try:
-            if isinstance(shape, list):
-                encoded = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
-            elif isinstance(shape["counts"], list):
-                encoded = coco_mask.frPyObjects(shape, *size)
-            else:
-                encoded = shape
-            mask = coco_mask.decode(encoded).astype(bool)
-            if mask.shape != tuple(size) or annotation["category_id"] not in self.category_labels:
-                raise ValueError(f"size {mask.shape}, category {annotation['category_id']}")
-            return mask
-        except Exception as error:  # pycocotools raises what its C code raises
-            raise UserError(
-                f"{self.name(key)}: the annotation {annotation.get('id')} has no outline that can be drawn ({error})."
-            ) from None
 
 
 def label_of_code(raw: RawMask, class_map: ClassMap) -> dict[int, int]:

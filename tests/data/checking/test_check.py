@@ -175,7 +175,7 @@ def palette_in_another_order(own):
 def single_class(own):
     (own.root / "classes.yaml").write_text("classes: [cap]")
     own.masks(np.zeros_like)
-    return "error", ["a single class", "add a background class"], ""
+    return "error", ["a single class", "add a class for whatever is not"], ""
 
 
 def single_class_shown(own):

@@ -6,6 +6,7 @@ from pathlib import Path
 from hiervl.data.classes.class_maps import ClassMap
 from hiervl.data.folders import kinds
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
+from hiervl.data.folders.formats.coco import CocoFile
 from hiervl.data.folders.formats.cvat import CvatFile
 from hiervl.data.folders.formats.label_studio import LabelStudioFile
 from hiervl.data.folders.formats.labelme import LabelmeFiles
@@ -15,7 +16,6 @@ from hiervl.data.folders.formats.supervisely import SuperviselyFiles
 from hiervl.data.folders.formats.via import ViaFile
 from hiervl.data.folders.formats.yolo import YoloFiles
 from hiervl.data.folders.kinds import Kind
-from hiervl.data.folders.masks import CocoFile
 from hiervl.utils.errors import UserError
 
 AUTO, MASKS, PER_CLASS = "auto", "masks", "per_class"
@@ -69,8 +69,6 @@ def open_annotations(
     form, place = found
     if form in IN_ONE_FILE and place.is_dir():
         place = _only_file(place, form)
-    if form == "coco":
-        return CocoFile(place, class_map)
     if form in PER_IMAGE and place.is_file():
         raise UserError(f"{place} is the {PER_IMAGE[form].kind} of one image: name the folder of these files as MASKS.")
     return {**IN_ONE_FILE, **PER_IMAGE}[form](place, class_map, images)

@@ -7,7 +7,7 @@ from row to row + 1. A shape is drawn into the part of the image that it covers,
 import base64
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +54,19 @@ class Shape:
         problem: what is wrong with such objects, in the plural ("lines have no area"); "": nothing, it is drawn. A
             shape that has a problem and can be drawn marks the area where nothing is known.
         group: shapes of one group are one object.
+        is_crowd: several objects in one, none of which is outlined by itself.
     """
 
     name: str
     draw: Callable[[int, int], Patch] | None
     problem: str = ""
     group: Hashable = None
+    is_crowd: bool = False
+
+
+def crowd(shape: Shape) -> Shape:
+    """The same, as several objects in one."""
+    return replace(shape, is_crowd=True)
 
 
 def left_out(name: str, problem: str) -> Shape:

@@ -124,7 +124,8 @@ class AnnotationSource:
             UserError: the annotation or, where its size is needed, the image cannot be read.
         """
         annotation = self.read(key)
-        labels, _, unknown, left = self._paint(annotation, annotation.size or image_size(self.images[key]))
+        with reading(self.name(key), self.kind):
+            labels, _, unknown, left = self._paint(annotation, annotation.size or image_size(self.images[key]))
         return RawMask(LABEL, labels.astype(np.int32), unknown_names=unknown, remarks=left)
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +140,8 @@ class AnnotationSource:
                 f"{self.name(key)} is for an image of {annotation.size[1]}×{annotation.size[0]} pixels, but the image "
                 f"has {size[1]}×{size[0]}: export the annotations for this size."
             )
-        labels, instances, unknown, left = self._paint(annotation, size)
+        with reading(self.name(key), self.kind):
+            labels, instances, unknown, left = self._paint(annotation, size)
         if unknown:
             raise UserError(
                 f"{self.name(key)} has {describe_names(unknown)}, which {self.class_map.path} does not name; "
@@ -181,7 +183,7 @@ class AnnotationSource:
             patch.of(labels)[patch.pixels] = label if counts else IGNORED
             if shape.group is not None:
                 number = numbers.setdefault((shape.name, shape.group), number)
-            patch.of(instances)[patch.pixels] = number if counts and label != background else 0
+            patch.of(instances)[patch.pixels] = number if counts and label != background and not shape.is_crowd else 0
         return labels, instances, dict(unknown), dict(left)
 
 
