@@ -5,6 +5,7 @@ the files' content and from which names belong together.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, OF_KIND, PER
 from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG
 from hiervl.data.folders.formats.source import load_json, reading
 from hiervl.data.folders.kinds import Kind, kind_of_file
-from hiervl.data.folders.pairing import NamePattern, find_patterns
+from hiervl.data.folders.pairing import NamePattern, find_patterns, match_masks
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.readers import open_image
 from hiervl.utils.errors import UserError
@@ -37,6 +38,7 @@ LOOKED_AT = 12  # images of a folder that are opened to tell photographs from ma
 FEW_VALUES = 64  # values or colours of a mask
 READ_SINGLY = 20  # annotation files of a folder that are looked into one by one
 MIN_SHARE = 0.5  # of names that have to belong together
+_NO_PLACE = (False, -1, -1)
 NO_CLASSES = ClassMap((), {}, {}, {}, (), Path())
 
 
@@ -89,14 +91,20 @@ class _Contents:
     lists: list[Path] = field(default_factory=list)
 
 
-def survey(folder: Path) -> Survey:
+def survey(folder: Path, mask_suffix: str = "") -> Survey:
     """
+    Args:
+        mask_suffix: the end of the names of the masks that count, where an image has several; "": there is one.
+
     Raises:
-        UserError: there is no such folder, it holds no images, or no annotations that are known.
+        UserError: there is no such folder, it holds no images, no annotations that are known, or several masks of an
+            image of which nobody has said which counts.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}.")
     contents = _scan(folder)
+    if mask_suffix:
+        _keep_masks(contents, mask_suffix)
     if not contents.images:
         others = kinds.describe_unused(kinds.unused_files(folder))
         raise UserError(f"{folder} holds no images{f', but {others}' if others else ''}.")
@@ -110,6 +118,7 @@ def survey(folder: Path) -> Survey:
             f"them{reason}: docs/data.md lists the formats."
         )
     _settle_places(result, found)
+    result.mask_suffix = result.mask_suffix or (mask_suffix if result.form == MASKS else "")
     _find_lists(contents, result)
     _find_unlabeled(contents, result)
     return result
@@ -133,6 +142,15 @@ def _scan(folder: Path) -> _Contents:
         for files in others.values():
             _enter(contents, relative, files)
     return contents
+
+
+def _keep_masks(contents: _Contents, mask_suffix: str) -> None:
+    """Forget the masks of other names."""
+    for place, files in list(contents.files.items()):
+        kept = [path for path in files if path.stem.endswith(mask_suffix) or not looks_like_a_mask(path)]
+        contents.files[place], contents.images[place] = kept, [path.stem for path in kept]
+        if not kept:
+            del contents.files[place], contents.images[place]
 
 
 def _enter(contents: _Contents, place: str, files: Sequence[Path]) -> None:
@@ -196,9 +214,10 @@ def _some_mask_stem(contents: _Contents) -> str:
 
 
 def _images_of(form: str, path: Path, photographs: dict[str, list[str]], root: Path) -> tuple[str, int]:
-    """The folder whose images the annotations name, and how many; of folders with as many, the innermost."""
+    """The folder whose images the annotations name, and how many; of folders with as many, the nearest."""
     written = _written_names(form, path)
-    best, most = "", 0
+    relative = path.relative_to(root).as_posix()
+    best, most, nearest = "", 0, _NO_PLACE
     for place in _with_parents(photographs):
         stems = [
             f"{folder[len(place) :].lstrip('/')}/{stem}".lstrip("/")
@@ -208,8 +227,9 @@ def _images_of(form: str, path: Path, photographs: dict[str, list[str]], root: P
         ]
         names = ImageNames(stems)
         hits = len({found for name in written if (found := names.find(name)) is not None})
-        if hits > most or (hits == most and hits and len(place) > len(best)):
-            best, most = place, hits
+        near = _nearness(place, relative)
+        if hits and (hits, near) > (most, nearest):
+            best, most, nearest = place, hits, near
     return best, most
 
 
@@ -274,6 +294,7 @@ def _masked(contents: _Contents, result: Survey) -> dict[str, list[Place]]:
         return {}
     per_class |= _several_folders(pairs)
     if per_class:
+        _require_two_values([path for _, place in pairs for path in contents.files[place][:LOOKED_AT]])
         result.form = PER_CLASS
     elif patterns:
         result.image_suffix, result.mask_suffix = patterns.most_common(1)[0][0]
@@ -281,6 +302,16 @@ def _masked(contents: _Contents, result: Survey) -> dict[str, list[Place]]:
     for images, masks in pairs:
         places.setdefault(split_of(f"{masks}/{images}"), []).append(Place(images or ".", masks or "."))
     return places
+
+
+def _require_two_values(masks: Sequence[Path]) -> None:
+    """Raise a UserError if masks of which an image has several do not show one class each."""
+    for path in masks:
+        if path.suffix.lower() not in ARRAY_SUFFIXES and looks_like_a_mask(path) and _count_values(path) > 2:
+            raise UserError(
+                f"images have several masks, and not each shows one class ({path} holds more than two values): say by "
+                "--mask-suffix what the names of those that count end in, such as _labelIds."
+            )
 
 
 def _several_folders(pairs: Sequence[tuple[str, str]]) -> bool:
@@ -298,15 +329,20 @@ def looks_like_a_mask(path: Path) -> bool:
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return True
     try:
-        image = open_image(str(path))
+        return 0 < _count_values(path) <= FEW_VALUES
     except UserError:
         return False
+
+
+def _count_values(path: Path) -> int:
+    """How many values or colours an image has; 0: it is a JPEG."""
+    image = open_image(str(path))
     if image.format == "JPEG":
-        return False
+        return 0
     values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
     if values.ndim == 3:
         values = values.astype(np.int32) @ np.array([65536, 256, 1])
-    return len(np.unique(values)) <= FEW_VALUES
+    return len(np.unique(values))
 
 
 def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
@@ -324,20 +360,26 @@ def _best_photographs(
 ) -> tuple[str, tuple[str, str], bool] | None:
     """The folder of photographs that a folder of masks belongs to, the patterns of the names, and whether there are
     several masks for an image."""
-    best, hits = None, 0
+    found: list[tuple[tuple, tuple[str, tuple[str, str], bool]]] = []
     for other, stems in photographs.items():
         common = len(set(masks) & set(stems))
-        near = split_of(place) == split_of(other)
-        if common and (common, near) > (hits, False) and common >= MIN_SHARE * min(len(masks), len(stems)):
-            best, hits = (other, ("", ""), False), common
-    if best is not None:
-        return best
-    for other, stems in sorted(photographs.items(), key=lambda item: split_of(item[0]) != split_of(place)):
-        found = find_patterns(stems, masks)
-        if found is not None:
-            pattern = NamePattern(os.path.basename(found.masks[0].head), found.masks[0].tail)
-            return other, (str(found.image), str(pattern)), len(found.masks) > 1
-    return None
+        if common and common >= MIN_SHARE * min(len(masks), len(stems)):
+            found.append(((1, common, _nearness(other, place)), (other, ("", ""), False)))
+    for other, stems in photographs.items() if not found else ():
+        names = find_patterns(stems, masks)
+        if names is not None:
+            pattern = NamePattern(os.path.basename(names.masks[0].head), names.masks[0].tail)
+            common = len(match_masks(stems, masks, names.image, pattern).masks)
+            lost = len(names.image.head + names.image.tail)  # of the images' names: what is left pairs by less
+            key = (0, min(common, len(masks)), _nearness(other, place), -lost)
+            found.append((key, (other, (str(names.image), str(pattern)), len(names.masks) > 1)))
+    return max(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def _nearness(place: str, other: str) -> tuple[bool, int, int]:
+    """How much two paths have in common: the part of the dataset, folders of the same name; deeper ones count more."""
+    folders = set(place.split("/")) - {""}
+    return split_of(place) == split_of(other), len(folders & set(other.split("/"))), len(place)
 
 
 # ---------------------------------------------------------------------------- parts
@@ -345,7 +387,7 @@ def _best_photographs(
 
 def split_of(path: str) -> str:
     """ "train", "val" or "test" by the words in a path, the last one counts; "train" where there is none."""
-    words = [word for part in path.lower().split("/") for word in part.replace("-", "_").replace(".", "_").split("_")]
+    words = re.split(r"[^a-z]+", path.lower())  # train2017 is train
     found = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
     return found[-1] if found else "train"
 
@@ -359,10 +401,16 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
         images, masks = {place.images for place in places}, {place.masks for place in places}
         place = places[0]
         if len(places) > 1 and not (result.form in IN_ONE_FILE and len(masks) > 1):
-            place = Place(os.path.commonpath(images) if "." not in images else ".", os.path.commonpath(masks))
+            place = Place(_above(images), _above(masks))
         elif len(places) > 1:
             result.notes += [f"{other.masks} is a further annotation file and not used" for other in places[1:]]
         result.places[split] = place
+    result.places = {split: result.places[split] for split in ("train", "val", "test") if split in result.places}
+
+
+def _above(places: set[str]) -> str:
+    """The folder that all lie in."""
+    return "." if "." in places else os.path.commonpath(places) or "."
 
 
 def _find_lists(contents: _Contents, result: Survey) -> None:
