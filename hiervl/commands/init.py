@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog
 
 from hiervl.data.folders.formats.opening import MASKS
 from hiervl.data.folders.layout import FolderLayout
-from hiervl.data.preparation.survey import Survey, survey
+from hiervl.data.preparation.survey import survey
 from hiervl.data.preparation.survey_classes import FoundClasses, find_classes
+from hiervl.data.preparation.survey_contents import Survey
 from hiervl.engine.run_config import load_config, require_own_dataset
 from hiervl.utils.errors import UserError
 
