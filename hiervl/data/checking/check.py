@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from hiervl.data.checking.duplicates import Fingerprint, fingerprint, near_duplicates
+from hiervl.data.checking.duplicates import near_duplicates
+from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.values import (
@@ -46,13 +45,6 @@ MENDS = {
     },
 }
 Layout = FolderLayout | RegisteredLayout
-
-
-class ImageFacts(NamedTuple):
-    """What is kept of an image that could be read."""
-
-    size: tuple[int, int]  # height, width
-    mark: Fingerprint
 
 
 @dataclass
@@ -163,23 +155,17 @@ def _read_images(
     report: Report, layout: Layout, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float
 ) -> list[Finding]:
     """``needed`` are the labelled images, of which every one has to be whole."""
-    corrupt, dark = [], []
-    paths = dict.fromkeys(itertools.chain(needed, unlabeled))
-    needed, count = set(needed), len(paths)
-    for path in tqdm(paths, "images", disable=None, leave=False):  # None: not in a log file
-        try:
-            image = layout.read_image(path)
-        except UserError as error:
-            corrupt.append((path, str(error)))
-            continue
-        report.images[path] = ImageFacts(image.shape[:2], fingerprint(image))
-        if image.max() < DARK:
-            dark.append(path)
-    broken = [entry for entry in corrupt if entry[0] in needed]
+    paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
+    facts = dict(zip(paths, read_image_facts(paths, layout.store, layout.bands)))
+    report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
+    corrupt = [(path, str(found)) for path, found in facts.items() if isinstance(found, UserError)]
+    dark = [path for path, found in report.images.items() if found.brightest < DARK]
+    labeled = set(needed)
+    broken = [entry for entry in corrupt if entry[0] in labeled]
     findings = [_broken(broken, "images")] if broken else []
-    others = [entry for entry in corrupt if entry[0] not in needed]
+    others = [entry for entry in corrupt if entry[0] not in labeled]
     if others:
-        is_too_many = len(others) > max_damaged * (count - len(needed))
+        is_too_many = len(others) > max_damaged * (len(paths) - len(labeled))
         findings.append(_broken(others, "unlabelled images", is_too_many))
     if dark:
         findings.append(Finding(
@@ -206,16 +192,17 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
     statistics = ValueStatistics(layout.class_map, form)
     corrupt, unequal, turned = [], [], []
     for pool in pools.values():
-        for sample in tqdm(pool.samples.values(), "masks", disable=None, leave=False):
+        samples = list(pool.samples.values())
+        for sample, facts in zip(samples, layout.mask_facts(samples)):
             name, image = sample.masks.name(sample.key), str(sample.image)
-            try:
-                raw = sample.masks.raw(sample.key)
-            except UserError as error:
-                corrupt.append((name, str(error)))
+            if isinstance(facts, UserError):
+                corrupt.append((name, str(facts)))
                 continue
-            report.pixels[image] = statistics.add(name, raw)
-            if image in report.images and raw.codes.shape != report.images[image].size:
-                (turned if _is_unrotated(sample, raw.codes.shape) else unequal).append(name)
+            report.pixels[image] = statistics.add(name, facts)
+            size = report.images[image].size if image in report.images else facts.shape
+            if facts.shape != size:
+                both = f"{name} ({facts.shape[1]}×{facts.shape[0]}, its image {size[1]}×{size[0]})"
+                (turned if _is_unrotated(sample, facts.shape) else unequal).append(both)
     findings = [_broken(corrupt, "masks")] if corrupt else []
     if unequal:
         findings.append(Finding(

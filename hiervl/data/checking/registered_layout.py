@@ -12,11 +12,13 @@ import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.classes.records import definitions_of
-from hiervl.data.folders.layout import Pool, Sample
+from hiervl.data.folders.facts import FactsStore, MaskFacts, file_stamp, read_mask_facts
+from hiervl.data.folders.layout import Pool, Sample, cache_folder
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_image, read_instances, read_label
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
+from hiervl.utils.errors import UserError
 
 
 class LabelFiles:
@@ -29,6 +31,9 @@ class LabelFiles:
 
     def name(self, key: str) -> str:
         return key
+
+    def stamp(self, key: str) -> tuple:
+        return file_stamp(key)
 
     def raw(self, key: str) -> RawMask:
         """
@@ -92,6 +97,8 @@ class RegisteredLayout:
         class_names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(cfg.DATASETS.TRAIN[0])
         return cls(names, dicts, class_names, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
 
+    bands = None  # of TIFFs: they are read as other images
+
     @staticmethod
     def read_image(path: str | Path) -> np.ndarray:
         """An image as training sees it; errors as :func:`read_image`."""
@@ -125,6 +132,15 @@ class RegisteredLayout:
     @property
     def unlabeled(self) -> Sequence[str]:
         return self._unlabeled
+
+    def mask_facts(self, samples: Sequence[Sample]) -> list[MaskFacts | UserError]:
+        """As :meth:`FolderLayout.mask_facts`."""
+        return read_mask_facts(samples, self.store)
+
+    @property
+    def store(self) -> FactsStore:
+        """Where facts about files are remembered."""
+        return FactsStore(cache_folder() / "registered")
 
     def missing_masks(self) -> list[Path]:
         return self.labeled.missing

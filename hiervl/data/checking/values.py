@@ -15,6 +15,7 @@ from hiervl.data.checking.readings import (
     zero_never_occurs,
 )
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.masks import (
     AUTO,
     COLOR,
@@ -63,8 +64,8 @@ class ValueStatistics:
     unknown_names: dict[str, dict[str, int]] = field(default_factory=dict)
     remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, raw: RawMask) -> np.ndarray:
-        """Take in a mask; returns its pixels per class (C,)."""
+    def add(self, name: str, raw: RawMask | MaskFacts) -> np.ndarray:
+        """Take in a mask, or what is known of it; returns its pixels per class (C,)."""
         meaning = label_of_code(raw, self.class_map)
         pixels = np.zeros(len(self.class_map.classes), dtype=np.int64)
         codes = raw.counts()

@@ -10,14 +10,12 @@ from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.kinds import refuse_file
 from hiervl.data.loading.bands import TIFF_SUFFIXES, has_rasterio, tiff_size
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
-from hiervl.data.loading.readers import image_header
+from hiervl.data.loading.readers import EXIF_ORIENTATION, QUARTER_TURNS, image_header
 from hiervl.utils.errors import UserError
 
 # JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 HASH_MARK = "# sha256 "
-EXIF_ORIENTATION = 0x0112
-QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 def find_folder(root: Path, folder: str, key: str) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, read_class_map
+from hiervl.data.folders.facts import FactsStore, MaskFacts, read_mask_facts
 from hiervl.data.folders.files import (
     MASK_SUFFIXES,
     choose_names,
@@ -30,10 +31,11 @@ from hiervl.data.folders.formats.opening import MASKS, open_annotations
 from hiervl.data.folders.formats.per_class import ClassMasks
 from hiervl.data.folders.formats.source import MaskSource
 from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
-from hiervl.data.folders.masks import AUTO, MaskFolder
+from hiervl.data.folders.masks import AUTO, MaskFolder, label_of_code
 from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_masks
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.loading.readers import read_image, read_label
 from hiervl.utils.errors import UserError
@@ -72,10 +74,16 @@ class FolderLayout:
         """
         self.source = source
         self.class_map: ClassMap = read_class_map(source.classes)
+        self._mask_facts: dict[tuple[int, str], MaskFacts | UserError] = {}
+
+    @property
+    def bands(self) -> Bands | None:
+        """Which bands of TIFFs are read."""
+        return self.source.bands
 
     def read_image(self, path: str | Path) -> np.ndarray:
         """An image as training sees it; errors as :func:`read_image`."""
-        return read_image(str(path), self.source.bands)
+        return read_image(str(path), self.bands)
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -267,11 +275,33 @@ class FolderLayout:
     # ---- label maps ---------------------------------------------------------------------------------------------
 
     def presence(self, samples: Sequence[Sample]) -> np.ndarray:
-        """(images, C) bool: which classes each image shows."""
+        """(images, C) bool: which classes each image shows.
+
+        Raises:
+            UserError: a mask cannot be read, or holds what is no class.
+        """
         shown = np.zeros((len(samples), len(self.class_map.classes)), dtype=bool)
-        for row, sample in zip(shown, samples):
-            row[[value for value in np.unique(self.label(sample)) if value != IGNORED]] = True
+        for row, sample, facts in zip(shown, samples, self.mask_facts(samples)):
+            if isinstance(facts, UserError):
+                raise facts
+            meaning = label_of_code(facts, self.class_map)
+            if facts.unknown_names or not meaning.keys() >= facts.counts().keys():
+                self.label(sample)  # which says what is wrong
+            labels = {meaning.get(code, IGNORED) for code in facts.counts()}
+            row[list(labels - {IGNORED})] = True
         return shown
+
+    def mask_facts(self, samples: Sequence[Sample]) -> list[MaskFacts | UserError]:
+        """What the masks hold, or the error with which one cannot be read; every mask is read once."""
+        names = [(id(sample.masks), sample.key) for sample in samples]
+        new = {name: sample for name, sample in zip(names, samples) if name not in self._mask_facts}
+        self._mask_facts.update(zip(new, read_mask_facts(list(new.values()), self.store)))
+        return [self._mask_facts[name] for name in names]
+
+    @functools.cached_property
+    def store(self) -> FactsStore:
+        """Where facts about files are remembered."""
+        return FactsStore(cache_folder(self.source.cache) / self.source.name)
 
     def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """Label map (H, W) with 255 where nothing counts.

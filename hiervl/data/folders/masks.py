@@ -19,6 +19,7 @@ from hiervl.utils.errors import UserError
 
 INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
 FORMS = (AUTO, INDEX, COLOR)
+BYTE_MODES = ("1", "L", "P")
 MAX_LISTED = 5
 
 
@@ -42,8 +43,12 @@ class RawMask:
 
     def counts(self) -> dict[int, int]:
         """Pixels of each code."""
-        codes, counts = np.unique(self.codes, return_counts=True)
-        return dict(zip(codes.tolist(), counts.tolist()))
+        flat = self.codes.ravel()
+        # Masks are made of long runs, so that sorting these is far less than sorting all pixels.
+        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])[: flat.size]
+        lengths = np.diff(np.append(starts, flat.size))
+        codes, owner = np.unique(flat[starts], return_inverse=True)
+        return dict(zip(codes.tolist(), np.bincount(owner, lengths, len(codes)).astype(np.int64).tolist()))
 
 
 def encode_color(color: Color) -> int:
@@ -105,7 +110,7 @@ class MaskFolder:
             return RawMask(INDEX, whole_numbers(np.array(image), str(path)))
         palette = _palette(image) if image.mode == "P" else None
         if image.mode in readers.INDEX_MODES and not (self.form == COLOR and palette):
-            return RawMask(INDEX, np.array(image).astype(np.int32), palette)
+            return RawMask(INDEX, np.array(image, dtype=np.uint8 if image.mode in BYTE_MODES else np.int32), palette)
         if image.mode in ("LAB", "HSV"):
             raise UserError(f"{path} holds {image.mode} pixels: save it with a class index or an RGB colour per pixel.")
         rgb = np.array(image.convert("RGB")).astype(np.int32)
@@ -129,15 +134,16 @@ class MaskFolder:
                 f"{size[1]}×{size[0]}: the two must have the same size."
             )
         meaning = label_of_code(raw, self.class_map)
-        codes, inverse = np.unique(raw.codes, return_inverse=True)
-        unknown = [code for code in codes.tolist() if code not in meaning]
+        codes = list(raw.counts())
+        unknown = [code for code in codes if code not in meaning]
         if unknown:
             raise UserError(
                 f"{self.name(key)} holds {describe_codes(raw.form, unknown)}, which {self.class_map.path} does not "
                 "name; `python -m hiervl check-data` says more."
             )
-        table = np.array([meaning[code] for code in codes.tolist()], dtype=np.uint8)
-        return table[inverse.reshape(raw.codes.shape)], None
+        table = np.zeros(max(codes) + 1, dtype=np.uint8)
+        table[codes] = [meaning[code] for code in codes]
+        return table[raw.codes], None
 
 
 def label_of_code(raw: RawMask, class_map: ClassMap) -> dict[int, int]:

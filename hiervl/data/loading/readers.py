@@ -32,6 +32,10 @@ if HAS_HEIC:
     FORMATS += ("HEIF",)
 # A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
 MAX_PIXELS = 178_956_970
+OVERVIEW_SIDE = 128  # least shorter side of an image that is decoded at a reduced size
+FULL_SIZE = "hiervl full size"
+EXIF_ORIENTATION = 0x0112
+QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
@@ -53,6 +57,34 @@ def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
     if bands is not None and bands.applies_to(path):
         return read_bands(path, bands)
     return rgb_of(open_image(path, upright=True), path)
+
+
+def read_overview(path: str, bands: Bands | None = None) -> tuple[tuple[int, int], np.ndarray]:
+    """Height and width of an image, and the image itself, of which a JPEG is decoded at a reduced size; errors as
+    :func:`read_image`.
+
+    All of the file is read, so that a truncated one is noticed, but a large JPEG takes a third of the time.
+
+    Args:
+        bands: as of :func:`read_image`.
+
+    Returns:
+        The size of the upright image, and (H, W, 3) uint8 RGB, upright, perhaps smaller.
+    """
+    if bands is not None and bands.applies_to(path):
+        pixels = read_bands(path, bands)
+        return pixels.shape[:2], pixels
+    image = open_image(path, upright=False, reduced=True)
+    height, width = image.info.pop(FULL_SIZE, image.size[::-1])
+    turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+    return (width, height) if turned else (height, width), rgb_of(_upright(image, path), path)
+
+
+def _upright(image: Image.Image, path: str) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged EXIF data
+        raise _unreadable(path, error) from None
 
 
 def rgb_of(image: Image.Image, path: str) -> np.ndarray:
@@ -136,8 +168,9 @@ def _values_in(indices: np.ndarray) -> list:
     return np.unique(indices).tolist()
 
 
-def open_image(path: str, upright: bool = False) -> Image.Image:
-    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says."""
+def open_image(path: str, upright: bool = False, reduced: bool = False) -> Image.Image:
+    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says;
+    ``reduced``: a large JPEG at a fraction of its size, which then is in ``info[FULL_SIZE]`` (height, width)."""
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")
     try:
@@ -145,10 +178,12 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
             data = file.read()
     except (OSError, MemoryError) as error:
         raise _unreadable(path, error) from None
-    return decode_image(data, path, upright=upright)
+    return decode_image(data, path, upright=upright, reduced=reduced)
 
 
-def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: int | None = None) -> Image.Image:
+def decode_image(
+    data: bytes, name: str, *, upright: bool = False, max_pixels: int | None = None, reduced: bool = False
+) -> Image.Image:
     """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
 
     ``max_pixels`` None stands for :data:`MAX_PIXELS`.
@@ -163,6 +198,11 @@ def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: i
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
+            if reduced:
+                image.info[FULL_SIZE] = image.size[::-1]
+            if reduced and image.format == "JPEG":
+                least = max(1, min(image.size) // OVERVIEW_SIDE)
+                image.draft(None, (image.width // least, image.height // least))
             image.load()
             return ImageOps.exif_transpose(image) if upright else image
     except Image.DecompressionBombError:
