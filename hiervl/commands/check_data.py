@@ -12,7 +12,6 @@ from hiervl.data.classes.class_maps import IGNORED
 from hiervl.data.classes.definitions import distinct_color
 from hiervl.data.folders.layout import Sample
 from hiervl.data.folders.stratified import stratified_order
-from hiervl.data.loading.readers import read_image
 from hiervl.engine.presets import apply_preset, format_choices
 from hiervl.engine.run_config import find_layout, load_config, settle_device
 from hiervl.utils.errors import UserError
@@ -178,7 +177,7 @@ def _rows_of_readings(layout: Layout, finding: Finding) -> list:
     rows = []
     for sample in shown[:: max(1, len(shown) // READINGS_SHOWN)]:
         try:
-            codes, image = sample.masks.raw(sample.key).codes, read_image(str(sample.image))
+            codes, image = sample.masks.raw(sample.key).codes, layout.read_image(sample.image)
         except UserError:  # named among the findings
             continue
         panels = [("image", image)]
@@ -194,7 +193,7 @@ def _rows_of_readings(layout: Layout, finding: Finding) -> list:
 def _sheet_row(layout: Layout, sample: Sample):
     try:
         label = layout.label(sample)
-        image = read_image(str(sample.image))
+        image = layout.read_image(sample.image)
         colours = [definition.color for definition in layout.class_map.classes]
         panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]
     except (UserError, ValueError):  # named among the findings

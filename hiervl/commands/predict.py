@@ -50,6 +50,7 @@ def run(args) -> int:
         failed = [failure for of_rank in ranks.gather(failed) for failure in of_rank]
         if ranks.rank == 0:
             results.write_coco(list(batch.names(items)))
+            results.write_drafts(list(batch.names(items)))
             _report(args, results, len(items), failed)
         ranks.gather(None)  # nobody leaves before the last file is written
     return SOME_FAILED if failed else 0

@@ -6,7 +6,6 @@ from pathlib import Path
 from hiervl.config.check import check_config
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.classes.class_maps import IGNORED
-from hiervl.data.loading.readers import read_image
 from hiervl.engine.presets import apply_preset
 from hiervl.engine.run_config import find_layout, load_config, settle_device
 from hiervl.inference.zero_shot import ClassPictures, ZeroShotClip, ZeroShotScores
@@ -39,7 +38,7 @@ def run(args) -> int:
     scores, pictures = ZeroShotScores(names, phrases, IGNORED), ClassPictures(names)
     samples = layout.division["train"]
     for stem, sample in samples.items():
-        image = read_image(str(sample.image))
+        image = layout.read_image(sample.image)
         truth = layout.label(sample, image.shape[:2])
         maps = clip(image)
         prediction = scores.add(maps, truth)

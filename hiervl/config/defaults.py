@@ -314,6 +314,10 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.IMAGE_SUFFIX = ""
     # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
     cfg.DATASET.MASK_VARIABLE = ""
+    # Bands of TIFFs that are red, green and blue, counted from 1, such as [4, 3, 2]; empty: up to 4 are read.
+    cfg.DATASET.BANDS = []
+    # Values of those bands that become black and white, such as [0, 3000]; empty: all that the file's type can hold.
+    cfg.DATASET.BAND_RANGE = []
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.

@@ -211,7 +211,7 @@ def _legend_entries(
     labels = sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
     known = [label for label in labels if 0 <= label < len(colours)]
     entries: list[tuple[str, Sequence[int]]] = [
-        (class_names[label], [int(part) for part in colours[label]]) for label in known
+        (class_names[label], tuple(int(part) for part in colours[label])) for label in known
     ]
     return entries + ([(IGNORED_NAME, IGNORED_COLOUR)] if len(known) < len(labels) else [])
 

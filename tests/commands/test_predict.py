@@ -123,6 +123,19 @@ def test_everything_is_written_and_can_be_read_by_others(brightest, tmp_path):
     assert (ids > 0).all()
 
 
+def test_drafts_for_annotation_tools(brightest, tmp_path):
+    """The files of all images together hold those of an earlier call, too."""
+    pictures(tmp_path / "in", "a.png", "b/c.png", height=40, width=60)
+    tools = ("labelme", "cvat", "label_studio", "yolo")
+    assert brightest("--input", tmp_path / "in/a.png", "--save", *tools) == 0
+    assert brightest("--input", tmp_path / "in", "--save", *tools) == 0
+    out = tmp_path / "out"
+    assert (out / "labelme/b/c.json").is_file() and (out / "yolo/labels/a.txt").is_file()
+    assert "names" in (out / "yolo/data.yaml").read_text()
+    assert (out / "cvat/annotations.xml").read_text().count("<image ") == 2
+    assert len(json.loads((out / "label_studio/tasks.json").read_text())) == 2
+
+
 def test_a_bad_file_is_reported_and_the_rest_goes_on(brightest, tmp_path, capsys):
     pictures(tmp_path / "in", "a.png", "c.png")
     (tmp_path / "in" / "b.png").write_bytes(b"nonsense")

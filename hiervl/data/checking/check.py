@@ -21,7 +21,6 @@ from hiervl.data.checking.values import (
     value_findings,
 )
 from hiervl.data.folders.dataset import nothing_left, single_class
-from hiervl.data.folders.facts import FactsStore
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
 from hiervl.data.folders.masks import AUTO
@@ -98,7 +97,7 @@ def check(
     unlabeled = layout.unlabeled_files
     report.findings += _matching(layout, pools) + _unused(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    report.findings += _read_images(report, labeled_images, unlabeled, max_damaged, layout.store)
+    report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
@@ -153,11 +152,11 @@ def _unused(layout: Layout) -> list[Finding]:
 
 
 def _read_images(
-    report: Report, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float, store: FactsStore
+    report: Report, layout: Layout, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float
 ) -> list[Finding]:
     """``needed`` are the labelled images, of which every one has to be whole."""
     paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
-    facts = dict(zip(paths, read_image_facts(paths, store)))
+    facts = dict(zip(paths, read_image_facts(paths, layout.store, layout.bands)))
     report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
     corrupt = [(path, str(found)) for path, found in facts.items() if isinstance(found, UserError)]
     dark = [path for path, found in report.images.items() if found.brightest < DARK]

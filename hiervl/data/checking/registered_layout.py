@@ -15,7 +15,7 @@ from hiervl.data.folders.facts import FactsStore, MaskFacts, file_stamp, read_ma
 from hiervl.data.folders.layout import Pool, Sample, cache_folder
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
-from hiervl.data.loading.readers import read_instances, read_label
+from hiervl.data.loading.readers import read_image, read_instances, read_label
 from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.utils.errors import UserError
@@ -96,6 +96,13 @@ class RegisteredLayout:
             dicts["unlabelled"] = load_unlabeled(cfg)
         class_names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(cfg.DATASETS.TRAIN[0])
         return cls(names, dicts, class_names, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+
+    bands = None  # of TIFFs: they are read as other images
+
+    @staticmethod
+    def read_image(path: str | Path) -> np.ndarray:
+        """An image as training sees it; errors as :func:`read_image`."""
+        return read_image(str(path))
 
     def _pool(self, dicts: Sequence[dict]) -> Pool:
         masks = LabelFiles(len(self.class_map.classes), self.ignore_label)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.kinds import refuse_file
+from hiervl.data.loading.bands import TIFF_SUFFIXES, has_rasterio, tiff_size
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.readers import EXIF_ORIENTATION, QUARTER_TURNS, image_header
 from hiervl.utils.errors import UserError
@@ -94,9 +95,14 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: it is missing or no image.
     """
-    with image_header(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+    try:
+        with image_header(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+    except UserError:
+        if str(path).lower().endswith(TIFF_SUFFIXES) and has_rasterio():  # of bands that Pillow does not decode
+            return tiff_size(str(path))
+        raise
     return (width, height) if turned else (height, width)
 
 

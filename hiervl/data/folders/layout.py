@@ -34,8 +34,9 @@ from hiervl.data.folders.masks import AUTO, MaskFolder, label_of_code
 from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_masks
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
-from hiervl.data.loading.readers import read_label
+from hiervl.data.loading.readers import read_image, read_label
 from hiervl.data.loading.writers import write_map
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files
@@ -74,6 +75,15 @@ class FolderLayout:
         self.source = source
         self.class_map: ClassMap = read_class_map(source.classes)
         self._mask_facts: dict[tuple[int, str], MaskFacts | UserError] = {}
+
+    @property
+    def bands(self) -> Bands | None:
+        """Which bands of TIFFs are read."""
+        return self.source.bands
+
+    def read_image(self, path: str | Path) -> np.ndarray:
+        """An image as training sees it; errors as :func:`read_image`."""
+        return read_image(str(path), self.bands)
 
     # ---- files --------------------------------------------------------------------------------------------------
 

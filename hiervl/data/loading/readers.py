@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from hiervl.data.loading.file_types import HEAD, IMAGE, type_of_bytes
+from hiervl.data.loading.bands import Bands, read_bands
+from hiervl.data.loading.file_types import HAS_AVIF, HAS_HEIC, HEAD, IMAGE, type_of_bytes
 from hiervl.utils.errors import UserError
 
 # Pillow logs what it then raises; the sentence of the error says it better.
@@ -23,7 +24,12 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
 MAX_LISTED_VALUES = 5
 # Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", *(["AVIF"] if HAS_AVIF else []))
+if HAS_HEIC:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    FORMATS += ("HEIF",)
 # A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
 MAX_PIXELS = 178_956_970
 OVERVIEW_SIDE = 128  # least shorter side of an image that is decoded at a reduced size
@@ -32,11 +38,14 @@ EXIF_ORIENTATION = 0x0112
 QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
     """Read an image as it is meant to be seen.
 
     Grey, palette, CMYK and transparent images become RGB (transparency is dropped, not blended), 16-bit ones are
     scaled to 8 bits, and the orientation that the EXIF data asks for is applied.
+
+    Args:
+        bands: of TIFFs, which bands are red, green and blue, and what is black and white; None: read as other images.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -45,18 +54,26 @@ def read_image(path: str) -> np.ndarray:
         UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
             that is no image.
     """
+    if bands is not None and bands.applies_to(path):
+        return read_bands(path, bands)
     return rgb_of(open_image(path, upright=True), path)
 
 
-def read_overview(path: str) -> tuple[tuple[int, int], np.ndarray]:
+def read_overview(path: str, bands: Bands | None = None) -> tuple[tuple[int, int], np.ndarray]:
     """Height and width of an image, and the image itself, of which a JPEG is decoded at a reduced size; errors as
     :func:`read_image`.
 
     All of the file is read, so that a truncated one is noticed, but a large JPEG takes a third of the time.
 
+    Args:
+        bands: as of :func:`read_image`.
+
     Returns:
         The size of the upright image, and (H, W, 3) uint8 RGB, upright, perhaps smaller.
     """
+    if bands is not None and bands.applies_to(path):
+        pixels = read_bands(path, bands)
+        return pixels.shape[:2], pixels
     image = open_image(path, upright=False, reduced=True)
     height, width = image.info.pop(FULL_SIZE, image.size[::-1])
     turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
@@ -201,10 +218,10 @@ def _why_unidentified(data: bytes) -> str:
     tiff = _tiff_samples(data)
     if tiff is not None:
         bands, bits = tiff
-        pick = "-b 3 -b 2 -b 1 " if bands > 4 else ""
         return (
-            f"is a TIFF of {bands} bands of {bits} bits: read are 1, 3 or 4 bands of 8 bits, and 1 of 16; make one by "
-            f"`gdal_translate {pick}-ot Byte -scale IN.tif OUT.tif`{' with the three that show most' if pick else ''}."
+            f"is a TIFF of {bands} bands of {bits} bits: set DATASET.BANDS to the three that are red, green and blue, "
+            f"such as {'[4, 3, 2]' if bands > 4 else '[1, 2, 3]'}, and DATASET.BAND_RANGE to the values that are black "
+            "and white."
         )
     found = type_of_bytes(data[:HEAD])
     if found is None or found is IMAGE:

@@ -316,10 +316,10 @@ def test_unlabelled_images_that_training_does_without_are_a_warning(own):
 
 
 def test_files_that_nothing_reads_are_named(own):
-    (own.root / "unlabelled/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    (own.root / "unlabelled/IMG_1.JXL").write_bytes(b"\x00\x00\x00\x0cJXL " + bytes(40))
     (own.root / "labelled/masks/notes.md").write_text("made by hand")
     first, second = findings(own)
-    assert first.level == "warning" and "unlabelled: 1 .heic (HEIC photograph: convert to" in first.sentence
+    assert first.level == "warning" and "unlabelled: 1 .jxl (JPEG XL image: convert to" in first.sentence
     assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 
