@@ -50,6 +50,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
     # What is trained of the image tower: "all", "attention" (attention and position embeddings) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
+    # Dense embedding: "maskclip" (value path, residual and feed-forward part of the last block, as MaskCLIP and SemiVL
+    # compute it) or "value" (the value path alone, which ShapesWorld's CLIP was trained for).
+    cfg.MODEL.CLIP.DENSE = "maskclip"
     # Learnable tokens between the class token and the patches of the image tower; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
     # Convolutions on the image beside the tower are added to so many of its maps, finest first: outlines that patches

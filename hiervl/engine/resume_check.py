@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
@@ -30,7 +31,8 @@ def check_resumed_config(saved: str, current: str, path: str) -> None:
     Raises:
         UserError: a key of :data:`FIXED` differs.
     """
-    old, new = _leaves(load_yaml(saved or "{}", f"the config in '{path}'")), _leaves(yaml.safe_load(current or "{}"))
+    old = _leaves(with_older_meaning(load_yaml(saved or "{}", f"the config in '{path}'")))
+    new = _leaves(yaml.safe_load(current or "{}"))
     # A key that only one of them knows belongs to another version of HierVL.
     changed = [key for key in old if key in new and not _same(old[key], new[key]) and not _below(key, FREE)]
     for key in changed:

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.files import read_layers, written_keys
+from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config
@@ -102,7 +103,7 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
         source: the file that the text comes from, for error messages.
     """
     cfg = get_hiervl_cfg()
-    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(load_yaml(text, source))))
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(with_older_meaning(load_yaml(text, source)))))
     _merge_overrides(cfg, overrides)
     return prepare_config(cfg, training=False)
 

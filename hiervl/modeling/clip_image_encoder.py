@@ -17,6 +17,7 @@ from .layers import ChannelNorm, HasExportForm
 
 MAPS = ("res2", "res3", "res4", "res5")
 TRAINABLE_PARTS = ("all", "attention", "none")
+DENSE_EMBEDDINGS = ("maskclip", "value")
 
 
 class ClipImageEncoder(HasExportForm, Backbone):
@@ -26,8 +27,8 @@ class ClipImageEncoder(HasExportForm, Backbone):
     2. the transformer's blocks, four of which are kept;
     3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16), to the finest
        of which (or more of them) a convolutional stem adds the edges that patches have lost;
-    4. ``pooled_embedding``: the class token, ``dense_embedding``: the value path of the last block for every patch
-       (MaskCLIP), both through CLIP's final norm and projection, of length 1.
+    4. ``pooled_embedding``: the class token, ``dense_embedding``: every patch, attending to itself alone in the last
+       block (MaskCLIP), both through CLIP's final norm and projection, of length 1.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         blocks: Sequence[int] = (3, 5, 7, 11),
         num_prompts: int = 8,
         trainable: str = "attention",
+        dense: str = "maskclip",
         detail_maps: int = 1,
         recompute: bool = False,
     ):
@@ -46,12 +48,17 @@ class ClipImageEncoder(HasExportForm, Backbone):
             blocks: the four blocks (0-based, ascending) that are read out.
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
+            dense: what the last block makes of a patch for the dense embedding: "maskclip" (value path, residual and
+                feed-forward part, as in MaskCLIP and SemiVL) or "value" (the value path alone).
             detail_maps: how many of the maps, finest first, :class:`DetailStem` adds to; 0: all come from the patches
                 alone.
             recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         """
         super().__init__()
         _check_layout(visual, blocks, trainable)
+        if dense not in DENSE_EMBEDDINGS:
+            raise UserError(f"MODEL.CLIP.DENSE is one of {', '.join(DENSE_EMBEDDINGS)}, not '{dense}'.")
+        self.dense = dense
         self.visual = visual
         self.blocks = tuple(blocks)
         self.patch_size = visual.patch_size[0]
@@ -105,7 +112,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         last = len(self.visual.transformer.resblocks) - 1
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == last:
-                dense = self._to_joint_space(_value_path(block, self._patches(tokens)))
+                dense = self._to_joint_space(self._alone(block, self._patches(tokens)))
             tokens = maybe_recomputed(self.recompute, block, tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
@@ -130,8 +137,14 @@ class ClipImageEncoder(HasExportForm, Backbone):
         *first, last = self.visual.transformer.resblocks
         for block in first:
             tokens = maybe_recomputed(self.recompute, block, tokens)
-        dense = self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
+        dense = self._to_map(self._to_joint_space(self._alone(last, self._patches(tokens))), grid)
         return dense, self._to_joint_space(last(tokens)[:, 0]) if pooled else None
+
+    def _alone(self, block: nn.Module, patches: Tensor) -> Tensor:
+        """What a block makes of patches (B, P, width) that attend to themselves alone, as ``MODEL.CLIP.DENSE`` says."""
+        if self.dense == "value":
+            return _value_path(block, patches)
+        return maybe_recomputed(self.recompute, _block_of_lone_tokens, block, patches)
 
     def _embed(self, images: Tensor, grid) -> Tensor:
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
@@ -221,6 +234,12 @@ def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
     return attention.out_proj(value)
 
 
+def _block_of_lone_tokens(block: nn.Module, tokens: Tensor) -> Tensor:
+    """The whole block, its attention being the value path: both residuals and the feed-forward part are kept."""
+    tokens = tokens + block.ls_1(_value_path(block, tokens))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
 def _check_layout(visual: nn.Module, blocks: Sequence[int], trainable: str) -> None:
     resblocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     is_clip = (
@@ -247,6 +266,7 @@ def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
         blocks=cfg.MODEL.CLIP.BLOCKS,
         num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
         trainable=cfg.MODEL.CLIP.TRAINABLE,
+        dense=cfg.MODEL.CLIP.DENSE,
         detail_maps=cfg.MODEL.CLIP.DETAIL_MAPS,
         recompute=cfg.MODEL.CLIP.RECOMPUTE,
     )

@@ -10,6 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data.classes.definitions import ClassDefinition, distinct_color, read_classes
 from hiervl.data.classes.records import definitions_of, from_records, to_records, write_classes
+from hiervl.engine.resume_check import check_resumed_config
+from hiervl.engine.run_config import load_config
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint, restore_network
 from hiervl.modeling.clip import load_clip
@@ -134,3 +136,22 @@ def test_records_are_a_class_file(tmp_path):
 def test_classes_of_an_unknown_dataset_have_colours_of_their_own():
     first, second = definitions_of(["a", "b"], "no_such_dataset", ["b"])
     assert first.phrases == ("a",) and first.color != second.color and second.background
+
+
+@pytest.mark.parametrize("saved, expected", [("maskclip", "maskclip"), ("value", "value"), (None, "value")])
+def test_the_dense_embedding_is_that_of_the_training(save_run, tmp_path, saved, expected):
+    """The key is newer than the first checkpoints, whose networks learnt from the value path alone."""
+    _, folder = save_run(*(() if saved is None else ("MODEL.CLIP.DENSE", saved)))
+    path = folder / "model_final.pth"
+    if saved is None:
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint["config"] = "".join(
+            line for line in checkpoint["config"].splitlines(keepends=True) if "DENSE:" not in line
+        )
+        torch.save(checkpoint, path)
+        (tmp_path / "config.yaml").write_text(checkpoint["config"])  # as it lies beside the checkpoint
+        assert load_config(str(tmp_path / "config.yaml")).MODEL.CLIP.DENSE == "value"
+        with pytest.raises(UserError, match="MODEL.CLIP.DENSE 'value', but the config has 'maskclip'"):
+            check_resumed_config(checkpoint["config"], "MODEL: {CLIP: {DENSE: maskclip}}", "a.pth")
+    restored = restore_network(str(path), device="cpu")
+    assert (restored.network.backbone.dense, restored.cfg.MODEL.CLIP.DENSE) == (expected, expected)

@@ -27,6 +27,7 @@ TINY = {
     "MODEL.CLIP.NAME": "shapesworld",
     "MODEL.CLIP.PRETRAINED": "shapesworld",
     "MODEL.CLIP.BLOCKS": "[1, 2, 3, 5]",
+    "MODEL.CLIP.DENSE": "value",
     "MODEL.PIXEL_DECODER.DIM": "16",
     "MODEL.PIXEL_DECODER.HEADS": "2",
     "MODEL.PIXEL_DECODER.LAYERS": "1",
