@@ -26,6 +26,7 @@ from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
 from hiervl.engine.presets import apply_preset
+from hiervl.modeling.clip import name_of_weights
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
     settle_device(cfg)
+    settle_clip(cfg)
     layout = register_own_dataset(cfg, training)
     if training:
         _check_dataset_names(cfg)
@@ -166,6 +168,15 @@ def settle_device(cfg: CfgNode) -> None:
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
+
+
+def settle_clip(cfg: CfgNode) -> None:
+    """The CLIP that computes as its file of weights was trained, so that checkpoints name that one.
+
+    Raises:
+        UserError: no model of ``MODEL.CLIP.NAME`` does.
+    """
+    cfg.MODEL.CLIP.NAME = name_of_weights(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
 def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | None:
