@@ -98,7 +98,8 @@ def resized_and_cropped(scores: Tensor, padded_size: Sequence[int], size: Sequen
 
 
 def classes_of(cfg):
-    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
+    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset; with
+    MODEL.TEXT.PHRASES off the names are the phrases."""
     dataset = next(iter(cfg.DATASETS.TRAIN), None)
     metadata = MetadataCatalog.get(dataset) if dataset else None
     registered = list(getattr(metadata, "stuff_classes", ()))
@@ -111,5 +112,7 @@ def classes_of(cfg):
         raise UserError(
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
         )
-    phrases = getattr(metadata, "class_phrases", None) if names == registered else None
+    phrases = None
+    if names == registered and cfg.MODEL.TEXT.PHRASES:
+        phrases = getattr(metadata, "class_phrases", None)
     return names, phrases or [[name] for name in names]

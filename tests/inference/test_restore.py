@@ -92,6 +92,24 @@ def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
         torch.testing.assert_close(restored.network.encode_text(), network.encode_text())
 
 
+def test_names_alone_travel_where_the_training_asked_with_them(save_run):
+    name = "restore_test_names"
+    names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
+    DatasetCatalog.register(name, list)
+    phrases = [[f"some {n}", f"any {n}"] for n in names]
+    MetadataCatalog.get(name).set(stuff_classes=names, class_phrases=phrases)
+    try:
+        options = ("DATASETS.TRAIN", (name,), "MODEL.CLASS_NAMES", [], "MODEL.TEXT.PHRASES", False)
+        network, folder = save_run(*options)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    restored = restore_network(str(folder), device="cpu")
+    assert [definition.phrases for definition in restored.classes] == [(n,) for n in names]
+    with torch.no_grad():
+        torch.testing.assert_close(restored.network.encode_text(), network.encode_text())
+
+
 def test_a_checkpoint_without_class_records_names_its_classes(save_run):
     _, folder = save_run()
     path = folder / "model_final.pth"
