@@ -88,7 +88,7 @@ class ClipGuidance:
         if self.softmax_at == "patches":
             return F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
         # log p is the similarity minus a number that all classes of a patch share. Resizing is linear, so that they
-        # share one at every pixel, too, where the softmax takes it out again. (Similarities that differ by more than 0.8
-        # under CLIP's factor of 100 are cut there; CLIP's differ by a few tenths.)
+        # share one at every pixel, too, where the softmax takes it out again. (Under CLIP's factor of 100, similarities
+        # that differ by more than 0.8 are cut there; CLIP's differ by a few tenths.)
         logarithm = probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
         return F.interpolate(logarithm, size=size, mode="bilinear", align_corners=False).softmax(1)

@@ -9,12 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from hiervl.data.checking.duplicates import Fingerprint, fingerprint, near_duplicates
-from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.checking.registered_layout import LabelFiles, RegisteredLayout
 from hiervl.data.checking.values import ERROR, WARNING, Finding, ValueStatistics, registered_findings, value_findings
 from hiervl.data.folders.files import guess_mask_suffix
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
-from hiervl.data.folders.masks import CocoFile
-from hiervl.data.loading.readers import image_header, read_image
+from hiervl.data.folders.masks import MaskFolder
+from hiervl.data.loading.readers import DOUBTFUL, file_frame, read_image
+from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
 
 DARK = 16  # an image that is nowhere brighter uses a corner of its range
@@ -52,6 +53,7 @@ class Report:
         splits: paths of the images of "train", "val", "test", "unlabelled"; "labelled" alone where the division failed.
         pixels: (C,) pixels of every class, by image path.
         findings: the faults, worst first.
+        doubtful: paths of images of which nobody can tell how their mask lies on them.
     """
 
     class_names: list[str]
@@ -59,6 +61,7 @@ class Report:
     splits: dict[str, list[str]] = field(default_factory=dict)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)
 
     @property
     def is_sound(self) -> bool:
@@ -159,7 +162,7 @@ def _broken(files: Sequence[tuple[str, str]], what: str) -> Finding:
 
 def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
     statistics = ValueStatistics(layout.class_map)
-    corrupt, unequal, turned = [], [], []
+    corrupt, unequal, turned, doubtful = [], [], [], []
     for pool in pools.values():
         for sample in tqdm(pool.samples.values(), "masks", disable=None, leave=False):
             name, image = sample.masks.name(sample.key), str(sample.image)
@@ -169,8 +172,18 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
                 corrupt.append((name, str(error)))
                 continue
             report.pixels[image] = statistics.add(name, raw)
-            if image in report.images and raw.codes.shape != report.images[image].size:
-                (turned if _is_unrotated(sample, raw.codes.shape) else unequal).append(name)
+            if image not in report.images:
+                continue
+            of_image, of_mask = file_frame(image).orientation, _own_orientation(sample)
+            upright, stored = report.images[image].size, raw.codes.shape
+            orientation = fitting_orientation(stored, of_mask, upright, of_image if _may_turn(sample) else None)
+            if turned_size(stored, orientation) != upright:
+                unequal.append(name)
+            elif orientation not in (None, UPRIGHT) and of_mask is None:
+                turned.append(name)
+            elif is_doubtful(stored, of_mask, upright, of_image):
+                doubtful.append(name)
+                report.doubtful.add(image)
     findings = [_broken(corrupt, "masks")] if corrupt else []
     if unequal:
         findings.append(Finding(
@@ -178,24 +191,30 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
         ))  # fmt: skip
     if turned:
         findings.append(Finding(
-            ERROR,
-            "masks have the size of the photograph before its EXIF rotation: rotate these masks, or remove the "
-            "rotation from the photographs' EXIF data.",
+            WARNING,
+            "masks have the size of the photograph before its EXIF rotation, and are turned with it: look at the "
+            "overlays.",
             tuple(turned),
         ))  # fmt: skip
+    if doubtful:
+        findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
     judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
     return findings + judge(statistics)
 
 
-def _is_unrotated(sample: Sample, shape: tuple[int, int]) -> bool:
-    """The mask fits the pixels as they are stored, which EXIF asks to be turned."""
-    if isinstance(sample.masks, CocoFile):
-        return False
+def _may_turn(sample: Sample) -> bool:
+    """Mask files are turned as their image is; annotations lie as they were drawn."""
+    return isinstance(sample.masks, (MaskFolder, LabelFiles))
+
+
+def _own_orientation(sample: Sample) -> int | None:
+    """What the EXIF data of a mask file says."""
+    if not _may_turn(sample):
+        return None
     try:
-        with image_header(sample.image) as image:
-            return image.size == (shape[1], shape[0])
-    except UserError:
-        return False
+        return file_frame(sample.masks.name(sample.key)).orientation
+    except UserError:  # a file of another kind, which has no such data
+        return None
 
 
 def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:

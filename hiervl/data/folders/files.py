@@ -8,15 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hiervl.data.loading.readers import image_header
+from hiervl.data.loading.readers import file_frame
+from hiervl.data.loading.turns import turned_size
 from hiervl.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 # JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
 MASK_SUFFIXES = IMAGE_SUFFIXES
 HASH_MARK = "# sha256 "
-EXIF_ORIENTATION = 0x0112
-QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 class Matching(NamedTuple):
@@ -139,10 +138,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: it is missing or no image.
     """
-    with image_header(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
-    return (width, height) if turned else (height, width)
+    return turned_size(*file_frame(path))
 
 
 # ---------------------------------------------------------------------------- lists of names

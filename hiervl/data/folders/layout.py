@@ -20,7 +20,6 @@ from hiervl.data.folders.files import (
     choose_names,
     find_files,
     find_folder,
-    image_size,
     list_files,
     match_masks,
     read_list,
@@ -29,7 +28,8 @@ from hiervl.data.folders.masks import CocoFile, MaskFolder
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
-from hiervl.data.loading.readers import read_label
+from hiervl.data.loading.readers import Frame, file_frame, read_label
+from hiervl.data.loading.turns import ORIENTATION, UPRIGHT, fitting_orientation, turned, turned_size
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,8 @@ class FolderLayout:
         Raises:
             UserError: as :meth:`label_files`; or it is of another size (height, width) than ``image_size``.
         """
-        return read_label(self.label_files(sample)[0], len(self.class_map.classes), IGNORED, image_size)
+        label_file, num_classes = self.label_files(sample)[0], len(self.class_map.classes)
+        return read_label(label_file, num_classes, IGNORED, image_size, str(sample.image))
 
     def label_files(self, sample: Sample) -> tuple[str, str | None]:
         """Files of the label map and, with COCO masks, of the instances; converted into the cache where necessary.
@@ -255,16 +256,20 @@ class FolderLayout:
         """
         if sample.masks.as_it_is(sample.key):
             return sample.masks.name(sample.key), None
-        digest = hashlib.sha256(repr(sample.masks.stamp(sample.key)).encode()).hexdigest()[:16]
+        image = file_frame(sample.image)
+        orientation = orientation_of_mask(sample, image)
+        stamp = (sample.masks.stamp(sample.key), orientation)
+        digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
         folder = cache_folder(self.source.cache) / self.source.name
         base = f"{sample.image.stem}-{digest}"
         label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
         has_instances = isinstance(sample.masks, CocoFile)
         if not label_file.is_file() or (has_instances and not instance_file.is_file()):
-            labels, instances = sample.masks.labels(sample.key, image_size(sample.image))
-            _save(labels, label_file)
+            size = turned_size(turned_size(*image), orientation)  # of the mask, as it is stored
+            labels, instances = sample.masks.labels(sample.key, size)
+            _save(turned(labels, orientation), label_file, orientation)
             if instances is not None:
-                _save(instances, instance_file)
+                _save(turned(instances, orientation), instance_file, orientation)
         return str(label_file), str(instance_file) if has_instances else None
 
     # ---- Detectron2 ---------------------------------------------------------------------------------------------
@@ -279,6 +284,18 @@ class FolderLayout:
             entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
             found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
         return found
+
+
+def orientation_of_mask(sample: Sample, image: Frame) -> int | None:
+    """How a mask file is to be turned to lie on its image, see ``turns.py``; annotations lie as they were drawn."""
+    if not isinstance(sample.masks, MaskFolder):
+        return None
+    try:
+        mask = file_frame(sample.masks.name(sample.key))
+    except UserError:  # whoever reads it will say so
+        return None
+    upright = turned_size(image.size, image.orientation)
+    return fitting_orientation(mask.size, mask.orientation, upright, image.orientation)
 
 
 def _listed_file(root: str, name: str, listed_in: Path) -> str:
@@ -312,13 +329,19 @@ def cache_folder(chosen: str = "") -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache").expanduser() / "hiervl"
 
 
-def _save(values: np.ndarray, path: Path) -> None:
-    """A PNG of 8 or 16 bits, which appears complete or not at all: several processes may write it at once."""
+def _save(values: np.ndarray, path: Path, orientation: int | None) -> None:
+    """A PNG of 8 or 16 bits, which appears complete or not at all: several processes may write it at once.
+
+    ``orientation``: what it was turned by; where that was known, the file says that it is upright now.
+    """
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ORIENTATION] = UPRIGHT
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16
-        Image.fromarray(values.astype(kind)).save(temporary, format="PNG")
+        Image.fromarray(values.astype(kind)).save(temporary, format="PNG", exif=exif)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
