@@ -1,4 +1,4 @@
-# make demo | test | soak | audit | lint. Each sets up .venv first, which takes some minutes once and nothing afterwards.
+# make demo | test | soak | audit | lint | mutants. Each sets up .venv first, which takes some minutes once and nothing afterwards.
 # PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -12,8 +12,12 @@ STAMP := $(VENV)/.complete
 INCOMPLETE := .venv-incomplete
 # pip-audit's own packages stay out of .venv.
 AUDIT := .venv-audit
+# So do mutmut's.
+MUTMUT := .venv-mutants
+# The part of hiervl/ whose tests are tested: losses, modeling, semi_supervised, evaluation or augmentation.
+ROOM ?= losses
 
-.PHONY: help .venv demo test soak audit lint
+.PHONY: help .venv demo test soak audit lint mutants
 
 help:
 	@echo "make demo   train and judge HierVL on a small synthetic world"
@@ -21,6 +25,7 @@ help:
 	@echo "make soak   the long form of the robustness tests (half an hour)"
 	@echo "make audit  compare the installed packages with known vulnerabilities (asks the network)"
 	@echo "make lint   check the code's style"
+	@echo "make mutants ROOM=losses  small faults that no test of a part notices (up to hours; tests/mutants.md)"
 	@echo "make .venv  only set up the environment in $(VENV)"
 
 .venv: $(STAMP)
@@ -63,3 +68,12 @@ audit: $(STAMP)
 lint: $(STAMP)
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
+
+# mutmut sees the packages of .venv by a path file. MUTANTS passes further arguments on, such as --again, --processes 2
+# or 'hiervl.losses.targets*', which is done in a few minutes.
+mutants: $(STAMP)
+	@[ -x $(MUTMUT)/bin/mutmut ] || { $(PYTHON) -m venv $(MUTMUT) && \
+		$(MUTMUT)/bin/python -m pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4" && \
+		$(VENV_PYTHON) -c "import site; print(site.getsitepackages()[0])" > \
+		"$$($(MUTMUT)/bin/python -c "import site; print(site.getsitepackages()[0])")/hiervl.pth"; }
+	$(MUTMUT)/bin/python tools/mutants.py $(ROOM) $(MUTANTS)

@@ -17,7 +17,6 @@ sys.path.insert(0, str(REPOSITORY))
 import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.engine import default_argument_parser  # noqa: E402
 from pycocotools import mask as coco_mask  # noqa: E402
 from pycocotools.coco import COCO  # noqa: E402
@@ -25,6 +24,7 @@ from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 import train_net  # noqa: E402
 from benchmarks import trainings  # noqa: E402
+from hiervl.data.registered.catalogs import register_in_catalogs, registered_classes  # noqa: E402
 from hiervl.data.registered.datasets import load_dataset  # noqa: E402
 from hiervl.data.loading.readers import read_image, read_instances, read_label  # noqa: E402
 from hiervl.evaluation.panoptic_quality import PanopticQuality  # noqa: E402
@@ -52,9 +52,7 @@ def register_unannotated() -> None:
             for entry in load_dataset(LABELLED)
         ]
 
-    DatasetCatalog.register(UNANNOTATED, load)
-    metadata = {key: value for key, value in MetadataCatalog.get(LABELLED).as_dict().items() if key != "name"}
-    MetadataCatalog.get(UNANNOTATED).set(**metadata)
+    register_in_catalogs(UNANNOTATED, load, registered_classes(LABELLED))
 
 
 def truth_of(entry: dict, num_classes: int):

@@ -20,14 +20,14 @@ sys.path.insert(0, str(REPOSITORY))
 import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.engine import default_argument_parser  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import train_net  # noqa: E402
 from benchmarks import trainings  # noqa: E402
-from hiervl.data.registered.datasets import IGNORE_LABEL, SHAPESWORLD, load_dataset  # noqa: E402
+from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs  # noqa: E402
+from hiervl.data.registered.datasets import SHAPESWORLD, load_dataset  # noqa: E402
 from hiervl.data.loading.readers import read_image, read_label  # noqa: E402
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion  # noqa: E402
 from hiervl.inference.predictor import HierVLPredictor, pixels_of  # noqa: E402
@@ -60,13 +60,7 @@ def register_seen_only(folder: Path) -> None:
             dicts.append({**kept, "sem_seg_file_name": str(path)})
         return dicts
 
-    DatasetCatalog.register(SEEN_ONLY, load)
-    MetadataCatalog.get(SEEN_ONLY).set(
-        stuff_classes=[definition.name for definition in SEEN],
-        stuff_colors=[list(definition.color) for definition in SEEN],
-        class_phrases=[list(definition.phrases) for definition in SEEN],
-        ignore_label=IGNORE_LABEL,
-    )
+    register_in_catalogs(SEEN_ONLY, load, SEEN)
 
 
 def evaluate(label_map: Callable[[np.ndarray], np.ndarray], count: int) -> dict[str, object]:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,8 @@ from PIL import Image
 
 if not torch.cuda.is_available():  # read when Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that test files share
 
 import hiervl  # noqa: E402, F401  applies what Detectron2 needs, before any test imports it
 
@@ -36,6 +41,19 @@ def clip(clip_file):
 
     torch.manual_seed(0)
     return load_clip(clip_file, "")
+
+
+@pytest.fixture(scope="session")
+def resize_by_opencv():
+    """→ function that resizes maps (…, H, W) to a size as OpenCV does, about the centres of pixels: what PyTorch's
+    ``interpolate`` has to agree with, by an implementation that knows nothing of ``align_corners``."""
+
+    def resize(maps, size, interpolation=cv2.INTER_LINEAR):
+        planes = maps.detach().reshape(-1, *maps.shape[-2:]).double().numpy()
+        resized = np.stack([cv2.resize(plane, tuple(size)[::-1], interpolation=interpolation) for plane in planes])
+        return torch.from_numpy(resized).to(maps.dtype).view(*maps.shape[:-2], *size)
+
+    return resize
 
 
 @pytest.fixture

@@ -96,20 +96,20 @@ def test_the_overview_lists_every_command_without_importing_it(tmp_path, monkeyp
 
 
 def test_an_earlier_config_is_kept_as_it_was(tmp_path):
-    import train_net
+    from hiervl.engine import main as engine_main
 
     (tmp_path / "config.yaml").write_text("SEED: 1\n")
-    with train_net.kept_config(str(tmp_path)):
+    with engine_main.kept_config(str(tmp_path)):
         (tmp_path / "config.yaml").write_text("SEED: 2\n")
     assert (tmp_path / "config.yaml").read_text() == "SEED: 1\n"
-    with train_net.kept_config(str(tmp_path / "new")):
+    with engine_main.kept_config(str(tmp_path / "new")):
         pass
     assert not (tmp_path / "new").exists()
 
 
 def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, monkeypatch):
-    import train_net
     from hiervl.config.defaults import get_hiervl_cfg
+    from hiervl.engine import main as engine_main
 
     class Trainer:
         was_stopped = True
@@ -124,25 +124,25 @@ def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, m
         def train(self):
             pass
 
-    monkeypatch.setattr(train_net, "SemiSupervisedTrainer", Trainer)
+    monkeypatch.setattr(engine_main, "SemiSupervisedTrainer", Trainer)
     cfg = get_hiervl_cfg()
     cfg.OUTPUT_DIR, path = str(tmp_path), tmp_path / "config.yaml"
     path.write_text("SEED: 1\n")
     cfg.SEED = 2
     with pytest.raises(UserError):
-        train_net.train(cfg, resume=False)
+        engine_main.train(cfg, resume=False)
     cfg.SEED = 3
-    train_net.train(cfg, resume=True)
+    engine_main.train(cfg, resume=True)
     assert path.read_text() == "SEED: 1\n"
-    train_net.train(cfg, resume=False)
+    engine_main.train(cfg, resume=False)
     assert "SEED: 3\n" in path.read_text()
 
 
 def test_the_log_leaves_out_the_config_and_nothing_else():
-    import train_net
+    from hiervl.engine import main as engine_main
 
     def shown(text):
-        return train_net.is_short(logging.LogRecord("detectron2", logging.INFO, "", 0, text, None, None))
+        return engine_main.is_short(logging.LogRecord("detectron2", logging.INFO, "", 0, text, None, None))
 
     assert not shown("Running with full config:\nSEED: 1")
     assert not shown("Contents of args.config_file=a.yaml:\nSEED: 1")
@@ -162,25 +162,25 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
 
 
 def test_a_stopped_training_has_no_results(monkeypatch):
-    import train_net
+    from hiervl.engine import main as engine_main
 
     trainer = types.SimpleNamespace(resume_or_load=lambda resume: None, train=lambda: {"a": 1}, was_stopped=True)
-    monkeypatch.setattr(train_net, "SemiSupervisedTrainer", lambda cfg: trainer)
-    assert train_net.train(None, resume=True) is None
+    monkeypatch.setattr(engine_main, "SemiSupervisedTrainer", lambda cfg: trainer)
+    assert engine_main.train(None, resume=True) is None
     trainer.was_stopped = False
-    assert train_net.train(None, resume=True) == {"a": 1}
+    assert engine_main.train(None, resume=True) == {"a": 1}
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):
-    import train_net
+    from hiervl.engine import main as engine_main
 
     def work(args):
         raise OSError(code, os.strerror(code), "out/run.json.tmp")
 
-    monkeypatch.setattr(train_net, "work", work)
+    monkeypatch.setattr(engine_main, "work", work)
     code = errno.ENOSPC
     with pytest.raises(UserError, match="^'out/run.json.tmp' cannot be written .No space left.*--resume.$"):
-        train_net.main(None)
+        engine_main.main(None)
     code = errno.EBADF  # a fault of ours
     with pytest.raises(OSError):
-        train_net.main(None)
+        engine_main.main(None)

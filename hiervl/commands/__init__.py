@@ -5,6 +5,7 @@ the exit status. It is imported only when it is called, so that one which cannot
 """
 
 COMMANDS = {
+    "init": "hiervl.commands.init",
     "check-data": "hiervl.commands.check_data",
     "split": "hiervl.commands.split",
     "prompts": "hiervl.commands.prompts",

@@ -5,20 +5,25 @@ from pathlib import Path
 
 import numpy as np
 
-from hiervl.data.checking.check import ERROR, UNLABELED, Layout, Report, check
+from hiervl.data.checking.check import ERROR, UNLABELED, WARNING, Layout, Report, check
 from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.checking.values import Finding
+from hiervl.data.classes.class_maps import IGNORED
+from hiervl.data.classes.definitions import distinct_color
 from hiervl.data.folders.layout import Sample
 from hiervl.data.folders.stratified import stratified_order
 from hiervl.data.loading.readers import read_image
 from hiervl.engine.presets import apply_preset, format_choices
 from hiervl.engine.run_config import find_layout, load_config, settle_device
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 from hiervl.visualization.pictures import comparison_sheet, overlay
 
 HELP = "look for faults in your images and masks, before training"
 
 BAR = 30  # characters of the histogram's longest bar
 FILES_SHOWN = 5
+READINGS_SHOWN = 4  # images on a sheet of readings
 
 
 def add_arguments(parser) -> None:
@@ -38,7 +43,9 @@ def run(args) -> int:
         choices = apply_preset(cfg, None if is_registered else layout, show=False)
     except UserError:  # whatever it is, the check explains it better
         pass
-    report = check(layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE)
+    report = check(
+        layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE, cfg.DATALOADER.MAX_DAMAGED
+    )
     folder = Path(cfg.OUTPUT_DIR) / "check_data"
     text = (format_names(layout) if is_registered else "") + format_report(report)
     if choices:
@@ -46,6 +53,8 @@ def run(args) -> int:
     sheet = draw_sheet(layout, report, folder / "overlays.png", args.images)
     if sheet is not None:
         text += f"\nOverlays of masks on images, to be looked at: {sheet}\n"
+    for path in draw_readings(layout, report, folder):
+        text += f"\nHow the masks may be read, beside the images, to be compared: {path}\n"
     text += f"\n{verdict(report)}"
     print(text)
     _write(folder / "report.txt", text + "\n")
@@ -55,7 +64,7 @@ def run(args) -> int:
 def verdict(report: Report) -> str:
     """The last line."""
     errors = sum(finding.level == ERROR for finding in report.findings)
-    warnings = len(report.findings) - errors
+    warnings = sum(finding.level == WARNING for finding in report.findings)
     if errors:
         return f"Verdict: not ready. {errors} error(s) to mend, {warnings} warning(s)."
     if warnings:
@@ -81,7 +90,8 @@ def _counts(report: Report) -> list[str]:
         sizes = np.array([report.images[path].size for path in paths if path in report.images])
         if not len(sizes):
             if paths or split in ("train", UNLABELED):
-                lines.append(f"  {split:<12}{len(paths):>6}")
+                follows = "  (training is supervised only)" if split == UNLABELED and not paths else ""
+                lines.append(f"  {split:<12}{len(paths):>6}{follows}")
             continue
         (low_h, low_w), (high_h, high_w) = sizes.min(axis=0), sizes.max(axis=0)
         size = f"{low_w}×{low_h}" + ("" if (low_h, low_w) == (high_h, high_w) else f" to {high_w}×{high_h}")
@@ -138,6 +148,51 @@ def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path |
     return path
 
 
+def draw_readings(layout: Layout, report: Report, folder: Path) -> list[Path]:
+    """A sheet for every finding that leaves open what the masks mean: image, and the mask in each reading."""
+    drawn: list[Path] = []
+    for finding in report.findings:
+        rows = _rows_of_readings(layout, finding) if finding.readings else []
+        if rows:
+            path = folder / ("readings.png" if not drawn else f"readings_{len(drawn) + 1}.png")
+            names = _names_in(finding)
+            comparison_sheet(
+                rows, names, [_color_of(layout, name, label) for label, name in enumerate(names)], str(path)
+            )
+            drawn.append(path)
+    return drawn
+
+
+def _names_in(finding: Finding) -> list[str]:
+    return list(dict.fromkeys(name for reading in finding.readings for name in reading.names.values()))
+
+
+def _color_of(layout: Layout, name: str, label: int) -> tuple[int, int, int]:
+    known = {definition.name: definition.color for definition in layout.class_map.classes}
+    return known.get(name) or distinct_color(len(known) + label)
+
+
+def _rows_of_readings(layout: Layout, finding: Finding) -> list:
+    """Of masks that show the fault, or of any where it is one of all masks together."""
+    labels = {name: label for label, name in enumerate(_names_in(finding))}
+    samples = [sample for sample in layout.labeled.samples.values()]
+    shown = [sample for sample in samples if sample.masks.name(sample.key) in finding.files] or samples
+    rows = []
+    for sample in shown[:: max(1, len(shown) // READINGS_SHOWN)]:
+        try:
+            codes, image = sample.masks.raw(sample.key).codes, read_image(str(sample.image))
+        except UserError:  # named among the findings
+            continue
+        panels = [("image", image)]
+        for number, reading in enumerate(finding.readings, start=1):
+            label = np.full(codes.shape, IGNORED, dtype=np.int32)
+            for value, name in reading.names.items():
+                label[codes == value] = labels[name]
+            panels.append((f"({number}) {reading.title}", label))
+        rows.append((sample.image.name, panels))
+    return rows[:READINGS_SHOWN]
+
+
 def _sheet_row(layout: Layout, sample: Sample):
     try:
         image = read_image(str(sample.image))
@@ -151,7 +206,6 @@ def _sheet_row(layout: Layout, sample: Sample):
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR: {path} cannot be written ({error.strerror}).") from None

@@ -13,7 +13,8 @@ from hiervl.inference.inputs import Item, list_items
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.ranks import Ranks, torchrun_ranks
 from hiervl.inference.restore import find_checkpoint
-from hiervl.inference.results import KINDS, ResultFolder, write_text
+from hiervl.inference.results import KINDS, ResultFolder
+from hiervl.utils.files import write_text
 
 HELP = "predict images and videos with a trained network"
 

@@ -10,6 +10,7 @@ from hiervl.data.loading.readers import read_image
 from hiervl.engine.presets import apply_preset
 from hiervl.engine.run_config import find_layout, load_config, settle_clip, settle_device
 from hiervl.inference.zero_shot import ClassPictures, ZeroShotClip, ZeroShotScores
+from hiervl.modeling.encoders import check_clip
 from hiervl.visualization.pictures import comparison_sheet
 
 HELP = "score the phrases of your classes by what CLIP finds with them in the labelled images"
@@ -32,6 +33,7 @@ def run(args) -> int:
     layout = find_layout(cfg)
     apply_preset(cfg, None if isinstance(layout, RegisteredLayout) else layout, show=False)
     check_config(cfg)
+    check_clip(cfg.MODEL.CLIP.NAME)
     classes = layout.class_map.classes
     names, phrases = layout.class_map.class_names, [definition.phrases for definition in classes]
     clip = ZeroShotClip.from_config(cfg, phrases)

@@ -24,9 +24,10 @@ from hiervl.inference.inputs import Item, list_items
 from hiervl.inference.label_suggestion import LabelScorer, ScoreTable, Suggestion, suggest
 from hiervl.inference.predictor import HierVLPredictor, Prediction
 from hiervl.inference.restore import Restored, restore_network
-from hiervl.inference.results import confidence_bytes, palette_image, write_text
+from hiervl.inference.results import confidence_bytes, palette_image
 from hiervl.utils.errors import UserError
-from hiervl.visualization.pictures import PANEL_MAX, comparison_sheet, save_png
+from hiervl.utils.files import whole_file, write_png, write_text
+from hiervl.visualization.pictures import PANEL_MAX, comparison_sheet
 
 HELP = "choose the unlabelled images that are worth labelling next (experimental)"
 
@@ -186,7 +187,8 @@ class Results(NamedTuple):
     def _write_lists(self) -> None:
         names = [item.name for item in self.items]
         write_text(self.folder / LIST_FILE, "".join(f"{name}\n" for name in names))
-        with open(self.folder / "suggested.csv", "w", newline="", encoding="utf-8") as file:
+        table = self.folder / "suggested.csv"
+        with whole_file(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["rank", "name", "uncertainty", "disagreement", "novelty", "file"])
             for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
@@ -209,7 +211,7 @@ class Results(NamedTuple):
             copy = self.folder / "images" / f"{item.name}{Path(item.path).suffix}"
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item.path, copy)
-            save_png(palette_image(prediction.semantic, colours), str(self.folder / "masks" / f"{item.name}.png"))
+            write_png(self.folder / "masks" / f"{item.name}.png", palette_image(prediction.semantic, colours))
             draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction)
             if rank <= SHEET_ROWS:
                 title = "{}. {}   uncertainty {:.3f}, disagreement {:.3f}, novelty {:.2f}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hiervl.config.keys import leaves
 from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
@@ -47,7 +48,7 @@ def written_keys(layers: list[Layer]) -> list[str]:
     keys: list[str] = []
     for layer in layers:
         if layer.path.resolve() != SHIPPED_BASE:
-            keys.extend(_dotted(layer.settings))
+            keys.extend(leaves(layer.settings))
     return keys
 
 
@@ -87,10 +88,3 @@ def _with_dataset_section(settings: dict[str, Any], path: Path) -> dict[str, Any
                 raise UserError(f"{path}: DATASET.{key} needs IMAGES and MASKS, not {', '.join(map(str, part))}.")
             section[key] = [part["IMAGES"], part["MASKS"]]
     return {**settings, "DATASET": section}
-
-
-def _dotted(settings: dict[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in settings.items():
-        keys.extend(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
-    return keys

@@ -13,31 +13,51 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint
+from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint, write_checkpoint
 from hiervl.utils.errors import UserError
-from hiervl.utils.files import TEMPORARY, write_whole
+from hiervl.utils.files import TEMPORARY, write_text
 
 from .resume_check import check_resumed_config
+from .start_weights import carry_over_classes, describe_change
 
 logger = logging.getLogger(__name__)
 
 # How the names begin that a training writes, first as temporary files.
-WRITTEN = ("model_", "last_checkpoint", "results.json", "health.json", "run.json", "report", "predictions_")
+WRITTEN = (
+    "model_", "last_checkpoint", "config.yaml", "results.json", "health.json", "run.json", "metrics.csv", "report",
+    "predictions_", "broken_step_",
+)  # fmt: skip
+MOST_NAMED = 5  # weights in a sentence
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class SegmentationCheckpointer(Checkpointer):
     """fvcore's checkpointer with three differences: a file appears under its name only when it is whole; loading
-    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked."""
+    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked.
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, extra: dict[str, Any] = None, **checkpointables: Any):
+    In the file "model" is the network that is evaluated, as Detectron2's ``DetectionCheckpointer`` and
+    ``DefaultPredictor`` expect; where that is the teacher, "student" is the network that is trained. In files without
+    "student" that network is "model".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        evaluated: nn.Module | None = None,
+        extra: dict[str, Any] = None,
+        **checkpointables: Any,
+    ):
         """
         Args:
-            model: the student; its ``class_names`` are saved and compared.
+            model: the student, which is loaded; its ``class_names`` are saved and compared.
+            evaluated: the network that is evaluated, of the same architecture; None: the student.
             extra: plain values that are saved with every checkpoint.
             checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
         """
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.evaluated = model if evaluated is None else evaluated
         self.extra = {"class_names": list(model.class_names), **(extra or {})}
         self.resumed_run: str | None = None  # identity of the run of the checkpoint that was resumed
         self._is_resuming, self._config = False, ""
@@ -50,18 +70,19 @@ class SegmentationCheckpointer(Checkpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), **self.extra, **kwargs}
+        data = {"model": self.evaluated.state_dict(), **self.extra, **kwargs}
+        if self.evaluated is not self.model:  # the teacher's entry shares its tensors with "model": written once
+            data["student"] = self.model.state_dict()
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
-        write_whole(path, lambda file: torch.save(data, file))
+        write_checkpoint(path, data)
         if is_latest:
             self.tag_last_checkpoint(path.name)
         logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Remember which file was saved last; for people and Detectron2, :meth:`resume` looks for itself."""
-        name = last_filename_basename.encode()
-        write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(name))
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=True)
 
     def resume(self, run: str | None, config: str) -> bool:
         """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.
@@ -113,11 +134,22 @@ class SegmentationCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
-        check_classes(checkpoint, self.model.class_names, f, must_be_equal=self._is_resuming)
+        checkpoint["model"] = checkpoint.pop("student", checkpoint["model"])
         if self._is_resuming:
+            check_classes(checkpoint, self.model.class_names, f, must_be_equal=True)
             self.resumed_run = checkpoint.get("run")
             check_resumed_config(checkpoint.get("config", ""), self._config, f)
+        elif list(checkpoint.get("class_names", self.model.class_names)) != self.model.class_names:
+            self._adapt_classes(checkpoint, f)
         return checkpoint
+
+    def _adapt_classes(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Class queries come from text, so that a start for other classes needs new rows of the linear head only."""
+        saved, names = checkpoint["class_names"], self.model.class_names
+        carry_over_classes(checkpoint["model"], self.model.state_dict(), self.model.class_rows, saved, names)
+        logger.warning(
+            "Starting from %s, which was trained on other classes (%s).", path, describe_change(saved, names)
+        )
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """As fvcore's, but a resumed run takes all weights or none."""
@@ -126,6 +158,11 @@ class SegmentationCheckpointer(Checkpointer):
         odd += [name for name, *_ in incompatible.incorrect_shapes]
         if self._is_resuming and odd:
             raise ValueError(f"{len(odd)} weights do not fit, among them {odd[0]}")
+        if odd:
+            logger.warning(
+                "%d of %d weights do not fit and start anew, among them %s.",
+                len(odd), len(self.model.state_dict()), ", ".join(odd[:MOST_NAMED]),
+            )  # fmt: skip
         return incompatible
 
 

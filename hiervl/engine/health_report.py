@@ -9,9 +9,10 @@ import numpy as np
 NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none and as all
 VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
 DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
+LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # lowering or raising SEMI.CONFIDENCE beyond is no remedy
 MOST_NAMED = 5  # classes in a sentence
+DROWNED = 0.05  # ratio of gradients below which unlabelled images teach next to nothing
 SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
-ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
 
 
 class Problem(NamedTuple):
@@ -37,7 +38,9 @@ class HealthReport:
         relevance_auc: how surely the relevance of a present class is above that of an absent one, 0…1 (0.5: by chance).
         relevance_present, relevance_absent: their means.
         active_classes: mean number of active classes of a labelled image.
-        confidence: SEMI.CONFIDENCE, to name it.
+        confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, to name them.
+        has_class_thresholds: SEMI.THRESHOLD is "class" or "adaptive".
+        gradient_ratio: norm of the gradient of the unlabelled images over that of the labelled ones, in one iteration.
     """
 
     class_names: Sequence[str]
@@ -52,6 +55,9 @@ class HealthReport:
     relevance_absent: float = float("nan")
     active_classes: float = float("nan")
     confidence: float = float("nan")
+    gradient_ratio: float = float("nan")
+    burn_in: int = 0
+    has_class_thresholds: bool = False
     problems: list[Problem] = field(default_factory=list)
 
     def scalars(self) -> dict[str, float]:
@@ -61,6 +67,7 @@ class HealthReport:
             "health/relevance_present": self.relevance_present,
             "health/relevance_absent": self.relevance_absent,
             "health/active_classes": self.active_classes,
+            "health/gradient_ratio": self.gradient_ratio,
             "health/problems": float(len(self.problems)),
         }
         for c, name in enumerate(self.class_names):
@@ -88,30 +95,29 @@ class HealthReport:
             "relevance_present": self.relevance_present,
             "relevance_absent": self.relevance_absent,
             "active_classes_per_image": self.active_classes,
+            "gradient_ratio": self.gradient_ratio,
             "classes": classes,
             "problems": [problem.sentence for problem in self.problems],
         }
 
 
 def find_problems(report: HealthReport) -> list[Problem]:
-    """What is wrong, in plain words."""
+    """What is wrong, in plain words: one sentence with one remedy, which is not in force already; or nothing."""
     if not report.seen_pixels:
         return []
-    confidence = f"SEMI.CONFIDENCE ({report.confidence:g})"
     kept_share = report.kept_pixels.sum() / report.seen_pixels
     if kept_share < NOTHING:
         sentence = (
             f"hardly any pseudo-label is kept ({100 * kept_share:.2f} % of the pixels), so unlabelled images teach "
-            f"nothing: lower {confidence} or set SEMI.THRESHOLD to class."
+            f"nothing: {_let_more_through(report)}."
         )
         return [Problem("nothing", (), sentence)]
-    problems = []
-    if kept_share > EVERYTHING:
+    if report.gradient_ratio < DROWNED:
         sentence = (
-            f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included: "
-            f"raise {confidence}."
+            f"unlabelled images have hardly any weight: their gradient is {report.gradient_ratio:.3f} of that of the "
+            "labelled ones. Raise SEMI.STRONG_WEIGHT or lower SEMI.SUPERVISED_SHARE."
         )
-        problems.append(Problem("everything", (), sentence))
+        return [Problem("drowned", (), sentence)]
     kept = report.kept_pixels / report.kept_pixels.sum()
     labelled = report.labelled_pixels / max(report.labelled_pixels.sum(), 1)
     classes = range(len(report.class_names))
@@ -120,30 +126,58 @@ def find_problems(report: HealthReport) -> list[Problem]:
         c for c in classes
         if kept[c] > DOMINANT and labelled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labelled[c])
     ]  # fmt: skip
-    for kind, chosen, advice in (
-        ("vanish", vanishing, f"Lower {confidence}, set SEMI.THRESHOLD to class, or label more images that show them."),
-        ("swallow the others", swallowing, f"Raise {confidence} or train longer on labels alone first (SEMI.BURN_IN)."),
-    ):
-        if chosen:
-            chosen.sort(key=lambda c: -labelled[c])
-            listed = [
-                f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labelled[c]:.2f} % of "
-                "the labelled ones)"
-                for c in chosen[:MOST_NAMED]
-            ]
-            more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
-            sentence = f"the pseudo-labels of {', '.join(listed)}{more} {kind}. {advice}"
-            problems.append(Problem(kind, tuple(report.class_names[c] for c in chosen), sentence))
-    return problems
+    concerned = [*swallowing, *sorted(vanishing, key=lambda c: -labelled[c])]
+    names = tuple(report.class_names[c] for c in concerned)
+    facts = _shares(report, swallowing, vanishing, kept, labelled)
+    if kept_share > EVERYTHING:
+        everything = (
+            f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included"
+        )
+        return [Problem("everything", names, f"{'; '.join([everything, *facts])}: {_let_less_through(report)}.")]
+    if swallowing:
+        return [Problem("swallow the others", names, f"{'; '.join(facts)}: {_protect_small_classes(report)}.")]
+    if vanishing:
+        return [Problem("vanish", names, f"{'; '.join(facts)}: {_let_more_through(report)}.")]
+    return []
 
 
-def worthless_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
-    """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
+def _shares(report: HealthReport, swallowing, vanishing, kept, labelled) -> list[str]:
+    """Which pseudo-labels swallow the others and which vanish, each with its shares."""
+    facts = []
+    for what, chosen in (("swallow the others", swallowing), ("vanish", vanishing)):
+        if not chosen:
+            continue
+        ordered = sorted(chosen, key=lambda c: -labelled[c])
+        listed = [
+            f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labelled[c]:.2f} % of the "
+            "labelled ones)"
+            for c in ordered[:MOST_NAMED]
+        ]
+        more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
+        facts.append(f"the pseudo-labels of {', '.join(listed)}{more} {what}")
+    return facts
 
-    Args:
-        iou: (C,), nan where a class occurs nowhere; shown: (C,), the number of labelled images that show each class.
-    """
-    return [c for c in range(len(iou)) if shown[c] >= ENOUGH_IMAGES and iou[c] < least]
+
+def _let_more_through(report: HealthReport) -> str:
+    if not report.has_class_thresholds:
+        return "set SEMI.THRESHOLD to class"
+    if report.confidence > LEAST_CONFIDENCE:
+        return f"lower SEMI.CONFIDENCE ({report.confidence:g})"
+    return "label more images that show these classes"
+
+
+def _let_less_through(report: HealthReport) -> str:
+    if report.confidence < HIGHEST_CONFIDENCE:
+        return f"raise SEMI.CONFIDENCE ({report.confidence:g})"
+    return _train_on_labels_first(report)
+
+
+def _protect_small_classes(report: HealthReport) -> str:
+    return _train_on_labels_first(report) if report.has_class_thresholds else "set SEMI.THRESHOLD to class"
+
+
+def _train_on_labels_first(report: HealthReport) -> str:
+    return f"train longer on labels alone first (SEMI.BURN_IN, now {report.burn_in} iterations)"
 
 
 def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:

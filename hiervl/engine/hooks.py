@@ -54,6 +54,14 @@ class PeriodicCheckpoints(HookBase):
         if is_last or (self.period > 0 and next_iter % self.period == 0):
             self.save("model_final" if is_last else "", must_succeed=is_last)
 
+    def save_alone(self) -> None:
+        """Save without waiting for other processes, which may be elsewhere: in the main process, if this is the one."""
+        if comm.get_world_size() == 1:
+            self.save()
+        elif comm.is_main_process():
+            with contextlib.suppress(OSError):
+                self.checkpointer.save(f"model_{self.trainer.iter:07d}")
+
     def save(self, name: str = "", must_succeed: bool = False) -> None:
         """Save the state after this iteration; to be called by all processes.
 
@@ -143,17 +151,24 @@ class PeriodicEvaluation(HookBase):
     """Evaluate every ``period`` iterations and after the last one, before that iteration's checkpoint is written.
 
     Detectron2's ``EvalHook`` runs its last evaluation after the last checkpoint, which then lacks what it calibrated.
+    Where an evaluation fails, what was trained is saved first.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], dict]):
+    def __init__(self, period: int, evaluate: Callable[[], dict], checkpoints: "PeriodicCheckpoints"):
         self.period = period
         self.evaluate = evaluate
+        self.checkpoints = checkpoints
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
         if next_iter != self.trainer.max_iter and (self.period <= 0 or next_iter % self.period):
             return
-        results = self.evaluate()
+        try:
+            results = self.evaluate()
+        except Exception:
+            logger.error("The evaluation after iteration %d failed; what was trained is saved.", self.trainer.iter)
+            self.checkpoints.save_alone()
+            raise
         if results:
             self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
         comm.synchronize()  # evaluation may take longer in one process than in another

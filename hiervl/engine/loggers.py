@@ -13,6 +13,7 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from hiervl.engine.run_record import read_record
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 
 JSON_LOG, CSV_LOG = "metrics.json", "metrics.csv"
 ITERATION = "iteration"
@@ -119,11 +120,9 @@ class CsvWriter(ScalarWriter):
         if self._path.is_file():
             with open(self._path, encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         self._columns = columns
         lines = [self._line(dict(zip(columns, columns))), *map(self._line, rows)]
-        temporary.write_text("".join(lines), encoding="utf-8", newline="")
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(lines))
 
     def _line(self, row: dict[str, object]) -> str:
         text = io.StringIO()

@@ -9,6 +9,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from hiervl.utils.checkpoint_file import read_checkpoint, write_checkpoint
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,9 @@ def dump_step(
         "teacher": step.teacher.state_dict(),
     }
     try:
-        torch.save(content, path)
-    except (OSError, RuntimeError) as error:  # on a full disk the training's own message matters more
+        write_checkpoint(path, content)
+    except OSError as error:  # on a full disk the training's own message matters more
         logger.warning("The broken step could not be written to %s (%s).", path, error)
-        path.unlink(missing_ok=True)
         return ""
     return str(path)
 
@@ -72,8 +72,6 @@ def read_step(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, broken or another one.
     """
-    from hiervl.utils.checkpoint_file import read_checkpoint
-
     content = read_checkpoint(path)
     if "replay" not in content:
         raise UserError(f"'{path}' is a checkpoint, not a broken step: --replay takes a broken_step_….pth.")

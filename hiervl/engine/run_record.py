@@ -21,6 +21,7 @@ from detectron2.utils import comm
 import hiervl
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.engine.launch import is_under_torchrun
+from hiervl.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,7 @@ def start_record(cfg, resumed: bool, iteration: int, run: str | None = None) -> 
         changed = _changed_splits(record, inputs["splits"])
         start = {"iteration": iteration, **_circumstances()}
         record["starts"].append({**start, "splits": changed} if changed else start)
-        temporary = path.with_name(FILE_NAME + ".tmp")
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, record, indent=2)
     return comm.all_gather(record)[0]["run"]
 
 

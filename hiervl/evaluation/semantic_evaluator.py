@@ -4,8 +4,10 @@ Conventions, all in percent:
 
 * IoU of a class: intersection / union of its pixels in truth and prediction. A class that is predicted but
   never occurs in the truth has IoU 0; one that occurs in neither has none (nan).
-* mIoU: mean over the classes that occur in the truth or the prediction, the value that Detectron2's
-  ``SemSegEvaluator`` gives.
+* mIoU: mean over the classes that occur in the truth or the prediction, as semi-supervised papers and Detectron2 up
+  to 0.6 compute it.
+* mIoU_in_truth: mean over the classes that occur in the truth. Detectron2's main branch calls this mIoU since 2022. It
+  is higher where a class is predicted that never occurs.
 * fwIoU: mean of the IoUs weighted by the classes' pixels in the truth.
 * mACC: mean over the classes that occur in the truth of the share of their pixels that is predicted right.
 * pACC: share of all pixels that is predicted right.
@@ -16,7 +18,6 @@ Pixels that the truth ignores count nowhere, neither as truth nor as prediction.
 import json
 import logging
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from hiervl.data.loading import readers
+from hiervl.utils.files import write_text
 
 TASK = "sem_seg"
 TABLE_ROWS = 25  # more classes than this continue in a further pair of columns
@@ -48,9 +50,13 @@ class ClassScores(dict):
 class SemanticEvaluator(DatasetEvaluator):
     """Compares predicted class maps with label files, as Detectron2's ``inference_on_dataset`` asks for.
 
+    It reads "labels", so that no class maps of whole images need be held; others need "sem_seg".
+
     The state is one int64 matrix (C, C), rows truth and columns prediction, and a count of images. With
     several processes, each counts its own images and the first one adds the matrices up.
     """
+
+    reads_class_maps = False
 
     def __init__(
         self,
@@ -85,13 +91,14 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with "sem_seg_file_name", the file of the truth.
-            outputs: dicts with "labels" (height, width), the predicted classes in the truth's size.
+            outputs: dicts with "labels" (height, width), the predicted classes in the truth's size; else with
+                "sem_seg" (C, height, width), the class maps that Detectron2's networks give.
 
         Raises:
             ValueError: truth and prediction differ in size, or the truth holds a label that is no class.
         """
         for image_inputs, image_outputs in zip(inputs, outputs):
-            prediction = image_outputs["labels"]
+            prediction = _labels(image_outputs)
             truth = self._truth(image_inputs, prediction.shape)
             self.confusion += confusion_matrix(truth, prediction, len(self.class_names), self.ignore_label)
             self.images += 1
@@ -110,8 +117,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """Metrics of the images seen since the last reset; None on all processes but the first.
 
         Returns:
-            ``{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC": percent, "IoU": {class name: percent}, "images":
-            int}}``, see the module's conventions. Without any counted pixel all scores are nan.
+            ``{"sem_seg": {"mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC": percent, "IoU": {class name: percent},
+            "images": int}}``, see the module's conventions. Without any counted pixel all scores are nan.
         """
         confusion, images = self.confusion, self.images
         if self.distributed and comm.get_world_size() > 1:
@@ -125,6 +132,10 @@ class SemanticEvaluator(DatasetEvaluator):
         results = OrderedDict({TASK: scores})
         logger.info("Semantic segmentation of %d images:\n%s", images, format_results_table(results))
         return results
+
+
+def _labels(outputs: dict) -> np.ndarray:
+    return outputs["labels"] if "labels" in outputs else outputs["sem_seg"].argmax(0).cpu().numpy()
 
 
 def confusion_matrix(
@@ -154,6 +165,7 @@ def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> 
     frequency = _ratio(in_truth, in_truth.sum())
     return {
         "mIoU": 100 * mean_of_known(iou),
+        "mIoU_in_truth": 100 * mean_of_known(iou[in_truth > 0]),
         "fwIoU": 100 * float(np.sum((frequency * iou)[in_truth > 0])) if in_truth.any() else math.nan,
         "mACC": 100 * mean_of_known(accuracy),
         "pACC": 100 * float(_ratio(hits.sum(), in_truth.sum())),
@@ -190,7 +202,7 @@ def format_results_table(results: dict[str, dict[str, Any]]) -> str:
         colalign=["left", "right"] * len(blocks),
         disable_numparse=True,
     )
-    means = {name: _percent(scores[name]) for name in ("mIoU", "fwIoU", "mACC", "pACC")}
+    means = {name: _percent(scores[name]) for name in ("mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC")}
     mean_table = tabulate(
         [list(means.values()) + [str(scores["images"])]],
         headers=list(means) + ["images"],
@@ -207,21 +219,7 @@ def _percent(value: float) -> str:
 
 def write_results(results: Mapping, path: str) -> None:
     """Write results as JSON, nan as null. The file appears complete, or keeps its old content."""
-    write_text(json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
-
-
-def write_text(text: str, path: str) -> None:
-    """Write a file, which appears complete or keeps its old content; its directory is made."""
-    directory = os.path.dirname(os.path.abspath(path))
-    os.makedirs(directory, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_text(path, json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

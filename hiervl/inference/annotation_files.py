@@ -1,6 +1,5 @@
 """Label maps as drafts for annotation tools: regions as polygons in COCO's JSON, which the tools let people drag."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from scipy.spatial import cKDTree
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.inference.postprocess import objects_of_map
 from hiervl.inference.predictor import Prediction
-from hiervl.inference.results import category_id, coco_box, write_text
+from hiervl.inference.results import category_id, coco_box
+from hiervl.utils.files import write_json
 
 # Polygons may leave a region's border by so many pixels, which saves most of their points: the first at which the
 # polygon and the region agree well enough. The last one is exact.
@@ -62,7 +62,7 @@ class CocoDraft:
     def write(self, path: Path) -> None:
         """Write the file, which appears complete or not at all."""
         content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
-        write_text(path, json.dumps(content, ensure_ascii=False))
+        write_json(path, content)
 
 
 def outline(mask: np.ndarray, top: int = 0, left: int = 0) -> list[float]:

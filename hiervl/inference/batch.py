@@ -1,9 +1,9 @@
 """Many files, one after the other: what cannot be read is reported, and the rest goes on."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ from hiervl.data.loading.readers import read_image
 from hiervl.inference.geotiff import GeoReference, Raster, has_rasterio, is_tiff, read_values, write_raster
 from hiervl.inference.inputs import Item, Video
 from hiervl.inference.predictor import HierVLPredictor, Prediction
-from hiervl.inference.results import ResultFolder, confidence_bytes, write_text
+from hiervl.inference.results import ResultFolder, confidence_bytes
 from hiervl.utils.errors import UserError
-from hiervl.visualization.pictures import save_png
+from hiervl.utils.files import whole_file, write_json, write_png
 
 # TIFFs of more pixels are read and written by windows.
 WHOLE_PIXELS = 64_000_000
@@ -131,33 +131,34 @@ class BatchPredictor:
         labels = read_values(self.results.path("mask", item.name, ".tif"), size)
         prediction = Prediction(labels, np.zeros(0), None, None, self.predictor.classes)
         drawn = self.results.overlay(raster.read(reduced_to=size), prediction)
-        save_png(Image.fromarray(drawn), self.results.path("overlay", item.name))
+        write_png(self.results.path("overlay", item.name), Image.fromarray(drawn))
 
     def _video(self, item: Item) -> None:
         """Every frame as an image of its own, the overlays as a video; marked as done when all frames are."""
         video = Video(item.path)
-        writer = None
         path = self.results.path("overlay", item.name, ".mp4") if "overlay" in self.results.kinds else ""
-        temporary = f"{path}.{os.getpid()}.tmp.mp4"
-        count = 0
+        with whole_file(path, ending=".mp4") if path else nullcontext() as overlays:
+            count = self._frames(item, video, overlays)
+        record = {"file": item.path, "frames": count, "fps": video.fps, "saved": list(self.results.kinds)}
+        write_json(self.results.path("json", item.name, ".json"), record)
+
+    def _frames(self, item: Item, video: Video, overlays: Path | None) -> int:
+        """Write every frame's results, and their overlays as the video ``overlays``; returns the number of frames."""
+        writer, count = None, 0
         try:
             for count, frame in enumerate(video, start=1):
                 name = _frame_name(item, count - 1)
                 prediction = self._ask(frame)
                 self.results.write(name, f"{item.path}#{count - 1}", frame, prediction, skip=("overlay",))
-                if path:
-                    drawn = self.results.overlay(frame, prediction, range(len(self.results.names)))
-                    drawn = _even(drawn)
+                if overlays is not None:
+                    drawn = _even(self.results.overlay(frame, prediction, range(len(self.results.names))))
                     if writer is None:
-                        writer = _video_writer(temporary, video.fps, drawn.shape)
+                        writer = _video_writer(str(overlays), video.fps, drawn.shape)
                     writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
         finally:
             if writer is not None:
                 writer.release()
-        if path:
-            os.replace(temporary, path)
-        record = {"file": item.path, "frames": count, "fps": video.fps, "saved": list(self.results.kinds)}
-        write_text(Path(self.results.path("json", item.name, ".json")), json.dumps(record, ensure_ascii=False))
+        return count
 
 
 def read_ahead(items: Sequence[Item]) -> Iterator[tuple[Item, None | WholeImage | UserError]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from hiervl.evaluation.sliding_window import Window
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import whole_file
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 BLOCK = 256  # side of the tiles in files that are written, in pixels
@@ -111,21 +111,16 @@ def write_raster(
         profile.update(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
     if georeference is not None:
         profile.update(crs=georeference.crs, transform=georeference.transform)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with _settings(), rasterio.open(temporary, "w", compress="deflate", bigtiff="if_safer", **profile) as file:
-            if colours is not None and np.dtype(dtype) == np.uint8:
-                file.write_colormap(1, {value: (*map(int, colour), 255) for value, colour in enumerate(colours)})
+    options = {"compress": "deflate", "bigtiff": "if_safer", **profile}
+    with whole_file(path) as temporary, _settings(), rasterio.open(temporary, "w", **options) as file:
+        if colours is not None and np.dtype(dtype) == np.uint8:
+            file.write_colormap(1, {value: (*map(int, colour), 255) for value, colour in enumerate(colours)})
 
-            def write(top: int, left: int, values: np.ndarray) -> None:
-                place = rasterio.windows.Window(left, top, values.shape[1], values.shape[0])
-                file.write(values.astype(dtype), 1, window=place)
+        def write(top: int, left: int, values: np.ndarray) -> None:
+            place = rasterio.windows.Window(left, top, values.shape[1], values.shape[0])
+            file.write(values.astype(dtype), 1, window=place)
 
-            yield write
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        yield write
 
 
 def _rasterio():

@@ -96,10 +96,7 @@ class LabelScorer:
             pixels[None].float(), (self.crop_size, self.crop_size), mode="bilinear", align_corners=False, antialias=True
         )
         images = self.student.normalise(list(square))
-        if self.student.frozen_clip is not None:
-            pooled = self.student.frozen_clip.embed(images, pooled=True).pooled
-        else:
-            pooled = self.student.backbone(images)["pooled_embedding"]
+        pooled = self.student.pooled_embedding(images)
         return F.normalize(pooled[0].float(), dim=0).cpu().numpy()
 
     def _both_maps(self, windows: Tensor) -> Tensor:

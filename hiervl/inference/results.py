@@ -7,8 +7,8 @@ image is done.
 """
 
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from hiervl.data.classes.records import to_records, write_classes
 from hiervl.inference.postprocess import Instance
 from hiervl.inference.predictor import Panoptic, Prediction
 from hiervl.utils.errors import UserError
-from hiervl.visualization.pictures import overlay_with_legend, save_png
+from hiervl.utils.files import whole_file, write_json, write_png
+from hiervl.visualization.pictures import overlay_with_legend
 
 KINDS = ("mask", "overlay", "confidence", "instances", "panoptic")
 SETTINGS_FILE = "predict.json"
@@ -71,7 +72,7 @@ class ResultFolder:
                 )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(settings, indent=2, ensure_ascii=False))
+            write_json(path, settings, indent=2)
             write_classes(self.folder / "classes.yaml", self.classes)
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written to ({error.strerror}).") from None
@@ -98,18 +99,18 @@ class ResultFolder:
         """Write one image's results, its JSON last; the kinds in ``skip`` count as written elsewhere."""
         kinds = [kind for kind in self.kinds if kind not in skip]
         if "mask" in kinds:
-            save_png(palette_image(prediction.semantic, self.colours), self.path("mask", name))
+            write_png(self.path("mask", name), palette_image(prediction.semantic, self.colours))
         if "confidence" in kinds:
-            save_png(Image.fromarray(confidence_bytes(prediction.confidence)), self.path("confidence", name))
+            write_png(self.path("confidence", name), Image.fromarray(confidence_bytes(prediction.confidence)))
         if "overlay" in kinds:
-            save_png(Image.fromarray(self.overlay(image, prediction)), self.path("overlay", name))
+            write_png(self.path("overlay", name), Image.fromarray(self.overlay(image, prediction)))
         counts, sure = self.count(prediction.semantic, prediction.confidence)
         extra: dict[str, Any] = {}
         if "instances" in self.kinds:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
         if "panoptic" in self.kinds:
-            save_png(Image.fromarray(panoptic_colours(prediction.panoptic.ids)), self.path("panoptic", name))
+            write_png(self.path("panoptic", name), Image.fromarray(panoptic_colours(prediction.panoptic.ids)))
             extra["panoptic"] = coco_segments(prediction.panoptic)
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)
 
@@ -152,7 +153,7 @@ class ResultFolder:
             "saved": list(self.kinds),
             **extra,
         }
-        write_text(Path(self.path("json", name, ".json")), json.dumps(record, ensure_ascii=False))
+        write_json(self.path("json", name, ".json"), record)
 
     def write_coco(self, names: Sequence[str]) -> None:
         """``instances.json`` and ``panoptic.json`` of the images that are done, in the order of ``names``."""
@@ -162,10 +163,12 @@ class ResultFolder:
 
     def _write_coco_file(self, kind: str, names: Sequence[str]) -> None:
         """One image at a time, so that the number of images does not matter."""
-        final = self.folder / f"{kind}.json"
-        temporary, later = Path(f"{final}.tmp"), Path(f"{final}.annotations.tmp")
         number = 0
-        with open(temporary, "w", encoding="utf-8") as images, open(later, "w+", encoding="utf-8") as annotations:
+        with (
+            whole_file(self.folder / f"{kind}.json") as temporary,
+            open(temporary, "w", encoding="utf-8") as images,
+            tempfile.TemporaryFile("w+", encoding="utf-8", dir=self.folder) as annotations,
+        ):
             images.write('{"images": [')
             image_id = 0
             for name in names:
@@ -187,8 +190,6 @@ class ResultFolder:
                 images.write(line)
             categories = [category for category in self._categories() if kind == "panoptic" or category["isthing"]]
             images.write('\n],\n"categories": ' + json.dumps(categories, ensure_ascii=False) + "}\n")
-        later.unlink()
-        os.replace(temporary, final)
 
     def _coco_entries(self, kind: str, name: str, image_id: int, entries: list[dict]) -> list[dict]:
         if kind == "instances":
@@ -263,13 +264,6 @@ def coco_segments(panoptic: Panoptic) -> list[dict[str, Any]]:
             }
         )
     return infos
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def coco_box(box) -> list[int]:

@@ -15,6 +15,7 @@ from hiervl.data.loading.augmentation import resize_image, short_side_size
 from hiervl.data.loading.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
 from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.modeling.image_statistics import image_statistics
 from hiervl.modeling.text_encoder import build_text_encoder
 from hiervl.structures import TextFeatures
 from hiervl.visualization.pictures import Row
@@ -65,9 +66,8 @@ class ZeroShotClip(nn.Module):
         of_classes = text()
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
         frozen = FrozenClip(build_backbone(cfg), logit_scale)
-        return cls(
-            frozen, of_classes, text().prototypes, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.CROP_SIZE
-        ).to(cfg.MODEL.DEVICE)
+        statistics = image_statistics(cfg)
+        return cls(frozen, of_classes, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
 
     @torch.no_grad()
     def forward(self, image: np.ndarray) -> ZeroShotMaps:

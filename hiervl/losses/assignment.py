@@ -13,21 +13,20 @@ from torch.nn.utils.rnn import pad_sequence
 from hiervl.utils.transfer import to_device
 
 from .mask_losses import point_sample
-from .target_maps import EMPTY, TargetMaps
+from .target_maps import TargetMaps
 from .targets import ImageTargets
 
 HIGHEST_COST = 1e6
 
 
 class Assignment(NamedTuple):
-    """Rows of a batch and what they should predict."""
+    """Queries of a batch and what they should predict. Only those with an object have a mask target (Mask2Former)."""
 
     target_classes: Tensor  # (B, Q): class, or C for "no object"
-    image: Tensor  # (R,) image of every row that has a mask target
-    row: Tensor  # (R,) its row
+    image: Tensor  # (R,) image of every query that has a mask target
+    row: Tensor  # (R,) its place among the queries
     target_map: Tensor  # (R,) and its target: the map of TargetMaps …
-    target_number: Tensor  # (R,) … and the number there, EMPTY for rows of absent classes
-    is_matched: Tensor  # (R,) bool: the target is an object (not an empty mask)
+    target_number: Tensor  # (R,) … and the number there
 
 
 @torch.no_grad()
@@ -88,8 +87,6 @@ def assign(
     is_text = row_valid & (row_classes >= 0) & fixed
     is_free = row_valid & ~is_text
     by_class = _text_rows(row_classes, is_text, targets, num_classes)
-    classes = torch.full_like(row_classes, num_classes)
-    classes[by_class.image, by_class.row] = by_class.target_classes
     matched = _matched_rows(pred_logits, pred_masks, is_free, targets, maps, points, weights)
     labels = torch.cat([target.segment_labels for target in targets])
     first = np.cumsum([0] + [len(target.segment_labels) for target in targets])
@@ -97,7 +94,7 @@ def assign(
     on_device = to_device(torch.from_numpy(np.concatenate(numbers, axis=1)), row_classes.device)
     found = []
     for image, row, segment, label in on_device.split([x.shape[1] for x in numbers], dim=1):
-        of_layer = classes.clone()
+        of_layer = by_class.target_classes.clone()
         of_layer[image, row] = labels[label]
         found.append(
             Assignment(
@@ -106,24 +103,22 @@ def assign(
                 torch.cat((by_class.row, row)),
                 torch.cat((by_class.target_map, image + len(targets))),
                 torch.cat((by_class.target_number, segment)),
-                torch.cat((by_class.is_matched, torch.ones_like(row, dtype=torch.bool))),
             )
         )
     return found
 
 
 def _text_rows(row_classes: Tensor, is_text: Tensor, targets: Sequence[ImageTargets], num_classes: int) -> Assignment:
-    """Text rows belong to their class: its mask if it is there, else an empty mask and "no object".
+    """A text query belongs to its class: with the mask of that class where the image shows it, else as "no object".
 
-    They are the same for all predictions. ``target_classes`` is (R,) here.
+    Queries of absent classes have no mask target: beside the few present ones they would make up most of the mean of
+    the mask losses. All predictions share the result.
     """
-    image, row = torch.nonzero(is_text, as_tuple=True)
     presence = torch.stack([target.presence(num_classes) for target in targets])
-    wanted = row_classes[image, row]
-    is_there = presence[image, wanted]
-    return Assignment(
-        torch.where(is_there, wanted, num_classes), image, row, image, torch.where(is_there, wanted, EMPTY), is_there
-    )
+    is_there = is_text & presence.gather(1, row_classes.clamp(min=0))
+    image, row = torch.nonzero(is_there, as_tuple=True)
+    classes = torch.where(is_there, row_classes, num_classes)
+    return Assignment(classes, image, row, image, row_classes[image, row])
 
 
 def _matched_rows(

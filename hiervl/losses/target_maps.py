@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from .targets import ImageTargets
 
 NO_LABEL = -1  # number of a pixel without label, and of all outside the image
-EMPTY = -2  # number of an empty mask: no pixel has it
 
 
 class TargetMaps:

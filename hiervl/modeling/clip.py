@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ from .clip_weights import (
     uses_quick_gelu,
     with_activation,
 )
+from .tokens import TextTokens, load_tokens
 
 logger = logging.getLogger(__name__)
 
-SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
-SHIPPED_NAME = "shapesworld"
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {  # the models that HierVL brings, each with its weights and its tokens beside the config
+    "shapesworld": ASSETS / "shapesworld_clip" / "shapesworld.json",
+    "imagenet-lite": ASSETS / "imagenet_lite" / "imagenet_lite.json",
+}
+SHIPPED_WEIGHTS = "weights.safetensors"
 # Loggers of the hub's client that tell of every attempt to reach it, each several times.
 CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 # Weights that a checkpoint brings: random ones are as good until it is loaded.
@@ -34,31 +39,40 @@ FROM_CHECKPOINT = "checkpoint"
 ACTIVATIONS = ("GELU", "QuickGELU")
 
 
-def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], list[int]], int, int]:
+def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Module, TextTokens]:
     """Build a CLIP and its tokenizer.
 
     Args:
-        name: an open_clip model name, the path of an open_clip model config (.json), or "shapesworld".
-        pretrained: an open_clip tag, a file of weights (open_clip's, OpenAI's or transformers'), "shapesworld",
-            "checkpoint" where a checkpoint is loaded afterwards, or "" for random weights.
+        name, pretrained: see :func:`load_model`.
+        tokenizer: the folder of a tokenizer that is on a hub otherwise; "": where open_clip takes it from.
 
-    Returns:
-        the model, a function from text to token ids (without the start and end tokens), and the ids of those two.
+    Raises:
+        UserError: the model, its weights or its tokenizer are unknown, cannot be found or do not fit together.
+    """
+    config = model_config(name)
+    check_text_side(name, config)
+    tokens = load_tokens(config, config_file(name), tokenizer)
+    return load_model(name, pretrained), tokens
+
+
+def load_model(name: str, pretrained: str) -> nn.Module:
+    """Build a CLIP, without its tokenizer.
+
+    Args:
+        name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
+        pretrained: an open_clip tag, a file of weights (open_clip's, OpenAI's or transformers'), a key of ``SHIPPED``,
+            "checkpoint" where a checkpoint is loaded afterwards, or "" for random weights.
 
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
     """
-    config_path = _config_file(name)
+    model_config(name)
+    config_path = config_file(name)
     if config_path is not None:
         open_clip.add_model_config(config_path)
         name = config_path.stem
-    elif ":" in name or open_clip.get_model_config(name) is None:  # "hf-hub:…" would fetch what a checkpoint asks for
-        raise UserError(
-            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
-            "nor an existing .json model config."
-        )
-    if pretrained == SHIPPED_NAME:
-        pretrained = str(SHIPPED_CLIP / "weights.safetensors")
+    if pretrained in SHIPPED:
+        pretrained = str(SHIPPED[pretrained].parent / SHIPPED_WEIGHTS)
     if pretrained == FROM_CHECKPOINT:
         pretrained = ""
     elif not pretrained:
@@ -67,9 +81,23 @@ def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], li
         )
     else:
         name = name_of_weights(name, pretrained)
-    model = _create(name, pretrained)
-    tokenizer = _tokenizer(name, config_path)
-    return model, tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
+    return _create(name, pretrained)
+
+
+def check_text_side(name: str, config: dict[str, Any]) -> None:
+    """Raises UserError: no learnable prompts can be put before this model's text encoder. Nothing is fetched."""
+    text = config["text_cfg"]
+    reason = None
+    if "hf_model_name" in text:
+        reason = f"its text encoder is a model of transformers ({text['hf_model_name']})"
+    elif "multimodal_cfg" in config or text.get("embed_cls"):
+        reason = "its text encoder (CoCa) reads the phrase from a token behind the padding"
+    elif text.get("use_pad_mask"):
+        reason = "its text encoder masks the padding"
+    if reason:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}': {reason}, which HierVL does not support; docs/encoders.md lists what it does."
+        )
 
 
 def name_of_weights(name: str, pretrained: str) -> str:
@@ -117,9 +145,38 @@ def read_clip_config(name: str) -> str | None:
     return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 
 
-def _config_file(name: str):
-    if name == SHIPPED_NAME:
-        return SHIPPED_CLIP / "shapesworld.json"
+def model_config(name: str) -> dict[str, Any]:
+    """open_clip's config of a model: its embedding's width, image and text tower. Nothing is fetched.
+
+    Raises:
+        UserError: there is no such model, or its config file is damaged.
+    """
+    path = config_file(name)
+    if path is not None:
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if all(isinstance(config[tower], dict) for tower in ("vision_cfg", "text_cfg")):
+                return config
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(f"MODEL.CLIP.NAME: '{path}' is no open_clip model config (embed_dim, vision_cfg, text_cfg).")
+    config = None if ":" in name else open_clip.get_model_config(name)  # "hf-hub:…" would fetch what a checkpoint says
+    if config is None:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
+            "nor an existing .json model config."
+        )
+    return config
+
+
+def config_file(name: str) -> Path | None:
+    """The open_clip model config that ``name`` stands for; None for models that open_clip knows by name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name.endswith(".json"):
         path = Path(name)
         if not path.is_file():
@@ -197,17 +254,3 @@ def _without(*remarks: str) -> Iterator[None]:
     finally:
         for source in sources:
             source.removeFilter(is_other)
-
-
-def _tokenizer(name: str, config_path) -> Any:
-    if config_path is None:
-        tokenizer = open_clip.get_tokenizer(name)
-    else:
-        text_config = json.loads(config_path.read_text())["text_cfg"]
-        options = dict(text_config.get("tokenizer_kwargs", {}))
-        if "bpe_path" in options:  # relative to the config file
-            options["bpe_path"] = str(config_path.parent / options["bpe_path"])
-        tokenizer = open_clip.SimpleTokenizer(context_length=text_config.get("context_length", 77), **options)
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UserError(f"MODEL.CLIP.NAME '{name}' does not use CLIP's own tokenizer; choose a ViT of the CLIP layout.")
-    return tokenizer

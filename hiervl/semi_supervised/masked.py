@@ -32,11 +32,10 @@ class MaskedConsistency:
         """``LOSS.MASKED_CONSISTENCY`` and ``LOSS.PIXEL_TEXT`` of the config; None where there is nothing to do."""
         if not (cfg.LOSS.MASKED_CONSISTENCY or cfg.LOSS.PIXEL_TEXT):
             return None
-        tower = student.backbone
-        if tower.visual_prompts is None and not any(p.requires_grad for p in tower.visual.parameters()):
+        if not student.backbone.trains_embeddings:
             logger.warning(
-                "MODEL.CLIP.TRAINABLE is 'none' and there are no visual prompts: the masked consistency losses have "
-                "nothing to train and are left out."
+                "Nothing of the image encoder is trained (MODEL.CLIP.TRAINABLE 'none', no visual prompts): the masked "
+                "consistency losses have nothing to train and are left out."
             )
             return None
         return cls(
@@ -65,7 +64,7 @@ class MaskedConsistency:
             height, width = item["sem_seg"].shape
             padded[:height, :width] = to_device(item["sem_seg"], labels.device)
         hidden = hide_random_class(
-            images, labels, student.backbone.patch_size, len(student.class_names), self.ignore_value
+            images, labels, student.backbone.dense_stride, len(student.class_names), self.ignore_value
         )
         masked = student.backbone.dense_embedding(hidden.images)
         losses: dict[str, Tensor] = {}

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from hiervl.modeling.text_encoder import weights_changed
+
 
 class EmaTeacher(nn.Module):
     """Exponential moving average of a student: θ' ← decay·θ' + (1 − decay)·θ, always in evaluation mode.
@@ -40,10 +42,9 @@ class EmaTeacher(nn.Module):
         ]
         own, followed = (list(parameters) for parameters in zip(*trained))
         torch._foreach_lerp_(own, followed, 1.0 - decay)
-        # On CUDA that operation writes without counting it, and cached text embeddings would not notice.
-        torch.autograd.graph.increment_version(own)
         for own_buffer, followed_buffer in zip(self.network.buffers(), student.buffers()):
             own_buffer.copy_(followed_buffer)
+        weights_changed(self.network)
 
 
 class StudentAsTeacher(nn.Module):

@@ -1,4 +1,4 @@
-"""Reading checkpoints without running code, and their weights into a network; knows of no trainer."""
+"""Writing checkpoints whole, reading them without running code, and their weights into a network; knows no trainer."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,19 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise UserError(f"'{path}' is not a HierVL checkpoint: it has no entry 'model'.")
     return checkpoint
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values; a reader never sees half a file, and the disk has it when this returns.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full; an older file is untouched.
+    """
+    with whole_file(path, durable=True) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # PyTorch's, when its writer could not write
+            raise OSError(getattr(error, "errno", None), str(error)) from error
 
 
 def checkpoints_by_age(folder: str) -> list[Path]:
@@ -65,7 +79,7 @@ def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: str, whic
     """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
-    weights = checkpoint["teacher"] if has_teacher else checkpoint["model"]
+    weights = checkpoint["teacher"] if has_teacher else checkpoint.get("student", checkpoint["model"])
     weights = {key.removeprefix("network."): value for key, value in weights.items()} if has_teacher else weights
     try:
         network.load_state_dict(weights)

@@ -3,7 +3,6 @@
 import base64
 import bisect
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ from hiervl.evaluation.semantic_evaluator import (
     SemanticEvaluator,
     confusion_matrix,
     scores_from_confusion,
-    write_text,
 )
+from hiervl.utils.files import write_json
 from hiervl.utils.tolerance import going_on_without
 from hiervl.visualization.pictures import colourise
 
@@ -133,7 +132,7 @@ class EvaluationGallery(DatasetEvaluator):
             **self.facts,
         }
         with going_on_without(self.path):
-            write_text(json.dumps(content), self.path)
+            write_json(self.path, content)
         return None
 
 

@@ -53,7 +53,7 @@ def test_check_data_names_files_and_ends_with_1(own, capsys):
     printed = capsys.readouterr().out
     assert "error: masks hold the value 9" in printed and f"    {own.root}/labelled/masks/04.png" in printed
     assert "… and 2 more" in printed and "masks/05.png" not in printed
-    assert "error: 1 images cannot be read" in printed
+    assert "error: 1 unlabelled images cannot be read" in printed
     assert "Verdict: not ready. 2 error(s)" in printed
     assert (own.root / "out" / "check_data" / "overlays.png").is_file()  # of the three sound ones
 

@@ -1,5 +1,6 @@
 """Figures and warnings of a run's health, by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from hiervl.engine.comparison import gain_line, mean_iou, supervised_twin, train_both
-from hiervl.engine.health_report import HealthReport, find_problems, presence_auc, worthless_classes
+from hiervl.engine.health_report import HealthReport, find_problems, presence_auc
 from hiervl.engine.hooks import best_metric
 from hiervl.semi_supervised import pseudo_labels
+from hiervl.semi_supervised.knowledge import unknown_classes
 from hiervl.semi_supervised.pseudo_labels import ConfidenceThreshold
 
 NAMES = ("background", "cat", "bus")
@@ -28,11 +30,11 @@ def test_a_healthy_run_has_no_problems():
 @pytest.mark.parametrize(
     "kept, kind, classes, words",
     [
-        ((4, 3, 2), "nothing", (), ("0.09 %", "SEMI.CONFIDENCE (0.9)")),
+        ((4, 3, 2), "nothing", (), ("0.09 %", "set SEMI.THRESHOLD to class")),
         ((6000, 3000, 995), "everything", (), ("wrong ones included",)),
         ((5000, 2000, 6), "vanish", ("bus",), ("'bus' (0.09 % of the kept pixels, 10.00 %",)),  # below a tenth of 1 %
         ((5000, 2000, 8), "", (), ()),  # 0.11 %
-        ((5000, 1, 1), "vanish", ("cat", "bus"), ()),
+        ((5000, 1, 1), "swallow the others", ("background", "cat", "bus"), ("swallow", "vanish")),
         ((9000, 300, 240), "swallow the others", ("background",), ("94.34 %", "swallow")),  # odds 16.7 over 1.5: 11
         ((8900, 400, 240), "", (), ()),  # 13.9 over 1.5: 9
     ],
@@ -44,15 +46,27 @@ def test_problems_by_hand(kept, kind, classes, words):
         return
     assert problems[kind].classes == classes
     assert all(word in problems[kind].sentence for word in words)
-    assert len(problems) == (2 if kept == (5000, 1, 1) else 1)  # there background swallows the others, too
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize("kept", [(4, 3, 2), (6000, 3000, 995), (5000, 2000, 6), (9000, 300, 240), (9990, 1, 1)])
+@pytest.mark.parametrize("settings", [{}, {"has_class_thresholds": True}, {"confidence": 0.99, "burn_in": 50}])
+def test_a_warning_has_one_remedy_that_is_not_in_force(kept, settings):
+    sick = dataclasses.replace(report(kept), **settings)
+    (problem,) = find_problems(sick)
+    advice = problem.sentence.rpartition(": ")[2]
+    remedies = [word for word in ("SEMI.THRESHOLD", "lower", "raise", "SEMI.BURN_IN", "label more") if word in advice]
+    assert len(remedies) == 1, advice
+    assert not (sick.has_class_thresholds and "SEMI.THRESHOLD" in advice)
+    assert not (sick.confidence >= 0.99 and "raise" in advice)
 
 
 def test_a_long_list_of_classes_is_shortened():
     names = tuple("abcdefgh")
     sick = HealthReport(names, np.array([9000] + [0] * 7), 10_000, np.full(8, 10), np.full(8, NAN), confidence=0.9)
-    (vanishing,) = [problem for problem in find_problems(sick) if problem.kind == "vanish"]
-    assert vanishing.classes == names[1:] and "'f'" in vanishing.sentence and "and 2 more vanish" in vanishing.sentence
-    assert "'g'" not in vanishing.sentence
+    (problem,) = find_problems(sick)
+    assert problem.classes == names and "'f'" in problem.sentence and "and 2 more vanish" in problem.sentence
+    assert "'g'" not in problem.sentence
 
 
 def test_classes_that_no_labelled_image_shows_cannot_vanish():
@@ -62,8 +76,8 @@ def test_classes_that_no_labelled_image_shows_cannot_vanish():
 def test_classes_that_clip_does_not_know():
     """Below the least IoU on three images or more: of a class that one or two show, little is known."""
     iou, shown = np.array([0.5, 0.019, 0.0, NAN, 0.0]), np.array([10, 3, 2, 0, 0])
-    assert worthless_classes(iou, shown, 0.02) == [1]
-    assert worthless_classes(iou, shown, 0.0) == []
+    assert unknown_classes(iou, shown, 0.02) == [1]
+    assert unknown_classes(iou, shown, 0.0) == []
 
 
 def test_auc_by_hand():

@@ -111,7 +111,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, t
     train(world, tmp_path / "parts", *common, resume=True)
     whole, parts = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "parts"))
     assert whole["trainer"]["iteration"] == parts["trainer"]["iteration"] == 39
-    for part in ("model", "teacher"):
+    for part in ("model", "student", "teacher"):
         for key, value in whole[part].items():
             assert torch.equal(value, parts[part][key]), f"{part} {key}"
     moments = [checkpoint["optimizer"]["state"] for checkpoint in (whole, parts)]

@@ -10,7 +10,7 @@ from scipy import ndimage
 from hiervl.data.classes.class_maps import read_class_map
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.classes.records import write_classes
-from hiervl.data.folders.masks import CocoFile
+from hiervl.data.folders.formats.coco import CocoFile
 from hiervl.inference.annotation_files import CocoDraft
 from hiervl.inference.predictor import Prediction
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data.classes.definitions import ClassDefinition, distinct_color, read_classes
-from hiervl.data.classes.records import definitions_of, from_records, to_records, write_classes
+from hiervl.data.classes.records import from_records, to_records, write_classes
+from hiervl.data.registered.catalogs import definitions_of, register_in_catalogs, remove_from_catalogs
 from hiervl.engine.resume_check import check_resumed_config
 from hiervl.engine.run_config import load_config
 from hiervl.inference.predictor import HierVLPredictor
@@ -74,17 +74,13 @@ def test_a_network_without_text_rows_is_restored(save_run):
 def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
     name = "restore_test_dataset"
     names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
-    DatasetCatalog.register(name, list)
-    MetadataCatalog.get(name).set(
-        stuff_classes=names,
-        stuff_colors=[[index, 2, 3] for index in range(6)],
-        class_phrases=[["wall", "floor"], *[[n] for n in names[1:]]],
-    )
+    phrases = [("wall", "floor"), *[(name,) for name in names[1:]]]
+    classes = [ClassDefinition(names[index], phrases[index], (index, 2, 3)) for index in range(6)]
+    register_in_catalogs(name, list, classes)
     try:
         network, folder = save_run("DATASETS.TRAIN", (name,), "MODEL.CLASS_NAMES", [])
     finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        remove_from_catalogs(name)
     restored = restore_network(str(folder), device="cpu")
     assert restored.classes[0] == ClassDefinition("background", ("wall", "floor"), (0, 2, 3), True)
     assert restored.classes[5].color == (5, 2, 3)
@@ -95,15 +91,13 @@ def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
 def test_names_alone_travel_where_the_training_asked_with_them(save_run):
     name = "restore_test_names"
     names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
-    DatasetCatalog.register(name, list)
-    phrases = [[f"some {n}", f"any {n}"] for n in names]
-    MetadataCatalog.get(name).set(stuff_classes=names, class_phrases=phrases)
+    classes = [ClassDefinition(n, (f"some {n}", f"any {n}"), (1, 2, 3)) for n in names]
+    register_in_catalogs(name, list, classes)
     try:
         options = ("DATASETS.TRAIN", (name,), "MODEL.CLASS_NAMES", [], "MODEL.TEXT.PHRASES", False)
         network, folder = save_run(*options)
     finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        remove_from_catalogs(name)
     restored = restore_network(str(folder), device="cpu")
     assert [definition.phrases for definition in restored.classes] == [(n,) for n in names]
     with torch.no_grad():

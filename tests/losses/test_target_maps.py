@@ -3,7 +3,7 @@
 import torch
 
 from hiervl.losses.mask_losses import point_sample
-from hiervl.losses.target_maps import EMPTY, TargetMaps
+from hiervl.losses.target_maps import TargetMaps
 from hiervl.losses.targets import image_targets
 
 SIZE = (7, 11)
@@ -31,7 +31,7 @@ def test_rows_with_points_of_their_own():
     images = targets()
     rows = [(b, int(c), mask) for b, t in enumerate(images) for c, mask in zip(t.class_labels, t.class_masks)]
     rows += [(3 + b, s, mask) for b, t in enumerate(images) for s, mask in enumerate(t.segment_masks)]
-    rows += [(b, EMPTY, torch.zeros(SIZE)) for b in range(3)]
+    rows += [(b, 99, torch.zeros(SIZE)) for b in range(3)]  # a class that no image shows
     assert len(rows) > 15
     torch.manual_seed(0)
     points = torch.rand(len(rows), 50, 2)

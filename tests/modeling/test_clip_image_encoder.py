@@ -1,3 +1,4 @@
+import cv2
 import pytest
 import torch
 from torch.nn import functional as F
@@ -96,6 +97,27 @@ def test_position_embedding_keeps_rows_and_columns_apart(clip):
     resized = encoder._position_embedding((8, 16))
     assert (resized[0] == -5.0).all()
     torch.testing.assert_close(resized[1:], rows.reshape(8, 8)[:, :1].expand(8, 16).reshape(128, 1).expand(-1, 64))
+
+
+@pytest.mark.parametrize("grid", [(8, 16), (5, 7), (16, 12)])
+def test_position_embedding_of_another_grid_is_resized_bicubically(clip, resize_by_opencv, grid):
+    torch.manual_seed(0)
+    encoder = ClipImageEncoder(clip[0].visual, blocks=(0, 1, 2, 3), num_prompts=0)
+    learnt = clip[0].visual.positional_embedding.detach()
+    torch.nn.init.normal_(learnt)
+    resized = resize_by_opencv(learnt[1:].T.view(-1, 8, 8), grid, cv2.INTER_CUBIC)
+    expected = torch.cat((learnt[:1], resized.flatten(1).T))
+    torch.testing.assert_close(encoder._position_embedding(grid), expected, atol=1e-4, rtol=0)
+    assert torch.equal(encoder._position_embedding((8, 8)), learnt)  # its own
+
+
+def test_details_of_patches_of_14_pixels_are_resized_about_the_centres_of_pixels(resize_by_opencv):
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 28, 56)
+    stem = DetailStem(14, (6,))
+    with torch.no_grad():
+        expected = resize_by_opencv(stem.outputs[0](stem.layers(images)), (8, 16))
+        torch.testing.assert_close(stem(images, [(8, 16)])[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_visual_prompts_change_the_image_and_are_cut_out_again(clip):

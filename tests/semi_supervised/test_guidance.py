@@ -28,6 +28,18 @@ def test_only_sure_and_valid_pixels_are_guided():
     assert keep[:, 1:, 0].all() and not keep[:, :, 4:].any()
 
 
+def test_labels_lie_where_the_padded_image_had_them(resize_by_opencv):
+    """The probabilities belong to the padded image; what they say of the padding is cut off, not squeezed in."""
+    torch.manual_seed(0)
+    probability = (4 * torch.randn(2, 3, 3, 4)).softmax(1)
+    guidance = ClipGuidance(confidence=0.6, first_weight=1.0, last_weight=1.0, max_iter=1)
+    valid = torch.ones(2, 10, 13, dtype=torch.bool)
+    labels, keep = guidance.labels(probability, (12, 16), valid, ignore_value=255)
+    confidence, expected = resize_by_opencv(probability, (12, 16))[:, :, :10, :13].max(1)
+    assert torch.equal(labels, expected) and torch.equal(keep, confidence >= 0.6)
+    assert 0.2 < keep.float().mean() < 0.9
+
+
 def test_background_gives_no_guidance():
     guidance = ClipGuidance(background=[1], confidence=0.55, first_weight=1.0, last_weight=1.0, max_iter=1)
     labels, keep = guidance.labels(says(), (4, 8), torch.ones(1, 4, 8, dtype=torch.bool), ignore_value=255)

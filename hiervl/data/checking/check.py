@@ -1,23 +1,36 @@
 """Looks at a dataset before training does, and explains every fault it finds (``check-data``)."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from hiervl.data.checking.duplicates import Fingerprint, fingerprint, near_duplicates
+from hiervl.data.checking.duplicates import near_duplicates
+from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
+from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import LabelFiles, RegisteredLayout
-from hiervl.data.checking.values import ERROR, WARNING, Finding, ValueStatistics, registered_findings, value_findings
-from hiervl.data.folders.files import guess_mask_suffix
+from hiervl.data.checking.values import (
+    ERROR,
+    NOTE,
+    WARNING,
+    Finding,
+    ValueStatistics,
+    registered_findings,
+    value_findings,
+)
+from hiervl.data.folders.dataset import nothing_left, single_class
+from hiervl.data.folders.facts import FactsStore
+from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
-from hiervl.data.folders.masks import MaskFolder
-from hiervl.data.loading.readers import DOUBTFUL, file_frame, read_image
+from hiervl.data.folders.masks import AUTO, MaskFolder
+from hiervl.data.loading.readers import DOUBTFUL, file_frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
 
+LEVELS = (ERROR, WARNING, NOTE)
+DEFAULT_MAX_DAMAGED = 0.05
 DARK = 16  # an image that is nowhere brighter uses a corner of its range
 LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
@@ -34,13 +47,6 @@ MENDS = {
     },
 }
 Layout = FolderLayout | RegisteredLayout
-
-
-class ImageFacts(NamedTuple):
-    """What is kept of an image that could be read."""
-
-    size: tuple[int, int]  # height, width
-    mark: Fingerprint
 
 
 @dataclass
@@ -74,11 +80,14 @@ class Report:
         return np.array(rows, dtype=bool).reshape(len(rows), len(self.class_names))
 
 
-def check(layout: Layout, crop_size: int | None = None, short_side: int = 0) -> Report:
+def check(
+    layout: Layout, crop_size: int | None = None, short_side: int = 0, max_damaged: float = DEFAULT_MAX_DAMAGED
+) -> Report:
     """Read every image and mask and look for faults.
 
     Args:
         crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: sizes are not compared with the crop.
+        max_damaged: DATALOADER.MAX_DAMAGED, the share of unlabelled images that training does without.
 
     Raises:
         UserError: a folder, a list or the class file is missing or wrong, so that there is nothing to look at.
@@ -90,16 +99,16 @@ def check(layout: Layout, crop_size: int | None = None, short_side: int = 0) -> 
         if separate is not None:
             pools[key.lower()] = separate
     unlabeled = layout.unlabeled_files
-    report.findings += _matching(layout, pools)
+    report.findings += _matching(layout, pools) + _unused(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    report.findings += _read_images(report, [*labeled_images, *unlabeled])
+    report.findings += _read_images(report, labeled_images, unlabeled, max_damaged, layout.store)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
     report.findings += _duplicates(report)
     if crop_size is not None:
         report.findings += _small_images(report, crop_size, short_side)
-    report.findings.sort(key=lambda finding: finding.level != ERROR)
+    report.findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return report
 
 
@@ -107,41 +116,61 @@ def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
     findings = []
     for split, pool in pools.items():
         missing = layout.missing_masks() if split == LABELED else pool.missing
+        advice = pool.advice() if missing else ""
         if missing:
+            end = f". {advice}." if advice else (
+                ": add the masks, or take the images out (images whose folder is also in DATASET.UNLABELED need none)."
+            )  # fmt: skip
             findings.append(Finding(
-                ERROR,
-                f"{len(missing)} {split} images have no mask of the same stem: add the masks"
-                f"{_suffix_hint(missing, pool.extra)}, or take the images out (images whose folder is also in "
-                "DATASET.UNLABELED may do without).",
-                _names(missing),
+                ERROR, f"{len(missing)} {split} images have no mask of the same stem{end}", _names(missing)
             ))  # fmt: skip
-        if pool.extra:
+        if pool.extra and not advice:  # which pairs them
             findings.append(Finding(
                 WARNING,
                 f"{len(pool.extra)} masks of the {split} images have no image: add the images, rename the masks, or "
                 "take them out.",
                 tuple(pool.extra),
             ))  # fmt: skip
+        if pool.other:
+            findings.append(Finding(
+                WARNING,
+                f"{len(pool.other)} files among the {split} images are left out: DATASET.IMAGE_SUFFIX does not fit "
+                "their names.",
+                _names(pool.other),
+            ))  # fmt: skip
     return findings
 
 
-def _suffix_hint(missing: Sequence[Path], extra: Sequence[str]) -> str:
-    suffix = guess_mask_suffix([path.stem for path in missing], [Path(name).stem for name in extra])
-    return f" (the masks' names end in '{suffix}': set DATASET.MASK_SUFFIX to {suffix})" if suffix else ""
+def _unused(layout: Layout) -> list[Finding]:
+    """Files in the named folders that nothing reads: a warning where they may be data, else a note."""
+    if not isinstance(layout, FolderLayout):
+        return []
+    return [
+        Finding(
+            WARNING if unused.advice else NOTE,
+            f"not used in {folder}: {describe_unused([unused])}.",
+            unused.files,
+        )
+        for folder, unused in layout.unused()
+    ]
 
 
-def _read_images(report: Report, paths: Iterable[str]) -> list[Finding]:
-    corrupt, dark = [], []
-    for path in tqdm(dict.fromkeys(paths), "images", disable=None, leave=False):  # None: not in a log file
-        try:
-            image = read_image(path)
-        except UserError as error:
-            corrupt.append((path, str(error)))
-            continue
-        report.images[path] = ImageFacts(image.shape[:2], fingerprint(image))
-        if image.max() < DARK:
-            dark.append(path)
-    findings = [_broken(corrupt, "images")] if corrupt else []
+def _read_images(
+    report: Report, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float, store: FactsStore
+) -> list[Finding]:
+    """``needed`` are the labelled images, of which every one has to be whole."""
+    paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
+    facts = dict(zip(paths, read_image_facts(paths, store)))
+    report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
+    corrupt = [(path, str(found)) for path, found in facts.items() if isinstance(found, UserError)]
+    dark = [path for path, found in report.images.items() if found.brightest < DARK]
+    labeled = set(needed)
+    broken = [entry for entry in corrupt if entry[0] in labeled]
+    findings = [_broken(broken, "images")] if broken else []
+    others = [entry for entry in corrupt if entry[0] not in labeled]
+    if others:
+        is_too_many = len(others) > max_damaged * (len(paths) - len(labeled))
+        findings.append(_broken(others, "unlabelled images", is_too_many))
     if dark:
         findings.append(Finding(
             WARNING,
@@ -152,36 +181,39 @@ def _read_images(report: Report, paths: Iterable[str]) -> list[Finding]:
     return findings
 
 
-def _broken(files: Sequence[tuple[str, str]], what: str) -> Finding:
+def _broken(files: Sequence[tuple[str, str]], what: str, stops: bool = True) -> Finding:
+    """``stops``: training would end with these files; else it leaves them out."""
     return Finding(
-        ERROR,
-        f"{len(files)} {what} cannot be read (the first: {files[0][1].rstrip('.')}).",
+        ERROR if stops else WARNING,
+        f"{len(files)} {what} cannot be read{'' if stops else ' and will be left out'} (the first: "
+        f"{files[0][1].rstrip('.')}).",
         tuple(path for path, _ in files),
     )
 
 
 def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
-    statistics = ValueStatistics(layout.class_map)
+    form = layout.source.mask_values if isinstance(layout, FolderLayout) else AUTO
+    statistics = ValueStatistics(layout.class_map, form)
     corrupt, unequal, turned, doubtful = [], [], [], []
     for pool in pools.values():
-        for sample in tqdm(pool.samples.values(), "masks", disable=None, leave=False):
+        samples = list(pool.samples.values())
+        for sample, facts in zip(samples, layout.mask_facts(samples)):
             name, image = sample.masks.name(sample.key), str(sample.image)
-            try:
-                raw = sample.masks.raw(sample.key)
-            except UserError as error:
-                corrupt.append((name, str(error)))
+            if isinstance(facts, UserError):
+                corrupt.append((name, str(facts)))
                 continue
-            report.pixels[image] = statistics.add(name, raw)
+            report.pixels[image] = statistics.add(name, facts)
             if image not in report.images:
                 continue
             of_image, of_mask = file_frame(image).orientation, _own_orientation(sample)
-            upright, stored = report.images[image].size, raw.codes.shape
-            orientation = fitting_orientation(stored, of_mask, upright, of_image if _may_turn(sample) else None)
-            if turned_size(stored, orientation) != upright:
-                unequal.append(name)
+            size, stored = tuple(report.images[image].size), tuple(facts.shape)
+            orientation = fitting_orientation(stored, of_mask, size, of_image if _may_turn(sample) else None)
+            both = f"{name} ({stored[1]}×{stored[0]}, its image {size[1]}×{size[0]})"
+            if turned_size(stored, orientation) != size:
+                unequal.append(both)
             elif orientation not in (None, UPRIGHT) and of_mask is None:
-                turned.append(name)
-            elif is_doubtful(stored, of_mask, upright, of_image):
+                turned.append(both)
+            elif is_doubtful(stored, of_mask, size, of_image):
                 doubtful.append(name)
                 report.doubtful.add(image)
     findings = [_broken(corrupt, "masks")] if corrupt else []
@@ -199,7 +231,7 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
     if doubtful:
         findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
     judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
-    return findings + judge(statistics)
+    return findings + object_findings(statistics) + judge(statistics)
 
 
 def _may_turn(sample: Sample) -> bool:
@@ -223,6 +255,7 @@ def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:
         for split in ("train", "val", "test"):
             report.splits[split] = [str(sample.image) for sample in layout.division[split].values()]
         report.splits[UNLABELED] = layout.unlabeled
+        report.findings += _empty_parts(report, layout)
     except UserError as error:
         for split, pool in pools.items():
             report.splits[split] = [str(sample.image) for sample in pool.samples.values()]
@@ -230,14 +263,18 @@ def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:
             report.findings.append(Finding(ERROR, str(error)))
 
 
+def _empty_parts(report: Report, layout: Layout) -> list[Finding]:
+    if not isinstance(layout, FolderLayout):
+        return []
+    wanted = {"VAL": layout.source.val, "TEST": layout.source.test}
+    empty = [key for key, part in wanted.items() if part and not report.splits[key.lower()]]
+    return [Finding(WARNING, f"{nothing_left(key)}.") for key in empty]
+
+
 def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     names = report.class_names
     if len(names) == 1:
-        return [Finding(
-            ERROR,
-            f"there is a single class ('{names[0]}'), so that every pixel is right: add a background class, "
-            "`{name: background, background: true}`, in front.",
-        )]  # fmt: skip
+        return [Finding(ERROR, single_class(names[0]))]
     total = sum(report.pixels.values(), np.zeros(len(names), dtype=np.int64))
     if np.count_nonzero(total) == 1:
         only = names[int(np.argmax(total))]

@@ -11,22 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
-from hiervl.data.classes.records import definitions_of
-from hiervl.data.folders.layout import Pool, Sample
+from hiervl.data.folders.facts import FactsStore, MaskFacts, file_stamp, read_mask_facts
+from hiervl.data.folders.layout import Pool, Sample, cache_folder
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_label, read_stored
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
+from hiervl.utils.errors import UserError
 
 
 class LabelFiles:
     """Label maps of registered datasets: a file per image, read as training reads it."""
+
+    has_instances = False
 
     def __init__(self, num_classes: int, ignore_label: int):
         self.num_classes, self.ignore_label = num_classes, ignore_label
 
     def name(self, key: str) -> str:
         return key
+
+    def stamp(self, key: str) -> tuple:
+        return file_stamp(key)
 
     def raw(self, key: str) -> RawMask:
         """
@@ -118,6 +125,15 @@ class RegisteredLayout:
     @property
     def unlabeled(self) -> Sequence[str]:
         return self._unlabeled
+
+    def mask_facts(self, samples: Sequence[Sample]) -> list[MaskFacts | UserError]:
+        """As :meth:`FolderLayout.mask_facts`."""
+        return read_mask_facts(samples, self.store)
+
+    @property
+    def store(self) -> FactsStore:
+        """Where facts about files are remembered."""
+        return FactsStore(cache_folder() / "registered")
 
     def missing_masks(self) -> list[Path]:
         return self.labeled.missing

@@ -4,11 +4,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hiervl.data.checking.readings import (
+    MOSTLY,
+    Reading,
+    is_background,
+    mostly_ignored,
+    names_of_values,
+    one_value_more,
+    share_of,
+    zero_never_occurs,
+)
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.masks import (
+    AUTO,
     COLOR,
     INDEX,
     LABEL,
+    MAX_LISTED,
     RawMask,
     decode_color,
     describe_codes,
@@ -16,21 +29,22 @@ from hiervl.data.folders.masks import (
     label_of_code,
 )
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, NOTE = "error", "warning", "note"
 MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
 NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and its class's
-MOSTLY = 0.5
 # ITU-R 601, as Pillow and OpenCV turn RGB into grey.
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault: how bad, what and how to mend it, and the files that show it."""
+    """A fault (or, as a note, none): how bad, what and how to mend it, the files that show it, and the readings between
+    which it leaves open what the masks mean."""
 
     level: str
     sentence: str
     files: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
 
 def _by_form() -> dict[str, dict]:
@@ -39,16 +53,19 @@ def _by_form() -> dict[str, dict]:
 
 @dataclass
 class ValueStatistics:
-    """Which codes the masks hold, gathered mask by mask."""
+    """Which codes the masks hold, gathered mask by mask; ``form`` is DATASET.MASK_VALUES."""
 
     class_map: ClassMap
+    form: str = AUTO
     counts: dict[str, dict[int, int]] = field(default_factory=_by_form)
     files: dict[str, dict[int, list[str]]] = field(default_factory=_by_form)
     unknown: dict[str, dict[str, list[int]]] = field(default_factory=_by_form)
     palettes: dict[str, tuple[set[int], dict]] = field(default_factory=dict)
+    unknown_names: dict[str, dict[str, int]] = field(default_factory=dict)
+    remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, raw: RawMask) -> np.ndarray:
-        """Take in a mask; returns its pixels per class (C,)."""
+    def add(self, name: str, raw: RawMask | MaskFacts) -> np.ndarray:
+        """Take in a mask, or what is known of it; returns its pixels per class (C,)."""
         meaning = label_of_code(raw, self.class_map)
         pixels = np.zeros(len(self.class_map.classes), dtype=np.int64)
         codes = raw.counts()
@@ -61,6 +78,10 @@ class ValueStatistics:
         unknown = [code for code in codes if code not in meaning]
         if unknown:
             self.unknown[raw.form][name] = unknown
+        if raw.unknown_names:
+            self.unknown_names[name] = dict(raw.unknown_names)
+        if raw.remarks:
+            self.remarks[name] = dict(raw.remarks)
         if raw.palette:
             self.palettes[name] = (set(codes), raw.palette)
         return pixels
@@ -79,7 +100,7 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
         return findings
     if unknown:
         findings.append(_unknown_values(statistics, unknown, used))
-    findings.extend(_ignored_255(statistics, used))
+    findings.extend(_binary(statistics, used) or _ignored(statistics))
     if not unknown and used == [0]:
         findings.append(Finding(
             ERROR,
@@ -88,11 +109,12 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
             statistics.files_with(INDEX, [0]),
         ))  # fmt: skip
     elif not unknown and 0 not in used and 0 in statistics.class_map.values and [v for v in used if v != IGNORED]:
+        ways, readings = zero_never_occurs(statistics.class_map)
         findings.append(Finding(
             WARNING,
             f"the value 0 never occurs, but {statistics.class_map.path} gives it to "
-            f"'{_name_of(statistics.class_map, 0)}': if the masks count from 1, write `label: 1` and so on into the "
-            "class file.",
+            f"'{_name_of(statistics.class_map, 0)}':{ways}.",
+            readings=readings,
         ))  # fmt: skip
     return findings
 
@@ -118,21 +140,9 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     files = tuple(sorted(statistics.unknown[INDEX]))
     count = len(class_map.values)
     what = f"masks hold {describe_codes(INDEX, unknown)}, which {class_map.path} does not name"
-    is_numbered = sorted(class_map.values) == list(range(count))
-    if is_numbered and unknown == [count] and 0 not in used:
-        return Finding(
-            ERROR,
-            f"{what}, while 0 never occurs: the masks count from 1 (off by one); write `label: 1` to `label: {count}` "
-            "into the class file, or put an entry for 0 (background, or one with `ignore: true`) in front.",
-            files,
-        )
-    if is_numbered and unknown == [count]:
-        return Finding(
-            ERROR,
-            f"{what}, one more than its entries (off by one): probably 0 is background or unlabelled; put an entry "
-            "for it in front, such as `{name: background, background: true}` or `{name: void, ignore: true}`.",
-            files,
-        )
+    if sorted(class_map.values) == list(range(count)) and unknown == [count]:
+        ways, readings = one_value_more(class_map, {value: statistics.counts[INDEX][value] for value in used})
+        return Finding(ERROR, f"{what}{ways}.", files, readings)
     greys = {_grey(color) for color in class_map.colors}
     if len(greys) > 1 and all(any(abs(value - grey) <= 1 for grey in greys) for value in unknown):
         return Finding(
@@ -148,12 +158,27 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             "(JPEG, smooth resizing); export index PNGs again, or correct DATASET.LABELED.MASKS.",
             files,
         )
+    absent = sorted(set(class_map.values) - set(used) - {IGNORED})
+    if absent and any(value not in (0, IGNORED) for value in absent):
+        return Finding(
+            ERROR,
+            f"{what}, while {describe_codes(INDEX, absent)} never occur"
+            f"{'' if len(absent) > 1 else 's'}: the masks number the classes otherwise; write into every entry the "
+            f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; correct the masks if "
+            "it is no class.",
+            files,
+        )
     return Finding(
         ERROR,
-        f"{what}: add an entry with `label: {unknown[0]}` (with `ignore: true` if it is no class), or correct the "
-        "masks.",
+        f"{what}: add an entry with {_listed(unknown)} (with `ignore: true` if it is no class), or correct the masks.",
         files,
     )
+
+
+def _listed(values: list[int]) -> str:
+    """For a sentence: "`label: 3`" or "`label: 3`, `label: 4` and 7 more"."""
+    shown = ", ".join(f"`label: {value}`" for value in values[:MAX_LISTED])
+    return shown if len(values) <= MAX_LISTED else f"{shown} and {len(values) - MAX_LISTED} more"
 
 
 def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
@@ -178,6 +203,15 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
             f"{what}: these are class indices that were saved as grey RGB; set DATASET.MASK_VALUES to index.",
             files,
         )]  # fmt: skip
+    exchanged = [tuple(reversed(decode_color(code))) for code in codes]
+    occurs = any(encode_color(color) in statistics.counts[COLOR] for color in exchanged)
+    if not occurs and all(color in class_map.colors and len(set(color)) > 1 for color in exchanged):
+        return [Finding(
+            ERROR,
+            f"{what}: these are the colours of {class_map.path} with red and blue exchanged (OpenCV writes BGR); write "
+            "them as [red, green, blue] there, or convert the masks.",
+            files,
+        )]  # fmt: skip
     near = [code for code in codes if _distance(code, class_map) <= NEAR_COLOR]
     if len(near) > MOSTLY * len(codes) or any(len(own) > MANY_CODES for own in unknown.values()):
         return [Finding(
@@ -196,7 +230,9 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
 
 
 def _palette_order(statistics: ValueStatistics) -> list[Finding]:
-    """Palette files whose indices say other classes than their colours."""
+    """Palette files whose indices say other classes than their colours, where the user did not say which counts."""
+    if statistics.form != AUTO:
+        return []
     class_map = statistics.class_map
     by_index = class_map.known_values()
     colors = {encode_color(color): label for color, label in class_map.colors.items()}
@@ -208,38 +244,65 @@ def _palette_order(statistics: ValueStatistics) -> list[Finding]:
                 wrong.append(name)
     if not wrong:
         return []
+    palette = statistics.palettes[wrong[0]][1]
+    labels = {code: colors.get(encode_color(color)) for code, color in palette.items()}
+    by_color = {code: class_map.class_names[label] for code, label in labels.items() if label not in (None, IGNORED)}
     return [Finding(
         ERROR,
-        "the palettes of masks show the colours of the classes in another order than the class file: set "
-        "DATASET.MASK_VALUES to color, so that the colours count.",
+        "the palettes of masks show the colours of the classes in another order than the class file; two readings are "
+        "possible: (1) the colours count: set DATASET.MASK_VALUES to color; (2) the numbers count: set it to index. "
+        "Compare both in the pictures.",
         tuple(sorted(wrong)),
+        (Reading("the palette's colours count", by_color), Reading("the numbers count", names_of_values(class_map))),
     )]  # fmt: skip
 
 
-def _ignored_255(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
+def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
+    """Masks of 0 and 255, of which the latter does not count unless the class file names it."""
     class_map = statistics.class_map
-    if IGNORED not in used or IGNORED in class_map.values:
+    if IGNORED not in used or not set(used) <= {0, IGNORED} or IGNORED in class_map.values:
         return []
-    counts = statistics.counts[INDEX]
-    share = counts[IGNORED] / sum(counts.values())
     files = statistics.files_with(INDEX, [IGNORED])
-    if set(used) <= {0, IGNORED}:
-        last = class_map.classes[-1].name
+    objects = [definition.name for definition in class_map.classes if not definition.background]
+    if len(objects) > 1 and len(class_map.classes) > 2:
         return [Finding(
             ERROR,
-            f"masks hold only 0 and 255, and 255 does not count unless the class file names it: if 255 is the "
-            f"foreground, write `label: 255` into its entry ('{last}'?), and `{{name: background, background: true, "
-            "label: 0}` in front.",
+            f"masks hold only 0 and 255, but the class file has {len(objects)} classes beside the background: such a "
+            "mask shows where something is, not what. If each class has masks of its own, they have to be joined; "
+            "else export masks with the index of the class per pixel.",
             files,
         )]  # fmt: skip
-    if share > MOSTLY:
-        return [Finding(
-            WARNING,
-            f"{share:.0%} of the masks' pixels are 255, which does not count: if it is a class, give its entry "
-            "`label: 255`.",
-            files,
-        )]  # fmt: skip
-    return []
+    name = objects[-1] if objects else class_map.classes[-1].name
+    ground = class_map.background
+    where = (
+        f"`label: 0` into that of '{class_map.classes[ground].name}'"
+        if ground is not None
+        else "`{name: background, background: true, label: 0}` in front"
+        if len(class_map.classes) == 1
+        else f"`label: 0` into that of '{class_map.classes[0].name}'"
+    )
+    return [Finding(
+        ERROR,
+        "masks hold only 0 and 255, and 255 does not count unless the class file names it: if 255 is the foreground, "
+        f"write `label: 255` into its entry ('{name}'), and {where}.",
+        files,
+    )]  # fmt: skip
+
+
+def _ignored(statistics: ValueStatistics) -> list[Finding]:
+    """A value that does not count, but has most of the pixels."""
+    class_map, counts = statistics.class_map, statistics.counts[INDEX]
+    value = max(counts, key=lambda code: counts[code])
+    share = share_of(counts, value)
+    if share <= MOSTLY or class_map.known_values().get(value) != IGNORED:
+        return []
+    files = statistics.files_with(INDEX, [value])
+    what = f"{share:.0%} of the masks' pixels are {value}, which does not count"
+    if value == 0 and is_background(class_map, 0) and class_map.background is not None:
+        ways, readings = mostly_ignored(class_map, value)
+        name = class_map.classes[class_map.background].name
+        return [Finding(WARNING, f"{what}, though '{name}' is the background:{ways}.", files, readings)]
+    return [Finding(WARNING, f"{what}: if it is a class, give its entry `label: {value}`.", files)]
 
 
 def _name_of(class_map: ClassMap, value: int) -> str:

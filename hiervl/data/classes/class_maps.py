@@ -5,12 +5,14 @@ Beside the keys of :mod:`hiervl.data.classes.definitions` an entry may hold
 * ``label``: the mask value (or a list of values) of the class; default: the entry's place in the file, from 0;
 * ``ignore: true``: pixels of this entry do not count, it is no class;
 * ``merge_into: NAME``: pixels of this entry belong to the class NAME; its ``phrases``, if written, join NAME's.
+* ``mask_name``: where every class has masks of its own, the end of these files' names or their folder; default: the
+  entry's name.
 
 ``color`` is both the colour in pictures and, in RGB masks, the colour that stands for the entry.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hiervl.data.classes.definitions import KEYS, ClassDefinition, check_names, class_of_entry, read_entries
@@ -18,7 +20,7 @@ from hiervl.utils.errors import UserError
 
 IGNORED = 255  # in the label maps that are made of masks
 MAX_CLASSES = 255
-LONG_KEYS = (*KEYS, "label", "ignore", "merge_into")
+LONG_KEYS = (*KEYS, "label", "ignore", "merge_into", "mask_name")
 
 Color = tuple[int, int, int]
 
@@ -34,6 +36,7 @@ class ClassMap:
         names: label of every entry's name, for the categories of COCO files.
         uncolored: entries without a written colour; RGB masks cannot show them.
         path: the class file.
+        mask_names: name of the entry of every ``mask_name`` that the class file writes down.
     """
 
     classes: tuple[ClassDefinition, ...]
@@ -42,6 +45,7 @@ class ClassMap:
     names: dict[str, int]
     uncolored: tuple[str, ...]
     path: Path
+    mask_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> list[str]:
@@ -107,6 +111,7 @@ def read_class_map(path: str | Path) -> ClassMap:
         names,
         tuple(definition.name for entry, definition in zip(entries, definitions) if "color" not in entry),
         path,
+        _mask_names(entries, path),
     )
 
 
@@ -129,6 +134,23 @@ def _label_of(entry: dict, name: str, labels: dict[str, int], path: Path) -> int
             f"the classes are {', '.join(labels)}."
         )
     return labels[entry["merge_into"]]
+
+
+def _mask_names(entries: Sequence[dict], path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in entries:
+        mask_name = entry.get("mask_name", "")
+        if "mask_name" in entry and (not isinstance(mask_name, str) or not mask_name.strip(" _-./")):
+            raise UserError(
+                f"the class file {path}: 'mask_name' of '{entry['name']}' is the end of file names or a folder, such "
+                f"as _red, not {mask_name!r}."
+            )
+        if mask_name and found.setdefault(mask_name, entry["name"]) != entry["name"]:
+            raise UserError(
+                f"the class file {path}: '{found[mask_name]}' and '{entry['name']}' both have the mask_name "
+                f"{mask_name}."
+            )
+    return found
 
 
 def _values_of(entry: dict, index: int, path: Path) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiervl.config.safe_yaml import load_yaml
+from hiervl.data.classes.class_lists import entries_of_yaml, is_class_list, read_class_list
 from hiervl.utils.errors import UserError
 
 CLASS_FILES = Path(__file__).resolve().parents[3] / "configs" / "classes"  # of the datasets HierVL registers itself
@@ -46,14 +47,22 @@ def read_classes(path: str | Path) -> list[ClassDefinition]:
 
 
 def read_entries(path: Path) -> list:
-    """The list ``classes`` of a YAML file, as it stands there; errors as :func:`read_classes`."""
+    """The list ``classes`` of a YAML file, as it stands there, or a list of classes that came with an export.
+
+    Errors as :func:`read_classes`.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"the class file {path} is no YAML: {error}") from None
+        raise UserError(f"the class file {path} is no text: {error}") from None
+    if is_class_list(path):
+        return read_class_list(path, text)
     content = load_yaml(text, f"the class file {path}")
+    listed = entries_of_yaml(content)
+    if listed is not None:
+        return listed
     entries = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"the class file {path} needs a list 'classes' with an entry per class.")
@@ -72,6 +81,11 @@ def distinct_color(index: int) -> tuple[int, int, int]:
     value = (0.95, 0.65, 0.8)[index % 3]
     r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1.0, 0.75, value)
     return round(255 * r), round(255 * g), round(255 * b)
+
+
+def distinct_colors(count: int) -> list[tuple[int, int, int]]:
+    """The colours of ``count`` classes that bring none."""
+    return [distinct_color(index) for index in range(count)]
 
 
 def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) -> ClassDefinition:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
+from hiervl.data.registered.catalogs import register_in_catalogs, remove_from_catalogs
 from hiervl.utils.errors import UserError
 
 _registered: set = set()  # names that this module put into Detectron2's catalogs
@@ -40,8 +41,8 @@ def register_folder_dataset(
 
     Args:
         name, images, masks, classes, root, unlabeled, options: of :class:`FolderSource`; ``options`` are
-            ``labeled_list``, ``val`` (default: a fraction of 0.2), ``test``, ``mask_values``, ``mask_suffix``,
-            ``seed`` and ``cache``.
+            ``labeled_list``, ``val`` (default: a fraction of 0.2), ``test``, ``mask_values``, ``image_suffix``,
+            ``mask_suffix``, ``seed`` and ``cache``.
 
     Raises:
         UserError: a value has no meaning, the class file is wrong, or the name is that of another dataset.
@@ -73,17 +74,50 @@ def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap
     if name in DatasetCatalog.list():
         if name not in _registered:
             raise UserError(f"DATASET.NAME: there is a dataset {name} already: choose another name.")
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        remove_from_catalogs(name)
     _registered.add(name)
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        stuff_classes=class_map.class_names,
-        stuff_colors=[list(definition.color) for definition in class_map.classes],
-        class_phrases=[list(definition.phrases) for definition in class_map.classes],
-        ignore_label=IGNORED,
-        evaluator_type="sem_seg",
+    register_in_catalogs(name, load, class_map.classes, IGNORED)
+
+
+def settle_parts(cfg, layout: FolderLayout) -> list[str]:
+    """Take the parts of a dataset that are empty out of ``DATASETS``, so that training does without them.
+
+    Without unlabelled images it is supervised, without validation images nothing is evaluated.
+
+    Returns:
+        Sentences on what is missing, and what follows.
+
+    Raises:
+        UserError: the dataset cannot be divided, or has one class only, which is no task.
+    """
+    if len(layout.class_map.classes) == 1:
+        raise UserError(single_class(layout.class_map.class_names[0]))
+    name = layout.source.name
+    sentences = []
+    if f"{name}_unlabeled" in cfg.DATASETS.UNLABELED and not layout.unlabeled:
+        cfg.DATASETS.UNLABELED = tuple(other for other in cfg.DATASETS.UNLABELED if other != f"{name}_unlabeled")
+    for split, key in (("val", "VAL"), ("test", "TEST")):
+        if f"{name}_{split}" in cfg.DATASETS.TEST and not layout.division[split]:
+            cfg.DATASETS.TEST = tuple(other for other in cfg.DATASETS.TEST if other != f"{name}_{split}")
+            sentences.append(nothing_left(key))
+    if not cfg.DATASETS.UNLABELED:
+        cfg.SEMI.ENABLED = False
+    return sentences
+
+
+def single_class(name: str) -> str:
+    """That one class is no task, as a sentence."""
+    return (
+        f"there is a single class ('{name}'), so that every pixel is right: add a class for whatever is not '{name}', "
+        "such as `{name: background, background: true}`."
     )
+
+
+def nothing_left(key: str) -> str:
+    """That VAL or TEST is empty, as a sentence without a full stop."""
+    why = "no image can be spared from the labelled ones, or its list names none that are left"
+    follows = "training is not evaluated and keeps no best checkpoint" if key == "VAL" else "there is no test set"
+    return f"DATASET.{key} is empty ({why}): {follows}; label more images, or name a folder of its own"
 
 
 def register_from_config(cfg) -> FolderLayout:

@@ -1,40 +1,35 @@
-"""Image and mask files in a user's folders: finding them, matching them by stem, lists of names."""
+"""Image and mask files in a user's folders: finding them, lists of names."""
 
 import difflib
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
+from hiervl.data.folders.kinds import refuse_file
+from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.readers import file_frame
 from hiervl.data.loading.turns import turned_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 # JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
-MASK_SUFFIXES = IMAGE_SUFFIXES
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 HASH_MARK = "# sha256 "
-
-
-class Matching(NamedTuple):
-    """Images with the masks of the same stem."""
-
-    masks: dict[str, str]  # stem of the image → key of its mask
-    missing: list[str]  # stems of images without a mask
-    extra: list[str]  # keys of masks without an image
 
 
 def find_folder(root: Path, folder: str, key: str) -> Path:
     """``folder`` below ``root`` (or absolute).
 
     Raises:
-        UserError: there is no such folder; the sentence names ``key`` and, if there is one, a folder of a like name.
+        UserError: there is no such folder, but perhaps a file, whose kind is named, or a folder of a like name.
     """
     path = (root / folder).expanduser()
     if path.is_dir():
         return path
+    if path.is_file():
+        raise refuse_file(path, key)
     raise UserError(f"{key}: there is no folder {path}{_end_of_sentence(path)}")
 
 
@@ -94,44 +89,6 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[s
     return dict(sorted(found.items()))
 
 
-def match_masks(images: Iterable[str], masks: Iterable[str], mask_suffix: str = "") -> Matching:
-    """Match stems of images with those of masks: the same path and stem, else the same stem alone if it is unique.
-
-    Args:
-        images, masks: relative paths without suffix.
-        mask_suffix: what a mask's stem has beyond its image's, such as ``_mask``.
-    """
-    images = list(images)
-    by_path = {mask.removesuffix(mask_suffix): mask for mask in masks if mask.endswith(mask_suffix)}
-    by_stem: dict[str, list[str]] = {}
-    for path, mask in by_path.items():
-        by_stem.setdefault(_base(path), []).append(mask)
-    count = Counter(map(_base, images))
-    matched = {}
-    for image in images:
-        candidates = by_stem.get(_base(image), [])
-        if image in by_path:
-            matched[image] = by_path[image]
-        elif len(candidates) == 1 and count[_base(image)] == 1:
-            matched[image] = candidates[0]
-    used = set(matched.values())
-    return Matching(
-        matched,
-        [image for image in images if image not in matched],
-        [mask for mask in by_path.values() if mask not in used],
-    )
-
-
-def guess_mask_suffix(images: Iterable[str], masks: Iterable[str]) -> str:
-    """What all masks have after their image's stem; "" if there is nothing in common or nothing missing."""
-    images, masks = [_base(image) for image in images], {_base(mask) for mask in masks}
-    endings = set()
-    for image in images[:1]:  # what all share, the first has too
-        endings |= {mask[len(image) :] for mask in masks if mask.startswith(image) and mask != image}
-    fitting = [ending for ending in endings if all(image + ending in masks for image in images)]
-    return min(fitting, key=len, default="")
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image as it is shown (EXIF rotation obeyed), from its header alone.
 
@@ -148,8 +105,7 @@ def write_list(path: Path, names: Iterable[str]) -> str:
     """Write names, one a line, below a line with their hash; returns the hash."""
     names = list(names)
     digest = names_hash(names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([HASH_MARK + digest, *names]) + "\n", encoding="utf-8")
+    write_text(path, "\n".join([HASH_MARK + digest, *names]) + "\n")
     return digest
 
 

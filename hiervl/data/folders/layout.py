@@ -8,33 +8,39 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, read_class_map
+from hiervl.data.folders.facts import FactsStore, MaskFacts, read_mask_facts
 from hiervl.data.folders.files import (
+    MASK_SUFFIXES,
     choose_names,
     find_files,
     find_folder,
     list_files,
-    match_masks,
     read_list,
 )
-from hiervl.data.folders.masks import CocoFile, MaskFolder
+from hiervl.data.folders.formats.coco import CocoFile
+from hiervl.data.folders.formats.opening import MASKS, open_annotations
+from hiervl.data.folders.formats.per_class import ClassMasks
+from hiervl.data.folders.formats.source import MaskSource
+from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
+from hiervl.data.folders.masks import AUTO, MaskFolder, label_of_code
+from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_masks
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.loading.readers import Frame, file_frame, read_label
-from hiervl.data.loading.turns import ORIENTATION, UPRIGHT, fitting_orientation, turned, turned_size
+from hiervl.data.loading.turns import fitting_orientation, turned, turned_size
+from hiervl.data.loading.writers import write_map
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_8_BIT = 255
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 
@@ -42,7 +48,7 @@ class Sample(NamedTuple):
     """An image and its mask: the key of the mask in its source."""
 
     image: Path
-    masks: MaskFolder | CocoFile
+    masks: MaskSource
     key: str
 
 
@@ -52,6 +58,8 @@ class Pool(NamedTuple):
     samples: dict[str, Sample]
     missing: list[Path]  # images without a mask
     extra: list[str]  # names of masks without an image
+    other: list[Path] = []  # files among the images whose names DATASET.IMAGE_SUFFIX does not fit
+    advice: Callable[[], str] = str  # what the names of images and masks have in common, as a sentence
 
 
 class FolderLayout:
@@ -64,6 +72,7 @@ class FolderLayout:
         """
         self.source = source
         self.class_map: ClassMap = read_class_map(source.classes)
+        self._mask_facts: dict[tuple[int, str], MaskFacts | UserError] = {}
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -82,16 +91,14 @@ class FolderLayout:
     def _unlabeled_entry(self, entry: str) -> Iterator[str]:
         """Files of one folder or list of UNLABELED."""
         if entry.endswith(".txt"):
-            path, root = self.source.root / entry, os.path.abspath(self.source.root)
-            for name in read_list(path, "DATASET.UNLABELED"):
-                yield _listed_file(root, name, path)
+            yield from _listed_files(os.path.abspath(self.source.root), self.source.root / entry)
             return
         folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
         file = None
         for file in list_files(os.path.abspath(folder)):
             yield file
         if file is None:
-            raise UserError(f"DATASET.UNLABELED: {folder} holds no images.")
+            raise UserError(f"DATASET.UNLABELED: {folder} holds no images{_what_else(folder)}.")
 
     def missing_masks(self) -> list[Path]:
         """Images of LABELED without a mask that are not meant to be unlabelled either."""
@@ -120,38 +127,61 @@ class FolderLayout:
     def _pool(self, images: str, masks: str, key: str) -> Pool:
         folder = find_folder(self.source.root, images, f"{key}.IMAGES")
         mask_path = (self.source.root / masks).expanduser()
-        source: MaskFolder | CocoFile
-        suffix = ""
-        if mask_path.suffix.lower() == ".json":
-            source = CocoFile(mask_path, self.class_map)
-        else:
-            suffix = self.source.mask_suffix
+        source = open_annotations(
+            mask_path,
+            find_files(folder),
+            self.class_map,
+            MASKS if self.source.format == AUTO and self.source.mask_suffix else self.source.format,
+            beside=mask_path.is_dir() and mask_path.samefile(folder),
+        )
+        image_names = names = ANY  # annotations have the images' own names
+        if source is None and mask_path.suffix.lower() == ".json":
+            source = CocoFile(mask_path, self.class_map, find_files(folder))
+        elif source is None:
+            image_names, names = self.source.image_names, self.source.mask_names
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
-            if not suffix and mask_folder.resolve() == folder.resolve():
-                raise UserError(
-                    f"{folder} holds both images and masks: move the masks into a folder of their own, or set "
-                    "DATASET.MASK_SUFFIX to what their names have in addition."
-                )
-            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values)
-        files = find_files_beside_masks(folder, source, suffix)
+            if names == ANY and mask_folder.resolve() == folder.resolve():
+                raise _images_and_masks_together(folder)
+            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values, self.source.mask_variable)
+            if not source.keys:
+                raise UserError(f"{key}.MASKS: {mask_folder} holds no masks that can be read{_what_else(mask_folder)}.")
+        files = find_files_beside_masks(folder, source, names)
         if not files:
-            raise UserError(f"{key}.IMAGES: {folder} holds no images.")
-        matching = match_masks(files, source.keys, suffix)
+            raise UserError(f"{key}.IMAGES: {folder} holds no images{_what_else(folder)}.")
+        matching = match_masks(files, source.keys, image_names, names)
+        advice = functools.partial(
+            how_to_pair, matching.missing or list(files), list(source.keys), self.class_map.class_names, names
+        )
+        fitting = {*matching.masks, *matching.missing}
         return Pool(
             {stem: Sample(files[stem], source, mask) for stem, mask in matching.masks.items()},
             [files[stem] for stem in matching.missing],
             [source.name(mask) for mask in matching.extra],
+            [path for stem, path in files.items() if stem not in fitting],
+            advice,
         )
 
     def _mask_files(self) -> list[Path]:
-        pools = [self.labeled, *self._separate.values()]
+        return [path for masks in self._mask_sources() for path in _files_of_masks(masks, self.source.mask_names)]
+
+    def unused(self) -> list[tuple[Path, Unused]]:
+        """Files of the folders that the configuration names which are neither read as images nor as annotations."""
+        pairs = [(self.source.images, self.source.masks)]
+        pairs += [part for part in (self.source.val, self.source.test) if isinstance(part, (list, tuple))]
+        unlabeled = [entry for entry in self.source.unlabeled if not entry.endswith(".txt")]
+        names = dict.fromkeys([*itertools.chain.from_iterable(pairs), *unlabeled])
+        folders = {path.resolve(): path for name in names if (path := (self.source.root / name).expanduser()).is_dir()}
+        reads_annotations = any(not isinstance(masks, MaskFolder) for masks in self._mask_sources())
         return [
-            path
-            for pool in pools
-            for sample in list(pool.samples.values())[:1]
-            if isinstance(sample.masks, MaskFolder)
-            for path in _files_of_masks(sample.masks, self.source.mask_suffix)
+            (folder, unused)
+            for folder in folders.values()
+            for unused in unused_files(folder, MASK_SUFFIXES)
+            if not (unused.kind and reads_annotations) and unused.kind not in CLASS_LISTS
         ]
+
+    def _mask_sources(self) -> Iterator[MaskSource]:
+        for pool in [self.labeled, *self._separate.values()]:
+            yield from (sample.masks for sample in list(pool.samples.values())[:1])
 
     # ---- division -----------------------------------------------------------------------------------------------
 
@@ -222,7 +252,8 @@ class FolderLayout:
     @staticmethod
     def _require_masks(pool: Pool, missing: Sequence[Path], key: str) -> None:
         if not pool.samples:
-            raise UserError(f"{key}: no image has a mask of the same stem; `python -m hiervl check-data` says more.")
+            advice = pool.advice() or "`python -m hiervl check-data` says more"
+            raise UserError(f"{key}: no image has a mask of the same stem. {advice}.")
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise UserError(
@@ -233,11 +264,33 @@ class FolderLayout:
     # ---- label maps ---------------------------------------------------------------------------------------------
 
     def presence(self, samples: Sequence[Sample]) -> np.ndarray:
-        """(images, C) bool: which classes each image shows."""
+        """(images, C) bool: which classes each image shows.
+
+        Raises:
+            UserError: a mask cannot be read, or holds what is no class.
+        """
         shown = np.zeros((len(samples), len(self.class_map.classes)), dtype=bool)
-        for row, sample in zip(shown, samples):
-            row[[value for value in np.unique(self.label(sample)) if value != IGNORED]] = True
+        for row, sample, facts in zip(shown, samples, self.mask_facts(samples)):
+            if isinstance(facts, UserError):
+                raise facts
+            meaning = label_of_code(facts, self.class_map)
+            if facts.unknown_names or not meaning.keys() >= facts.counts().keys():
+                self.label(sample)  # which says what is wrong
+            labels = {meaning.get(code, IGNORED) for code in facts.counts()}
+            row[list(labels - {IGNORED})] = True
         return shown
+
+    def mask_facts(self, samples: Sequence[Sample]) -> list[MaskFacts | UserError]:
+        """What the masks hold, or the error with which one cannot be read; every mask is read once."""
+        names = [(id(sample.masks), sample.key) for sample in samples]
+        new = {name: sample for name, sample in zip(names, samples) if name not in self._mask_facts}
+        self._mask_facts.update(zip(new, read_mask_facts(list(new.values()), self.store)))
+        return [self._mask_facts[name] for name in names]
+
+    @functools.cached_property
+    def store(self) -> FactsStore:
+        """Where facts about files are remembered."""
+        return FactsStore(cache_folder(self.source.cache) / self.source.name)
 
     def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """Label map (H, W) with 255 where nothing counts.
@@ -263,7 +316,7 @@ class FolderLayout:
         folder = cache_folder(self.source.cache) / self.source.name
         base = f"{sample.image.stem}-{digest}"
         label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
-        has_instances = isinstance(sample.masks, CocoFile)
+        has_instances = sample.masks.has_instances
         if not label_file.is_file() or (has_instances and not instance_file.is_file()):
             size = turned_size(turned_size(*image), orientation)  # of the mask, as it is stored
             labels, instances = sample.masks.labels(sample.key, size)
@@ -298,28 +351,71 @@ def orientation_of_mask(sample: Sample, image: Frame) -> int | None:
     return fitting_orientation(mask.size, mask.orientation, upright, image.orientation)
 
 
-def _listed_file(root: str, name: str, listed_in: Path) -> str:
-    """The file that a list names, looked at once, since there may be millions; with / where Windows wrote \\."""
+def _listed_files(root: str, path: Path) -> Iterator[str]:
+    """The files that a list of UNLABELED names, those that are missing, too: like other files that cannot be read they
+    are left out by whoever reads them, up to DATALOADER.MAX_DAMAGED.
+
+    Raises:
+        UserError: none of them exists.
+    """
+    missing, first, count = 0, "", 0
+    for name in read_list(path, "DATASET.UNLABELED"):
+        file, exists = _listed_file(root, name)
+        count += 1
+        if not exists:
+            missing, first = missing + 1, first or file
+        yield file
+    if missing == count:
+        raise UserError(
+            f"DATASET.UNLABELED: {path} names {first}, which does not exist, nor does any other of its files."
+        )
+    if missing:
+        logger.warning("DATASET.UNLABELED: %d of the %d files in %s do not exist.", missing, count, path)
+
+
+def _listed_file(root: str, name: str) -> tuple[str, bool]:
+    """The file that a list names, and whether it exists; looked at once, since there may be millions; with / where
+    Windows wrote \\."""
     file = os.path.normpath(os.path.join(root, name))
     if os.path.isfile(file):
-        return file
+        return file, True
     other = os.path.normpath(file.replace("\\", "/"))
-    if not os.path.isfile(other):
-        raise UserError(f"DATASET.UNLABELED: {listed_in} names {file}, which does not exist.")
-    return other
+    return (other, True) if os.path.isfile(other) else (file, False)
 
 
-def find_files_beside_masks(folder: Path, masks: MaskFolder | CocoFile, mask_suffix: str) -> dict[str, Path]:
+def _what_else(folder: Path) -> str:
+    """For a sentence that says that a folder holds nothing of use: what it holds."""
+    others = describe_unused(unused_files(folder))
+    return f", but {others}" if others else ""
+
+
+def _images_and_masks_together(folder: Path) -> UserError:
+    """No key tells which files are masks; perhaps there are none but annotation files."""
+    annotations = [unused for unused in unused_files(folder) if unused.kind is not None]
+    if annotations:
+        return UserError(
+            f"{folder}, named for both images and masks, holds no masks but {describe_unused(annotations)}."
+        )
+    return UserError(
+        f"{folder} holds both images and masks: move the masks into a folder of their own, or set "
+        "DATASET.MASK_SUFFIX to what their names have in addition."
+    )
+
+
+def find_files_beside_masks(folder: Path, masks: MaskSource, mask_names: NamePattern) -> dict[str, Path]:
     """Images of a folder, without the masks that may lie in it too."""
     files = find_files(folder)
-    if isinstance(masks, CocoFile):
-        return files
-    own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_suffix)}
+    own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_names)}
     return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
 
 
-def _files_of_masks(masks: MaskFolder, mask_suffix: str) -> list[Path]:
-    return [path for key, path in masks.keys.items() if key.endswith(mask_suffix)]
+def _files_of_masks(masks: MaskSource, mask_names: NamePattern) -> list[Path]:
+    """Files that are masks, which may lie among the images."""
+    if isinstance(masks, ClassMasks):
+        return masks.mask_files()
+    if not isinstance(masks, MaskFolder):
+        return []
+    return [path for key, path in masks.keys.items() if mask_names.core(key) is not None]
 
 
 def cache_folder(chosen: str = "") -> Path:
@@ -330,19 +426,12 @@ def cache_folder(chosen: str = "") -> Path:
 
 
 def _save(values: np.ndarray, path: Path, orientation: int | None) -> None:
-    """A PNG of 8 or 16 bits, which appears complete or not at all: several processes may write it at once.
+    """Keep a converted mask; several processes may write it at once.
 
     ``orientation``: what it was turned by; where that was known, the file says that it is upright now.
     """
-    exif = Image.Exif()
-    if orientation is not None:
-        exif[ORIENTATION] = UPRIGHT
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16
-        Image.fromarray(values.astype(kind)).save(temporary, format="PNG", exif=exif)
-        os.replace(temporary, path)
+        write_map(path, values, says_upright=orientation is not None)
     except OSError as error:
         raise UserError(
             f"the converted mask {path} cannot be written ({error.strerror or error}): set DATASET.CACHE to a folder "

@@ -1,11 +1,14 @@
 """Where the files of a user's dataset lie: the section ``DATASET`` of the configuration as plain values."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiervl.data.folders.formats.opening import FORMATS
 from hiervl.data.folders.masks import AUTO, FORMS
+from hiervl.data.folders.pairing import ANY, NamePattern
 from hiervl.utils.errors import UserError
 
 DEFAULT_VAL = 0.2
@@ -25,7 +28,10 @@ class FolderSource:
         labeled_list: list file of the images that training may see with masks; "": all but validation and test.
         val, test: a fraction of the labelled images, a list file of some of them, or [images, masks] of their own.
         mask_values: "index", "color" or "auto", see :class:`MaskFolder`.
-        mask_suffix: what a mask's stem has beyond its image's, such as ``_mask``.
+        image_suffix, mask_suffix: what the stems of images and of masks have beyond what an image and its mask share,
+            such as ``_sat`` and ``_mask``, or patterns with ``{}`` for the common part, such as ``label_{}``.
+        mask_variable: which map of a NumPy or MATLAB file that holds several; "": the only one.
+        format: of the annotations, one of ``formats.opening.FORMATS``.
         seed: of the fractions.
         cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
     """
@@ -40,7 +46,10 @@ class FolderSource:
     val: Part = None
     test: Part = None
     mask_values: str = AUTO
+    image_suffix: str = ""
     mask_suffix: str = ""
+    mask_variable: str = ""
+    format: str = AUTO
     seed: int = 0
     cache: str = ""
 
@@ -55,8 +64,22 @@ class FolderSource:
             )
         if self.mask_values not in FORMS:
             raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
+        if self.format not in FORMATS:
+            raise UserError(f"DATASET.FORMAT is one of {', '.join(FORMATS)}, not '{self.format}'.")
         for key, part in (("VAL", self.val), ("TEST", self.test)):
             _check_part(key, part)
+        if self.image_names == self.mask_names and self.image_names != ANY and self.images == self.masks:
+            raise UserError("DATASET.IMAGE_SUFFIX and MASK_SUFFIX are the same: no name tells a mask from an image.")
+
+    @functools.cached_property
+    def image_names(self) -> NamePattern:
+        """What the images' names have beyond what they share with their masks'."""
+        return NamePattern.parse(self.image_suffix, "DATASET.IMAGE_SUFFIX")
+
+    @functools.cached_property
+    def mask_names(self) -> NamePattern:
+        """The same of the masks' names."""
+        return NamePattern.parse(self.mask_suffix, "DATASET.MASK_SUFFIX")
 
     @classmethod
     def from_config(cls, cfg) -> "FolderSource":
@@ -80,7 +103,10 @@ class FolderSource:
             val=DEFAULT_VAL if node.VAL is None else node.VAL,
             test=node.TEST,
             mask_values=node.MASK_VALUES,
+            image_suffix=node.IMAGE_SUFFIX,
             mask_suffix=node.MASK_SUFFIX,
+            mask_variable=node.MASK_VARIABLE,
+            format=node.FORMAT,
             seed=node.SEED,
             cache=node.CACHE,
         )

@@ -2,16 +2,21 @@
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from hiervl.data.loading.file_types import HEAD, IMAGE, type_of_bytes
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, orientation_of, turned, turned_size
 from hiervl.utils.errors import UserError
+
+# Pillow logs what it then raises; the sentence of the error says it better.
+logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
 
 MAX_8_BIT = 255
 MAX_16_BIT = 65535
@@ -23,6 +28,8 @@ MAX_LISTED_VALUES = 5
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 # A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
 MAX_PIXELS = 178_956_970
+OVERVIEW_SIDE = 128  # least shorter side of an image that is decoded at a reduced size
+FULL_SIZE = "hiervl full size"
 
 
 def read_image(path: str) -> np.ndarray:
@@ -39,6 +46,27 @@ def read_image(path: str) -> np.ndarray:
             that is no image.
     """
     return rgb_of(open_image(path, upright=True), path)
+
+
+def read_overview(path: str) -> tuple[tuple[int, int], np.ndarray]:
+    """Height and width of an image, and the image itself, of which a JPEG is decoded at a reduced size; errors as
+    :func:`read_image`.
+
+    All of the file is read, so that a truncated one is noticed, but a large JPEG takes a third of the time.
+
+    Returns:
+        The size of the upright image, and (H, W, 3) uint8 RGB, upright, perhaps smaller.
+    """
+    image = open_image(path, upright=False, reduced=True)
+    height, width = image.info.pop(FULL_SIZE, image.size[::-1])
+    return turned_size((height, width), orientation_of(image)), rgb_of(_upright(image, path), path)
+
+
+def _upright(image: Image.Image, path: str) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged EXIF data
+        raise _unreadable(path, error) from None
 
 
 def rgb_of(image: Image.Image, path: str) -> np.ndarray:
@@ -142,8 +170,9 @@ def _values_in(indices: np.ndarray) -> list:
     return np.unique(indices).tolist()
 
 
-def open_image(path: str, upright: bool = False) -> Image.Image:
-    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says."""
+def open_image(path: str, upright: bool = False, reduced: bool = False) -> Image.Image:
+    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says;
+    ``reduced``: a large JPEG at a fraction of its size, which then is in ``info[FULL_SIZE]`` (height, width)."""
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")
     try:
@@ -151,10 +180,12 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
             data = file.read()
     except (OSError, MemoryError) as error:
         raise _unreadable(path, error) from None
-    return decode_image(data, path, upright=upright)
+    return decode_image(data, path, upright=upright, reduced=reduced)
 
 
-def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: int | None = None) -> Image.Image:
+def decode_image(
+    data: bytes, name: str, *, upright: bool = False, max_pixels: int | None = None, reduced: bool = False
+) -> Image.Image:
     """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
 
     ``max_pixels`` None stands for :data:`MAX_PIXELS`.
@@ -169,12 +200,17 @@ def decode_image(data: bytes, name: str, *, upright: bool = False, max_pixels: i
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
+            if reduced:
+                image.info[FULL_SIZE] = image.size[::-1]
+            if reduced and image.format == "JPEG":
+                least = max(1, min(image.size) // OVERVIEW_SIDE)
+                image.draft(None, (image.width // least, image.height // least))
             image.load()
             return ImageOps.exif_transpose(image) if upright else image
     except Image.DecompressionBombError:
         raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
     except UnidentifiedImageError:
-        raise UserError(f"{name} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.") from None
+        raise UserError(f"{name} {_why_unidentified(data)}") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise _unreadable(name, error) from None
 
@@ -233,6 +269,37 @@ def is_doubtful_mask(image_file: str, mask_file: str) -> bool:
     return is_doubtful(mask.size, mask.orientation, turned_size(image.size, image.orientation), image.orientation)
 
 
+def _why_unidentified(data: bytes) -> str:
+    """Why no decoder takes a file: what it is instead, or what its TIFF header says; the end of a sentence."""
+    tiff = _tiff_samples(data)
+    if tiff is not None:
+        bands, bits = tiff
+        pick = "-b 3 -b 2 -b 1 " if bands > 4 else ""
+        return (
+            f"is a TIFF of {bands} bands of {bits} bits: read are 1, 3 or 4 bands of 8 bits, and 1 of 16; make one by "
+            f"`gdal_translate {pick}-ot Byte -scale IN.tif OUT.tif`{' with the three that show most' if pick else ''}."
+        )
+    found = type_of_bytes(data[:HEAD])
+    if found is None or found is IMAGE:
+        return f"cannot be read as an image (no {', '.join(FORMATS)}): replace the file."
+    return f"cannot be read as an image: it is {found.name}; {found.advice}."
+
+
+def _tiff_samples(data: bytes) -> tuple[int, int] | None:
+    """Bands and bits of a TIFF, from its header alone; None: it is none, or its header is damaged."""
+    if data[:4] not in (b"II*\x00", b"MM\x00*"):
+        return None
+    try:
+        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        bits = directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        return int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)), int(max(bits))
+    except Exception:  # of a damaged file Pillow raises whatever it stumbles over
+        return None
+
+
 def _unreadable(name: str, error: BaseException) -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{name} cannot be read as an image ({reason}): replace the file.")
@@ -249,5 +316,10 @@ def image_header(path: str | os.PathLike) -> Iterator[Image.Image]:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
             yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        open_image(path)  # whose error says what the file is
+        raise _unreadable(path, ValueError("its header is damaged")) from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise _unreadable(path, error) from None

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from hiervl.data.preparation.script import CHUNK, Progress, missing_contents, say, write_whole
+from hiervl.data.preparation.script import CHUNK, Progress, missing_contents, say
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import whole_file
 
 TIMEOUT = 60  # seconds without a byte
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
@@ -176,8 +177,8 @@ def unpack(path: Path, folder: Path, place: Callable[[str], str | None]) -> None
                     continue
                 target = _inside(folder, relative, name, path, is_file)
                 if _sizes(target.parent, present).get(target.name) != size:
-                    with reader() as content:
-                        write_whole(target, content)
+                    with reader() as content, whole_file(target) as temporary, open(temporary, "wb") as file:
+                        shutil.copyfileobj(content, file, CHUNK)
                 progress.show(done)
     except BROKEN_ARCHIVE as error:
         raise UserError(f"{path} is damaged ({error}): remove it and fetch it again.") from None

@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from hiervl.data.checking.check import check
+from hiervl.data.checking.values import _grey
 
 FIRST = "labelled/masks/00.png"
 PALETTE = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)
@@ -59,17 +61,56 @@ def mostly_255(own):
 
 def labels_from_1(own):
     own.masks(lambda labels: labels + 1)
-    return "error", ["the value 3", "0 never occurs", "off by one", "label: 1"], "masks/00.png"
+    return "error", ["the value 3", "0 never occurs", "off by one", "label: 1", "an entry for 3"], "masks/00.png"
 
 
 def background_not_listed(own):
+    (own.root / "classes.yaml").write_text("classes: [cap, stem, gills]")
     own.masks(lambda labels: np.where(np.arange(64) < 20, 3, labels).astype(np.uint8))
-    return "error", ["the value 3", "one more than its entries", "in front"], "masks/00.png"
+    return (
+        "error",
+        ["the value 3", "one more than its entries", "in front", "at the end", "two readings"],
+        "masks/00.png",
+    )
+
+
+def last_class_forgotten(own):
+    """The background is declared, so nothing is missing in front of it."""
+    own.masks(lambda labels: np.where(np.arange(64) > 60, 3, labels).astype(np.uint8))
+    return "error", ["the value 3", "a class is missing: add an entry for 3"], "masks/00.png"
+
+
+def entries_shifted_by_an_ignored_one(own):
+    """As bad advice leaves it: no value is unknown, but the background of the pictures does not count."""
+    (own.root / "classes.yaml").write_text(
+        "classes: [{name: void, ignore: true}, {name: ground, background: true}, cap]"
+    )
+    own.masks(lambda labels: np.where(np.arange(64) < 40, 0, labels).astype(np.uint8))
+    return "warning", ["62% of the masks' pixels are 0", "though 'ground' is the background", "two readings"], "00.png"
+
+
+def binary_masks_for_several_classes(own):
+    own.masks(lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8))
+    return "error", ["only 0 and 255", "2 classes beside the background", "have to be joined"], "masks/00.png"
+
+
+def values_spread_over_the_greys(own):
+    own.masks(lambda labels: labels * 100)
+    return "error", ["the values 100, 200", "the values 1, 2 never occur:", "label: 100"], "masks/00.png"
+
+
+def colors_with_red_and_blue_exchanged(own):
+    (own.root / "classes.yaml").write_text(
+        own.classes.replace("200, 0, 0", "200, 50, 0").replace("0, 0, 200", "9, 0, 200")
+    )
+    palette = np.array([[0, 0, 0], [0, 50, 200], [200, 0, 9]], dtype=np.uint8)
+    own.masks(lambda labels: palette[labels])
+    return "error", ["red and blue exchanged"], "masks/00.png"
 
 
 def label_0_never_used(own):
     own.masks(lambda labels: np.maximum(labels, 1))
-    return "warning", ["the value 0 never occurs", "'background'", "count from 1"], ""
+    return "warning", ["the value 0 never occurs", "'background'", "all is well", "count from 1"], ""
 
 
 def label_0_always(own):
@@ -85,6 +126,14 @@ def rgb_taken_for_index(own):
 
 def rgb_turned_grey(own):
     own.masks(lambda labels: np.array(Image.fromarray(PALETTE[labels]).convert("L")))
+    return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
+
+
+def rgb_turned_grey_by_whole_numbers(own):
+    """Some programs cut off what others round: [200, 0, 1] is 59.9, and 60 where it is rounded."""
+    (own.root / "classes.yaml").write_text(own.classes.replace("[200, 0, 0]", "[200, 0, 1]"))
+    palette = np.array([0, 59, 22], dtype=np.uint8)
+    own.masks(lambda labels: palette[labels])
     return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
 
 
@@ -136,7 +185,7 @@ def palette_in_another_order(own):
 def single_class(own):
     (own.root / "classes.yaml").write_text("classes: [cap]")
     own.masks(np.zeros_like)
-    return "error", ["a single class", "add a background class"], ""
+    return "error", ["a single class", "add a class for whatever is not"], ""
 
 
 def single_class_shown(own):
@@ -172,7 +221,7 @@ def corrupt_image(own):
 
 def corrupt_unlabelled_image(own):
     (own.root / "unlabelled/u1.png").write_bytes(b"")
-    return "error", ["1 images cannot be read"], "unlabelled/u1.png"
+    return "error", ["1 unlabelled images cannot be read"], "unlabelled/u1.png"
 
 
 def corrupt_mask(own):
@@ -210,12 +259,28 @@ def dark_16_bit(own):
 
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
-    labels_from_1, background_not_listed, label_0_never_used, label_0_always, rgb_taken_for_index,
-    rgb_turned_grey, index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
+    labels_from_1, background_not_listed, last_class_forgotten, entries_shifted_by_an_ignored_one,
+    binary_masks_for_several_classes, values_spread_over_the_greys, colors_with_red_and_blue_exchanged,
+    label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_grey, rgb_turned_grey_by_whole_numbers,
+    index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
     unrotated_mask, half_turned_photograph, dark_16_bit,
 ]  # fmt: skip
+
+
+def test_values_beside_the_grey_ones_are_not_taken_for_them(own):
+    """[0, 0, 200] is 22.8: 25 is too many to be rounding."""
+    own.masks(lambda labels: np.array([0, 60, 25], dtype=np.uint8)[labels])
+    (found,) = [finding for finding in findings(own) if "does not name" in finding.sentence]
+    assert "grey values" not in found.sentence and "label: 25" in found.sentence
+
+
+def test_grey_values_are_those_of_pillow_and_opencv():
+    colors = np.random.default_rng(0).integers(0, 256, (1, 500, 3)).astype(np.uint8)
+    ours = np.array([_grey(color) for color in colors[0].tolist()])
+    for theirs in (np.array(Image.fromarray(colors).convert("L"))[0], cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[0]):
+        assert (ours == theirs).mean() > 0.98 and np.abs(ours - theirs.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -249,6 +314,21 @@ def test_images_smaller_than_the_crop(own):
     assert findings(own, crop_size=64, short_side=64) == []  # enlarged first
     (found,) = findings(own, crop_size=96, short_side=64)
     assert len(found.files) == 15
+
+
+def test_unlabelled_images_that_training_does_without_are_a_warning(own):
+    (own.root / "unlabelled/u1.png").write_text("<html>not found</html>")
+    (found,) = findings(own, max_damaged=0.25)
+    assert found.level == "warning" and "1 unlabelled images cannot be read and will be left out" in found.sentence
+    assert findings(own, max_damaged=0.24)[0].level == "error"
+
+
+def test_files_that_nothing_reads_are_named(own):
+    (own.root / "unlabelled/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    (own.root / "labelled/masks/notes.md").write_text("made by hand")
+    first, second = findings(own)
+    assert first.level == "warning" and "unlabelled: 1 .heic (HEIC photograph: convert to" in first.sentence
+    assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 
 def test_images_without_mask_may_be_unlabelled(own):

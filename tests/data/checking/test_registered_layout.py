@@ -90,7 +90,7 @@ def test_faults_that_training_would_stop_at(look, spoil):
     Image.fromarray(spoilt).save(sample.key)
     _, found = look()
     ((sentence, files),) = [(sentence, files) for level, sentence, files in found if level == "error"]
-    assert words in sentence and files == (sample.key,)
+    assert words in sentence and len(files) == 1 and files[0].startswith(sample.key)
 
 
 def test_class_without_a_labelled_image(look, camvid):

@@ -8,10 +8,8 @@ from hiervl.data.folders.files import (
     choose_names,
     find_files,
     find_folder,
-    guess_mask_suffix,
     image_size,
     list_files,
-    match_masks,
     read_list,
     write_list,
 )
@@ -51,27 +49,6 @@ def test_folder_of_a_like_name_is_named(tmp_path):
     with pytest.raises(UserError, match="DATASET.X: there is no folder .*labeled; did you mean .*labelled[?]$"):
         find_folder(tmp_path, "labeled", "DATASET.X")
     assert find_folder(tmp_path, "labelled", "DATASET.X") == tmp_path / "labelled"
-
-
-def test_matching_by_path_then_by_unique_stem():
-    images = ["a/1", "b/1", "c/2", "d/3", "e/3", "f/4"]
-    masks = ["a/1", "b/1", "other/2", "x/3", "9"]
-    matching = match_masks(images, masks)
-    assert matching.masks == {"a/1": "a/1", "b/1": "b/1", "c/2": "other/2"}
-    assert matching.missing == ["d/3", "e/3", "f/4"]  # one 3 for two images decides nothing
-    assert matching.extra == ["x/3", "9"]
-
-
-def test_matching_with_a_suffix():
-    matching = match_masks(["1", "2"], ["1_mask", "2_mask", "3_mask", "1"], "_mask")
-    assert matching.masks == {"1": "1_mask", "2": "2_mask"}
-    assert matching.missing == [] and matching.extra == ["3_mask"]
-
-
-def test_suffix_is_guessed_only_where_it_fits_all():
-    assert guess_mask_suffix(["1", "2"], ["1_gt", "2_gt", "3"]) == "_gt"
-    assert guess_mask_suffix(["1", "2"], ["1_gt", "2_x"]) == ""
-    assert guess_mask_suffix([], ["1"]) == ""
 
 
 def test_size_from_the_header_obeys_exif(tmp_path):

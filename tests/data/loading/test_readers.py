@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from hiervl.data.loading.readers import read_image, read_instances, read_label
+from hiervl.data.loading.readers import image_header, read_image, read_instances, read_label
 from hiervl.utils.errors import UserError
 
 GREY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
@@ -74,6 +74,37 @@ class TestBadFiles:
         with pytest.raises(UserError) as error:
             read_image(str(path))
         assert_one_sentence(error, str(path), "cannot be read")
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"<!DOCTYPE html><html><body>404</body></html>", "it is an HTML page"),
+            (b"\x00\x00\x00\x18ftypheic" + bytes(40), "it is a HEIC photograph"),
+            (b"PK\x03\x04" + bytes(40), "it is an archive"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+            (b"", "it is an empty file"),
+        ],
+    )
+    def test_a_file_of_another_kind_is_named(self, tmp_path, content, words):
+        path = tmp_path / "a.jpg"
+        path.write_bytes(content)
+        for read in (read_image, lambda path: image_header(path).__enter__()):
+            with pytest.raises(UserError) as error:
+                read(str(path))
+            assert_one_sentence(error, str(path), words)
+
+    def test_a_tiff_of_many_bands(self, tmp_path):
+        path = tmp_path / "a.tif"
+        tags = {256: 2, 257: 2, 258: (16,) * 12, 259: 1, 262: 1, 273: 8, 277: 12, 278: 2, 279: 96}
+        directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+        for tag, value in tags.items():
+            directory[tag] = value
+        with open(path, "wb") as file:
+            file.write(b"II*\x00\x08\x00\x00\x00")
+            directory.save(file)
+        with pytest.raises(UserError) as error:
+            read_image(str(path))
+        assert_one_sentence(error, "12 bands of 16 bits", "gdal_translate -b 3 -b 2 -b 1")
 
 
 class TestReadLabel:

@@ -1,0 +1,39 @@
+"""What is wrong with the objects of annotation files, said in sentences that say how to fix it."""
+
+import difflib
+from collections import Counter
+
+from hiervl.data.checking.values import ERROR, WARNING, Finding, ValueStatistics
+from hiervl.data.folders.masks import describe_names
+
+
+def object_findings(statistics: ValueStatistics) -> list[Finding]:
+    """Labels that are no class, and objects that could not be drawn, counted over all annotations."""
+    findings = []
+    unknown = _total(statistics.unknown_names)
+    if unknown:
+        findings.append(Finding(
+            ERROR,
+            f"the annotations have {describe_names(unknown)}, which {statistics.class_map.path} does not name: add an "
+            "entry for each, with `ignore: true` if it is no class or `merge_into: CLASS` if it is another name of one"
+            f"{_likely(unknown, statistics)}.",
+            tuple(sorted(statistics.unknown_names)),
+        ))  # fmt: skip
+    for problem, count in sorted(_total(statistics.remarks).items()):
+        files = tuple(sorted(name for name, counts in statistics.remarks.items() if problem in counts))
+        findings.append(Finding(WARNING, f"{count} {problem}.", files))
+    return findings
+
+
+def _total(by_file: dict[str, dict[str, int]]) -> Counter:
+    return sum((Counter(counts) for counts in by_file.values()), Counter())
+
+
+def _likely(unknown: Counter, statistics: ValueStatistics) -> str:
+    """A class whose name differs in case or in a letter, for the first label that has one."""
+    known = {name.casefold(): name for name in statistics.class_map.names}
+    for name, _ in unknown.most_common():
+        close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)
+        if close:
+            return f" (is '{name}' the class '{known[close[0]]}'?)"
+    return ""

@@ -1,0 +1,119 @@
+"""What the values of masks may mean where the class file does not fit them.
+
+An error about values can be made to vanish in several ways, and all but one make the labels wrong. So advice rests on
+what the masks show: which value is the most frequent, and which entry is declared as the background. Where that decides
+nothing, all readings are named, and ``check-data`` draws them side by side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hiervl.data.classes.class_maps import IGNORED, ClassMap
+
+MOSTLY = 0.5
+# Names of a first entry that stands for whatever is no object, also where it is not marked as such.
+BACKGROUND_NAMES = {
+    "background", "bg", "void", "unlabeled", "unlabelled", "ignore", "ignored", "none", "nothing", "other", "others",
+    "rest", "_background_", "__ignore__",
+}  # fmt: skip
+NEW_CLASS, NEW_BACKGROUND = "(an entry to be added)", "(a background to be added)"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the values of index masks.
+
+    Attributes:
+        title: what is assumed.
+        names: of what each value stands for; values that are left out do not count.
+    """
+
+    title: str
+    names: dict[int, str]
+
+
+def names_of_values(class_map: ClassMap) -> dict[int, str]:
+    """The class that each value stands for, without those that are ignored."""
+    return {value: class_map.class_names[label] for value, label in class_map.values.items() if label != IGNORED}
+
+
+def is_background(class_map: ClassMap, value: int) -> bool:
+    """The entry of a value is the background or is ignored, by its flags or by its name."""
+    label = class_map.values.get(value)
+    if label is None:
+        return False
+    if label == IGNORED:
+        return True
+    definition = class_map.classes[label]
+    return definition.background or definition.name.strip().lower() in BACKGROUND_NAMES
+
+
+def share_of(counts: dict[int, int], value: int) -> float:
+    """Share of the pixels of all masks that have a value."""
+    return counts.get(value, 0) / max(sum(counts.values()), 1)
+
+
+def one_value_more(class_map: ClassMap, counts: dict[int, int]) -> tuple[str, tuple[Reading, ...]]:
+    """The masks hold 0 (or 1) to N, the class file numbers 0 to N - 1: what is missing, and where?
+
+    Returns:
+        The end of a sentence, and the readings to be drawn.
+    """
+    count = len(class_map.values)
+    names = names_of_values(class_map)
+    at_the_end = Reading(f"an entry for {count} is missing at the end", {**names, count: NEW_CLASS})
+    add = f"add an entry for {count} at the end (or where the forgotten class belongs: all entries below it move on)"
+    shifted = {value + 1: name for value, name in names.items()}
+    share = share_of(counts, 0)
+    if 0 in counts and is_background(class_map, 0):
+        return f": a class is missing: {add}", (at_the_end,)
+    if 0 in counts:
+        in_front = Reading("an entry for 0 is missing in front", {0: NEW_BACKGROUND, **shifted})
+        put = (
+            f"0 ({share:.0%} of the pixels) is a background that the file lacks: put "
+            "`{name: background, background: true}` in front, or `{name: void, ignore: true}` if it does not count"
+        )
+        ways = [(put, in_front), (f"a class is missing: {add}", at_the_end)]
+        return _two_ways("one more than its entries (off by one)", ways if share > MOSTLY else ways[::-1])
+    from_1 = Reading("the masks count from 1", shifted)
+    put = f"the masks count from 1: write `label: 1` to `label: {count}` into the class file"
+    ways = [(put, from_1), (f"0 merely does not occur, and a class is missing: {add}", at_the_end)]
+    return _two_ways("while 0 never occurs (off by one)", ways)
+
+
+def zero_never_occurs(class_map: ClassMap) -> tuple[str, tuple[Reading, ...]]:
+    """All values have an entry, but 0 does not occur; as :func:`one_value_more`."""
+    names = names_of_values(class_map)
+    ways = [
+        ("no pixel is of that entry, and all is well", Reading("as the class file says", names)),
+        (
+            "the masks count from 1: write `label: 1` and so on into the class file",
+            Reading("the masks count from 1", {value + 1: name for value, name in names.items()}),
+        ),
+    ]
+    return _two_ways("", ways)
+
+
+def mostly_ignored(class_map: ClassMap, value: int) -> tuple[str, tuple[Reading, ...]]:
+    """The most frequent value is ignored though a background is declared; as :func:`one_value_more`."""
+    names = names_of_values(class_map)
+    last = max(class_map.values)
+    moved = {value - 1: name for value, name in names.items() if value > 0}
+    ways = [
+        ("most pixels were never labelled, and all is well", Reading("as the class file says", names)),
+        (
+            f"{value} is the background: take the ignored entry out, and add one for {last} at the end if it occurs",
+            Reading(f"{value} is the background", {**moved, last: NEW_CLASS}),
+        ),
+    ]
+    return _two_ways("", ways)
+
+
+def _two_ways(start: str, ways: Sequence[tuple[str, Reading]]) -> tuple[str, tuple[Reading, ...]]:
+    (first, _), (second, _) = ways
+    start = f", {start}; " if start else " "
+    sentence = (
+        f"{start}two readings are possible: (1) {first}; (2) {second}. Compare both in the pictures before you change "
+        "the class file"
+    )
+    return sentence, tuple(reading for _, reading in ways)

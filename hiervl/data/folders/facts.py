@@ -1,0 +1,153 @@
+"""What was read once of a file is remembered: beside the converted masks, by path, time and size of the file."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils import comm
+
+from hiervl.data.folders.masks import RawMask
+from hiervl.utils.errors import UserError
+from hiervl.utils.parallel import map_files, usable_cores
+
+FILE_NAME = "facts.sqlite"
+VERSION = 1  # to be raised when other facts are kept, or are found in another way
+MOST_CODES = 4096  # of a mask that is remembered; more are no classes
+SECONDS_FOR_OTHERS = 10.0  # that another process may keep the file locked
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """A :class:`RawMask` without its pixels; the attributes mean the same.
+
+    Attributes:
+        shape: height and width.
+        code_counts: pixels of each code.
+    """
+
+    form: str
+    shape: tuple[int, int]
+    code_counts: Mapping[int, int]
+    palette: Mapping[int, tuple[int, int, int]] | None = None
+    unknown_names: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, raw: RawMask) -> "MaskFacts":
+        height, width = raw.codes.shape
+        return cls(raw.form, (height, width), raw.counts(), raw.palette, dict(raw.unknown_names), dict(raw.remarks))
+
+    def counts(self) -> Mapping[int, int]:
+        return self.code_counts
+
+    def to_json(self) -> str:
+        return json.dumps([
+            self.form, self.shape, list(self.code_counts.items()),
+            None if self.palette is None else list(self.palette.items()), self.unknown_names, self.remarks,
+        ])  # fmt: skip
+
+    @classmethod
+    def from_json(cls, text: str) -> "MaskFacts":
+        form, shape, counts, palette, unknown, remarks = json.loads(text)
+        colors = None if palette is None else {index: tuple(color) for index, color in palette}
+        return cls(form, tuple(shape), dict(counts), colors, unknown, remarks)
+
+
+class FactsStore:
+    """Short texts by key in an SQLite file; one that cannot be used is done without."""
+
+    def __init__(self, folder: Path | None):
+        """folder: None: nothing is remembered."""
+        self.path = None if folder is None else folder / FILE_NAME
+
+    def get(self, keys: Sequence[str]) -> dict[str, str]:
+        """Of the keys that are known."""
+        found: dict[str, str] = {}
+        with self._open() as database:
+            if database is not None:
+                for start in range(0, len(keys), 500):
+                    some = keys[start : start + 500]
+                    marks = ",".join("?" * len(some))
+                    found.update(database.execute(f"SELECT key, value FROM facts WHERE key IN ({marks})", some))
+        return found
+
+    def put(self, facts: Mapping[str, str]) -> None:
+        with self._open() as database:
+            if database is not None and facts:
+                database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
+                database.commit()
+
+    @contextlib.contextmanager
+    def _open(self):
+        database = None
+        if self.path is not None:
+            with contextlib.suppress(sqlite3.Error, OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                database = sqlite3.connect(self.path, timeout=SECONDS_FOR_OTHERS)
+                database.execute("PRAGMA synchronous = OFF")  # what a power cut takes is read again
+                database.execute("PRAGMA journal_mode = MEMORY")
+                database.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)")
+        try:
+            yield database
+        except sqlite3.OperationalError:  # another process writes for too long, or the disk is full
+            pass
+        except sqlite3.DatabaseError:  # cut off by a power failure
+            self.path.unlink(missing_ok=True)
+        finally:
+            if database is not None:
+                database.close()
+
+
+def key_of(kind: str, stamp: Any) -> str:
+    """The key of facts; ``stamp`` changes when what they were read from changes."""
+    return hashlib.sha256(repr((kind, VERSION, stamp)).encode()).hexdigest()
+
+
+def file_stamp(path: str | os.PathLike) -> tuple:
+    """Path, time and size of a file; those of a missing one are 0."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.abspath(path), 0, 0
+    return os.path.abspath(path), status.st_mtime_ns, status.st_size
+
+
+def processes() -> int:
+    """How many processes read files for each of those that train on this machine."""
+    return max(1, usable_cores() // comm.get_local_size())
+
+
+def read_mask_facts(samples: Sequence[Any], store: FactsStore) -> list[MaskFacts | UserError]:
+    """The facts of the masks of samples, or the error with which one cannot be read; read in several processes where
+    they are not remembered."""
+    keys = [_mask_key(sample) for sample in samples]
+    known = store.get([key for key in keys if key])
+    new = [index for index, key in enumerate(keys) if key not in known]
+    read = dict(zip(new, map_files(_read_mask, [samples[index] for index in new], "masks", processes())))
+    fresh = {
+        keys[index]: facts.to_json()
+        for index, facts in read.items()
+        if keys[index] and isinstance(facts, MaskFacts) and len(facts.code_counts) <= MOST_CODES
+    }
+    store.put(fresh)
+    return [read[index] if index in read else MaskFacts.from_json(known[key]) for index, key in enumerate(keys)]
+
+
+def _mask_key(sample) -> str:
+    try:
+        return key_of("mask", sample.masks.stamp(sample.key))
+    except OSError:  # a file that is gone, as reading it will say
+        return ""
+
+
+def _read_mask(sample) -> MaskFacts | UserError:
+    try:
+        return MaskFacts.of(sample.masks.raw(sample.key))
+    except UserError as error:
+        return error

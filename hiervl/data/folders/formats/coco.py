@@ -1,0 +1,169 @@
+"""COCO JSON: instances of all images in one file, as COCO and the many tools that export it write it.
+
+Read are polygons and run lengths, packed or not. Sizes come from the image files where the JSON has none. Small objects
+lie on large ones. Annotations that are boxes only have no outline: where they are few, their area does not count.
+Described at https://cocodataset.org/#format-data.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from hiervl.data.classes.class_maps import ClassMap
+from hiervl.data.folders.formats import shapes
+from hiervl.data.folders.formats.shapes import ONLY_BOXES, Shape
+from hiervl.data.folders.formats.source import Annotation, AnnotationList, load_json
+from hiervl.data.folders.kinds import COCO, kind_of_json
+from hiervl.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+KIND = "COCO JSON"
+MAX_BOXES = 0.05  # share of annotations without an outline from which on the file is refused
+ODD_OUTLINES = "outlines of an odd number of coordinates, or of none, are left out"
+NO_OUTLINE = "objects have neither outline nor box and are left out"
+
+
+class CocoFile(AnnotationList):
+    """The annotations of a COCO file; a key's entry is its image and the annotations of it."""
+
+    kind = KIND
+
+    def __init__(self, path: Path, class_map: ClassMap, images: Mapping[str, Path] | None = None):
+        """
+        Raises:
+            UserError: the file is missing or no COCO JSON of instances, or more than :data:`MAX_BOXES` of its
+                annotations have no outline.
+        """
+        super().__init__(path, class_map, images or {})
+        content = _read(path)
+        try:
+            of_image: dict[str, list[dict]] = {}
+            for annotation in content["annotations"]:
+                of_image.setdefault(str(annotation["image_id"]), []).append(annotation)
+            self.categories = {str(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+            for image in content["images"]:
+                self.add_entry(image["file_name"], (image, of_image.pop(str(image["id"]), [])))
+        except (KeyError, TypeError, AttributeError) as error:
+            missing = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(
+                f"{path} is no COCO file of instances, with images, annotations and categories ({missing})."
+            ) from None
+        if of_image:
+            count = sum(map(len, of_image.values()))
+            logger.warning("%s: %d annotations are left out, of images that the file does not list.", path, count)
+        self._refuse_boxes(content["annotations"])
+
+    def _refuse_boxes(self, annotations: Sequence[dict]) -> None:
+        boxes = sum(not _has_outline(annotation.get("segmentation")) for annotation in annotations)
+        if boxes > MAX_BOXES * len(annotations):
+            raise UserError(
+                f"{self.path}: {boxes} of {len(annotations)} annotations have no outline (boxes only): export them as "
+                "polygons or run lengths (RLE)."
+            )
+
+    def annotation(self, key: str) -> Annotation:
+        image, annotations = self.keys[key]
+        size = (image.get("height"), image.get("width"))
+        found = [_shapes_of(item, self._name_of(item)) for item in annotations]
+        found.sort(key=lambda pair: -pair[0])
+        drawn = [shape for _, of_annotation in found for shape in of_annotation]
+        return Annotation(drawn, (int(size[0]), int(size[1])) if all(size) else None)  # type: ignore[arg-type]
+
+    def _name_of(self, annotation: dict) -> str:
+        number = annotation.get("category_id")
+        return self.categories.get(str(number), f"category {number}, which the file does not list")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = load_json(path)
+    except OSError as error:
+        raise UserError(f"the masks {path} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        reason = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise UserError(f"{path} is no JSON file ({reason}): export it again.") from None
+    kind = kind_of_json(content)
+    if kind != COCO:
+        name = kind.name if kind is not None else "another kind"
+        raise UserError(
+            f"{path} is no COCO file of instances, with images, annotations and categories, but {name}: "
+            f"{kind.advice if kind is not None else 'export COCO JSON'}."
+        )
+    return content
+
+
+def _has_outline(segmentation: Any) -> bool:
+    return bool(segmentation) and (isinstance(segmentation, list) or "counts" in segmentation)
+
+
+def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
+    """Area of an annotation, and its parts as shapes of one group.
+
+    Raises:
+        ValueError, TypeError: its run lengths cannot be read.
+    """
+    segmentation, group = annotation.get("segmentation"), annotation.get("id")
+    if not _has_outline(segmentation):
+        return _box(annotation.get("bbox"), name)
+    is_crowd = bool(annotation.get("iscrowd"))
+    if isinstance(segmentation, dict):
+        return _of_run_lengths(segmentation, name, is_crowd)
+    area, parts = 0.0, []
+    for ring in _rings(segmentation):
+        if ring is None:
+            parts.append(shapes.left_out(name, ODD_OUTLINES))
+            continue
+        part = shapes.polygon(name, ring.tolist(), group=group)
+        parts.append(shapes.crowd(part) if is_crowd else part)
+        x, y = ring.T
+        area += abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+    return area, parts
+
+
+def _rings(segmentation: list) -> list[np.ndarray | None]:
+    """Outlines (n, 2); None for those that are none. Some tools write one outline bare, some as a list of points."""
+    if all(isinstance(value, (int, float)) for value in segmentation):
+        segmentation = [segmentation]
+    elif len(segmentation) > 2 and all(isinstance(point, list) and len(point) == 2 for point in segmentation):
+        segmentation = [[coordinate for point in segmentation for coordinate in point]]
+    return [_ring(values) for values in segmentation]
+
+
+def _ring(values: Any) -> np.ndarray | None:
+    try:
+        flat = np.asarray(values, dtype=np.float64).ravel()
+    except (ValueError, TypeError):
+        return None
+    return flat.reshape(-1, 2) if len(flat) and len(flat) % 2 == 0 and np.isfinite(flat).all() else None
+
+
+def _box(box: Any, name: str) -> tuple[float, list[Shape]]:
+    ring = _ring(box)
+    if ring is None or len(ring) != 2:
+        return 0.0, [shapes.left_out(name, NO_OUTLINE)]
+    (left, top), (width, height) = ring
+    area = float(width * height)
+    return area, [shapes.box(name, left, top, left + width, top + height, problem=ONLY_BOXES)]
+
+
+def _of_run_lengths(segmentation: dict, name: str, is_crowd: bool) -> tuple[float, list[Shape]]:
+    height, width = map(int, segmentation["size"])
+    encoded = segmentation
+    if isinstance(segmentation["counts"], list):
+        encoded = coco_mask.frPyObjects(segmentation, height, width)
+    left, top, columns, rows = map(int, coco_mask.toBbox(encoded))
+
+    def draw(image_height: int, image_width: int) -> shapes.Patch:
+        if (image_height, image_width) != (height, width):
+            raise ValueError(f"run lengths of {width}×{height} pixels, but an image of {image_width}×{image_height}")
+        pixels = coco_mask.decode(encoded)[top : top + rows, left : left + columns]
+        return shapes.Patch(top, left, pixels.astype(bool))
+
+    shape = Shape(name, draw)
+    return float(coco_mask.area(encoded)), [shapes.crowd(shape) if is_crowd else shape]

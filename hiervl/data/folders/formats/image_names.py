@@ -1,0 +1,61 @@
+"""Which image an annotation file means, whatever tool and system wrote its path."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from hiervl.data.loading.file_types import TYPES
+
+UPLOAD_MARK = re.compile(r"[0-9a-f]{4,32}-(?=.)")  # what Label Studio puts in front of the name of an uploaded file
+DRIVE = re.compile(r"[A-Za-z]:/")
+
+
+class ImageNames:
+    """The images of a folder, found by the paths that annotation files have for them."""
+
+    def __init__(self, stems: Iterable[str]):
+        """stems: relative paths without suffix, with /."""
+        self.stems = set(stems)
+        bases = Counter(map(_base, self.stems))
+        self.unique = {_base(stem): stem for stem in self.stems if bases[_base(stem)] == 1}
+        folded = Counter(base.casefold() for base in self.unique)
+        self.folded = {base.casefold(): stem for base, stem in self.unique.items() if folded[base.casefold()] == 1}
+
+    def find(self, written: str) -> str | None:
+        """The stem of the image that is meant; None: there is none, or there are several.
+
+        Understood are paths of Windows, absolute ones, URLs (``file://``, ``s3://``, ``/data/local-files/?d=``), names
+        in URL-encoding, and the mark in front of files that were uploaded to Label Studio. The longest end of the path
+        that is an image counts, then the name alone where it is unique.
+        """
+        for path in dict.fromkeys((self.clean(written), self.clean(unquote(written)))):
+            parts = path.split("/")
+            for start in range(len(parts)):
+                if "/".join(parts[start:]) in self.stems:
+                    return "/".join(parts[start:])
+            base = parts[-1]
+            for name in (base, UPLOAD_MARK.sub("", base, count=1) if UPLOAD_MARK.match(base) else base):
+                found = self.unique.get(name) or self.folded.get(name.casefold())
+                if found is not None:
+                    return found
+        return None
+
+    @staticmethod
+    def clean(written: str) -> str:
+        """The path with /, without what stands in front of it on other systems, and without an image's suffix."""
+        path = written.replace("\\", "/")
+        if "://" in path:
+            parts = urlsplit(path)
+            path = parts.path if parts.scheme != "file" else parts.path.lstrip("/")
+        if "?d=" in written:
+            path = parse_qs(urlsplit(written).query).get("d", [path])[0].replace("\\", "/")
+        path = DRIVE.sub("", path, count=1) if DRIVE.match(path) else path
+        path = os.path.normpath(path).lstrip("/") if path else path
+        stem, suffix = os.path.splitext(path)
+        return stem if suffix.lower() in TYPES else path
+
+
+def _base(stem: str) -> str:
+    return stem.rsplit("/", 1)[-1]

@@ -1,0 +1,208 @@
+"""Label Studio: JSON (and JSON-MIN) of a project, one file of all tasks.
+
+Read are polygons, rectangles, ellipses (in percent of the image) and brush strokes (packed run lengths); later regions
+lie on top. Of several annotations of an image the one marked as ground truth counts, else the newest; predictions do
+not. Described in Label Studio's documentation, "Export annotations"; the packing of brush strokes is that of
+``@thi.ng/rle-pack``. label-studio-converter reads it too, but does not give objects by image and brings the SDK.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiervl.data.folders.formats import shapes
+from hiervl.data.folders.formats.shapes import Shape
+from hiervl.data.folders.formats.source import Annotation, AnnotationList, load_json, reading
+from hiervl.data.loading.readers import MAX_PIXELS
+
+KIND = "Label Studio JSON"
+DRAWN = ("polygon", "rectangle", "ellipse", "brush")
+OLDER = "annotations are left out, because their image has a newer one"
+RGBA = 4
+OPAQUE = 128  # alpha from which a pixel of a brush stroke counts
+
+
+class LabelStudioFile(AnnotationList):
+    """The annotations of a Label Studio export; a key's entry is the list of its task's annotations."""
+
+    kind = KIND
+
+    def __init__(self, path, class_map, images):
+        super().__init__(path, class_map, images)
+        with reading(str(path), KIND):
+            for task in read_tasks(path):
+                annotations = annotations_of(task)
+                if annotations:
+                    self.add_entry(image_of(task, self.image_names), annotations)
+
+    def annotation(self, key: str) -> Annotation:
+        annotations = self.keys[key]
+        results = list(_merged(chosen(annotations)["result"]))
+        drawn = [result for result in results if _type(result) in DRAWN]
+        size = next((_size(result) for result in drawn if "original_height" in result), None)
+        left = {OLDER: len(annotations) - 1} if len(annotations) > 1 else {}
+        for result in results:
+            if _type(result) in ("keypoint", "vector"):
+                kind = f"{_type(result)} regions have no area and are left out"
+                left[kind] = left.get(kind, 0) + 1
+        return Annotation([_shape(result, size) for result in drawn], size, left)
+
+
+def read_tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of an export; a single task is a list of one."""
+    content = load_json(path)
+    tasks = [content] if isinstance(content, dict) else content
+    if not all(isinstance(task, dict) for task in tasks):
+        raise ValueError("its tasks are no objects")
+    return tasks
+
+
+def annotations_of(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """The finished annotations of a task, in the form of the JSON export.
+
+    JSON-MIN has no list of annotations: the regions lie under the names of the labelling tags.
+    """
+    if "data" in task:
+        annotations = task.get("annotations", task.get("completions")) or []
+        return [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+    regions = [
+        {"original_height": region.get("original_height"), "original_width": region.get("original_width"),
+         "type": _type_of_value(region), "value": region}
+        for value in task.values() if isinstance(value, list)
+        for region in value if isinstance(region, dict) and _type_of_value(region)
+    ]  # fmt: skip
+    return [{"result": regions}] if regions or "annotation_id" in task else []
+
+
+def chosen(annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    """The annotation that counts."""
+    return max(
+        annotations,
+        key=lambda each: (bool(each.get("ground_truth")), str(each.get("updated_at") or ""), each.get("id") or 0),
+    )
+
+
+def image_of(task: dict[str, Any], names) -> str:
+    """The path of a task's image, as the export writes it."""
+    data = task.get("data", task)
+    written = [
+        value for key, value in data.items() if isinstance(value, str) and key not in ("created_at", "updated_at")
+    ]
+    known = next((value for value in written if names.find(value)), None)
+    if known is not None:
+        return known
+    if isinstance(data.get("image"), str) or written:
+        return data["image"] if isinstance(data.get("image"), str) else written[0]
+    raise ValueError(f"task {task.get('id')} names no image")
+
+
+def _merged(results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The regions; where geometry and label are results of their own, of one id, they become one."""
+    regions: dict[Any, dict[str, Any]] = {}
+    for number, result in enumerate(results):
+        if not isinstance(result.get("value"), dict):
+            continue
+        own = regions.setdefault(result.get("id", number), {**result, "value": {}})
+        if _type(result) in DRAWN:
+            own["type"] = result["type"]
+        own["value"] = {**own["value"], **result["value"]}
+    yield from regions.values()
+
+
+def _type(result: dict[str, Any]) -> str:
+    return str(result.get("type", "")).removesuffix("labels")
+
+
+def _type_of_value(region: dict[str, Any]) -> str:
+    if "points" in region:
+        return "polygonlabels"
+    if "rle" in region:
+        return "brushlabels"
+    if "radiusX" in region:
+        return "ellipselabels"
+    return "rectanglelabels" if {"x", "y", "width", "height"} <= region.keys() else ""
+
+
+def _size(result: dict[str, Any]) -> tuple[int, int]:
+    return int(result["original_height"]), int(result["original_width"])
+
+
+def _shape(result: dict[str, Any], size: tuple[int, int]) -> Shape:
+    value, kind = result["value"], _type(result)
+    if size is None:
+        raise ValueError("a region has no original_width and original_height")
+    if result.get("image_rotation"):
+        raise ValueError(f"the image is turned by {result['image_rotation']} degrees in Label Studio: turn the file")
+    names = value.get(f"{kind}labels") or value.get("labels") or []
+    name = str(names[0]) if names else "(no label)"
+    if len(names) > 1:
+        name = " + ".join(map(str, names))
+    scale = np.array([size[1], size[0]]) / 100
+    if kind == "polygon":
+        return shapes.polygon(name, np.asarray(value["points"], dtype=float) * scale)
+    if kind == "rectangle":
+        return _rectangle(name, value, scale)
+    if kind == "ellipse":
+        x, y = np.array([value["x"], value["y"]]) * scale
+        radii = np.array([value["radiusX"], value["radiusY"]]) * scale
+        return shapes.ellipse(name, x, y, *radii, float(value.get("rotation") or 0))
+    pixels = unpack_runs(value["rle"])
+    if pixels.size != size[0] * size[1] * RGBA:
+        raise ValueError(f"a brush stroke of {pixels.size // RGBA} pixels for {size[1]}×{size[0]}")
+    return shapes.bitmap(name, pixels.reshape(*size, RGBA)[:, :, 3] >= OPAQUE)
+
+
+def _rectangle(name: str, value: dict[str, Any], scale: np.ndarray) -> Shape:
+    """It is turned about its left upper corner."""
+    left, top = np.array([value["x"], value["y"]]) * scale
+    width, height = np.array([value["width"], value["height"]]) * scale
+    corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+    angle = float(value.get("rotation") or 0)
+    return shapes.turned_polygon(name, corners, (left, top), angle if math.isfinite(angle) else 0.0)
+
+
+def unpack_runs(packed: list[int]) -> np.ndarray:
+    """Numbers that ``@thi.ng/rle-pack`` has packed: uint8 (n,).
+
+    The bits are: 32 with the count n, 5 with the bits of a number (less one), four times 4 with the bits of a run's
+    length (less one); then blocks of 1 bit (a run of one number, or single ones), 2 bits (which of the four), the
+    length (less one), and the number or numbers.
+
+    Raises:
+        ValueError: the bits end too early, or the numbers have other than 8 bits.
+    """
+    bits = np.unpackbits(np.array(packed, dtype=np.uint8))
+    place = 0
+
+    def read(count: int) -> int:
+        nonlocal place
+        if place + count > len(bits):
+            raise ValueError("packed run lengths that end too early")
+        word = bits[place : place + count]
+        place += count
+        return int(word @ (1 << np.arange(count - 1, -1, -1, dtype=np.int64)))
+
+    count, word_size = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    if word_size != 8 or count > RGBA * MAX_PIXELS:
+        raise ValueError(f"packed run lengths of {count} numbers of {word_size} bits")
+    out = np.zeros(count, dtype=np.uint8)
+    done = 0
+    while done < count:
+        is_run = read(1)
+        end = done + read(lengths[read(2)]) + 1
+        if end > count:
+            raise ValueError("packed run lengths that are longer than they say")
+        if is_run:
+            out[done:end] = read(word_size)
+        else:
+            size = (end - done) * word_size
+            if place + size > len(bits):
+                raise ValueError("packed run lengths that end too early")
+            out[done:end] = np.packbits(bits[place : place + size])
+            place += size
+        done = end
+    return out

@@ -1,0 +1,116 @@
+"""Which format the annotations of a dataset have, and the source that reads it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hiervl.data.classes.class_maps import ClassMap
+from hiervl.data.folders import kinds
+from hiervl.data.folders.files import MASK_SUFFIXES, find_files
+from hiervl.data.folders.formats.coco import CocoFile
+from hiervl.data.folders.formats.cvat import CvatFile
+from hiervl.data.folders.formats.label_studio import LabelStudioFile
+from hiervl.data.folders.formats.labelme import LabelmeFiles
+from hiervl.data.folders.formats.per_class import ClassMasks, find_class_masks
+from hiervl.data.folders.formats.source import MaskSource
+from hiervl.data.folders.formats.supervisely import SuperviselyFiles
+from hiervl.data.folders.formats.via import ViaFile
+from hiervl.data.folders.formats.yolo import YoloFiles
+from hiervl.data.folders.kinds import Kind
+from hiervl.utils.errors import UserError
+
+AUTO, MASKS, PER_CLASS = "auto", "masks", "per_class"
+# Formats of one file for all images, and those of a file per image: key of DATASET.FORMAT → source.
+IN_ONE_FILE = {"coco": CocoFile, "cvat": CvatFile, "label_studio": LabelStudioFile, "via": ViaFile}
+PER_IMAGE = {"labelme": LabelmeFiles, "yolo": YoloFiles, "supervisely": SuperviselyFiles}
+FORMATS = (AUTO, MASKS, PER_CLASS, *IN_ONE_FILE, *PER_IMAGE)
+OF_KIND: dict[Kind, str] = {
+    kinds.COCO: "coco",
+    kinds.CVAT_IMAGES: "cvat",
+    kinds.CVAT_VIDEO: "cvat",  # whose reader says how to export it
+    kinds.LABEL_STUDIO: "label_studio",
+    kinds.LABEL_STUDIO_MIN: "label_studio",
+    kinds.VIA: "via",
+    kinds.LABELME: "labelme",
+    kinds.SUPERVISELY: "supervisely",
+    kinds.YOLO_POLYGONS: "yolo",
+    kinds.YOLO_BOXES: "yolo",
+}
+
+
+def open_annotations(
+    path: Path, images: Mapping[str, Path], class_map: ClassMap, form: str = AUTO, beside: bool = False
+) -> MaskSource | None:
+    """The source of annotations at ``path``; None: they are mask files with all classes in each.
+
+    Args:
+        path: what DATASET.LABELED.MASKS names, a file or a folder.
+        images: the image files of LABELED.IMAGES by relative path without suffix; masks that lie among them, too.
+        form: one of :data:`FORMATS`; "auto": what the content of the files says.
+        beside: ``path`` is the folder of the images.
+
+    Raises:
+        UserError: the annotations cannot be read; or they could be of two formats.
+    """
+    if form == MASKS or not path.exists():
+        return None
+    found = find_annotations(path, beside) if form == AUTO else (form, path)
+    if found is None or found[0] == PER_CLASS:
+        is_meant = found is not None
+        class_masks = None
+        if path.is_dir():
+            class_masks = find_class_masks(find_files(path, MASK_SUFFIXES), images, class_map, beside)
+        if class_masks is None:
+            if is_meant:
+                raise UserError(
+                    f"DATASET.FORMAT is {PER_CLASS}, but {path} holds no masks that belong to one class each."
+                )
+            return None
+        return ClassMasks(class_masks, class_map, images)
+    form, place = found
+    if form in IN_ONE_FILE and place.is_dir():
+        place = _only_file(place, form)
+    if form in PER_IMAGE and place.is_file():
+        raise UserError(f"{place} is the {PER_IMAGE[form].kind} of one image: name the folder of these files as MASKS.")
+    return {**IN_ONE_FILE, **PER_IMAGE}[form](place, class_map, images)
+
+
+def find_annotations(path: Path, beside: bool) -> tuple[str, Path] | None:
+    """Format and place (file or folder) of the annotation files at ``path``; None: there are none that are known.
+
+    Raises:
+        UserError: a folder holds annotations of several formats, or mask files, too.
+    """
+    if path.is_file():
+        kind = kinds.kind_of_file(path)
+        return (OF_KIND[kind], path) if kind in OF_KIND else None
+    found: dict[str, list[str]] = {}
+    for unused in kinds.unused_files(path, MASK_SUFFIXES):
+        if unused.kind in OF_KIND:
+            found.setdefault(OF_KIND[unused.kind], []).extend(unused.files)
+    if not found:
+        return None
+    has_masks = not beside and bool(find_files(path, MASK_SUFFIXES))
+    if len(found) > 1 or has_masks:
+        what = [*sorted(found), *(["masks"] if has_masks else [])]
+        raise UserError(
+            f"{path} holds annotations of several formats ({', '.join(what)}): name the one that counts as "
+            f"DATASET.FORMAT, or move the others."
+        )
+    form, files = next(iter(found.items()))
+    return form, Path(files[0]) if form in IN_ONE_FILE and len(files) == 1 else path
+
+
+def _only_file(folder: Path, form: str) -> Path:
+    """The annotation file in a folder, of a format that has one for all images."""
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in (".json", ".xml") and OF_KIND.get(kinds.kind_of_file(path)) == form  # type: ignore[arg-type]
+    ]
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files)
+        raise UserError(
+            f"{folder} holds {len(files)} annotation files of the format {form}{f' ({names})' if names else ''}: name "
+            "the one that counts as MASKS."
+        )
+    return files[0]

@@ -1,0 +1,279 @@
+"""One mask per class: an image has several masks of two values, told apart by the end of their names or by folders.
+
+``photo_cap.png`` and ``photo_stem.png``, or ``cap/photo.png`` and ``stem/photo.png``. The end, or the folder, is the
+class's name or its ``mask_name`` in the class file. Label Studio's PNG export is of this kind, too
+(``task-7-annotation-9-by-1-tag-cap-0.png``); which image a task has is read from the project's JSON export.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.formats.image_names import ImageNames
+from hiervl.data.folders.formats.label_studio import image_of, read_tasks
+from hiervl.data.folders.formats.source import reading
+from hiervl.data.folders.kinds import LABEL_STUDIO, kind_of_file
+from hiervl.data.folders.masks import LABEL, MAX_LISTED, RawMask
+from hiervl.data.loading import readers
+from hiervl.utils.errors import UserError
+
+KIND = "one mask per class"
+SEPARATORS = "_-. /"
+LABEL_STUDIO_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<tag>.+)-\d+")
+OVERLAPS = "pixels belong to several classes: the last of them in the class file counts"
+
+
+class ClassMask(NamedTuple):
+    """A file that shows one class of one image."""
+
+    image: str  # stem of the image
+    part: str  # what tells the class: the end of the name, or the folder
+    path: Path
+
+
+class ClassMasks:
+    """Masks of one class each, drawn into one label map in the order of the class file.
+
+    Pixels of no class are the background where there is such a class; else they do not count.
+    """
+
+    kind = KIND
+    has_instances = False
+
+    def __init__(self, found: Iterable[ClassMask], class_map: ClassMap, images: Mapping[str, Path]):
+        """
+        Raises:
+            UserError: a file's class is not in the class file.
+        """
+        self.class_map, self.images = class_map, images
+        entries = entries_by_part(class_map)
+        order = {name: place for place, name in enumerate(class_map.names)}
+        unknown: dict[str, int] = {}
+        masks: dict[str, list[tuple[str, Path]]] = {}
+        for item in found:
+            name = entries.get(normal(item.part))
+            if name is None:
+                unknown[item.part] = unknown.get(item.part, 0) + 1
+            else:
+                masks.setdefault(item.image, []).append((name, item.path))
+        if unknown:
+            raise UserError(_not_classes(unknown, class_map))
+        self.keys = {image: sorted(own, key=lambda pair: order[pair[0]]) for image, own in sorted(masks.items())}
+
+    def mask_files(self) -> list[Path]:
+        """All files that are masks, for they may lie among the images."""
+        return [path for own in self.keys.values() for _, path in own]
+
+    def name(self, key: str) -> str:
+        files = [path for _, path in self.keys[key]]
+        return f"{files[0]}" + (f" (and {len(files) - 1} more of this image)" if len(files) > 1 else "")
+
+    def stamp(self, key: str) -> tuple:
+        files = [
+            (name, str(path.absolute()), path.stat().st_mtime_ns, path.stat().st_size) for name, path in self.keys[key]
+        ]
+        return self.kind, files, sorted(self.class_map.names.items()), self.class_map.background
+
+    def as_it_is(self, key: str) -> bool:
+        return False
+
+    def raw(self, key: str) -> RawMask:
+        labels, overlapping = self._paint(key)
+        return RawMask(LABEL, labels.astype(np.int32), remarks={OVERLAPS: overlapping} if overlapping else {})
+
+    def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, None]:
+        """
+        Raises:
+            UserError: a mask is broken, of another size (height, width) than ``size``, or shows more than one class.
+        """
+        labels, _ = self._paint(key)
+        if labels.shape != tuple(size):
+            raise UserError(
+                f"{self.name(key)} is {labels.shape[1]}×{labels.shape[0]} pixels, but its image is "
+                f"{size[1]}×{size[0]}: the two must have the same size."
+            )
+        return labels, None
+
+    def _paint(self, key: str) -> tuple[np.ndarray, int]:
+        """Label map, and the number of pixels that several classes claim."""
+        background = self.class_map.background
+        outside = IGNORED if background is None else background
+        labels = None
+        for name, path in self.keys[key]:
+            mask = read_binary(path)
+            if labels is None:
+                labels = np.full(mask.shape, outside, dtype=np.uint8)
+                claimed = np.zeros(mask.shape, dtype=np.uint8)
+            if mask.shape != labels.shape:
+                raise UserError(
+                    f"{path} is {mask.shape[1]}×{mask.shape[0]} pixels, but another mask of its image is "
+                    f"{labels.shape[1]}×{labels.shape[0]}: export them in one size."
+                )
+            label = self.class_map.names[name]
+            labels[mask] = label
+            if label not in (IGNORED, background):
+                claimed += mask
+        return labels, int((claimed > 1).sum())
+
+
+def read_binary(path: Path) -> np.ndarray:
+    """A mask of two values, one of them 0 or black → (H, W) bool, True elsewhere.
+
+    Raises:
+        UserError: the file is broken or holds more values.
+    """
+    image = readers.open_image(str(path))
+    values = np.array(image if image.mode in readers.INDEX_MODES else image.convert("RGB"))
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    shown = np.unique(values)
+    if len(shown) > 2 or (len(shown) == 2 and shown[0] != 0):
+        raise UserError(
+            f"{path} holds {len(shown)} values ({', '.join(map(str, shown[:MAX_LISTED]))}"
+            f"{', …' if len(shown) > MAX_LISTED else ''}), but a mask of one class holds 0 and one other: export it as "
+            "PNG without smoothing, or set DATASET.MASK_SUFFIX if these masks show all classes."
+        )
+    return values != 0
+
+
+def entries_by_part(class_map: ClassMap) -> dict[str, str]:
+    """Entry of the class file by what file names or folders call it, see :func:`normal`."""
+    names = {normal(name): name for name in class_map.names}
+    return {**names, **{normal(part): name for part, name in class_map.mask_names.items()}}
+
+
+def normal(part: str) -> str:
+    """Names that differ in case, or have other separators, are one."""
+    return re.sub(r"[_\-. ]+", " ", part.strip(SEPARATORS)).casefold()
+
+
+# ---------------------------------------------------------------------------- finding them
+
+
+def find_class_masks(
+    masks: Mapping[str, Path], images: Iterable[str], class_map: ClassMap, beside: bool = False
+) -> list[ClassMask] | None:
+    """The masks as masks of one class each; None: they are not of this kind.
+
+    Args:
+        masks, images: by relative path without suffix.
+        beside: the masks lie in the folder of the images, so that both are among both.
+
+    Raises:
+        UserError: they are Label Studio's, and no file says which image a task has.
+    """
+    images = set(images)
+    studio = {stem: found for stem in masks if (found := LABEL_STUDIO_PNG.fullmatch(stem.rsplit("/", 1)[-1]))}
+    if studio and len(studio) >= len(masks) / 2:
+        return _of_label_studio(studio, masks, images)
+    if beside:
+        return _among_images(masks, images, class_map)
+    return by_end(masks, images, class_map) or by_folder(masks, images, class_map)
+
+
+def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+    """``photo.jpg`` and ``photo_cap.png`` in one folder; only the names of classes tell them apart."""
+    entries, names = entries_by_part(class_map), ImageNames(images)
+    found = []
+    for stem, path in masks.items():
+        image = _image_before(stem, names)
+        if image is not None and normal(image[1]) in entries:
+            found.append(ClassMask(*image, path))
+    return found or None
+
+
+def by_end(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+    """``photo_cap`` of the image ``photo``; masks of an image's own name are not of this kind."""
+    names = ImageNames(images)
+    found = [(_image_before(stem, names), path) for stem, path in masks.items() if stem not in images]
+    if len(found) < len(masks) or any(image is None for image, _ in found):
+        return None
+    result = [ClassMask(*image, path) for image, path in found if image is not None]
+    return result if _is_per_class(result, class_map) else None
+
+
+def _image_before(stem: str, names: ImageNames) -> tuple[str, str] | None:
+    """The image whose name the mask's begins with, and the rest of the name; the longest such image."""
+    folder, _, base = stem.rpartition("/")
+    for end in range(len(base) - 1, 0, -1):
+        if base[end] in SEPARATORS and base[end:].strip(SEPARATORS):
+            image = names.stems & {f"{folder}/{base[:end]}" if folder else base[:end]}
+            found = next(iter(image), None) or names.unique.get(base[:end])
+            if found is not None:
+                return found, base[end:]
+    return None
+
+
+def by_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+    """``cap/photo`` of the image ``photo``; the folder may stand in any place of the path."""
+    if all(stem in images for stem in masks):
+        return None
+    names = ImageNames(images)
+    found = []
+    for stem, path in masks.items():
+        parts = stem.split("/")
+        for place in range(len(parts) - 1):
+            rest = "/".join(parts[:place] + parts[place + 1 :])
+            if rest not in images and place == len(parts) - 2:
+                rest = names.unique.get(parts[-1], "")
+            if rest in images:
+                found.append(ClassMask(rest, parts[place], path))
+                break
+    return found if _is_per_class(found, class_map) else None
+
+
+def _is_per_class(found: list[ClassMask], class_map: ClassMap) -> bool:
+    """Some image has several masks, or some mask bears the name of a class."""
+    if not found:
+        return False
+    entries = entries_by_part(class_map)
+    return len({item.image for item in found}) < len(found) or any(normal(item.part) in entries for item in found)
+
+
+def _of_label_studio(studio: Mapping[str, re.Match], masks: Mapping[str, Path], images: set[str]) -> list[ClassMask]:
+    folder = next(iter(masks.values())).parent
+    export = _find_export(folder)
+    if export is None:
+        raise UserError(
+            f"{folder} holds masks of Label Studio's PNG export, whose names have the task's number, not the image's "
+            "name: export the project as JSON, too, and put that file into this folder or the one above."
+        )
+    names = ImageNames(images)
+    with reading(str(export), LABEL_STUDIO.name):
+        image_of_task = {int(task["id"]): image_of(task, names) for task in read_tasks(export)}
+    newest: dict[int, int] = {}
+    for found in studio.values():
+        task = int(found["task"])
+        newest[task] = max(newest.get(task, 0), int(found["annotation"]))
+    result = []
+    for stem, found in studio.items():
+        task = int(found["task"])
+        written = image_of_task.get(task)
+        if int(found["annotation"]) != newest[task]:
+            continue
+        image = names.find(written) if written is not None else None
+        result.append(ClassMask(image or f"task {task}", found["tag"], masks[stem]))
+    return result
+
+
+def _find_export(folder: Path) -> Path | None:
+    for place in (folder, folder.parent):
+        for path in sorted(place.glob("*.json")):
+            if kind_of_file(path) == LABEL_STUDIO:
+                return path
+    return None
+
+
+def _not_classes(unknown: Mapping[str, int], class_map: ClassMap) -> str:
+    shown = ", ".join(f"{part} ({count} files)" for part, count in sorted(unknown.items())[:MAX_LISTED])
+    more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
+    example = min(unknown)
+    return (
+        f"images have several masks, told apart by {shown}{more}: if each shows one class, write which into "
+        f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is no "
+        "class); if one of them shows all classes, set DATASET.MASK_SUFFIX to its end."
+    )

@@ -1,0 +1,247 @@
+"""What every source of masks offers, and what the readers of annotation files share: drawing shapes as label maps."""
+
+import contextlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.files import image_size
+from hiervl.data.folders.formats.image_names import ImageNames
+from hiervl.data.folders.formats.shapes import NO_AREA, Shape
+from hiervl.data.folders.masks import LABEL, RawMask, describe_names
+from hiervl.data.loading.readers import MAX_PIXELS
+from hiervl.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DRAWING = 1  # to be raised when shapes are drawn differently: converted masks are then made anew
+MAX_ANNOTATION_BYTES = 2 << 30
+
+
+class MaskSource(Protocol):
+    """Masks of many images, in any form."""
+
+    keys: Mapping[str, Any]  # relative path of the image without suffix → whatever the source finds its mask by
+    has_instances: bool
+
+    def name(self, key: str) -> str:
+        """What messages call the mask."""
+
+    def stamp(self, key: str) -> tuple:
+        """Changes when the mask or its meaning changes."""
+
+    def as_it_is(self, key: str) -> bool:
+        """``name`` is a file that training can read as a label map."""
+
+    def raw(self, key: str) -> RawMask:
+        """What the mask holds, judged by nobody yet."""
+
+    def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Label map (H, W) uint8 with 255 where nothing counts, and numbers of instances (H, W), 0 outside, or None."""
+
+
+class Annotation(NamedTuple):
+    """What an annotation file says of one image.
+
+    Attributes:
+        shapes: of the objects, those that lie on others last.
+        size: height and width of the image, where the file gives them.
+        remarks: what is wrong with objects that could not become shapes, as :attr:`Shape.problem`: how many of each.
+    """
+
+    shapes: Sequence[Shape]
+    size: tuple[int, int] | None = None
+    remarks: Mapping[str, int] = {}
+
+
+class AnnotationSource:
+    """Base of the sources that draw shapes. A subclass fills ``keys`` and gives the :class:`Annotation` of each.
+
+    Pixels of no shape are the background class where there is one; else they do not count.
+
+    Attributes:
+        kind: name of the format.
+        keys: stem of the image → the annotation file, or what finds the entry in it.
+    """
+
+    kind = ""
+    has_instances = True
+
+    def __init__(self, path: Path, class_map: ClassMap, images: Mapping[str, Path]):
+        """
+        Args:
+            path: the annotation file, or the folder of the annotation files.
+            images: the image files by their relative paths without suffix.
+        """
+        self.path, self.class_map, self.images = path, class_map, images
+        self.image_names = ImageNames(images)
+        self.keys: dict[str, Any] = {}
+        self._warned: set[str] = set()
+
+    # ---- a subclass's part --------------------------------------------------------------------------------------
+
+    def annotation(self, key: str) -> Annotation:
+        """
+        Raises:
+            UserError: the file or the entry cannot be read.
+        """
+        raise NotImplementedError
+
+    def file(self, key: str) -> Path:
+        """The file that holds the annotation."""
+        return self.path
+
+    def label_of(self, name: str) -> int | None:
+        """The label of a name in the file; None: it is no class."""
+        return self.class_map.names.get(name)
+
+    # ---- the contract -------------------------------------------------------------------------------------------
+
+    def name(self, key: str) -> str:
+        file = self.file(key)
+        return str(file) if file != self.path else f"{file} (image {key})"
+
+    def stamp(self, key: str) -> tuple:
+        status = [
+            (path.stat().st_mtime_ns, path.stat().st_size) for path in (self.file(key), self.images.get(key)) if path
+        ]
+        meaning = (sorted(self.class_map.names.items()), self.class_map.background, DRAWING)
+        return self.kind, str(self.file(key).absolute()), key, status, meaning
+
+    def as_it_is(self, key: str) -> bool:
+        return False
+
+    def raw(self, key: str) -> RawMask:
+        """The label map at the size that the annotation gives, else at the image's.
+
+        Raises:
+            UserError: the annotation or, where its size is needed, the image cannot be read.
+        """
+        annotation = self.read(key)
+        with reading(self.name(key), self.kind):
+            labels, _, unknown, left = self._paint(annotation, annotation.size or image_size(self.images[key]))
+        return RawMask(LABEL, labels.astype(np.int32), unknown_names=unknown, remarks=left)
+
+    def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Raises:
+            UserError: the annotation cannot be read, is of another size (height, width), or has a label that is no
+                class.
+        """
+        annotation = self.read(key)
+        if annotation.size is not None and tuple(annotation.size) != tuple(size):
+            raise UserError(
+                f"{self.name(key)} is for an image of {annotation.size[1]}×{annotation.size[0]} pixels, but the image "
+                f"has {size[1]}×{size[0]}: export the annotations for this size."
+            )
+        with reading(self.name(key), self.kind):
+            labels, instances, unknown, left = self._paint(annotation, size)
+        if unknown:
+            raise UserError(
+                f"{self.name(key)} has {describe_names(unknown)}, which {self.class_map.path} does not name; "
+                "`python -m hiervl check-data` says more."
+            )
+        for problem in left.keys() - self._warned:
+            self._warned.add(problem)
+            logger.warning("%s: %d %s.", self.name(key), left[problem], problem)
+        return labels, instances
+
+    def read(self, key: str) -> Annotation:
+        with reading(self.name(key), self.kind):
+            return self.annotation(key)
+
+    def _paint(self, annotation: Annotation, size: tuple[int, int]) -> tuple:
+        """→ labels (H, W) uint8, instances (H, W) int32, names that are no class and remarks, counted."""
+        height, width = map(int, size)
+        if not 0 < height * width <= MAX_PIXELS:
+            raise UserError(f"{self.path} has an image of {width}×{height} pixels, which cannot be read.")
+        background = self.class_map.background
+        labels = np.full((height, width), IGNORED if background is None else background, dtype=np.uint8)
+        instances = np.zeros((height, width), dtype=np.int32)
+        unknown: Counter = Counter()
+        left = Counter(annotation.remarks)
+        numbers: dict[Any, int] = {}
+        for number, shape in enumerate(annotation.shapes, start=1):
+            label = self.label_of(shape.name)
+            if label is None:
+                unknown[shape.name] += 1
+            if shape.problem:
+                left[shape.problem] += 1
+            if shape.draw is None:
+                continue
+            patch = shape.draw(height, width)
+            if not patch.pixels.any():
+                left[NO_AREA] += 1
+                continue
+            counts = label is not None and label != IGNORED and not shape.problem
+            patch.of(labels)[patch.pixels] = label if counts else IGNORED
+            if shape.group is not None:
+                number = numbers.setdefault((shape.name, shape.group), number)
+            patch.of(instances)[patch.pixels] = number if counts and label != background and not shape.is_crowd else 0
+        return labels, instances, dict(unknown), dict(left)
+
+
+class AnnotationFiles(AnnotationSource):
+    """Base of the sources with one annotation file per image; ``keys`` are the files."""
+
+    def file(self, key: str) -> Path:
+        return self.keys[key]
+
+    def add_file(self, key: str, path: Path) -> None:
+        """
+        Raises:
+            UserError: there are two files for one image.
+        """
+        if key in self.keys:
+            raise UserError(f"{self.keys[key]} and {path} are both for the image {key}: keep one of them.")
+        self.keys[key] = path
+
+
+class AnnotationList(AnnotationSource):
+    """Base of the sources that have all images in one file, which is read once; ``keys`` are its entries."""
+
+    def add_entry(self, written: str, entry: Any) -> None:
+        """Enter what the file says of the image that it calls ``written``.
+
+        Raises:
+            UserError: another entry means the same image.
+        """
+        key = self.image_names.find(written) or self.image_names.clean(written)
+        if key in self.keys:
+            raise UserError(
+                f"{self.path} has two entries for the image {key} (the second calls it {written}): if they are images "
+                "of different folders, name the folder above them as IMAGES; else delete one."
+            )
+        self.keys[key] = entry
+
+
+@contextlib.contextmanager
+def reading(name: str, kind: str) -> Iterator[None]:
+    """What goes wrong inside becomes one sentence: ``name`` is not as ``kind`` says.
+
+    Raises:
+        UserError: for every error of a file that is missing or damaged.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror or error}).") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{name} cannot be read as {kind} ({reason}): export or save it again.") from None
+
+
+def load_json(path: Path) -> Any:
+    """
+    Raises:
+        OSError, ValueError: it cannot be read or is no JSON.
+    """
+    if path.stat().st_size > MAX_ANNOTATION_BYTES:
+        raise ValueError("it has more than 2 GiB")
+    return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts a mark in front

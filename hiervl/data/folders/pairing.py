@@ -1,0 +1,253 @@
+"""Which mask belongs to which image, by their names: patterns of names, matching, and patterns found in names."""
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hiervl.utils.errors import UserError
+
+PLACE = "{}"  # in a pattern: what the names of an image and of its mask share
+SAMPLED = 20  # images whose masks are looked for when a pattern is to be found
+SEPARATORS = "_-. "
+LABEL_STUDIO_PNG = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(.+)-\d+")
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """What a file's stem has beside the part that an image and its mask share: ``head`` in front, ``tail`` behind."""
+
+    head: str = ""
+    tail: str = ""
+
+    @classmethod
+    def parse(cls, text: str, key: str) -> "NamePattern":
+        """Of ``_mask`` (what stands behind) or ``label_{}`` (with ``{}`` for the common part).
+
+        Raises:
+            UserError: ``{}`` occurs twice.
+        """
+        if text.count(PLACE) > 1:
+            raise UserError(f"{key}: '{text}' has {PLACE} twice: it stands once, for what image and mask share.")
+        head, _, tail = text.partition(PLACE) if PLACE in text else ("", "", text)
+        return cls(head, tail)
+
+    def __str__(self) -> str:
+        return f"{self.head}{PLACE}{self.tail}" if self.head else self.tail
+
+    def core(self, stem: str) -> str | None:
+        """The relative path of a file without what the pattern adds to its name; None: the name does not fit."""
+        folder, slash, base = stem.rpartition("/")
+        if len(base) < len(self.head) + len(self.tail) or not (base.startswith(self.head) and base.endswith(self.tail)):
+            return None
+        return folder + slash + base[len(self.head) : len(base) - len(self.tail)]
+
+
+ANY = NamePattern()
+
+
+class Matching(NamedTuple):
+    """Images with the masks of the same stem."""
+
+    masks: dict[str, str]  # stem of the image → key of its mask
+    missing: list[str]  # stems of images without a mask
+    extra: list[str]  # keys of masks without an image
+
+
+def match_masks(
+    images: Iterable[str], masks: Iterable[str], image_names: NamePattern = ANY, mask_names: NamePattern = ANY
+) -> Matching:
+    """Match stems of images with those of masks: the same path, else the same name alone where it is unique; first as
+    they are written, then without regard to capitals and to how accents are encoded.
+
+    Args:
+        images, masks: relative paths without suffix.
+        image_names, mask_names: what their names have beyond the common part; masks of other names are left out.
+    """
+    of_image = {image: core for image in images if (core := image_names.core(image)) is not None}
+    of_mask = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
+    matched: dict[str, str] = {}
+    for simplify in (_unchanged, _base, _folded, _folded_base):
+        by_name = _unique(of_mask, simplify)
+        count = Counter(map(simplify, of_image.values()))
+        for image, core in of_image.items():
+            mask = by_name.get(simplify(core))
+            if image not in matched and mask is not None and count[simplify(core)] == 1:
+                matched[image] = mask
+    used = set(matched.values())
+    return Matching(
+        {image: matched[image] for image in of_image if image in matched},
+        [image for image in of_image if image not in matched],
+        [mask for mask in of_mask if mask not in used],
+    )
+
+
+def _unique(of_mask: dict[str, str], simplify) -> dict[str, str]:
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for mask, core in of_mask.items():
+        by_name[simplify(core)].append(mask)
+    return {name: masks[0] for name, masks in by_name.items() if len(masks) == 1}
+
+
+def _unchanged(stem: str) -> str:
+    return stem
+
+
+def _base(stem: str) -> str:
+    return stem.rsplit("/", 1)[-1]
+
+
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()  # macOS takes accents apart
+
+
+def _folded_base(stem: str) -> str:
+    return _folded(_base(stem))
+
+
+# ---------------------------------------------------------------------------- patterns found in names
+
+
+class FoundNames(NamedTuple):
+    """How images and masks that do not match may be paired.
+
+    Attributes:
+        image: pattern of the images' names.
+        masks: patterns of the masks' names, the most frequent first; several: an image has several masks.
+        example: an image and a mask that belong together.
+    """
+
+    image: NamePattern
+    masks: list[NamePattern]
+    example: tuple[str, str]
+
+
+def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | None:
+    """Patterns by which at least half of the images find a mask; None where there are none.
+
+    A part that is common to an image and a mask counts where it is not merely the beginning or end of a longer word or
+    number in the mask's name. Patterns that keep the larger part of an image's name come first.
+    """
+    if len(images) < 2:
+        return None
+    sample = images[:: max(1, len(images) // SAMPLED)][:SAMPLED]
+    best: tuple[tuple[int, int], NamePattern, dict[tuple[str, NamePattern], list[tuple[str, str]]]] | None = None
+    for image_names in _candidates([_base(image) for image in images]):
+        votes = _votes(sample, masks, image_names)
+        reach = len({image for pairs in votes.values() for image, _ in pairs})
+        score = (reach, -len(image_names.head + image_names.tail))
+        if 2 * reach >= len(sample) and (best is None or score > best[0]):
+            best = (score, image_names, votes)
+    if best is None:
+        return None
+    _, image_names, votes = best
+    ordered = sorted(votes, key=lambda names: -len(votes[names]))
+    patterns = [NamePattern(folder + names.head, names.tail) for folder, names in ordered]
+    return FoundNames(image_names, patterns, votes[ordered[0]][0])
+
+
+def _votes(
+    sample: Sequence[str], masks: Sequence[str], image_names: NamePattern
+) -> dict[tuple[str, NamePattern], list[tuple[str, str]]]:
+    """Pairs of image and mask by the pattern of the mask's name, and by its folder where an image has masks of the same
+    pattern in several; only what occurs twice."""
+    by_pattern: dict[NamePattern, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for image in sample:
+        core = image_names.core(_base(image))
+        for mask, names in _masks_with(core, masks) if core else ():
+            by_pattern[names][image].append(mask)
+    votes: dict[tuple[str, NamePattern], list[tuple[str, str]]] = defaultdict(list)
+    for names, of_images in by_pattern.items():
+        chosen = {
+            image: [mask for mask in found if _folder(mask) == _folder(image)] or found
+            for image, found in of_images.items()
+        }
+        in_several = any(len(found) > 1 for found in chosen.values())
+        for image, found in chosen.items():
+            for mask in found:
+                votes[_folder(mask) if in_several else "", names].append((image, mask))
+    return {key: pairs for key, pairs in votes.items() if len(pairs) > 1}
+
+
+def _folder(stem: str) -> str:
+    return stem[: len(stem) - len(_base(stem))]
+
+
+def _candidates(bases: Sequence[str]) -> list[NamePattern]:
+    """What all images have in common in front and behind, whole or up to a separator; digits belong to the number."""
+    common = os.path.commonprefix(bases)
+    heads = {"", common.rstrip("0123456789")} | {common[: i + 1] for i, c in enumerate(common) if c in SEPARATORS}
+    common = os.path.commonprefix([base[::-1] for base in bases])[::-1]
+    tails = {"", common.lstrip("0123456789")} | {common[i:] for i, c in enumerate(common) if c in SEPARATORS}
+    return [NamePattern(head, tail) for head in heads for tail in tails]
+
+
+def _masks_with(core: str, masks: Sequence[str]) -> Iterator[tuple[str, NamePattern]]:
+    """Masks whose name holds ``core`` as a word or number of its own, and what else it has."""
+    low = core.lower()
+    for mask in masks:
+        base = _base(mask)
+        start = base.lower().find(low)
+        while start >= 0:
+            end = start + len(core)
+            is_part = (start > 0 and _continues(base[start - 1], core[0])) or (
+                end < len(base) and _continues(core[-1], base[end])
+            )
+            if not is_part:
+                yield mask, NamePattern(base[:start], base[end:])
+            start = base.lower().find(low, start + 1)
+
+
+def _continues(first: str, second: str) -> bool:
+    """The two characters are of one number or word."""
+    return (first.isdigit() and second.isdigit()) or (first.isalpha() and second.isalpha())
+
+
+def how_to_pair(
+    images: Sequence[str], masks: Sequence[str], class_names: Sequence[str] = (), mask_names: NamePattern = ANY
+) -> str:
+    """A sentence on what the names of images and masks without a partner have in common; "" where it is nothing.
+
+    Args:
+        images, masks: relative paths without suffix.
+        mask_names: the pattern that is set; masks of other names are looked at where those of it say nothing.
+    """
+    tags = Counter(match[1] for mask in masks if (match := LABEL_STUDIO_PNG.fullmatch(_base(mask))))
+    if tags:
+        return (
+            f"The masks are Label Studio's export of brushes as PNG, one mask of two values for each class "
+            f"({_quoted(list(tags))}), and do not name their images: export the JSON of the project instead"
+        )
+    fitting = [mask for mask in masks if mask_names.core(mask) is not None]
+    found = find_patterns(images, fitting) or find_patterns(images, masks)
+    if found is None:
+        return ""
+    image, mask = found.example
+    if len(found.masks) > 1:
+        return _several_masks(found, class_names)
+    of_masks = NamePattern(_base(found.masks[0].head), found.masks[0].tail)
+    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", of_masks))
+    settings = " and ".join(f"DATASET.{key} to {names}" for key, names in patterns if str(names))
+    return f"The names pair as {image} with {mask}: set {settings}" if settings else ""
+
+
+def _several_masks(found: FoundNames, class_names: Sequence[str]) -> str:
+    names = [str(pattern) for pattern in found.masks]
+    words = [name.strip(SEPARATORS + "/{}0123456789").lower() for name in names]
+    of_classes = [word for word in words if word and any(word in name.lower() for name in class_names)]
+    what = f"An image has several masks ({_quoted(names)})"
+    if len(of_classes) > 1:
+        return f"{what}: these are masks of one class each, which have to be joined into one mask per image"
+    return (
+        f"{what}: if each shows one class, they have to be joined into one mask per image; if one of them shows all "
+        "classes, set DATASET.MASK_SUFFIX to its end"
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + more

@@ -1,0 +1,111 @@
+"""What a file is, told by its first bytes or its suffix, and how it can be used."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+# Suffixes of the formats that ``readers.py`` decodes.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
+HEAD = 512  # bytes that are looked at
+CONVERT = "convert to JPEG or PNG"
+
+
+class FileType(NamedTuple):
+    """A type of file.
+
+    Attributes:
+        name: of one such file, with its article: "a ZIP archive".
+        advice: what to do with such files, as the end of a sentence.
+    """
+
+    name: str
+    advice: str
+
+
+IMAGE = FileType("an image", "")
+UNPACK = "unpack it and name the folder"
+ARRAY = "save the arrays as PNG, one number per pixel"
+MEDICAL = "export the slices as PNG or TIFF of 8 or 16 bits"
+VIDEO = "extract frames, for example with `ffmpeg -i FILE frames/%05d.png`"
+
+# By suffix, in lower case. Annotation files are told apart by their content: ``folders/kinds.py``.
+TYPES: dict[str, FileType] = {
+    **dict.fromkeys(IMAGE_SUFFIXES, IMAGE),
+    **dict.fromkeys((".heic", ".heif", ".hif"), FileType("a HEIC photograph", CONVERT)),
+    ".avif": FileType("an AVIF image", CONVERT),
+    ".jxl": FileType("a JPEG XL image", CONVERT),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), FileType("a JPEG 2000 image", CONVERT)),
+    **dict.fromkeys(
+        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), FileType("a camera's raw file", CONVERT)
+    ),
+    ".psd": FileType("a Photoshop file", "export it as PNG"),
+    ".svg": FileType("an SVG drawing", "export it as PNG"),
+    ".pdf": FileType("a PDF document", "export its pictures as PNG"),
+    **dict.fromkeys((".dcm", ".dicom"), FileType("a DICOM file", MEDICAL)),
+    **dict.fromkeys((".nii", ".nrrd", ".mha"), FileType("a medical volume", MEDICAL)),
+    **dict.fromkeys(
+        (".svs", ".ndpi", ".mrxs", ".scn"), FileType("a slide scanner's file", "cut it into tiles, saved as PNG")
+    ),
+    ".npy": FileType("a NumPy array", ARRAY),
+    ".npz": FileType("a NumPy archive", ARRAY),
+    ".mat": FileType("a MATLAB file", ARRAY),
+    **dict.fromkeys((".h5", ".hdf5"), FileType("an HDF5 file", ARRAY)),
+    **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"), FileType("an archive", UNPACK)),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"), FileType("a video", VIDEO)),
+}
+
+SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
+    (0, b"\xff\xd8\xff", IMAGE),
+    (0, b"\x89PNG\r\n\x1a\n", IMAGE),
+    (0, b"II*\x00", IMAGE),
+    (0, b"MM\x00*", IMAGE),
+    (0, b"GIF8", IMAGE),
+    (0, b"BM", IMAGE),
+    (8, b"WEBP", IMAGE),
+    (4, b"ftypheic", TYPES[".heic"]),
+    (4, b"ftypheix", TYPES[".heic"]),
+    (4, b"ftypmif1", TYPES[".heic"]),
+    (4, b"ftypavif", TYPES[".avif"]),
+    (4, b"ftyp", TYPES[".mp4"]),
+    (0, b"\x00\x00\x00\x0cjP  ", TYPES[".jp2"]),
+    (0, b"\x00\x00\x00\x0cJXL ", TYPES[".jxl"]),
+    (0, b"8BPS", TYPES[".psd"]),
+    (0, b"%PDF", TYPES[".pdf"]),
+    (128, b"DICM", TYPES[".dcm"]),
+    (0, b"\x93NUMPY", TYPES[".npy"]),
+    (0, b"MATLAB 5.0", TYPES[".mat"]),
+    (0, b"\x89HDF\r\n\x1a\n", TYPES[".h5"]),
+    (0, b"PK\x03\x04", TYPES[".zip"]),
+    (0, b"7z\xbc\xaf\x27\x1c", TYPES[".zip"]),
+    (0, b"Rar!", TYPES[".zip"]),
+    (0, b"\x1f\x8b", TYPES[".zip"]),
+    (0, b"version https://git-lfs", FileType("a Git LFS pointer", "fetch the contents by `git lfs pull`")),
+)
+WEB_PAGE = FileType("an HTML page", "download the file again: the server answered with a page")
+EMPTY = FileType("an empty file", "copy or download it again")
+
+
+def type_of_bytes(head: bytes) -> FileType | None:
+    """The type of a file that begins with ``head``; None: it is not known, which includes all kinds of text."""
+    if not head:
+        return EMPTY
+    for offset, mark, file_type in SIGNATURES:
+        if head[offset : offset + len(mark)] == mark:
+            return file_type
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16].lower()
+    return WEB_PAGE if start.startswith((b"<!doctype html", b"<html")) else None
+
+
+def type_of_file(path: str | Path) -> FileType | None:
+    """The type of a file, by its content where that is telling, else by its suffix; None: it is not known."""
+    try:
+        with open(path, "rb") as file:
+            found = type_of_bytes(file.read(HEAD))
+    except OSError:
+        found = None
+    by_suffix = TYPES.get(os.path.splitext(path)[1].lower())
+    if found is TYPES[".zip"] and by_suffix not in (None, IMAGE):
+        return by_suffix  # .npz and many others are ZIP archives, too
+    return found or (by_suffix if by_suffix is not IMAGE else None)

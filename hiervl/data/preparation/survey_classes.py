@@ -1,0 +1,244 @@
+"""The classes of a dataset that nobody has described: named by its lists and annotations, or by the masks' values."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hiervl.data.classes.class_lists import BACKGROUND_ENTRY, BACKGROUNDS, IGNORE_NAME, read_class_names
+from hiervl.data.classes.class_maps import IGNORED, Color
+from hiervl.data.classes.definitions import BACKGROUND_COLOR, distinct_color
+from hiervl.data.folders.files import MASK_SUFFIXES, find_files
+from hiervl.data.folders.formats.cvat import read_cvat
+from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
+from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_end, by_folder
+from hiervl.data.folders.formats.via import attribute_values, read_regions
+from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
+from hiervl.data.preparation.survey import NO_CLASSES, Survey, read_coco
+from hiervl.utils.errors import UserError
+
+MAX_READ = 200  # masks or annotations that are read for their classes
+MANY_CLASSES = 64
+
+
+@dataclass
+class FoundClasses:
+    """Entries for a class file, and how often each was found.
+
+    Attributes:
+        entries: with the keys of a class file.
+        counts: of each entry's name, for people: "12 objects in 6 images".
+        source: where the names come from; "": there are none, the entries are named by values.
+        notes: what the user should look at.
+    """
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def find_classes(result: Survey) -> FoundClasses:
+    """
+    Raises:
+        UserError: the annotations or the list of classes cannot be read.
+    """
+    if result.form == MASKS:
+        return _of_masks(result)
+    found = FoundClasses(source="the annotations" if result.form != PER_CLASS else "the masks' names")
+    objects, images = _of_class_masks(result) if result.form == PER_CLASS else _of_annotations(result, found)
+    listed = _listed(result, objects, found)
+    known = {entry["name"] for entry in listed}
+    colors = _colors_of_cvat(result) if result.form == "cvat" else {}
+    missing = [{"name": name, **colors.get(name, {})} for name, _ in objects.most_common() if name not in known]
+    found.entries = [*listed, *(_marked(entry) for entry in missing)]
+    if not any(entry.get("background") for entry in found.entries):
+        found.entries.insert(0, dict(BACKGROUND_ENTRY))
+        found.notes.append("pixels of no object are 'background'; if they are unlabelled instead, delete that entry")
+    for name in known | set(objects):
+        if name in BACKGROUNDS and not objects[name]:
+            continue
+        what = "masks" if result.form == PER_CLASS else "objects"
+        found.counts[name] = f"{objects[name]} {what} in {images[name]} images"
+    return _finished(found)
+
+
+def _finished(found: FoundClasses) -> FoundClasses:
+    """A colour of its own for every entry that has none."""
+    for index, entry in enumerate(found.entries):
+        if "color" not in entry:
+            entry["color"] = list(BACKGROUND_COLOR if entry.get("background") else distinct_color(index))
+    return found
+
+
+def _marked(entry: dict[str, Any]) -> dict[str, Any]:
+    if entry["name"] == IGNORE_NAME:
+        return {**entry, "ignore": True}
+    return {**entry, "background": True} if entry["name"].casefold() in BACKGROUNDS else entry
+
+
+def _listed(result: Survey, objects: Counter, found: FoundClasses) -> list[dict[str, Any]]:
+    """The entries of the list of classes that names most of what was found."""
+    best: list[dict[str, Any]] = []
+    for path in result.class_lists:
+        try:
+            entries = read_class_names(path)
+        except UserError as error:
+            found.notes.append(str(error).rstrip("."))
+            continue
+        names = {entry["name"] for entry in entries}
+        if not best or len(names & set(objects)) > len({entry["name"] for entry in best} & set(objects)):
+            best, found.source = entries, path.relative_to(result.folder).as_posix()
+    return best
+
+
+# ---------------------------------------------------------------------------- annotations
+
+
+def _of_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Counter]:
+    """Objects of each name, and images that show it."""
+    objects: Counter = Counter()
+    images: Counter = Counter()
+    for place in result.places.values():
+        path = result.path(place.masks)
+        if result.form == "coco":
+            names = _names_of_coco(path)
+        elif result.form == "via":
+            names = _names_of_via(path, found)
+        else:
+            files = find_files(result.path(place.images))
+            source = {**IN_ONE_FILE, **PER_IMAGE}[result.form](path, NO_CLASSES, files)
+            keys = [key for key in source.keys if key in files]
+            sample = keys[:: max(1, len(keys) // MAX_READ)]
+            names = [[shape.name for shape in source.read(key).shapes] for key in sample]
+            if len(sample) < len(keys):
+                found.notes.append(f"counts are of {len(sample)} of {len(keys)} annotations in {place.masks}")
+        for own in names:
+            objects.update(own)
+            images.update(set(own))
+    return objects, images
+
+
+def _names_of_coco(path: Path) -> list[list[str]]:
+    content = read_coco(path)
+    categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+    by_image: dict[Any, list[str]] = {}
+    for annotation in content["annotations"]:
+        name = categories.get(annotation.get("category_id"), "(no category)")
+        by_image.setdefault(annotation.get("image_id"), []).append(name)
+    return list(by_image.values())
+
+
+def _names_of_via(path: Path, found: FoundClasses) -> list[list[str]]:
+    """By the attribute that has fewest values, which is named where there are several."""
+    images = [regions for _, regions in read_regions(path)]
+    values = attribute_values(images)
+    if not values:
+        return []
+    attribute = min(values, key=lambda name: (len(values[name]) < 2, len(values[name])))
+    if len(values) > 1:
+        others = ", ".join(f"'{name}'" for name in values if name != attribute)
+        found.notes.append(f"the classes are the values of the region attribute '{attribute}', not of {others}")
+    return [list(attribute_values([regions]).get(attribute, Counter()).elements()) for regions in images]
+
+
+def _colors_of_cvat(result: Survey) -> dict[str, dict[str, list[int]]]:
+    """Colours that the labels have in CVAT."""
+    colors = {}
+    for place in result.places.values():
+        for name, text in read_cvat(result.path(place.masks)).labels:
+            if len(text) == 7 and text.startswith("#"):
+                colors[name] = {"color": [int(text[start : start + 2], 16) for start in (1, 3, 5)]}
+    values = Counter(tuple(entry["color"]) for entry in colors.values())
+    return {name: entry for name, entry in colors.items() if values[tuple(entry["color"])] == 1}
+
+
+def _of_class_masks(result: Survey) -> tuple[Counter, Counter]:
+    """Masks of each class, by the end of their names or their folders."""
+    objects: Counter = Counter()
+    images: Counter = Counter()
+    for place in result.places.values():
+        masks = find_files(result.path(place.masks), MASK_SUFFIXES)
+        stems = set(find_files(result.path(place.images)))
+        tags = [(match["task"], match["tag"]) for stem in masks if (match := LABEL_STUDIO_PNG.fullmatch(stem))]
+        if place.masks == place.images:
+            masks = {
+                stem: path
+                for stem, path in masks.items()
+                if any(stem.startswith(f"{other}") for other in stems - {stem})
+            }
+            stems -= set(masks)
+        items = by_end(masks, stems, NO_CLASSES) or by_folder(masks, stems, NO_CLASSES) or []
+        parts = tags or [(item.image, item.part.strip("_-. /")) for item in items]
+        objects.update(part for _, part in parts)
+        images.update(part for _, part in set(parts))
+    return objects, images
+
+
+# ---------------------------------------------------------------------------- mask files
+
+
+def _of_masks(result: Survey) -> FoundClasses:
+    """By the values or colours that masks hold, named by a list of classes where there is one."""
+    found = FoundClasses()
+    values: Counter = Counter()  # masks that show each
+    pixels: Counter = Counter()
+    palette: dict[int, Color] = {}
+    form, read = "", 0
+    for place in result.places.values():
+        source = MaskFolder(result.path(place.masks), NO_CLASSES)
+        keys = [key for key in source.keys if key.endswith(result.mask_suffix) or "{}" in result.mask_suffix]
+        for key in keys[:: max(1, len(keys) // MAX_READ)]:
+            try:
+                raw = source.raw(key)
+            except UserError as error:
+                found.notes.append(str(error).rstrip("."))
+                continue
+            form, read = raw.form, read + 1
+            palette.update(raw.palette or {})
+            values.update(raw.counts().keys())
+            pixels.update(raw.counts())
+    if form == COLOR:
+        shown = {decode_color(code): count for code, count in values.items()}
+        pixels = Counter({decode_color(code): count for code, count in pixels.items()})
+        entries = _named(result, found, {"color": list(shown)})
+    else:
+        shown = {value: count for value, count in values.items()}
+        entries = _named(result, found, {"label": list(shown)})
+    key = "color" if form == COLOR else "label"
+    known = {tuple(entry[key]) if key == "color" else entry[key] for entry in entries if key in entry}
+    for value in sorted(shown):
+        if value not in known and not (key == "label" and value == IGNORED and len(shown) > 2):
+            name = f"colour {' '.join(map(str, value))}" if key == "color" else f"value {value}"
+            entry = {"name": name, key: list(value) if key == "color" else value}
+            if key == "label" and value in palette and len(set(palette.values())) > 2:
+                entry["color"] = list(palette[value])
+            entries.append(entry)
+    for entry in entries:
+        value = tuple(entry[key]) if key == "color" and key in entry else entry.get(key)
+        share = pixels[value] / max(pixels.total(), 1)
+        found.counts[entry["name"]] = f"{share:.1%} of the pixels, in {shown.get(value, 0)} of {read} masks"
+    if IGNORED in shown and key == "label" and len(shown) > 2:
+        found.notes.append(f"255 is in {shown[IGNORED]} of {read} masks and does not count")
+    if len(entries) > MANY_CLASSES:
+        found.notes.append(f"{len(entries)} values are more than a list of classes: are these masks, not blurred?")
+    if not found.source:
+        found.notes.append("the masks do not say what their values mean: write the names into the class file")
+    found.entries = entries
+    return _finished(found)
+
+
+def _named(result: Survey, found: FoundClasses, shown: Mapping[str, Sequence]) -> list[dict[str, Any]]:
+    """Entries of a list of classes that came with the masks; they keep their place, which is their value."""
+    for path in result.class_lists:
+        try:
+            entries = read_class_names(path)
+        except UserError as error:
+            found.notes.append(str(error).rstrip("."))
+            continue
+        if "color" in shown and not all("color" in entry for entry in entries):
+            continue
+        found.source = path.relative_to(result.folder).as_posix()
+        return [{**entry, "label": entry.get("label", place)} for place, entry in enumerate(entries)]
+    return []

@@ -1,0 +1,99 @@
+"""``init``: from a folder that nobody has described to a dataset that can be trained on."""
+
+import annotation_exports as exports
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiervl.__main__ import main
+from hiervl.data.checking.check import check
+from hiervl.data.classes.class_maps import read_class_map
+from hiervl.engine.run_config import load_config, require_own_dataset
+
+
+def init(folder, *options):
+    assert main(["init", str(folder), *options]) == 0
+    return require_own_dataset(load_config(str(folder / "my.yaml"), ["DATASET.CACHE", str(folder.parent / "cache")]))
+
+
+@pytest.mark.parametrize("name", exports.EXPORTS)
+def test_every_export(tmp_path, name, capsys):
+    """What ``init`` writes is read without faults, with the labels that were drawn."""
+    folder = tmp_path / "my mushrooms"
+    folder.mkdir()
+    exports.EXPORTS[name](folder)
+    layout = init(folder)
+    assert check(layout).is_sound
+    samples = layout.labeled.samples
+    assert len(samples) == len(exports.STEMS)
+    for number, stem in enumerate(sorted(samples)):
+        assert np.array_equal(layout.label(samples[stem]), exports.label_map(number)), stem
+    printed = capsys.readouterr().out
+    named = [definition.name for definition in layout.class_map.classes] == list(exports.NAMES)
+    assert named == ("without names" not in printed)
+    assert "python -m hiervl check-data" in printed
+
+
+def test_masks_without_names_are_named_by_their_values(tmp_path, capsys):
+    folder = tmp_path / "mushrooms"
+    folder.mkdir()
+    exports.voc_palette(folder)
+    layout = init(folder)
+    assert "write the names into the class file" in capsys.readouterr().out
+    class_map = read_class_map(folder / "classes.yaml")
+    assert class_map.class_names == ["value 0", "value 1", "value 2"] and class_map.values == {0: 0, 1: 1, 2: 2}
+    assert [definition.color for definition in class_map.classes] == list(exports.COLORS.values())
+    assert len(layout.division["train"]) == 4 and len(layout.division["val"]) == 2
+    assert [path.rsplit("/", 1)[1] for path in layout.unlabeled] == ["not labelled.jpg"]
+
+
+def test_parts_unlabelled_images_and_patterns_of_names(tmp_path, capsys):
+    """Folders for training, validation and test, photographs without masks, and names that pair by a pattern."""
+    folder = tmp_path / "mushrooms"
+    for split in ("train", "valid", "test"):
+        exports.write_images(folder / "photos" / split, ".jpg", [f"{stem}_sat" for stem in exports.STEMS])
+        (folder / "labels" / split).mkdir(parents=True)
+        for number, stem in enumerate(exports.STEMS):
+            colors = np.array([exports.COLORS[label] for label in range(3)], dtype=np.uint8)
+            Image.fromarray(colors[exports.label_map(number)]).save(folder / f"labels/{split}/{stem}_mask.png")
+    exports.write_images(folder / "more", ".jpg", ["x", "y"])
+    exports.write_images(folder / "output" / "run", ".jpg", ["z"])
+    layout = init(folder)
+    text = (folder / "my.yaml").read_text()
+    assert "IMAGES: photos/train, MASKS: labels/train" in text
+    assert "VAL: {IMAGES: photos/valid, MASKS: labels/valid}" in text
+    assert "TEST: {IMAGES: photos/test, MASKS: labels/test}" in text
+    assert "IMAGE_SUFFIX: _sat" in text and "MASK_SUFFIX: _mask" in text
+    assert "UNLABELED: [more]" in text
+    assert {split: len(part) for split, part in layout.division.items()} == {"train": 6, "val": 6, "test": 6, "rest": 0}
+    assert layout.class_map.class_names == ["colour 0 0 0", "colour 0 0 200", "colour 200 0 0"]
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    folder = tmp_path / "mushrooms"
+    folder.mkdir()
+    exports.png_masks(folder)
+    (folder / "classes.yaml").write_text("classes: [mine]")
+    assert main(["init", str(folder)]) == 2
+    assert "classes.yaml exist already: move them away, or name another folder by --output" in capsys.readouterr().err
+    assert (folder / "classes.yaml").read_text() == "classes: [mine]" and not (folder / "my.yaml").exists()
+    assert main(["init", str(folder), "--output", str(tmp_path / "elsewhere")]) == 0
+    layout = require_own_dataset(load_config(str(tmp_path / "elsewhere/my.yaml")))
+    assert len(layout.labeled.samples) == len(exports.STEMS)
+
+
+def test_folders_that_cannot_be_used(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    exports.write_images(tmp_path / "photos", ".jpg")
+    (tmp_path / "broken").mkdir()
+    exports.cvat(tmp_path / "broken")
+    text = (tmp_path / "broken/annotations.xml").read_text()
+    (tmp_path / "broken/annotations.xml").write_text(text[: len(text) // 2])
+    for name, sentence in (
+        ("absent", "there is no folder"),
+        ("empty", "holds no images"),
+        ("photos", "neither masks nor annotations of a kind that is known belong to them"),
+        ("broken", "annotations.xml cannot be read as CVAT for images XML 1.1"),
+    ):
+        assert main(["init", str(tmp_path / name)]) == 2
+        assert sentence in capsys.readouterr().err

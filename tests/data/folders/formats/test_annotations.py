@@ -1,0 +1,271 @@
+"""What the readers of annotation files refuse, leave out and name, format by format."""
+
+import json
+
+import annotation_exports as exports
+import numpy as np
+import pytest
+from annotation_exports import open_export, open_own, write_own
+
+from hiervl.data.checking.check import check
+from hiervl.data.folders.formats.label_studio import unpack_runs
+from hiervl.utils.errors import UserError
+
+
+def change(path, function):
+    """Rewrite a JSON file as ``function`` of its content leaves it."""
+    content = json.loads(path.read_text())
+    function(content)
+    path.write_text(json.dumps(content))
+
+
+def sentences(layout):
+    return [f"{finding.level}: {finding.sentence}" for finding in check(layout).findings]
+
+
+def labels(layout, stem="shot 0"):
+    return layout.label(layout.labeled.samples[stem])
+
+
+def relabel(content):
+    content["shapes"][0]["label"] = "Cap"
+
+
+def test_labels_that_are_no_class_are_named_with_counts(tmp_path):
+    layout = open_export(tmp_path, "labelme_apart")
+    for stem in exports.STEMS[:4]:
+        change(tmp_path / f"labels/{stem}.json", relabel)
+    (found,) = [sentence for sentence in sentences(layout) if "does not name" in sentence]
+    assert found.startswith("error: the annotations have the label 'Cap' (4), which")
+    assert "is 'Cap' the class 'cap'?" in found
+    with pytest.raises(UserError, match=r"shot 0.json has the label 'Cap' \(1\)"):
+        labels(layout)
+
+
+def test_objects_without_area_are_left_out_and_counted(tmp_path):
+    layout = open_export(tmp_path, "labelme_apart")
+
+    def add(content):
+        content["shapes"] += [
+            {"label": "cap", "points": [[1, 1], [9, 9]], "shape_type": "line"},
+            {"label": "cap", "points": [[1, 1], [9, 9]], "shape_type": "polygon"},
+            {"label": "cap", "points": [[90, 90], [99, 90], [99, 99]], "shape_type": "polygon"},
+        ]
+
+    change(tmp_path / "labels/shot 0.json", add)
+    assert sentences(layout) == [
+        "warning: 1 line shapes have no area and are left out.",
+        "warning: 1 objects cover no pixel of the image.",
+        "warning: 1 outlines of fewer than 3 points are left out.",
+    ]
+    assert np.array_equal(labels(layout), exports.label_map(0))
+
+
+def test_labelme_circles_groups_and_its_own_labels(tmp_path):
+    layout = open_export(tmp_path, "labelme_apart")
+
+    def replace(content):
+        content["shapes"] = [
+            {"label": "cap", "points": [[3, 3], [3, 5]], "shape_type": "circle", "group_id": 1},
+            {"label": "cap", "points": exports.corners((20, 10, 24, 14)), "group_id": 1},
+            {"label": "_background_", "points": exports.corners((20, 10, 22, 12))},
+            {"label": "__ignore__", "points": exports.corners((0, 20, 32, 24))},
+        ]
+        content["imageHeight"] = None  # labelme allows it
+
+    change(tmp_path / "labels/shot 0.json", replace)
+    sample = layout.labeled.samples["shot 0"]
+    shown, instances = sample.masks.labels(sample.key, (24, 32))
+    assert (shown[20:] == 255).all() and (shown[10:12, 20:22] == 0).all() and shown[13, 23] == 1
+    assert (shown[:8] == 1).sum() == 12  # pixel centres within 2 of (3, 3): a 4×4 square without its corners
+    assert set(np.unique(instances)) == {0, 1}
+
+
+def test_annotations_of_another_size_are_refused(tmp_path):
+    layout = open_export(tmp_path, "labelme_apart")
+    change(tmp_path / "labels/shot 0.json", lambda content: content.update(imageWidth=40))
+    with pytest.raises(UserError, match="is for an image of 40×24 pixels, but the image has 32×24"):
+        labels(layout)
+    assert any("masks differ in size" in sentence for sentence in sentences(layout))
+
+
+@pytest.mark.parametrize("name", ["labelme_apart", "cvat", "label_studio", "via2", "yolo", "supervisely"])
+def test_broken_annotations_are_user_errors(tmp_path, name):
+    """A file that is cut off, and one whose values have other types."""
+    exports.EXPORTS[name](tmp_path / "good")
+    annotation = sorted(
+        path
+        for path in (tmp_path / "good").rglob("*")
+        if path.suffix in (".json", ".xml", ".txt") and path.name != "meta.json"
+    )[0].relative_to(tmp_path / "good")
+    text = (tmp_path / "good" / annotation).read_text()
+    for number, spoilt in enumerate((text[: len(text) // 2] + '"', text.replace("3", "x"), text.replace("[", "{}, ["))):
+        root = tmp_path / str(number)
+        lines = exports.EXPORTS[name](root)
+        (root / annotation).write_text(spoilt)
+        form = {"labelme_apart": "labelme", "via2": "via"}.get(name, name)
+        write_own(root, f"{lines}\n  FORMAT: {form}")
+        try:
+            check(open_own(root))
+        except UserError as error:
+            assert str(root) in str(error)
+
+
+def test_xml_with_entities_is_refused(tmp_path):
+    """Nine lines of entities would unfold into gigabytes, and an external one would read any file."""
+    for number, entity in enumerate(('<!ENTITY a "aaaa">', '<!ENTITY a SYSTEM "file:///etc/hostname">')):
+        root = tmp_path / str(number)
+        lines = exports.cvat(root)
+        text = (root / "annotations.xml").read_text()
+        text = text.replace("<annotations>", f"<!DOCTYPE annotations [{entity}]><annotations>", 1)
+        (root / "annotations.xml").write_text(text.replace("mushrooms/", "&a;"))
+        write_own(root, f"{lines}\n  FORMAT: cvat")
+        with pytest.raises(UserError, match="entities"):
+            open_own(root).labeled  # noqa: B018
+
+
+def test_cvat_for_video_is_said_to_be_so(tmp_path):
+    layout = open_export(tmp_path, "cvat")
+    (tmp_path / "annotations.xml").write_text("<annotations><track id='0'><box/></track></annotations>")
+    with pytest.raises(UserError, match="CVAT for video XML: export the task from CVAT as 'CVAT for images 1.1'"):
+        layout.labeled  # noqa: B018
+
+
+def test_cvat_ellipse_and_order(tmp_path):
+    layout = open_export(tmp_path, "cvat")
+    (tmp_path / "annotations.xml").write_text(
+        '<annotations><image id="0" name="shot 0.jpg" width="32" height="24">'
+        '<ellipse label="stem" cx="10" cy="10" rx="6" ry="2" rotation="90" z_order="1"/>'
+        '<box label="cap" xtl="0" ytl="0" xbr="32" ybr="24" z_order="0"/><polyline label="cap" points="1,1;2,2"/>'
+        "</image></annotations>"
+    )
+    sample = layout.labeled.samples["shot 0"]
+    raw = sample.masks.raw(sample.key)
+    assert raw.codes[5, 10] == 2 and raw.codes[10, 5] == 1 and raw.codes[0, 0] == 1  # it stands upright, on the box
+    assert raw.remarks == {"polyline shapes have no area and are left out": 1}
+
+
+def test_label_studio_takes_the_newest_annotation_or_the_ground_truth(tmp_path):
+    layout = open_export(tmp_path, "label_studio")
+    region = exports.label_studio_region("polygon", "stem", (0, 0, 5, 5), 0)
+
+    def add(tasks):
+        tasks[0]["annotations"][0]["updated_at"] = "2024-05-02T10:00:00Z"
+        tasks[0]["annotations"].append({"id": 7, "result": [region], "updated_at": "2024-05-03T10:00:00Z"})
+        tasks[1]["annotations"].append({"id": 999, "result": [region]})
+        tasks[1]["annotations"][0]["ground_truth"] = True
+
+    change(tmp_path / "project-1-at-2024-05-02.json", add)
+    assert labels(layout).sum() == 2 * 25
+    assert np.array_equal(labels(layout, "shot 1"), exports.label_map(1))
+    assert sentences(layout) == ["warning: 2 annotations are left out, because their image has a newer one."]
+
+
+def test_packed_runs_and_their_ends():
+    values = np.array([1, 1, 1, 2, 3, 3] + [4] * 300 + [5], dtype=np.uint8)
+    packed = exports.pack_runs(values)
+    assert np.array_equal(unpack_runs(packed), values)
+    with pytest.raises(ValueError, match="end too early"):
+        unpack_runs(packed[:-4])
+    with pytest.raises(ValueError, match="numbers of 8 bits"):
+        unpack_runs([255] * 4 + packed[4:])
+
+
+def test_via_class_attribute_is_not_guessed(tmp_path):
+    layout = open_export(tmp_path, "via2", exports.CLASSES + "  - {name: Ada}\n")
+    with pytest.raises(UserError, match="region attributes part, seen by, and several have values"):
+        layout.labeled  # noqa: B018
+
+
+def test_yolo_without_names_is_refused_and_boxes_do_not_count(tmp_path):
+    layout = open_export(tmp_path, "yolo")
+    file = tmp_path / "labels/train/shot 0.txt"
+    file.write_text(file.read_text() + "0 0.5 0.9 0.25 0.1\n2 0 0 0.1 0 0.1 0.1\n")
+    sample = layout.labeled.samples["shot 0"]
+    raw = sample.masks.raw(sample.key)
+    assert (raw.codes[21:23, 12:20] == 255).all()
+    assert raw.remarks == {"boxes have no outline: their area does not count": 1}
+    assert raw.unknown_names == {"number 2": 1}
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(UserError, match="no data.yaml or classes.txt in it or above it"):
+        open_own(tmp_path).labeled  # noqa: B018
+
+
+def test_two_formats_in_one_folder_are_not_guessed(tmp_path):
+    layout = open_export(tmp_path, "labelme_apart")
+    exports.Image.fromarray(exports.label_map(0)).save(tmp_path / "labels/shot 0.png")
+    with pytest.raises(UserError, match=r"several formats \(labelme, masks\)"):
+        layout.labeled  # noqa: B018
+    text = (tmp_path / "own.yaml").read_text()
+    (tmp_path / "own.yaml").write_text(text + "  FORMAT: masks\n")
+    assert list(open_own(tmp_path).labeled.samples) == ["shot 0"]
+    (tmp_path / "own.yaml").write_text(text + "  FORMAT: labelme\n")
+    assert len(open_own(tmp_path).labeled.samples) == len(exports.STEMS)
+
+
+def test_two_entries_for_one_image_are_refused(tmp_path):
+    layout = open_export(tmp_path, "via2")
+
+    def add(content):
+        entries = content["_via_img_metadata"]
+        entries["again"] = {**entries["shot 0.jpg999"], "filename": "other\\shot 0.jpg"}
+
+    change(tmp_path / "via_project.json", add)
+    with pytest.raises(UserError, match="two entries for the image shot 0"):
+        layout.labeled  # noqa: B018
+
+
+# ---------------------------------------------------------------------------- one mask per class
+
+
+def test_masks_of_a_class_by_other_names(tmp_path):
+    exports.per_class(tmp_path, "masks/{stem}_{name}.png")
+    for path in sorted((tmp_path / "masks").iterdir()):
+        path.rename(path.with_name(path.name.replace("_cap", "_red").replace("_stem", "_blue")))
+    write_own(tmp_path, "LABELED: {IMAGES: photos, MASKS: masks}", exports.CLASSES)
+    with pytest.raises(UserError, match=r"told apart by _blue \(6 files\), _red \(6 files\): .* `mask_name: _blue`"):
+        open_own(tmp_path).labeled  # noqa: B018
+    classes = exports.CLASSES.replace("name: cap", "name: cap, mask_name: _red")
+    write_own(
+        tmp_path,
+        "LABELED: {IMAGES: photos, MASKS: masks}",
+        classes.replace("name: stem", "name: stem, mask_name: _blue"),
+    )
+    assert np.array_equal(labels(open_own(tmp_path)), exports.label_map(0))
+
+
+def test_masks_of_a_class_that_overlap_or_are_no_masks(tmp_path):
+    layout = open_export(tmp_path, "per_class_suffix")
+    cap = tmp_path / "masks/shot 0_cap.png"
+    whole = np.array(exports.Image.open(cap))
+    whole[0:2] = 255
+    whole[10:21, 8:12] = 255
+    exports.Image.fromarray(whole).save(cap)
+    overlap = 4 * 11  # rows 10 to 20 of the stem
+    assert sentences(layout) == [
+        f"warning: {overlap} pixels belong to several classes: the last of them in the class file counts."
+    ]
+    assert labels(layout)[20, 9] == 2 and labels(layout)[1, 0] == 1
+    exports.Image.fromarray(np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)).save(cap)
+    with pytest.raises(UserError, match="holds 256 values .* a mask of one class holds 0 and one other"):
+        labels(open_own(tmp_path), "shot 0")
+
+
+def test_label_studio_pngs_need_the_export(tmp_path):
+    layout = open_export(tmp_path, "label_studio_png")
+    (tmp_path / "project-1.json").unlink()
+    with pytest.raises(UserError, match="whose names have the task's number, .*: export the project as JSON"):
+        layout.labeled  # noqa: B018
+
+
+def test_ordinary_masks_are_not_taken_for_masks_of_a_class(tmp_path):
+    """Images whose names begin with another's, and masks in folders of their own."""
+    exports.write_images(tmp_path / "photos", ".jpg", ["a", "a_1", "a_1_cap"])
+    for stem in ("city/a", "city/a_1", "town/a_1_cap"):
+        path = tmp_path / f"masks/{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exports.Image.fromarray(exports.label_map(0)).save(path)
+    write_own(tmp_path, "LABELED: {IMAGES: photos, MASKS: masks}", exports.CLASSES)
+    layout = open_own(tmp_path)
+    assert sorted(layout.labeled.samples) == ["a", "a_1", "a_1_cap"]
+    assert np.array_equal(labels(layout, "a_1"), exports.label_map(0))

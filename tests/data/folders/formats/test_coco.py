@@ -1,0 +1,161 @@
+"""COCO files as COCO and the tools that export it write them, and what is wrong with some."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from hiervl.data.checking.values import ValueStatistics, value_findings
+from hiervl.data.classes.class_maps import read_class_map
+from hiervl.data.folders.formats.coco import CocoFile
+from hiervl.utils.errors import UserError
+
+CLASSES = "classes: [{name: background, background: true}, cap, stem]"
+
+
+@pytest.fixture
+def class_map(tmp_path):
+    (tmp_path / "classes.yaml").write_text(CLASSES)
+    return read_class_map(tmp_path / "classes.yaml")
+
+
+def coco(path, annotations, categories=(("cap", 1), ("stem", 2))):
+    content = {
+        "images": [{"id": 7, "file_name": "photos/a.jpg", "height": 6, "width": 8}],
+        "annotations": [{"id": number, "image_id": 7, **item} for number, item in enumerate(annotations)],
+        "categories": [{"id": number, "name": name} for name, number in categories],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def rectangle(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def test_coco_instances(tmp_path, class_map):
+    """A large cap, a stem on it as run lengths, a second cap beside, and a crowd."""
+    stem = np.zeros((6, 8), dtype=np.uint8)
+    stem[2:4, 1:3] = 1
+    packed = coco_mask.encode(np.asfortranarray(stem))
+    crowd = np.zeros((6, 8), dtype=np.uint8)
+    crowd[5] = 1
+    lengths = [int(n) for n in np.diff([0, *np.flatnonzero(np.diff(crowd.ravel(order="F"))) + 1, crowd.size])]
+    path = coco(
+        tmp_path / "masks.json",
+        [
+            {"category_id": 2, "segmentation": {"size": [6, 8], "counts": packed["counts"].decode()}},
+            {"category_id": 1, "segmentation": rectangle(0, 0, 4, 5)},
+            {"category_id": 1, "segmentation": rectangle(6, 0, 8, 2)},
+            {"category_id": 1, "iscrowd": 1, "segmentation": {"size": [6, 8], "counts": lengths}},
+        ],
+    )
+    path.write_text("\ufeff" + path.read_text())  # as Windows saves it
+    source = CocoFile(path, class_map)
+    assert list(source.keys) == ["photos/a"]
+    labels, instances = source.labels("photos/a", (6, 8))
+    expected = np.zeros((6, 8), dtype=int)
+    expected[:5, :4], expected[:2, 6:8], expected[5], expected[2:4, 1:3] = 1, 1, 1, 2
+    assert labels.tolist() == expected.tolist()
+    assert (instances > 0).tolist() == ((expected > 0) & (crowd == 0)).tolist()
+    assert len({instances[0, 0], instances[2, 1], instances[0, 7]}) == 3
+    assert (instances[:5, :4][expected[:5, :4] == 1] == instances[0, 0]).all()
+
+
+def test_pixels_of_no_object_are_ignored_without_a_background(tmp_path):
+    (tmp_path / "classes.yaml").write_text("classes: [cap, stem]")
+    source = CocoFile(
+        coco(tmp_path / "m.json", [{"category_id": 1, "segmentation": rectangle(0, 0, 4, 6)}]),
+        read_class_map(tmp_path / "classes.yaml"),
+    )
+    labels, _ = source.labels("photos/a", (6, 8))
+    assert labels[:, :4].tolist() == [[0] * 4] * 6 and (labels[:, 4:] == 255).all()
+
+
+def test_labels_of_coco_are_not_taken_for_mask_values(tmp_path):
+    """An ignored entry in front shifts the labels: cap is the entry 1 but the label 0."""
+    (tmp_path / "classes.yaml").write_text("classes: [{name: void, ignore: true}, cap, {name: rest, background: true}]")
+    class_map = read_class_map(tmp_path / "classes.yaml")
+    annotation = {"category_id": 1, "segmentation": rectangle(0, 0, 4, 6)}
+    source = CocoFile(coco(tmp_path / "m.json", [annotation], categories=(("cap", 1),)), class_map)
+    statistics = ValueStatistics(class_map)
+    assert statistics.add("m", source.raw("photos/a")).tolist() == [24, 24]
+    assert value_findings(statistics) == []
+
+
+def test_wrong_coco_files_are_user_errors(tmp_path, class_map):
+    (tmp_path / "no.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match="no.json is no COCO file"):
+        CocoFile(tmp_path / "no.json", class_map)
+    (tmp_path / "cut.json").write_text('{"images": [')
+    with pytest.raises(UserError, match="cut.json is no JSON file .line 1"):
+        CocoFile(tmp_path / "cut.json", class_map)
+    (tmp_path / "via.json").write_text('{"a.jpg1": {"filename": "a.jpg", "regions": []}}')
+    with pytest.raises(UserError, match="via.json is no COCO file .* but VGG Image Annotator"):
+        CocoFile(tmp_path / "via.json", class_map)
+    with pytest.raises(UserError, match="absent.json cannot be read"):
+        CocoFile(tmp_path / "absent.json", class_map)
+    source = CocoFile(coco(tmp_path / "m.json", []), class_map)
+    with pytest.raises(UserError, match="is for an image of 8×6 pixels, but the image has 10×6"):
+        source.labels("photos/a", (6, 10))
+    lengths = {"category_id": 1, "segmentation": {"size": [3, 3], "counts": [9]}}
+    source = CocoFile(coco(tmp_path / "m.json", [lengths]), class_map)
+    with pytest.raises(UserError, match="photos/a.*run lengths of 3×3 pixels, but an image of 8×6"):
+        source.labels("photos/a", (6, 8))
+
+
+def test_only_categories_that_are_used_have_to_be_classes(tmp_path, class_map):
+    """Roboflow, for one, puts a category in front that no annotation has."""
+    names = (("void", 0), ("cap", 1), ("gills", 3))
+    source = CocoFile(coco(tmp_path / "m.json", [cap(rectangle(0, 0, 4, 5))], names), class_map)
+    assert source.labels("photos/a", (6, 8))[0].sum() == 20
+    source = CocoFile(coco(tmp_path / "m.json", [{**cap(rectangle(0, 0, 4, 5)), "category_id": 3}], names), class_map)
+    assert source.raw("photos/a").unknown_names == {"gills": 1}
+    with pytest.raises(UserError, match="'gills' .1., which .*classes.yaml does not name"):
+        source.labels("photos/a", (6, 8))
+
+
+def cap(segmentation, **more):
+    return {"category_id": 1, "segmentation": segmentation, **more}
+
+
+def test_boxes_without_outline_are_counted(tmp_path, class_map):
+    boxes = [cap([], bbox=[0, 0, 2, 2]), cap(None, bbox=[4, 0, 2, 2])]
+    with pytest.raises(UserError, match=r"2 of 4 annotations have no outline \(boxes only\)"):
+        CocoFile(coco(tmp_path / "m.json", boxes + [cap(rectangle(0, 0, 4, 5))] * 2), class_map)
+    source = CocoFile(coco(tmp_path / "m.json", boxes[:1] + [cap(rectangle(4, 3, 8, 6))] * 20), class_map)
+    raw = source.raw("photos/a")  # one of 21: its area does not count
+    assert (raw.codes[:2, :2] == 255).all() and (raw.codes == 255).sum() == 4 and sum(raw.remarks.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "pixels", "remarks"),
+    [
+        ([[0, 0, 4, 0, 4, 5, 0, 5]], 20, 0),
+        ([0, 0, 4, 0, 4, 5, 0, 5], 20, 0),  # an outline that is no list of outlines
+        ([[0, 0], [4, 0], [4, 5], [0, 5]], 20, 0),  # a list of points
+        ([[0, 0, 4, 0, 4, 5, 0, 5], [1, 1, 2, 2]], 20, 1),  # a line beside
+        ([[0, 0, 4, 0, 4, 5, 0, 5], [1, 1, 2]], 20, 1),
+        ([[0, 0, 4, 0, 4, 5, 0, "x"]], 0, 1),
+        ([[1, 1, 2, 2]], 0, 1),
+        ([[-9, 0, 4, 0, 4, 5, -9, 5]], 20, 0),  # beyond the image
+        ([[20, 20, 24, 20, 24, 25]], 0, 1),
+    ],
+)
+def test_odd_outlines(tmp_path, class_map, segmentation, pixels, remarks):
+    raw = CocoFile(coco(tmp_path / "m.json", [cap(segmentation)]), class_map).raw("photos/a")
+    assert (raw.codes == 1).sum() == pixels and sum(raw.remarks.values()) == remarks
+
+
+def test_sizes_come_from_the_images_where_the_file_has_none(tmp_path, class_map):
+    path = coco(tmp_path / "m.json", [cap(rectangle(0, 0, 4, 5))])
+    content = json.loads(path.read_text())
+    del content["images"][0]["height"], content["images"][0]["width"]
+    content["images"][0].update(id="7", file_name="C:\\data\\photos\\a.jpg")  # numbers as text, Windows' path
+    path.write_text(json.dumps(content))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 7)).save(tmp_path / "photos" / "a.jpg")
+    source = CocoFile(path, class_map, {"photos/a": tmp_path / "photos" / "a.jpg"})
+    assert source.raw("photos/a").codes.shape == (7, 9) and source.raw("photos/a").codes.sum() == 20

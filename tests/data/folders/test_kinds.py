@@ -1,0 +1,74 @@
+"""Annotation files and other files that lie in folders are recognised by their content and named."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiervl.data.folders import kinds
+
+POLYGON = [[1, 1], [5, 1], [5, 5]]
+# One of each kind, cut down to what the format's own description requires.
+FILES = {
+    "coco": ("a.json", {"images": [], "annotations": [{"id": 1}], "categories": []}),
+    "coco_panoptic": ("a.json", {"images": [], "annotations": [{"segments_info": []}], "categories": []}),
+    "labelme": ("a.json", {"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg", "imageData": None}),
+    "via": ("a.json", {"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": [], "file_attributes": {}}}),
+    "via3": ("a.json", {"project": {}, "config": {}, "attribute": {}, "file": {}, "metadata": {}, "view": {}}),
+    "label_studio": ("a.json", [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": []}]}]),
+    "label_studio_min": ("a.json", [{"image": "a.jpg", "id": 1, "label": [], "annotator": 1, "annotation_id": 4}]),
+    "supervisely": ("a.jpg.json", {"description": "", "size": {"height": 4, "width": 4}, "objects": [], "tags": []}),
+    "cityscapes": ("a.json", {"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "road", "polygon": POLYGON}]}),
+    "datumaro": ("a.json", {"info": {}, "categories": {}, "items": []}),
+    "geojson": ("a.geojson", {"type": "FeatureCollection", "features": []}),
+    "json": ("a.json", {"anything": 1}),
+    "cvat_images": ("a.xml", "<?xml version='1.0'?><annotations><version>1.1</version><image id='0'/></annotations>"),
+    "cvat_video": ("a.xml", "<annotations><version>1.1</version><track id='0' label='car'></track></annotations>"),
+    "voc_boxes": ("a.xml", "<annotation><filename>a.jpg</filename><object><name>car</name></object></annotation>"),
+    "yolo_polygons": ("a.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.1 0.1 0.5 0.1 0.5 0.5 0.2 0.4\n"),
+    "yolo_boxes": ("a.txt", "0 0.5 0.5 0.1 0.1\n"),
+    "yolo_data": ("data.yaml", "train: images\nval: images\nnc: 2\nnames: [a, b]\n"),
+    "labelmap": ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"),
+    "classes_csv": ("_classes.csv", "Pixel Value, Class\n0, background\n"),
+    "via_csv": ("a.csv", "filename,file_size,file_attributes,region_count,region_id\n"),
+}
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_annotation_files_are_called_by_their_names(tmp_path, key):
+    name, content = FILES[key]
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    assert kinds.kind_of_file(path).key == key
+
+
+@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "", "sky 1 2 3 4", "1 2"])
+def test_a_list_of_names_is_no_annotation_file(tmp_path, text):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    assert kinds.kind_of_file(path) is None
+
+
+def test_unused_files_are_counted_and_named(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(folder / "used.jpg")
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(folder / "renamed.heic", format="JPEG")
+    (folder / "deep" / "IMG_1.HEIF").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    (folder / "masks.zip").write_bytes(b"PK\x03\x04" + bytes(40))
+    (folder / ".hidden.json").write_text("{}")
+    for number in range(3):
+        (folder / f"{number}.json").write_text(json.dumps(FILES["labelme"][1]))
+    unused = kinds.unused_files(folder)
+    assert [(entry.kind and entry.kind.key, len(entry.files)) for entry in unused][0] == ("labelme", 3)
+    sentence = kinds.describe_unused(unused)
+    assert "3 .json (labelme JSON: " in sentence and "1 .heif (HEIC photograph: " in sentence
+    assert "1 .heic (images: " in sentence and "1 .zip (archive: " in sentence
+    assert "used" not in sentence and "hidden" not in sentence
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    path = tmp_path / "annotations.xml"
+    path.write_text(FILES["cvat_images"][1])
+    assert "is a file of CVAT for images XML" in str(kinds.refuse_file(path, "DATASET.LABELED.MASKS"))

@@ -1,0 +1,83 @@
+"""Images and masks are paired by their names, and patterns that would pair them are found."""
+
+import pytest
+
+from hiervl.data.folders.pairing import NamePattern, find_patterns, how_to_pair, match_masks
+from hiervl.utils.errors import UserError
+
+NUMBERS = [f"{number:03d}" for number in range(12)]
+
+
+def pattern(text):
+    return NamePattern.parse(text, "KEY")
+
+
+def test_matching_by_path_then_by_unique_stem():
+    images = ["a/1", "b/1", "c/2", "d/3", "e/3", "f/4"]
+    masks = ["a/1", "b/1", "other/2", "x/3", "9"]
+    matching = match_masks(images, masks)
+    assert matching.masks == {"a/1": "a/1", "b/1": "b/1", "c/2": "other/2"}
+    assert matching.missing == ["d/3", "e/3", "f/4"]  # one 3 for two images decides nothing
+    assert matching.extra == ["x/3", "9"]
+
+
+def test_matching_with_a_suffix():
+    matching = match_masks(["1", "2"], ["1_mask", "2_mask", "3_mask", "1"], mask_names=pattern("_mask"))
+    assert matching.masks == {"1": "1_mask", "2": "2_mask"}
+    assert matching.missing == [] and matching.extra == ["3_mask"]
+
+
+def test_matching_without_regard_to_capitals_and_accents():
+    composed, taken_apart = "caf\u00e9", "cafe\u0301"
+    matching = match_masks(["IMG_0", composed, "a", "A"], ["img_0", taken_apart, "a"])
+    assert matching.masks == {"IMG_0": "img_0", composed: taken_apart, "a": "a"}  # A would do with a, which is taken
+    assert matching.missing == ["A"]
+
+
+def test_a_pattern_has_one_place():
+    assert pattern("label_{}").core("a/label_7") == "a/7" and pattern("label_{}").core("a/7") is None
+    assert pattern("_mask").core("a/7_mask") == "a/7" and pattern("ab").core("b") is None
+    with pytest.raises(UserError, match="KEY: .* has {} twice"):
+        pattern("{}_{}")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "settings"),
+    [
+        ("{}", "{}_gt", "DATASET.MASK_SUFFIX to _gt"),
+        ("{}_sat", "{}_mask", "DATASET.IMAGE_SUFFIX to _sat and DATASET.MASK_SUFFIX to _mask"),
+        ("image_{}", "label_{}", "DATASET.IMAGE_SUFFIX to image_{} and DATASET.MASK_SUFFIX to label_{}"),
+        ("IMG_{}", "mask{}", "DATASET.IMAGE_SUFFIX to IMG_{} and DATASET.MASK_SUFFIX to mask{}"),
+        ("bonn/x_{}_leftImg8bit", "bonn/x_{}_gtFine_labelIds", "IMAGE_SUFFIX to _leftImg8bit and"),
+        ("scan-{}-raw", "deep/seg-{}-lbl", "IMAGE_SUFFIX to scan-{}-raw and DATASET.MASK_SUFFIX to seg-{}-lbl"),
+    ],
+)
+def test_found_patterns_are_proposed_and_pair_all(image, mask, settings):
+    images, masks = [image.replace("{}", n) for n in NUMBERS], [mask.replace("{}", n) for n in NUMBERS]
+    assert match_masks(images, masks).masks == {}
+    assert settings in how_to_pair(images, masks)
+    found = find_patterns(images, masks)
+    assert len(match_masks(images, masks, found.image, found.masks[0]).masks) == len(NUMBERS)
+
+
+def test_no_pattern_is_made_up():
+    assert how_to_pair(NUMBERS, [f"a{n}b{n}9" for n in NUMBERS]) == ""  # 0009 is no 000
+    assert how_to_pair(["cat", "dog"], ["a", "b"]) == ""
+    assert how_to_pair(["1"], ["1_mask"]) == ""  # one pair proves nothing
+
+
+def test_several_masks_of_an_image_are_named_as_such():
+    of_classes = [f"{n}_{color}" for n in NUMBERS for color in ("red", "blue")]
+    sentence = how_to_pair(NUMBERS, of_classes, ["background", "red box", "blue box"])
+    assert "masks of one class each" in sentence and "'_red'" in sentence and "MASK_SUFFIX" not in sentence
+    in_folders = [f"{color}/{n}" for n in NUMBERS[::2] for color in ("red", "blue")] + [
+        f"red/{n}" for n in NUMBERS[1::2]
+    ]
+    assert "'red/{}', 'blue/{}'): these are masks of one class each" in how_to_pair(
+        NUMBERS, in_folders, ["red", "blue"]
+    )
+    unclear = [f"{n}_{kind}" for n in NUMBERS for kind in ("color", "ids")]
+    assert "if one of them shows all classes, set DATASET.MASK_SUFFIX" in how_to_pair(NUMBERS, unclear, ["road", "sky"])
+    assert "DATASET.MASK_SUFFIX to _ids" in how_to_pair(NUMBERS, unclear, ["road"], pattern("_ids"))
+    exported = [f"task-{n}-annotation-4-by-1-tag-red box-0" for n in NUMBERS]
+    assert "Label Studio's export of brushes" in how_to_pair(NUMBERS, exported)
