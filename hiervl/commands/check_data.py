@@ -133,7 +133,9 @@ def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path |
         return None
     presence = np.array([report.pixels[str(sample.image)] > 0 for sample in samples])
     rows = []
-    for index in stratified_order(presence):
+    order = stratified_order(presence)
+    doubtful = [index for index in order if str(samples[index].image) in report.doubtful][: max(1, count // 2)]
+    for index in dict.fromkeys([*doubtful, *order]):  # those first that somebody has to look at
         row = _sheet_row(layout, samples[index])
         rows += [row] if row else []
         if len(rows) == count:
@@ -192,8 +194,8 @@ def _rows_of_readings(layout: Layout, finding: Finding) -> list:
 
 def _sheet_row(layout: Layout, sample: Sample):
     try:
-        label = layout.label(sample)
         image = layout.read_image(sample.image)
+        label = layout.label(sample, image.shape[:2])
         colours = [definition.color for definition in layout.class_map.classes]
         panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]
     except (UserError, ValueError):  # named among the findings

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hiervl.config.keys import leaves
+from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
@@ -78,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    settings = load_yaml(text, str(path))
+    settings = with_older_meaning(load_yaml(text, str(path)))
     if not isinstance(settings, dict):
         raise UserError(f"{path}: it is empty, or no list of 'KEY: value' lines.")
     return settings

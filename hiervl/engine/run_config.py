@@ -20,6 +20,7 @@ from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.files import find_config, read_layers, written_keys
 from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
+from hiervl.config.older import with_older_meaning
 from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.config.unread import refuse_unread_keys
@@ -29,6 +30,7 @@ from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
 from hiervl.engine.presets import apply_preset
+from hiervl.modeling.clip import name_of_weights
 from hiervl.modeling.encoders import check_clip
 from hiervl.modeling.image_statistics import image_statistics
 from hiervl.utils.errors import UserError
@@ -108,7 +110,8 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
     Args:
         source: the file that the text comes from, for error messages.
     """
-    cfg, settings = get_hiervl_cfg(), without_retired(load_yaml(text, source), source, saved=True)
+    settings = with_older_meaning(without_retired(load_yaml(text, source), source, saved=True))
+    cfg = get_hiervl_cfg()
     _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
     _merge_overrides(cfg, overrides)
     refuse_unread_keys(cfg, _from_command_line(overrides))
@@ -136,6 +139,7 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
     settle_device(cfg)
+    settle_clip(cfg)
     layout = register_own_dataset(cfg, training)
     if training:
         if layout is not None:
@@ -200,6 +204,15 @@ def settle_device(cfg: CfgNode) -> None:
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
+
+
+def settle_clip(cfg: CfgNode) -> None:
+    """The CLIP that computes as its file of weights was trained, so that checkpoints name that one.
+
+    Raises:
+        UserError: no model of ``MODEL.CLIP.NAME`` does.
+    """
+    cfg.MODEL.CLIP.NAME = name_of_weights(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
 def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | None:

@@ -1,6 +1,7 @@
 """Detectron2's ``DefaultTrainer`` around the semi-supervised step."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import weakref
@@ -153,6 +154,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def checkpoint_extra(cfg, class_names: list[str]) -> dict:
         """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
         classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+        if not cfg.MODEL.TEXT.PHRASES:
+            classes = [dataclasses.replace(definition, phrases=(definition.name,)) for definition in classes]
         extra = {"config": cfg.dump(), "classes": to_records(classes)}
         clip_config = read_clip_config(cfg.MODEL.CLIP.NAME)
         return extra if clip_config is None else {**extra, "clip_config": clip_config}

@@ -113,7 +113,8 @@ class SemanticEvaluator(DatasetEvaluator):
         path = image_inputs.get("sem_seg_file_name")
         if path is None:
             raise ValueError(f"{image_inputs.get('file_name')} has no sem_seg_file_name to compare with")
-        truth = self._read_label(path, len(self.class_names), self.ignore_label, tuple(image_size))
+        image_file = image_inputs.get("file_name", "")
+        truth = self._read_label(path, len(self.class_names), self.ignore_label, tuple(image_size), image_file)
         if truth.shape != tuple(image_size):
             raise ValueError(f"{path}: labels of size {truth.shape}, prediction of size {tuple(image_size)}")
         return truth

@@ -84,6 +84,8 @@ class MaskedAttentionLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(

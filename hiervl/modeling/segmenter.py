@@ -200,7 +200,8 @@ def resized_and_cropped(scores: Tensor, padded_size: Sequence[int], size: Sequen
 
 
 def classes_of(cfg):
-    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
+    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset; with
+    MODEL.TEXT.PHRASES off the names are the phrases."""
     dataset = next(iter(cfg.DATASETS.TRAIN), None)
     metadata = MetadataCatalog.get(dataset) if dataset else None
     registered = list(getattr(metadata, "stuff_classes", ()))
@@ -214,6 +215,6 @@ def classes_of(cfg):
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
         )
     definitions = getattr(metadata, "class_definitions", ())
-    if [definition.name for definition in definitions] == names:
+    if cfg.MODEL.TEXT.PHRASES and [definition.name for definition in definitions] == names:
         return names, [list(definition.phrases) for definition in definitions]
     return names, [[name] for name in names]

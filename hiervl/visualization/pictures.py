@@ -162,7 +162,8 @@ def _comparison_row(inputs: dict, predictions: dict[str, np.ndarray], num_classe
     panels = [("image", inputs["image"].permute(1, 2, 0).cpu().numpy())]
     if "sem_seg_file_name" in inputs:
         size = next(iter(predictions.values())).shape
-        panels.append(("truth", read_label(inputs["sem_seg_file_name"], num_classes, ignore_label, size)))
+        truth = read_label(inputs["sem_seg_file_name"], num_classes, ignore_label, size, inputs["file_name"])
+        panels.append(("truth", truth))
     panels.extend(predictions.items())
     return Path(inputs["file_name"]).stem, panels
 

@@ -18,7 +18,7 @@ from hiervl.inference.zero_shot import ZeroShotScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAMVID = REPOSITORY.parent / "shared" / "datasets" / "camvid"
-SHAPESWORLD_CLIP = "MODEL: {CLIP: {NAME: shapesworld, PRETRAINED: shapesworld, BLOCKS: [1, 2, 3, 5]}}"
+SHAPESWORLD_CLIP = "MODEL: {CLIP: {NAME: shapesworld, PRETRAINED: shapesworld, BLOCKS: [1, 2, 3, 5], DENSE: value}}"
 
 
 def run(*arguments):

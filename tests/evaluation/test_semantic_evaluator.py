@@ -25,7 +25,7 @@ IGNORE = 255
 def evaluator_of(truths, class_names, **options):
     """An evaluator whose label files are the entries of ``truths``, named by their index."""
 
-    def read_label(path, num_classes, ignore_label, image_size):
+    def read_label(path, num_classes, ignore_label, image_size, image_file):
         return truths[int(path)]
 
     return SemanticEvaluator(class_names, read_label=read_label, **options)

@@ -85,9 +85,10 @@ class LabeledMapper:
         Raises:
             UserError: a file is missing, broken, of another size than its image, or holds a value that is no class.
         """
-        image = read_image(dataset_dict["file_name"], self.bands)
+        image_file = dataset_dict["file_name"]
+        image = read_image(image_file, self.bands)
         size = image.shape[:2]
-        label = read_label(dataset_dict["sem_seg_file_name"], self.num_classes, self.ignore_label, size)
+        label = read_label(dataset_dict["sem_seg_file_name"], self.num_classes, self.ignore_label, size, image_file)
         if not 0 <= self.ignore_value <= np.iinfo(label.dtype).max:
             label = label.astype(np.int32)
         if self.ignore_label != self.ignore_value:
@@ -98,7 +99,7 @@ class LabeledMapper:
             "sem_seg": map_tensor(view.map(label, self.ignore_value)),
         }
         if "instance_file_name" in dataset_dict:
-            instances = read_instances(dataset_dict["instance_file_name"], size)
+            instances = read_instances(dataset_dict["instance_file_name"], size, image_file)
             sample["instance_ids"] = map_tensor(view.map(instances, NO_INSTANCE))
         elif self.regions_as_instances:
             sample["instance_ids"] = map_tensor(regions_as_instances(sample["sem_seg"].numpy(), self.ignore_value))
