@@ -76,7 +76,8 @@ def read_overview(path: str, bands: Bands | None = None) -> tuple[tuple[int, int
         return (pixels.shape[0], pixels.shape[1]), pixels
     image = open_image(path, upright=False, reduced=True)
     height, width = image.info.pop(FULL_SIZE, image.size[::-1])
-    return turned_size((height, width), orientation_of(image)), rgb_of(_upright(image, path), path)
+    height, width = turned_size((height, width), orientation_of(image))
+    return (height, width), rgb_of(_upright(image, path), path)
 
 
 def _upright(image: Image.Image, path: str) -> Image.Image:
