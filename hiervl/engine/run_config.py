@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
-from hiervl.config.files import read_layers, written_keys
+from hiervl.config.files import folders_of_part, read_layers, written_keys
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config, settle_parts
@@ -110,12 +110,37 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
-    keys = dict(zip(overrides[::2], overrides[1::2]))
+    keys = _as_in_yaml(dict(zip(overrides[::2], overrides[1::2])), cfg)
     for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
         cfg.DATASET[name.partition(".")[2]] = None
     given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
-    cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *overrides[::2]]
+    cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *keys]
+
+
+def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
+    """Values of the command line as a YAML file would have them: lists, true and false, and sections, key by key.
+
+    Texts that YAML leaves as they are stay what they are: yacs reads Python's forms, such as tuples.
+    """
+    read: dict[str, Any] = {}
+    for key, text in given.items():
+        default = _default(cfg, key)
+        value: Any = text
+        if isinstance(text, str) and isinstance(default, str):
+            is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            value = text if is_quoted else repr(text)  # yacs would take 12 for a number
+        elif isinstance(text, str):
+            with contextlib.suppress(yaml.YAMLError):
+                parsed = yaml.safe_load(text)
+                value = parsed if isinstance(parsed, (bool, int, float, list, dict)) else text
+        if isinstance(default, CfgNode) and isinstance(value, dict):
+            read.update(_as_in_yaml({f"{key}.{name}": inner for name, inner in value.items()}, cfg))
+        elif isinstance(value, dict) and key in SEVERAL_FORMS:
+            read[key] = folders_of_part(value, key, "the command line")
+        else:
+            read[key] = value
+    return read
 
 
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:

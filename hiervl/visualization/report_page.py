@@ -12,6 +12,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
 LINE_COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700", "#0aa2c0", "#cf222e")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units of its view box
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
+START = "prediction"  # the caption that a viewer shows first
 MAX_CONFUSED = 12  # pairs that are listed
 LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below which the report warns
 
@@ -248,14 +249,15 @@ def _images(evaluation: dict[str, Any]) -> str:
 
 
 def _viewer(entry: dict[str, Any]) -> str:
-    """Pictures on top of each other, with a slider between them."""
+    """Pictures on top of each other, with a slider between them that starts at the prediction."""
     captions: list[str] = list(entry["pictures"])
     pictures = "".join(
         f'<img src="{escape(entry["pictures"][caption], quote=True)}" alt="{escape(caption)}">' for caption in captions
     )
     return (
         f'<figure class="viewer"><div class="stack">{pictures}</div>'
-        f'<input type="range" min="0" max="{len(captions) - 1}" step="0.01" value="0" aria-label="{_joined(captions)}">'
+        f'<input type="range" min="0" max="{len(captions) - 1}" step="0.01" '
+        f'value="{captions.index(START) if START in captions else 0}" aria-label="{_joined(captions)}">'
         f'<div class="ticks">{"".join(f"<span>{escape(caption)}</span>" for caption in captions)}</div>'
         f"<figcaption>{escape(Path(entry['file']).name)} · mIoU {entry['mIoU']:.1f} · confidence "
         f"{entry['confidence']:.1f} %</figcaption></figure>"

@@ -426,7 +426,7 @@ def _save(values: np.ndarray, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16
-        Image.fromarray(values.astype(kind)).save(temporary, format="PNG", compress_level=1)  # five times as fast
+        Image.fromarray(values.astype(kind)).save(temporary, format="PNG", compress_level=1)  # in half the time
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(

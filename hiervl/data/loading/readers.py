@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from hiervl.data.loading.file_types import HEAD, IMAGE, type_of_bytes
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 # Pillow logs what it then raises; the sentence of the error says it better.
 logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
@@ -104,9 +105,8 @@ def read_label(
     values = _values_in(label)
     wrong = [value for value in values if not (0 <= value < num_classes or value == ignore_label)]
     if wrong:
-        more = ", …" if len(wrong) > MAX_LISTED_VALUES else ""
         raise UserError(
-            f"{path} holds {', '.join(map(str, wrong[:MAX_LISTED_VALUES]))}{more}, but the {num_classes} classes are "
+            f"{path} holds {listed(wrong, MAX_LISTED_VALUES)}, but the {num_classes} classes are "
             f"0 to {num_classes - 1} and {ignore_label} is ignored: correct the file or the list of classes."
         )
     return label
