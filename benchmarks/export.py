@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-import hiervl  # noqa: F401  applies what Detectron2 needs
-
 # isort: split
 from detectron2.modeling import build_model
 
@@ -80,7 +78,7 @@ def untrained() -> HierVL:
     network = build_model(cfg).eval()
     images = random_images((4, 224, 224), torch.Generator().manual_seed(1))
     batch = network.normalise(list(images))
-    network.query_generator.fit_gate(network.relevance_similarity(batch, network.encode_text()))
+    network.gate.fit_gate(network.relevance_similarity(batch, network.encode_text()))
     return network
 
 

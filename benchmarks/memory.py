@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--crops 512 801] [--pairs 8] [--config configs/pascal_92.yaml]
 
-On a GPU: the peak of three iterations, with ``RECOMPUTE`` of tower, decoders and losses off and on.
+On a GPU: the peak of three iterations, with nothing and everything in ``MODEL.RECOMPUTE``.
 Without one nothing of the kind can be measured; then the step runs on tensors that have a CUDA device, a type and a
 shape, but no values (``fake_cuda.py``), under CUDA's rules of mixed precision, and what autograd keeps for the
 backward pass is counted, with all classes active. CLIP's weights are random, and so are the images. Results are written
@@ -27,12 +27,12 @@ from hiervl.engine.loop import OptimisationLoop
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.recompute import RECOMPUTABLE
 
 from .timing import RESULTS, commit, machine
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ITERATIONS = 3
-SWITCHES = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
 LAYERS = {"backbone": 12, "pixel_decoder": 6, "query_decoder": 9}  # of the paper's setting
 PARTS = ("text_encoder", "backbone", "pixel_decoder", "query_decoder", "criterion")
 MATCHED = 10  # objects of an image, in an estimate
@@ -73,7 +73,7 @@ def build(config: str, device: str, recompute: bool):
 
     classes = read_classes(str(CONFIGS / "classes" / f"{Path(config).stem.split('_')[0]}.yaml"))
     options = ["MODEL.DEVICE", device, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLASS_NAMES", str([c.name for c in classes])]
-    options += [value for part in SWITCHES for value in (f"{part}.RECOMPUTE", str(recompute))]
+    options += ["MODEL.RECOMPUTE", str(list(RECOMPUTABLE) if recompute else [])]
     cfg = prepare_config(load_config(config, options), training=False)
     student = build_model(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).to(device).train()

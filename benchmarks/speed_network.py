@@ -36,7 +36,7 @@ def text(device: torch.device, args) -> list[Measurement]:
     CPU the tower is cut to 2 of its 12 blocks, and more than 21 classes are only measured in evaluation. The first call
     there is no median.
     """
-    clip, tokenize, start, end = load_clip("ViT-B-16-quickgelu", "")
+    clip, tokens = load_clip("ViT-B-16-quickgelu", "")
     del clip.visual
     cut = ""
     if device.type == "cpu":
@@ -45,8 +45,8 @@ def text(device: torch.device, args) -> list[Measurement]:
     found = []
     for classes in (21, 81, 150, 1000):
         names = [[f"thing {index}"] for index in range(classes)]
-        encoder = PromptedTextEncoder(clip, tokenize, start, end, names).to(device)
-        whole = PromptedTextEncoder(clip, tokenize, start, end, names).to(device)
+        encoder = PromptedTextEncoder(clip, tokens, names).to(device)
+        whole = PromptedTextEncoder(clip, tokens, names).to(device)
         _fill_up(whole)
         if classes <= 21 or device.type == "cuda":
             candidates = {"ours": _text_step(encoder), "77 tokens": _text_step(whole, keeps_fixed=False)}

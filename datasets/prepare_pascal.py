@@ -10,17 +10,14 @@ elsewhere. ImageSets/Segmentation/trainaug.txt lists the training images: all th
 validation images. What is there stays, so an interrupted run can be repeated.
 """
 
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
-
 from hiervl.data.preparation.archives import Archive, fetch_and_unpack
 from hiervl.data.preparation.conversions import convert_all, convert_png, convert_sbd, pascal_labels
-from hiervl.data.preparation.script import check_contents, names_in, run_script, say, script_parser, write_whole
+from hiervl.data.preparation.script import check_contents, names_in, run_script, say, script_parser
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 
 FOLDER = "VOC2012"
 COUNTS = {"images": 17_125, "voc": 2_913, "sbd": 11_355, "train": 10_582, "val": 1_449}
@@ -90,7 +87,7 @@ def prepare(
             f"{counts['val']:,}: empty the folder and run the script again."
         )
     check_contents(folder, {"SegmentationClassAug/*.png": len(labeled)})
-    write_whole(folder / LISTS / "trainaug.txt", io.BytesIO("".join(f"{name}\n" for name in train).encode()))
+    write_text(folder / LISTS / "trainaug.txt", "".join(f"{name}\n" for name in train))
     say(f"{folder} is ready")
 
 

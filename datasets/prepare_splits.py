@@ -10,22 +10,20 @@ every list is checked against its sha256 in configs/splits.sha256. What is there
 
 import argparse
 import hashlib
-import io
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
-
+from hiervl.config.files import SHIPPED
 from hiervl.data.preparation.archives import download
-from hiervl.data.preparation.script import run_script, say, write_whole
+from hiervl.data.preparation.script import run_script, say
 from hiervl.data.registered.benchmarks import SPLITS_FOLDER
 from hiervl.data.registered.datasets import dataset_root
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_bytes
 
 COMMIT = "13ee65d6f27e197e0b55d987b346fc880fc811ca"
 URL = f"https://raw.githubusercontent.com/google-research/semivl/{COMMIT}/splits"
-SUMS = Path(__file__).resolve().parents[1] / "configs" / "splits.sha256"
+SUMS = SHIPPED / "splits.sha256"
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -60,8 +58,7 @@ def prepare(folder: Path, source: Path | None = None, url: str = URL, sums: dict
         content = fetch(f"{url}/{name}") if source is None else read(source / name)
         if hashlib.sha256(content).hexdigest() != sums[name]:
             raise UserError(f"{name} of {source or url} is not the published list: its sha256 is not {sums[name]}.")
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / name, io.BytesIO(content))
+        write_bytes(folder / name, content)
     say(f"{folder} is ready")
 
 

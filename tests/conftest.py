@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -40,6 +41,19 @@ def clip(clip_file):
 
     torch.manual_seed(0)
     return load_clip(clip_file, "")
+
+
+@pytest.fixture(scope="session")
+def resize_by_opencv():
+    """→ function that resizes maps (…, H, W) to a size as OpenCV does, about the centres of pixels: what PyTorch's
+    ``interpolate`` has to agree with, by an implementation that knows nothing of ``align_corners``."""
+
+    def resize(maps, size, interpolation=cv2.INTER_LINEAR):
+        planes = maps.detach().reshape(-1, *maps.shape[-2:]).double().numpy()
+        resized = np.stack([cv2.resize(plane, tuple(size)[::-1], interpolation=interpolation) for plane in planes])
+        return torch.from_numpy(resized).to(maps.dtype).view(*maps.shape[:-2], *size)
+
+    return resize
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.trainer import SemiSupervisedTrainer
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.recompute import RECOMPUTABLE
 
 DEVICE = "cuda"
-RECOMPUTE = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
@@ -84,7 +84,7 @@ def make_batch(side):
 def test_recomputing_takes_less_memory(make_cfg, make_network):
     found = []
     for recompute in (False, True):
-        switches = [value for part in RECOMPUTE for value in (f"{part}.RECOMPUTE", recompute)]
+        switches = ("MODEL.RECOMPUTE", list(RECOMPUTABLE) if recompute else [])
         student = make_network(*switches)
         step = SemiSupervisedStep.from_config(make_cfg(*switches), student).to(DEVICE).train()
         torch.manual_seed(0)

@@ -14,7 +14,8 @@ from hiervl.inference.inputs import Item, left_out, list_items
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.ranks import Ranks, torchrun_ranks
 from hiervl.inference.restore import find_checkpoint
-from hiervl.inference.results import KINDS, ResultFolder, write_text
+from hiervl.inference.results import KINDS, ResultFolder
+from hiervl.utils.files import write_text
 
 HELP = "predict images and videos with a trained network"
 
@@ -50,6 +51,7 @@ def run(args) -> int:
         failed = [failure for of_rank in ranks.gather(failed) for failure in of_rank]
         if ranks.rank == 0:
             results.write_coco(list(batch.names(items)))
+            results.write_drafts(list(batch.names(items)))
             _report(args, results, len(items), failed)
         ranks.gather(None)  # nobody leaves before the last file is written
     return SOME_FAILED if failed else 0

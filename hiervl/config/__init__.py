@@ -1,5 +1,5 @@
 """The configuration: keys and defaults, files as layers, checks of values."""
 
-from .defaults import add_hiervl_config, get_hiervl_cfg
+from .defaults import add_hiervl_config, get_hiervl_cfg, register_keys
 
-__all__ = ["add_hiervl_config", "get_hiervl_cfg"]
+__all__ = ["add_hiervl_config", "get_hiervl_cfg", "register_keys"]

@@ -4,7 +4,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from hiervl.config.keys import get_value
 from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import RECOMPUTABLE
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -37,6 +39,7 @@ LOSS_WEIGHTS = (
 
 RULES: dict[str, Rule] = {
     "MODEL.CLIP.VISUAL_PROMPTS": AT_LEAST_0,
+    "MODEL.CLIP.FROZEN_STAGES": AT_LEAST_0,
     "MODEL.CLIP.DETAIL_MAPS": MAPS,
     "MODEL.TEXT.PROMPTS": AT_LEAST_0,
     "MODEL.TEXT.TEMPLATE": PROMPT,
@@ -48,11 +51,10 @@ RULES: dict[str, Rule] = {
     "MODEL.PIXEL_DECODER.LAYERS": AT_LEAST_1,
     "MODEL.PIXEL_DECODER.HEADS": AT_LEAST_1,
     "MODEL.PIXEL_DECODER.POINTS": AT_LEAST_1,
-    "MODEL.PIXEL_DECODER.DROPOUT": BELOW_1,
     "MODEL.QUERY_DECODER.LAYERS": AT_LEAST_0,
     "MODEL.QUERY_DECODER.HEADS": AT_LEAST_1,
-    "MODEL.QUERY_DECODER.DROPOUT": BELOW_1,
     "MODEL.QUERY_DECODER.INSTANCE_QUERIES": AT_LEAST_0,
+    "MODEL.QUERY_DECODER.PRIOR_MIN_IOU": SHARE,
     "MODEL.QUERY_DECODER.TEMPERATURE": POSITIVE,
     **{f"LOSS.{name}": AT_LEAST_0 for name in LOSS_WEIGHTS},
     "LOSS.NUM_POINTS": AT_LEAST_1,
@@ -63,7 +65,6 @@ RULES: dict[str, Rule] = {
     "SEMI.EMA_DECAY": SHARE,
     "SEMI.BURN_IN": AT_LEAST_0,
     "SEMI.CONFIDENCE": SHARE,
-    "SEMI.SHARPEN": POSITIVE,
     "SEMI.STRONG_WEIGHT": AT_LEAST_0,
     "SEMI.PERTURBATION_WEIGHT": AT_LEAST_0,
     "SEMI.GUIDANCE_WEIGHT": AT_LEAST_0,
@@ -99,7 +100,8 @@ RULES: dict[str, Rule] = {
     "TEST.WINDOW_BATCH": AT_LEAST_1,
     "TEST.PICTURES": AT_LEAST_0,
 }
-LOGGERS = ("csv", "wandb")
+# Lists, and the names that they may hold.
+LISTS = {"LOGGERS": ("csv", "wandb"), "MODEL.RECOMPUTE": RECOMPUTABLE}
 # Widths that are divided among attention heads.
 HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
 
@@ -107,28 +109,22 @@ HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
 def check_config(cfg) -> None:
     """Raise a :class:`UserError` for the first value that cannot work."""
     for key, (is_fine, wanted) in RULES.items():
-        value = value_of(cfg, key)
+        value = get_value(cfg, key)
         if not is_fine(value):
             raise UserError(f"{key} is {value}, but must be {wanted}.")
     width = cfg.MODEL.PIXEL_DECODER.DIM
     if width < 4 or width % 4:
         raise UserError(f"MODEL.PIXEL_DECODER.DIM is {width}, but must be a multiple of 4.")
     for key in HEADS:
-        if width % value_of(cfg, key):
-            raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({value_of(cfg, key)}).")
+        if width % get_value(cfg, key):
+            raise UserError(f"MODEL.PIXEL_DECODER.DIM ({width}) must be a multiple of {key} ({get_value(cfg, key)}).")
     if cfg.INPUT.FORMAT != "RGB":
         raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}, but CLIP was trained on RGB: leave the key out.")
-    unknown = [name for name in cfg.LOGGERS if name not in LOGGERS]
-    if unknown:
-        raise UserError(f"LOGGERS: '{unknown[0]}' is none of {', '.join(LOGGERS)}.")
+    for key, names in LISTS.items():
+        unknown = [name for name in get_value(cfg, key) if name not in names]
+        if unknown:
+            raise UserError(f"{key}: '{unknown[0]}' is none of {', '.join(names)}.")
     if "wandb" in cfg.LOGGERS and importlib.util.find_spec("wandb") is None:
         raise UserError("LOGGERS has 'wandb', which is not installed: `pip install wandb`, or leave it out.")
     if cfg.TEST.NETWORK not in ("teacher", "student"):
         raise UserError(f"TEST.NETWORK is 'teacher' or 'student', not '{cfg.TEST.NETWORK}'.")
-
-
-def value_of(cfg, key: str) -> Any:
-    """The value under a dotted key."""
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg

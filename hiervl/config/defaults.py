@@ -4,15 +4,27 @@ Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_D
 ones below are added by :func:`add_hiervl_config`. The defaults are those of the paper's setting on a CLIP ViT-B/16.
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+_OF_PLUG_INS: list[Callable[[CN], None]] = []
+
 
 def get_hiervl_cfg() -> CN:
-    """Detectron2's defaults with HierVL's keys added."""
+    """Detectron2's defaults with HierVL's keys and those of plug-ins added."""
     cfg = get_cfg()
     add_hiervl_config(cfg)
+    for add in _OF_PLUG_INS:
+        add(cfg)
     return cfg
+
+
+def register_keys(add: Callable[[CN], None]) -> Callable[[CN], None]:
+    """Decorator of a function that adds a plug-in's keys to a config in place: from now on, to every config."""
+    _OF_PLUG_INS.append(add)
+    return add
 
 
 def add_hiervl_config(cfg: CN) -> None:
@@ -34,35 +46,49 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "HierVL"
     cfg.MODEL.BACKBONE.NAME = "build_clip_image_encoder"
     cfg.MODEL.WEIGHTS = ""
-    # Pixel statistics in 0…255, RGB: those CLIP was trained with.
-    cfg.MODEL.PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
-    cfg.MODEL.PIXEL_STD = [68.5005327, 66.6321579, 70.32316305]
+    # Pixel statistics in 0…255, RGB; empty: those that the encoder of MODEL.CLIP was trained with.
+    cfg.MODEL.PIXEL_MEAN = []
+    cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
+    # Parts that are computed again in the backward pass instead of kept, for less memory and more time: some of
+    # "encoder", "pixel_decoder", "query_decoder" and "losses" (those of the masks).
+    cfg.MODEL.RECOMPUTE = []
 
     cfg.MODEL.CLIP = CN()
-    # An open_clip model name, a path to an open_clip model config (.json), or "shapesworld" (shipped with HierVL).
+    # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
+    # (photographs, small) or "shapesworld" (the demo's drawings).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, "shapesworld", "checkpoint" (to evaluate MODEL.WEIGHTS, which bring them), or
-    # empty: random.
+    # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
+    # MODEL.WEIGHTS, which bring them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
-    # Blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches.
-    cfg.MODEL.CLIP.BLOCKS = [3, 5, 7, 11]
-    # What is trained of the image tower: "all", "attention" (attention and position embeddings) or "none".
+    # Folder of the tokenizer's files, for models whose tokenizer is on a hub (SigLIP); empty: it is fetched from there.
+    cfg.MODEL.CLIP.TOKENIZER = ""
+    # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
+    # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
+    cfg.MODEL.CLIP.BLOCKS = []
+    # What is trained of the image encoder: "all", "attention" (attention and position embeddings; of convolutional
+    # encoders, which have none, all) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
-    # Learnable tokens between the class token and the patches of the image tower; 0 switches them off.
+    # Dense embedding: "maskclip" (value path, residual and feed-forward part of the last block, as MaskCLIP and SemiVL
+    # compute it) or "value" (the value path alone, which ShapesWorld's CLIP was trained for).
+    cfg.MODEL.CLIP.DENSE = "maskclip"
+    # First stages that are not trained, with all before them: of ViTs so many blocks, of convolutional encoders all up
+    # to so many of the maps of stride 4, 8, 16 and 32; 0: TRAINABLE alone decides.
+    cfg.MODEL.CLIP.FROZEN_STAGES = 0
+    # ViTs: learnable tokens between the class token and the patches; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
-    # Convolutions on the image beside the tower are added to so many of its maps, finest first: outlines that patches
+    # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
-    # Compute the image tower's blocks again in the backward pass: less memory, more time.
-    cfg.MODEL.CLIP.RECOMPUTE = False
 
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.
     cfg.MODEL.TEXT.PROMPTS = 8
     # The words that the learnable tokens start from; empty: noise.
     cfg.MODEL.TEXT.PROMPT_INIT = "this is a clear photo that shows a"
+    # Classes are described by all their phrases; off: by their names alone.
+    cfg.MODEL.TEXT.PHRASES = True
     # The fixed prompt of the prototypes; {} is the class phrase.
     cfg.MODEL.TEXT.TEMPLATE = "a photo of a {}."
 
@@ -89,6 +115,10 @@ def _add_decoder_config(cfg: CN) -> None:
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
+    # A published checkpoint of Mask2Former: training starts from its pixel and query decoder where their shapes fit.
+    # Empty: both start from random weights.
+    cfg.MODEL.DECODER_WEIGHTS = ""
+
     cfg.MODEL.PIXEL_DECODER = CN()
     # A name of the registry PIXEL_DECODER_REGISTRY.
     cfg.MODEL.PIXEL_DECODER.NAME = "build_deformable_pixel_decoder"
@@ -102,10 +132,6 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_DECODER.POINTS = 4
     # Width of the feed-forward part.
     cfg.MODEL.PIXEL_DECODER.FEEDFORWARD = 1024
-    # Dropout of the pixel decoder.
-    cfg.MODEL.PIXEL_DECODER.DROPOUT = 0.0
-    # Compute layers, exchange with the text and mask features again in the backward pass: less memory, more time.
-    cfg.MODEL.PIXEL_DECODER.RECOMPUTE = False
 
     cfg.MODEL.CMSAM = CN()
     # Text queries attend to the pixels after every deformable layer (eq. 1).
@@ -114,22 +140,22 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.CMSAM.PIXELS_READ_TEXT = True
 
     cfg.MODEL.QUERY_DECODER = CN()
+    # A name of the registry QUERY_DECODER_REGISTRY.
+    cfg.MODEL.QUERY_DECODER.NAME = "build_dual_query_decoder"
     # Masked-attention layers.
     cfg.MODEL.QUERY_DECODER.LAYERS = 9
     # Attention heads.
     cfg.MODEL.QUERY_DECODER.HEADS = 8
     # Width of the feed-forward part.
     cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
-    # Dropout of the query decoder.
-    cfg.MODEL.QUERY_DECODER.DROPOUT = 0.0
-    # Compute the layers again in the backward pass: less memory, more time.
-    cfg.MODEL.QUERY_DECODER.RECOMPUTE = False
     # Text queries take part in the decoder.
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
     # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
+    # Classes of which the untrained CLIP knows less than this (IoU, 0 to 1, on labelled images) have no such start.
+    cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
     # Instance queries start from places where that similarity peaks, each with its own; needs MASK_PRIOR.
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
@@ -156,12 +182,10 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.OVERSAMPLE_RATIO = 3.0
     # Share of the points kept for their uncertainty; the rest is uniform.
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
-    # Compute mask and dice losses again in the backward pass: less memory, more time.
-    cfg.LOSS.RECOMPUTE = False
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
-    # Exponent of the inverse class frequency (in the batch) that loss_pixel on labelled images weighs pixels by; 0: all
-    # alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
+    # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
+    # all alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
     cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
@@ -195,13 +219,16 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.BURN_IN = 0
     # Pixels of at least this confidence keep their pseudo-label.
     cfg.SEMI.CONFIDENCE = 0.95
-    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average.
+    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average;
+    # "adaptive": the same with the teacher's mean confidence in place of CONFIDENCE (FreeMatch).
     cfg.SEMI.THRESHOLD = "fixed"
-    # Exponent that sharpens the teacher's semantic map before its maximum is read as confidence; 1 leaves it.
-    cfg.SEMI.SHARPEN = 1.0
+    # Loss of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (beside LOSS.PIXEL the
+    # class, mask and dice losses of the text queries after every decoder layer, as on labelled images).
+    cfg.SEMI.LOSS = "pixel"
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
-    # Weight of each strongly augmented view (loss_strong1, loss_strong2).
+    # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
+    # and LOSS.ENTROPY are shares: 1 pulls about as strongly as all losses of the labelled images together.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5
@@ -213,6 +240,11 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.GUIDANCE_LAST_WEIGHT = 0.0
     # Pixels of at least this zero-shot probability are guided.
     cfg.SEMI.GUIDANCE_CONFIDENCE = 0.9
+    # Zero-shot probabilities are a softmax of the "patches" that is resized, or of the "pixels" that similarities are
+    # resized to (SemiVL's code).
+    cfg.SEMI.GUIDANCE_SOFTMAX = "patches"
+    # Believe the frozen CLIP where it says background, too, as SemiVL does.
+    cfg.SEMI.GUIDANCE_OF_BACKGROUND = False
     # Classes of which the frozen CLIP knows less than this (IoU, 0 to 1, on labelled images) give no guidance.
     cfg.SEMI.GUIDANCE_MIN_IOU = 0.02
     # Iterations between two looks at the pseudo-labels' health (health.json, warnings); 0: none.
@@ -292,6 +324,10 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.IMAGE_SUFFIX = ""
     # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
     cfg.DATASET.MASK_VARIABLE = ""
+    # Bands of TIFFs that are red, green and blue, counted from 1, such as [4, 3, 2]; empty: up to 4 are read.
+    cfg.DATASET.BANDS = []
+    # Values of those bands that become black and white, such as [0, 3000]; empty: all that the file's type can hold.
+    cfg.DATASET.BAND_RANGE = []
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.
@@ -325,8 +361,6 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
     cfg.SOLVER.PRESET = ""
-    # Keys that the preset leaves alone; those set in your YAML or on the command line join them.
-    cfg.SOLVER.PRESET_KEEPS = []
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0

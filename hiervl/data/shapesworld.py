@@ -11,12 +11,13 @@ Everything follows from ``(seed, index)``. Only NumPy draws, OpenCV just writes 
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from hiervl.utils.files import write_bytes, write_json
 
 PATTERNS = ("plain", "striped", "dotted")
 COLOURS = ("red", "orange", "green", "blue")
@@ -149,25 +150,17 @@ def write_split(root: os.PathLike, split: str, count: int | None = None, seed: i
     captions_file = root / f"captions_{split}.json"
     if _is_complete(folders, captions_file, header):
         return
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
     names = [f"{index:05d}.png" for index in range(count)]
     captions = []
-    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=root) as scratch:
-        unfinished = Path(scratch) / "unfinished.png"
-        for index, name in enumerate(names):
-            scene = generate_scene(seed, index)
-            captions.append(scene.caption)
-            for folder, array in zip(folders, (scene.image[..., ::-1], scene.semantic, scene.instances)):
-                if not cv2.imwrite(str(unfinished), array):
-                    raise OSError(f"cannot write {folder / name}")
-                os.replace(unfinished, folder / name)
-        for folder in folders:  # scenes of an earlier, longer version of the split
-            for stale in {path.name for path in folder.iterdir()}.difference(names):
-                (folder / stale).unlink(missing_ok=True)
-        listing = Path(scratch) / "captions.json"
-        listing.write_text(json.dumps({**header, "captions": captions}, indent=1) + "\n")
-        os.replace(listing, captions_file)
+    for index, name in enumerate(names):
+        scene = generate_scene(seed, index)
+        captions.append(scene.caption)
+        for folder, array in zip(folders, (scene.image[..., ::-1], scene.semantic, scene.instances)):
+            write_bytes(folder / name, cv2.imencode(".png", array)[1].tobytes())
+    for folder in folders:  # scenes of an earlier, longer version of the split
+        for stale in {path.name for path in folder.glob("*.png")}.difference(names):
+            (folder / stale).unlink(missing_ok=True)
+    write_json(captions_file, {**header, "captions": captions}, indent=1)
 
 
 def _is_complete(folders: list[Path], captions_file: Path, header: dict[str, int]) -> bool:

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
-from torch import nn
 
-from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint
+from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint, write_checkpoint
 from hiervl.utils.errors import UserError
-from hiervl.utils.files import TEMPORARY, write_whole
+from hiervl.utils.files import TEMPORARY, write_text
 
 from .resume_check import check_resumed_config
 from .start_weights import carry_over_classes, describe_change
@@ -23,23 +22,41 @@ from .start_weights import carry_over_classes, describe_change
 logger = logging.getLogger(__name__)
 
 # How the names begin that a training writes, first as temporary files.
-WRITTEN = ("model_", "last_checkpoint", "results.json", "health.json", "run.json", "report", "predictions_")
+WRITTEN = (
+    "model_", "last_checkpoint", "config.yaml", "results.json", "health.json", "run.json", "metrics.csv", "report",
+    "predictions_", "broken_step_",
+)  # fmt: skip
 MOST_NAMED = 5  # weights in a sentence
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class SegmentationCheckpointer(Checkpointer):
     """fvcore's checkpointer with three differences: a file appears under its name only when it is whole; loading
-    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked."""
+    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked.
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, extra: dict[str, Any] = None, **checkpointables: Any):
+    In the file "model" is the network that is evaluated, as Detectron2's ``DetectionCheckpointer`` and
+    ``DefaultPredictor`` expect; where that is the teacher, "student" is the network that is trained. In files without
+    "student" that network is "model".
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        save_dir: str = "",
+        *,
+        evaluated: Any = None,
+        extra: dict[str, Any] | None = None,
+        **checkpointables: Any,
+    ):
         """
         Args:
-            model: the student; its ``class_names`` are saved and compared.
+            model: the student, which is loaded; its ``class_names`` are saved and compared.
+            evaluated: the network that is evaluated, of the same architecture; None: the student.
             extra: plain values that are saved with every checkpoint.
             checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
         """
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.evaluated = model if evaluated is None else evaluated
         self.extra = {"class_names": list(model.class_names), **(extra or {})}
         self.resumed_run: str | None = None  # identity of the run of the checkpoint that was resumed
         self._is_resuming, self._config = False, ""
@@ -52,18 +69,19 @@ class SegmentationCheckpointer(Checkpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), **self.extra, **kwargs}
+        data = {"model": self.evaluated.state_dict(), **self.extra, **kwargs}
+        if self.evaluated is not self.model:  # the teacher's entry shares its tensors with "model": written once
+            data["student"] = self.model.state_dict()
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
-        write_whole(path, lambda file: torch.save(data, file))
+        write_checkpoint(path, data)
         if is_latest:
             self.tag_last_checkpoint(path.name)
         logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Remember which file was saved last; for people and Detectron2, :meth:`resume` looks for itself."""
-        name = last_filename_basename.encode()
-        write_whole(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(name))
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=True)
 
     def resume(self, run: str | None, config: str) -> bool:
         """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.
@@ -101,7 +119,7 @@ class SegmentationCheckpointer(Checkpointer):
             return str(path)
         return None
 
-    def load(self, path: str, checkpointables: list[str] = None) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """As fvcore's, with errors in one sentence."""
         if path and not os.path.isfile(path):
             raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS).")
@@ -115,6 +133,7 @@ class SegmentationCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
+        checkpoint["model"] = checkpoint.pop("student", checkpoint["model"])
         if self._is_resuming:
             check_classes(checkpoint, self.model.class_names, f, must_be_equal=True)
             self.resumed_run = checkpoint.get("run")
@@ -173,7 +192,8 @@ class RandomState:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = state
     return {
         "torch": torch.get_rng_state(),
         # Not is_available(): a run on the CPU would take memory of a GPU that it does not use.

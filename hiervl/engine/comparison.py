@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from hiervl.utils.files import write_text
 from hiervl.visualization.report import TWIN_FOLDER
 
 
@@ -38,7 +39,7 @@ def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], dict | None], resu
     if not (resume and (folder / "model_final.pth").is_file()):
         folder.mkdir(parents=True, exist_ok=True)
         if comm.is_main_process():
-            (folder / "config.yaml").write_text(twin.dump(), encoding="utf-8")
+            write_text(folder / "config.yaml", twin.dump())
         if train(twin, resume) is None:
             return {}
     comm.synchronize()

@@ -7,16 +7,15 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch.nn import functional as F
 
 from hiervl.evaluation import confusion_matrix, write_results
-from hiervl.modeling.frozen_clip import FrozenClip
-from hiervl.semi_supervised.calibration import has_gate, labelled_batches
+from hiervl.semi_supervised.knowledge import describe_classes, labelled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.tolerance import going_on_without
 
-from .health_report import HealthReport, find_problems, presence_auc, worthless_classes
+from .health_report import HealthReport, find_problems, presence_auc
+from .loop import OptimisationLoop
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +40,33 @@ class HealthCheck(HookBase):
 
     def before_train(self) -> None:
         """All processes see the same labelled images, so they agree on what is switched off."""
-        guidance = self.step.guidance
-        if guidance is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
+        guidance, frozen_clip = self.step.guidance, self.step.frozen_clip
+        if guidance is None or frozen_clip is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
             return
-        self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
+        self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
-        worthless = [c for c in worthless_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
-        guidance.mute.update(worthless)
-        if worthless:
-            names = ", ".join(f"'{self.class_names[c]}' ({100 * self.zero_shot_iou[c]:.1f} %)" for c in worthless)
+        unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
+        guidance.mute.update(unknown)
+        if unknown:
+            names = describe_classes(self.class_names, self.zero_shot_iou, unknown)
             logger.warning(
                 "CLIP does not know some classes (in brackets how far its zero-shot prediction overlaps the labelled "
                 "images, IoU): %s. Its guidance is switched off for them (SEMI.GUIDANCE_MIN_IOU %g); other words for "
                 "them may help.",
                 names, least,
             )  # fmt: skip
+
+    def before_step(self) -> None:
+        self._loop.measures_gradients = self._is_due
+
+    @property
+    def _is_due(self) -> bool:
+        next_iter = self.trainer.iter + 1
+        return self.period > 0 and (next_iter == self.trainer.max_iter or next_iter % self.period == 0)
+
+    @property
+    def _loop(self) -> OptimisationLoop:
+        return self.trainer._trainer
 
     def after_step(self) -> None:
         """Of several micro-batches the last one is counted."""
@@ -68,14 +79,13 @@ class HealthCheck(HookBase):
             counts = kept.new_zeros(num_classes + 1).scatter_add_(0, kept, torch.ones_like(kept))
             self._kept += counts[:num_classes]
             self._seen += (pseudo.labels != self.step.ignore_value).sum()
-        next_iter = self.trainer.iter + 1
-        if next_iter != self.trainer.max_iter and next_iter % self.period:
+        if not self._is_due:
             return
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(self._kept)
             torch.distributed.all_reduce(self._seen)
         if comm.is_main_process():
-            self._report(next_iter)
+            self._report(self.trainer.iter + 1)
         self._kept.zero_()
         self._seen.zero_()
         comm.synchronize()  # the report takes time in one process only
@@ -83,6 +93,7 @@ class HealthCheck(HookBase):
     def _report(self, iteration: int) -> None:
         report = examine(self.cfg, self.step)
         report.kept_pixels, report.seen_pixels = self._kept.cpu().numpy(), int(self._seen)
+        report.gradient_ratio = self._loop.gradient_ratio
         report.zero_shot_iou = self.zero_shot_iou
         report.unguided = sorted(self.step.guidance.mute) if self.step.guidance is not None else ()
         report.problems = find_problems(report)
@@ -107,10 +118,10 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
     relevance: list[np.ndarray] = []
     presence: list[np.ndarray] = []
     active: list[float] = []
-    for images, truth in _labelled_images(cfg, network):
+    for images, truth in labelled_images(cfg, network):
         valid = truth != ignore_value
         pseudo = make_pseudo_labels(
-            network.semantic_maps(images).float(), valid, step.threshold.keeps, sharpen=step.sharpen,
+            network.semantic_maps(images).float(), valid, step.threshold.keeps,
             ignore_value=ignore_value,
         )  # fmt: skip
         for of_image, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
@@ -119,12 +130,11 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
             counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
             labelled += counts
             presence.append(counts > 0)
-        if has_gate(network):
-            generator = network.query_generator
+        if network.gate is not None:
             similarity = network.relevance_similarity(network.normalise(list(images)), network.encode_text())
-            gate = generator.gate_logits(similarity).sigmoid()
+            gate = network.gate.gate_logits(similarity).sigmoid()
             relevance.append(gate.cpu().numpy())
-            active.extend(generator.active_classes(gate).sum(1).tolist())
+            active.extend(network.gate.active_classes(gate).sum(1).tolist())
     network.train(was_training)
     predicted = kept.sum(0)
     report = HealthReport(
@@ -135,7 +145,7 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
         confidence=step.threshold.threshold,
         burn_in=cfg.SEMI.BURN_IN,
-        has_class_thresholds=cfg.SEMI.THRESHOLD == "class",
+        has_class_thresholds=cfg.SEMI.THRESHOLD != "fixed",
     )
     if relevance:
         judged, shown = np.concatenate(relevance), np.stack(presence)
@@ -144,30 +154,3 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         report.relevance_absent = float(judged[~shown].mean()) if not shown.all() else float("nan")
         report.active_classes = float(np.mean(active))
     return report
-
-
-@torch.no_grad()
-def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
-    """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
-    in how many of the images each class occurs (C,)."""
-    num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    shown = np.zeros(num_classes, dtype=np.int64)
-    text = network.encode_text()
-    for images, truth in _labelled_images(cfg, network):
-        for of_image in truth:
-            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
-        batch = network.normalise(list(images))
-        probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
-        labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
-        confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
-    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
-    iou = np.divide(hits, union, out=np.full(num_classes, np.nan), where=union > 0)
-    return iou, shown
-
-
-def _labelled_images(cfg, network):
-    """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
-    for batch in labelled_batches(cfg):
-        images = torch.stack([sample["image"] for sample in batch]).to(network.device)
-        yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

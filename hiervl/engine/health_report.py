@@ -11,8 +11,8 @@ VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of
 DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
 LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # lowering or raising SEMI.CONFIDENCE beyond is no remedy
 MOST_NAMED = 5  # classes in a sentence
+DROWNED = 0.05  # ratio of gradients below which unlabelled images teach next to nothing
 SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
-ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
 
 
 class Problem(NamedTuple):
@@ -39,7 +39,8 @@ class HealthReport:
         relevance_present, relevance_absent: their means.
         active_classes: mean number of active classes of a labelled image.
         confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, to name them.
-        has_class_thresholds: SEMI.THRESHOLD is "class".
+        has_class_thresholds: SEMI.THRESHOLD is "class" or "adaptive".
+        gradient_ratio: norm of the gradient of the unlabelled images over that of the labelled ones, in one iteration.
     """
 
     class_names: Sequence[str]
@@ -54,6 +55,7 @@ class HealthReport:
     relevance_absent: float = float("nan")
     active_classes: float = float("nan")
     confidence: float = float("nan")
+    gradient_ratio: float = float("nan")
     burn_in: int = 0
     has_class_thresholds: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -65,6 +67,7 @@ class HealthReport:
             "health/relevance_present": self.relevance_present,
             "health/relevance_absent": self.relevance_absent,
             "health/active_classes": self.active_classes,
+            "health/gradient_ratio": self.gradient_ratio,
             "health/problems": float(len(self.problems)),
         }
         for c, name in enumerate(self.class_names):
@@ -92,6 +95,7 @@ class HealthReport:
             "relevance_present": self.relevance_present,
             "relevance_absent": self.relevance_absent,
             "active_classes_per_image": self.active_classes,
+            "gradient_ratio": self.gradient_ratio,
             "classes": classes,
             "problems": [problem.sentence for problem in self.problems],
         }
@@ -108,6 +112,12 @@ def find_problems(report: HealthReport) -> list[Problem]:
             f"nothing: {_let_more_through(report)}."
         )
         return [Problem("nothing", (), sentence)]
+    if report.gradient_ratio < DROWNED:
+        sentence = (
+            f"unlabelled images have hardly any weight: their gradient is {report.gradient_ratio:.3f} of that of the "
+            "labelled ones. Raise SEMI.STRONG_WEIGHT or lower SEMI.SUPERVISED_SHARE."
+        )
+        return [Problem("drowned", (), sentence)]
     kept = report.kept_pixels / report.kept_pixels.sum()
     labelled = report.labelled_pixels / max(report.labelled_pixels.sum(), 1)
     classes = range(len(report.class_names))
@@ -168,15 +178,6 @@ def _protect_small_classes(report: HealthReport) -> str:
 
 def _train_on_labels_first(report: HealthReport) -> str:
     return f"train longer on labels alone first (SEMI.BURN_IN, now {report.burn_in} iterations)"
-
-
-def worthless_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
-    """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
-
-    Args:
-        iou: (C,), nan where a class occurs nowhere; shown: (C,), the number of labelled images that show each class.
-    """
-    return [c for c in range(len(iou)) if shown[c] >= ENOUGH_IMAGES and iou[c] < least]
 
 
 def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:

@@ -1,23 +1,26 @@
 """What happens in one iteration: micro-batches, mixed precision, clipping, the optimiser's step, the teacher's."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 from torch.nn.parallel import DistributedDataParallel
 
 from hiervl.data.loading.streams import LABELED, UNLABELED, mirrored_share_of, share_of
+from hiervl.modeling.text_encoder import weights_changed
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import RECOMPUTABLE
 
+from .gradient_norms import GradientNorms
 from .replay import StateBefore
 
 logger = logging.getLogger(__name__)
@@ -92,7 +95,7 @@ class OptimisationLoop:
                 ``dump(batches=…, before=…, iteration=…, parts=…, amp=…)``.
         """
         self.model = model
-        self.step: SemiSupervisedStep = getattr(model, "module", model)
+        self.step = cast(SemiSupervisedStep, getattr(model, "module", model))
         self.optimizer = optimizer
         self.accumulation = accumulation
         self.max_gradient_norm = max_gradient_norm
@@ -105,6 +108,8 @@ class OptimisationLoop:
         self.dump = dump
         self.skipped_steps = 0
         self.parts = 1  # that a micro-batch of the loader is divided into
+        self.measures_gradients = False  # in the coming iterations, one process only
+        self.gradient_ratio = float("nan")  # of unlabelled to labelled images, as last measured
         self.iter = 0
         self._batches: Iterator[Batch] = iter(())
 
@@ -181,7 +186,7 @@ class OptimisationLoop:
             self.parts = 1
         divided = [part for batch in batches for part in divide(batch, self.parts)]
         return [
-            self._forward_backward(part, len(divided), is_last=number + 1 == len(divided))
+            self._forward_backward(part, len(divided), is_first=number == 0, is_last=number + 1 == len(divided))
             for number, part in enumerate(divided)
         ]
 
@@ -203,25 +208,34 @@ class OptimisationLoop:
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
-            "SOLVER.AMP.ENABLED and RECOMPUTE of MODEL.CLIP, MODEL.PIXEL_DECODER, MODEL.QUERY_DECODER and LOSS on, or "
+            f"SOLVER.AMP.ENABLED on, set MODEL.RECOMPUTE to {list(RECOMPUTABLE)}, or "
             "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
         ) from error
 
-    def _forward_backward(self, batch: Batch, count: int, is_last: bool) -> MicroBatchLosses:
+    def _forward_backward(self, batch: Batch, count: int, is_first: bool, is_last: bool) -> MicroBatchLosses:
         """Add the gradients of one of ``count`` micro-batches.
 
         Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
         """
         losses: dict[str, Tensor] = {}
-        is_parallel = isinstance(self.model, DistributedDataParallel)
-        parts = map(self.model, [batch]) if is_parallel else self.step.parts(batch)
-        with self.model.no_sync() if is_parallel and not is_last else contextlib.nullcontext():
+        parallel = self.model if isinstance(self.model, DistributedDataParallel) else None
+        parts = map(parallel, [batch]) if parallel is not None else self.step.parts(batch)
+        measures = self.measures_gradients and is_first and parallel is None
+        norms = GradientNorms(self._trained()) if measures else None
+        with parallel.no_sync() if parallel is not None and not is_last else contextlib.nullcontext():
             while (part := self._next_part(parts)) is not None:
                 losses.update({name: loss.detach() for name, loss in part.items()})
                 if any(loss.requires_grad for loss in part.values()):
-                    self.scaler.scale(sum(part.values()) / count).backward()
+                    self.scaler.scale(functools.reduce(torch.add, part.values()) / count).backward()
+                if norms is not None:
+                    norms.add()
+        if norms is not None:
+            self.gradient_ratio = norms.ratio
         values = read_losses(losses)  # this waits for the device, which by now has all of the work
         return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _next_part(self, parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor] | None:
         with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp):
@@ -241,8 +255,7 @@ class OptimisationLoop:
         if own:
             return own
         self.scaler.unscale_(self.optimizer)
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(self._trained(), self.max_gradient_norm or float("inf"))
         if torch.isfinite(norm):
             self.step.statistics["gradient_norm"] = norm
             return None
@@ -280,8 +293,7 @@ class OptimisationLoop:
         """Step, clear the gradients, let the teacher follow."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # On CUDA the optimiser's fused steps write without counting it, which the text encoder's cache relies on.
-        increment_version([parameter for group in self.optimizer.param_groups for parameter in group["params"]])
+        weights_changed(self.step.student)
         self.optimizer.zero_grad(set_to_none=True)
         self.step.update_teacher()
 

@@ -1,8 +1,9 @@
-"""The command line of training and evaluation, which ``train_net.py`` calls."""
+"""The command line of training and evaluation, which ``hiervl train`` and ``train_net.py`` call."""
 
 import argparse
 import contextlib
 import errno
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from hiervl.config.files import find_config
+from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
 from hiervl.engine.earlier_run import refuse_earlier_run, remove_earlier_run
 from hiervl.engine.launch import launch
@@ -20,6 +23,7 @@ from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.run_lock import RunLock
 from hiervl.engine.trainer import SemiSupervisedTrainer, out_of_memory
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_bytes, write_text
 
 HELPS = {
     "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
@@ -64,17 +68,20 @@ def kept_config(output_dir: str) -> Iterator[None]:
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     yield
     if before is not None:
-        path.write_bytes(before)
+        write_bytes(path, before)
 
 
-def main(args) -> dict | None:
+def main(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """The work of one process.
+
+    Args:
+        trainer: the class that trains and evaluates.
 
     Raises:
         UserError: of a user's mistake, a full GPU, or a disk that takes nothing more.
     """
     try:
-        return work(args)
+        return work(args, trainer)
     except torch.cuda.OutOfMemoryError as error:
         raise out_of_memory() from error
     except OSError as error:
@@ -86,10 +93,10 @@ def main(args) -> dict | None:
         ) from error
 
 
-def work(args) -> dict | None:
+def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """Train, evaluate or repeat a step, as the command line says."""
     if getattr(args, "replay", ""):
-        print("\n".join(SemiSupervisedTrainer.replay(args.replay, args.opts)))
+        print("\n".join(trainer.replay(args.replay, args.opts)))
         return None
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
@@ -103,34 +110,40 @@ def work(args) -> dict | None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
         logging.raiseExceptions = False  # on a full disk every line for log.txt would print a traceback
         if args.eval_only:
-            return SemiSupervisedTrainer.evaluate_checkpoint(cfg)
+            return trainer.evaluate_checkpoint(cfg)
         if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
-            return train_both(cfg, train, args.resume)
-        return train(cfg, args.resume)
+            return train_both(cfg, functools.partial(train, trainer_class=trainer), args.resume)
+        return train(cfg, args.resume, trainer)
 
 
-def train(cfg, resume: bool) -> dict | None:
+def train(cfg, resume: bool, trainer_class: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end.
 
     Not resumed, it removes what an earlier run has left in the folder, once all else is known to work.
     """
-    trainer = SemiSupervisedTrainer(cfg)
+    trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
     if not resume and comm.is_main_process():  # whatever fails before leaves an earlier run as it was
         remove_earlier_run(cfg.OUTPUT_DIR)
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     results = trainer.train()
     return None if trainer.was_stopped else results
 
 
-def run(args) -> None:
-    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence."""
+def run(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> None:
+    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence.
+
+    Args:
+        trainer: the class that does it, for scripts that bring one of their own.
+    """
     try:
         if getattr(args, "replay", ""):
-            main(args)
+            main(args, trainer)
             return
+        if args.config_file:  # Detectron2's set-up opens it
+            args.config_file = str(find_config(args.config_file))
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
-        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in cfg.SOLVER.PRESET_KEEPS
-        launch(main, args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
+        chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in keys_of_user(cfg)
+        launch(functools.partial(main, trainer=trainer), args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)
     except UserError as error:
         sys.exit(f"error: {error}")

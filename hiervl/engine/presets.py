@@ -1,7 +1,7 @@
 """Settings that follow from the data and the machine, each with its reason (``SOLVER.PRESET``).
 
-A preset fills in what the user left open: keys of ``SOLVER.PRESET_KEEPS``, which ``run_config.py`` fills with those
-of the YAML and the command line, keep their values, and later choices follow from them.
+A preset fills in what the user left open: keys of the YAML and the command line keep their values, and later choices
+follow from them.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from hiervl.config.keys import get_value, keys_of_user, set_value
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
@@ -29,12 +30,12 @@ MAX_SIZES_READ = 500  # of images, evenly spread over the data
 STRIDE = 32  # crops are multiples of the coarsest map's stride
 LARGEST_CROP, SMALLEST_CROP = 512, 64
 LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
-CPU_CROP, CPU_SHORT_SIDE = 224, 256
+CPU_CROP, CPU_SHORT_SIDE = 160, 180  # as in camvid_46_cpu.yaml
 
 BATCH = 8  # labelled and unlabelled images an iteration in the paper, for which BASE_LR was chosen
-CPU_BATCH = 2
+CPU_BATCH = 4
 RATE = 1e-4
-CPU_RATE = 1e-3  # the small decoder's, as in the quickstart
+CPU_RATE = 4e-3  # the small decoder's, as in camvid_46_cpu.yaml
 PASSES = 80  # over the larger of the labelled and the unlabelled images; the paper's epochs on Pascal VOC
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500
@@ -51,6 +52,13 @@ GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
 GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
 USABLE_MEMORY = 0.85
 
+CPU_ENCODER = (  # as in camvid_46_cpu.yaml
+    ("MODEL.CLIP.NAME", "imagenet-lite", "a small encoder of photographs that HierVL brings: nothing to fetch"),
+    ("MODEL.CLIP.PRETRAINED", "imagenet-lite", "its weights"),
+    ("MODEL.CLIP.TRAINABLE", "all", "convolutions are trained as a whole"),
+    ("MODEL.CLIP.FROZEN_STAGES", 2, "the first ones know edges and textures already"),
+    ("SOLVER.BACKBONE_MULTIPLIER", 1.0, "it is small, and there are few iterations"),
+)
 CPU_NETWORK = (  # the quickstart's
     ("MODEL.PIXEL_DECODER.DIM", 64),
     ("MODEL.PIXEL_DECODER.LAYERS", 2),
@@ -111,7 +119,7 @@ def apply_preset(cfg: CfgNode, layout: FolderLayout | None = None, show: bool = 
         choices = choose(cfg, _facts(cfg, preset, layout))
         if show and comm.is_main_process():
             print(format_choices(choices), flush=True)
-    cfg.SOLVER.PRESET, cfg.SOLVER.PRESET_KEEPS = NONE, []
+    cfg.SOLVER.PRESET = NONE
     return choices
 
 
@@ -129,6 +137,9 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
     if facts.memory is None:
         if cfg.MODEL.DEVICE.startswith("cuda"):
             chooser.set("MODEL.DEVICE", "cpu", "the preset is for the CPU")
+        if not any(chooser.is_kept(key) for key in ("MODEL.CLIP.NAME", "MODEL.CLIP.PRETRAINED")):
+            for key, value, reason in CPU_ENCODER:
+                chooser.set(key, value, reason)
         for key, value in CPU_NETWORK:
             few = "the teacher follows faster: there are few iterations"
             chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")
@@ -151,28 +162,20 @@ class _Chooser:
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
-        self.kept = set(cfg.SOLVER.PRESET_KEEPS)
+        self.kept = keys_of_user(cfg)
         self.choices: list[Choice] = []
 
     def set(self, key: str, value: Any, reason: str) -> Any:
         """Set ``key`` unless it is the user's; returns the value that is in force."""
-        node, name = self._place(key)
         if key in self.kept:
-            self.choices.append(Choice(key, node[name], "yours"))
+            reason = "yours"
         else:
-            node[name] = type(node[name])(value)
-            self.choices.append(Choice(key, node[name], reason))
-        return node[name]
+            set_value(self.cfg, key, type(get_value(self.cfg, key))(value))
+        self.choices.append(Choice(key, get_value(self.cfg, key), reason))
+        return self.choices[-1].value
 
     def is_kept(self, key: str) -> bool:
         return key in self.kept
-
-    def _place(self, key: str) -> tuple[CfgNode, str]:
-        *sections, name = key.split(".")
-        node = self.cfg
-        for section in sections:
-            node = node[section]
-        return node, name
 
 
 def _choose_size(chooser: _Chooser, facts: Facts) -> None:
@@ -191,16 +194,16 @@ def _choose_size(chooser: _Chooser, facts: Facts) -> None:
     largest = CPU_CROP if on_cpu else LARGEST_CROP
     crop = min(largest, max(SMALLEST_CROP, side // STRIDE * STRIDE))
     why = f"the shorter side ({side} px) in multiples of {STRIDE}, at most {largest}"
-    if not on_cpu:
-        crop, why = _crop_that_fits(crop, why, facts)
+    if facts.memory is not None:
+        crop, why = _crop_that_fits(crop, why, facts.memory, facts)
     chooser.set("INPUT.CROP_SIZE", crop, why)
 
 
-def _crop_that_fits(crop: int, why: str, facts: Facts) -> tuple[int, str]:
+def _crop_that_fits(crop: int, why: str, memory: float, facts: Facts) -> tuple[int, str]:
     """Where not even one pair of images would fit, a smaller crop."""
-    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * facts.memory:
+    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * memory:
         crop -= STRIDE
-        why = f"the largest with which one pair of images fits into {facts.memory:.0f} GiB ({facts.memory_source})"
+        why = f"the largest with which one pair of images fits into {memory:.0f} GiB ({facts.memory_source})"
     return crop, why
 
 
@@ -223,7 +226,7 @@ def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
     largest = max(labeled, unlabeled)
     parts = 1
     reason = "on the CPU memory is no limit"
-    if not on_cpu:
+    if facts.memory is not None:
         crop = chooser.cfg.INPUT.CROP_SIZE
         per_pair = estimated_memory(crop, 1, facts.processes) - GIB_FIXED
         fits = math.floor((USABLE_MEMORY * facts.memory - GIB_FIXED) / per_pair)

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from hiervl.config.keys import is_below, leaves
+from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
@@ -18,7 +20,7 @@ FIXED = ("MODEL", "DATASETS.TRAIN", "DATASETS.UNLABELED", "SEMI.ENABLED", "SEMI.
 FREE = (
     "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "DATALOADER", "TEST.NETWORK", "TEST.OVERLAP", "TEST.WINDOW_BATCH",
     "TEST.PICTURES", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.HALVE_ON_OUT_OF_MEMORY", "LOGGERS",
-    "MODEL.CLIP.RECOMPUTE", "MODEL.PIXEL_DECODER.RECOMPUTE", "MODEL.QUERY_DECODER.RECOMPUTE", "LOSS.RECOMPUTE",
+    "MODEL.RECOMPUTE",
 )  # fmt: skip
 
 
@@ -30,30 +32,18 @@ def check_resumed_config(saved: str, current: str, path: str) -> None:
     Raises:
         UserError: a key of :data:`FIXED` differs.
     """
-    old, new = _leaves(load_yaml(saved or "{}", f"the config in '{path}'")), _leaves(yaml.safe_load(current or "{}"))
+    old = leaves(with_older_meaning(load_yaml(saved or "{}", f"the config in '{path}'")))
+    new = leaves(yaml.safe_load(current or "{}"))
     # A key that only one of them knows belongs to another version of HierVL.
-    changed = [key for key in old if key in new and not _same(old[key], new[key]) and not _below(key, FREE)]
+    changed = [key for key in old if key in new and not _same(old[key], new[key]) and not is_below(key, FREE)]
     for key in changed:
-        if _below(key, FIXED):
+        if is_below(key, FIXED):
             raise UserError(
                 f"'{path}' was written with {key} {_short(old[key])}, but the config has {_short(new[key])}: resume "
                 "with the config.yaml that lies beside it, or start anew with it as MODEL.WEIGHTS."
             )
     if changed:
         logger.warning("Going on with other settings than before: %s.", ", ".join(changed))
-
-
-def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix: node}
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found.update(_leaves(value, f"{prefix}.{key}" if prefix else str(key)))
-    return found
-
-
-def _below(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def _same(old: Any, new: Any) -> bool:

@@ -13,22 +13,36 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
-from hiervl.config.files import folders_of_part, read_layers, written_keys
+from hiervl.config.files import find_config, folders_of_part, read_layers, written_keys
+from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
+from hiervl.config.older import with_older_meaning
+from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
+from hiervl.config.unread import refuse_unread_keys
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config, settle_parts
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
 from hiervl.engine.presets import apply_preset
+from hiervl.modeling.clip import name_of_weights
+from hiervl.modeling.encoders import check_clip
+from hiervl.modeling.image_statistics import image_statistics
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# For sentences about keys of DATASETS that name a folder.
+FOLDERS_ELSEWHERE = {
+    "DATASETS.TRAIN": "; folders of your own belong in DATASET.LABELED",
+    "DATASETS.UNLABELED": "; folders of your own belong in DATASET.UNLABELED",
+    "DATASETS.TEST": "; folders of your own belong in DATASET.VAL or DATASET.TEST",
+}
 SEVERAL_FORMS = {"DATASET.UNLABELED", "DATASET.VAL", "DATASET.TEST"}  # a number, a path, a list, or two folders
 
 
@@ -36,29 +50,31 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
 
     Args:
+        config_file: a path, or the name of a config that HierVL brings (:func:`find_config`).
         deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
             names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
 
     Raises:
-        UserError: a file is missing or no YAML, a key is unknown, a value has the wrong type.
+        UserError: a file is missing or no YAML, a key is unknown or read by nothing, a value has the wrong type.
     """
     cfg = get_hiervl_cfg()
+    written: list[tuple[str, str]] = []
     for path in (config_file, *deltas):
         if not path:
             continue
-        if not os.path.isfile(path):
-            raise UserError(f"there is no config file '{path}'{_similar_files(path)}")
         before = cfg.OUTPUT_DIR
-        layers = read_layers(Path(path))
+        layers = read_layers(find_config(path))
         for layer in layers:
-            settings = _numbers_as_floats(layer.settings, cfg)
+            settings = _numbers_as_floats(without_retired(layer.settings, str(layer.path)), cfg)
             _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
-        cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *written_keys(layers)]
+            written += [(str(layer.path), key) for key in written_keys([layer])]
+        note_keys_of_user(cfg, written_keys(layers))
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if config_file:
-        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
+        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(find_config(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
+    refuse_unread_keys(cfg, [*written, *_from_command_line(overrides)])
     _expand_home(cfg)
     return cfg
 
@@ -80,19 +96,12 @@ def _as_float(value: Any, default: Any) -> Any:
     return value
 
 
-def _default(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key; None where there is none."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return node
-
-
 def _expand_home(cfg: CfgNode) -> None:
     """``~`` in paths, which no shell replaces within a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    cfg.MODEL.DECODER_WEIGHTS = os.path.expanduser(cfg.MODEL.DECODER_WEIGHTS)
     clip = cfg.MODEL.CLIP
-    clip.NAME, clip.PRETRAINED = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED))
+    clip.NAME, clip.PRETRAINED, clip.TOKENIZER = map(os.path.expanduser, (clip.NAME, clip.PRETRAINED, clip.TOKENIZER))
 
 
 def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNode:
@@ -101,21 +110,29 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
     Args:
         source: the file that the text comes from, for error messages.
     """
+    settings = with_older_meaning(without_retired(load_yaml(text, source), source, saved=True))
     cfg = get_hiervl_cfg()
-    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(load_yaml(text, source))))
+    _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
     _merge_overrides(cfg, overrides)
+    refuse_unread_keys(cfg, _from_command_line(overrides))
     return prepare_config(cfg, training=False)
+
+
+def _from_command_line(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    return [("the command line", key) for key in overrides[::2]]
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
     keys = _as_in_yaml(dict(zip(overrides[::2], overrides[1::2])), cfg)
+    for key in keys:
+        check_not_retired(key, "the command line")
     for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
-        cfg.DATASET[name.partition(".")[2]] = None
-    given = [word for key, value in keys.items() for word in (key, _as_float(value, _default(cfg, key)))]
+        set_value(cfg, name, None)
+    given = [word for key, value in keys.items() for word in (key, _as_float(value, get_value(cfg, key, None)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
-    cfg.SOLVER.PRESET_KEEPS = [*cfg.SOLVER.PRESET_KEEPS, *keys]
+    note_keys_of_user(cfg, keys)
 
 
 def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
@@ -125,7 +142,7 @@ def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
     """
     read: dict[str, Any] = {}
     for key, text in given.items():
-        default = _default(cfg, key)
+        default = get_value(cfg, key, None)
         value: Any = text
         if isinstance(text, str) and isinstance(default, str):
             is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
@@ -147,6 +164,7 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
     settle_device(cfg)
+    settle_clip(cfg)
     layout = register_own_dataset(cfg, training)
     if training:
         if layout is not None:
@@ -157,6 +175,8 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
             _say(f"This training is supervised only: {_why_supervised(cfg, layout)}.")
     apply_preset(cfg, layout)
     check_config(cfg)
+    check_clip(cfg.MODEL.CLIP.NAME)
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = image_statistics(cfg)  # a checkpoint is to bring them
     if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
         logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
@@ -181,6 +201,9 @@ def _check_dataset_names(cfg: CfgNode) -> None:
         if key == "UNLABELED" and not cfg.SEMI.ENABLED:
             continue
         for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog.list() and Path(name).expanduser().exists():
+                elsewhere = FOLDERS_ELSEWHERE[f"DATASETS.{key}"]
+                raise UserError(f"DATASETS.{key}: '{name}' is no registered dataset{elsewhere}.")
             check_registered(name, f"DATASETS.{key}")
 
 
@@ -208,6 +231,15 @@ def settle_device(cfg: CfgNode) -> None:
             raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
 
 
+def settle_clip(cfg: CfgNode) -> None:
+    """The CLIP that computes as its file of weights was trained, so that checkpoints name that one.
+
+    Raises:
+        UserError: no model of ``MODEL.CLIP.NAME`` does.
+    """
+    cfg.MODEL.CLIP.NAME = name_of_weights(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+
+
 def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | None:
     """Register the dataset of the section ``DATASET``, if there is one, and fill in ``DATASETS``.
 
@@ -217,6 +249,7 @@ def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | 
         if cfg.DATASET.LABELED.IMAGES or cfg.DATASET.CLASSES:
             raise UserError("DATASET.NAME is empty: give your dataset a name.")
         return None
+    _check_own_folders(cfg)
     named_already = bool(cfg.DATASETS.TRAIN)
     try:
         return register_from_config(cfg)
@@ -225,6 +258,19 @@ def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | 
             raise
         logger.warning("The dataset '%s' is not at hand: %s", cfg.DATASET.NAME, error)
         return None
+
+
+def _check_own_folders(cfg: CfgNode) -> None:
+    """Answer whoever names registered datasets where folders of one's own belong."""
+    for key, right in (("UNLABELED", "UNLABELED"), ("VAL", "TEST"), ("TEST", "TEST")):
+        value = cfg.DATASET[key]
+        given = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+        for name in given:
+            if name in DatasetCatalog.list():
+                raise UserError(
+                    f"DATASET.{key} takes folders or list files, but '{name}' is a registered dataset: write it into "
+                    f"DATASETS.{right}."
+                )
 
 
 def require_own_dataset(cfg: CfgNode) -> FolderLayout:
@@ -262,7 +308,8 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         if unknown is None:
             raise UserError(f"{source}: {' '.join(str(error).split())}") from error
         key = unknown.group(1)
-        matches = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5)
+        _check_section_of_data(key, source)
+        matches = difflib.get_close_matches(key, [name for name, _ in nodes(cfg)], n=1, cutoff=0.5)
         hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config/defaults.py lists all keys."
         raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
     except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
@@ -271,29 +318,24 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         raise UserError(f"{source}: {_type_mismatch(str(error)) or ' '.join(str(error).split())}") from error
 
 
+def _check_section_of_data(key: str, source: str) -> None:
+    """Answer whoever writes a key of DATASET into DATASETS, or the reverse."""
+    section, _, name = key.partition(".")
+    other = {"DATASET": "DATASETS", "DATASETS": "DATASET"}.get(section)
+    if other and name in dict(nodes(get_hiervl_cfg()[other])):
+        raise UserError(
+            f"{source}: there is no config key '{key}': write {other}.{name} (DATASET describes your own folders, "
+            "DATASETS names registered datasets)."
+        )
+
+
 def _type_mismatch(message: str) -> str:
     """What yacs says of a value of another type, as a sentence; nothing if it says something else."""
     found = re.match(r"Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).*config key: (\S+)", message, re.DOTALL)
     if found is None:
         return ""
     expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
-    return f"{found.group(3)} takes {expected}, not {given}."
-
-
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in node.items():
-        keys.append(prefix + key)
-        if isinstance(value, CfgNode):
-            keys.extend(_keys(value, f"{prefix}{key}."))
-    return keys
-
-
-def _similar_files(config_file: str) -> str:
-    folder = Path(config_file).parent
-    names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
-    matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
-    return f"; did you mean {folder / matches[0]}?" if matches else "."
+    return f"{found.group(3)} takes {expected}, not {given}{FOLDERS_ELSEWHERE.get(found.group(3), '')}."
 
 
 def _check_output_dir(path: str) -> None:

@@ -1,6 +1,7 @@
 """Detectron2's ``DefaultTrainer`` around the semi-supervised step."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import weakref
@@ -11,7 +12,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -19,15 +20,20 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiervl.data.classes.records import definitions_of, to_records
+from hiervl.data.classes.records import to_records
 from hiervl.data.loading.loaders import build_semi_supervised_loader, build_test_loader
+from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
+from hiervl.modeling import HierVL
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
-from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate, has_gate
+from hiervl.modeling.mask2former_weights import load_decoder_weights
+from hiervl.modeling.text_encoder import weights_changed
+from hiervl.semi_supervised.calibration import calibrate_threshold, fit_gate
+from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
@@ -60,6 +66,9 @@ from .solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
 
+# Detectron2's names for evaluations that ask for the class of every pixel, alone or among others.
+PIXEL_CLASSES = ("sem_seg", "cityscapes_sem_seg", "coco_panoptic_seg")
+
 
 class SemiSupervisedTrainer(DefaultTrainer):
     """Trains a student on labelled and unlabelled images, its teacher following; evaluates, saves, resumes.
@@ -72,6 +81,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        for name in cfg.DATASETS.TEST:
+            self.build_evaluator(cfg, name)  # so that an error is met before the training, not after it
         self.student = self.build_model(cfg)
         self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
         self.step.train()
@@ -86,6 +97,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.checkpointer = SegmentationCheckpointer(
             self.student,
             cfg.OUTPUT_DIR,
+            evaluated=self.evaluated_network,
             extra=self.checkpoint_extra(cfg, self.student.class_names),
             teacher=self.step.teacher,
             threshold=self.step.threshold,
@@ -103,7 +115,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
     # ---- construction -------------------------------------------------------------------------------------------
 
     @classmethod
-    def build_model(cls, cfg) -> nn.Module:
+    def build_model(cls, cfg) -> HierVL:
         return build_model(cfg)
 
     @classmethod
@@ -124,6 +136,17 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
+        """The evaluator of a dataset's classes of pixels; a subclass may return any of Detectron2's or its own.
+
+        Raises:
+            UserError: the dataset's ``evaluator_type`` is of another task.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type") or PIXEL_CLASSES[0]
+        if kind not in PIXEL_CLASSES:
+            raise UserError(
+                f"DATASETS.TEST: '{dataset_name}' is evaluated as '{kind}' (evaluator_type in its metadata), which "
+                f"HierVL is not: give it one of {', '.join(PIXEL_CLASSES)}, or override the trainer's build_evaluator."
+            )
         return SemanticEvaluator(
             cfg.MODEL.CLASS_NAMES or class_names_of(dataset_name), ignore_label=ignore_label_of(dataset_name)
         )
@@ -132,6 +155,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def checkpoint_extra(cfg, class_names: list[str]) -> dict:
         """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
         classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+        if not cfg.MODEL.TEXT.PHRASES:
+            classes = [dataclasses.replace(definition, phrases=(definition.name,)) for definition in classes]
         extra = {"config": cfg.dump(), "classes": to_records(classes)}
         clip_config = read_clip_config(cfg.MODEL.CLIP.NAME)
         return extra if clip_config is None else {**extra, "clip_config": clip_config}
@@ -185,7 +210,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
         CLIP alone)."""
         record = read_record(self.cfg.OUTPUT_DIR)
-        is_resumed = resume and self.checkpointer.resume(record and record["run"], self.cfg.dump())
+        is_resumed = resume and self.checkpointer.resume(record["run"] if record else None, self.cfg.dump())
         if is_resumed:
             self.start_iter = self.iter + 1  # a checkpoint holds the iteration that was just finished
         else:
@@ -197,14 +222,27 @@ class SemiSupervisedTrainer(DefaultTrainer):
                     "own weights."
                 )
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            if self.cfg.MODEL.DECODER_WEIGHTS:
+                self._load_decoder_weights()
             if not self.cfg.MODEL.WEIGHTS:
                 fit_gate(self.cfg, self.student)
+                silence_prior(self.cfg, self.student)
             self.step.update_teacher()  # at iteration 0 the average is the student itself
         _take_from_main_process([*self.step.parameters(), *self.step.buffers()])
+        weights_changed(self.step, frozen=True)
         run = self.checkpointer.resumed_run if is_resumed else None
         if comm.is_main_process():
             drop_logged(self.cfg.OUTPUT_DIR, self.start_iter)
         self.checkpointer.extra["run"] = start_record(self.cfg, is_resumed, self.start_iter, run)
+
+    def _load_decoder_weights(self) -> None:
+        """Start the decoders from ``MODEL.DECODER_WEIGHTS``."""
+        model = self.cfg.MODEL
+        if model.WEIGHTS:
+            raise UserError("MODEL.WEIGHTS holds decoders already: leave it or MODEL.DECODER_WEIGHTS out.")
+        if not isinstance(self.student, HierVL):
+            raise UserError(f"MODEL.DECODER_WEIGHTS: {model.META_ARCHITECTURE} has no decoders of Mask2Former's kind.")
+        load_decoder_weights(self.student, model.DECODER_WEIGHTS)
 
     def train(self) -> dict:
         """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation.
@@ -245,20 +283,28 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     # ---- evaluation ---------------------------------------------------------------------------------------------
 
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """The one that ``TEST.NETWORK`` names."""
+        return self.student if self.cfg.TEST.NETWORK == "student" else self.step.teacher.network
+
     def _evaluate(self) -> dict:
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
             calibrate_threshold(self.cfg, teacher)
-        if has_gate(teacher):
-            _take_from_main_process([teacher.query_generator.threshold])
-            self.student.query_generator.threshold.copy_(teacher.query_generator.threshold)
-        network = self.student if self.cfg.TEST.NETWORK == "student" else teacher
-        self._last_eval_results = self.test(self.cfg, network, must_write=False)
+        if teacher.gate is not None and self.student.gate is not None:
+            _take_from_main_process([teacher.gate.threshold])
+            self.student.gate.threshold.copy_(teacher.gate.threshold)
+        self._last_eval_results = self.test(self.cfg, self.evaluated_network, must_write=False)
         return self._last_eval_results
 
     @classmethod
     def test(cls, cfg, model, evaluators=None, must_write: bool = True) -> dict:
         """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR.
+
+        Args:
+            evaluators: one, or one per dataset, in place of those of :meth:`build_evaluator`. They are handed what
+                :class:`SlidingWindowSegmenter` gives, with "sem_seg" unless their ``reads_class_maps`` is False.
 
         Raises:
             OSError: results.json cannot be written; with ``must_write`` off that is logged.
@@ -278,13 +324,19 @@ class SemiSupervisedTrainer(DefaultTrainer):
         segmenter = SlidingWindowSegmenter(
             model, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP, window_batch=cfg.TEST.WINDOW_BATCH
         )
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        if evaluators and len(evaluators) != len(cfg.DATASETS.TEST):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(cfg.DATASETS.TEST)} datasets (DATASETS.TEST)")
         results = {}
         for index, name in enumerate(cfg.DATASETS.TEST):
             _check_test_classes(cfg, name, model.class_names)
             _check_test_labels(name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             watched = DatasetEvaluators([evaluator, *cls.build_gallery(cfg, name, evaluator)])
+            segmenter.class_maps = getattr(evaluator, "reads_class_maps", True)
             results[name] = inference_on_dataset(segmenter, cls.build_test_loader(cfg, name), watched) or {}
+            segmenter.class_maps = False
             if comm.is_main_process() and cfg.TEST.PICTURES:
                 path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
                 loader = cls.build_test_loader(cfg, name)
@@ -354,7 +406,9 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
         return step
     device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
     # Switched-off parts leave parameters without gradients.
-    return DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
+    model = DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
+    weights_changed(step, frozen=True)  # they are the main process's now
+    return model
 
 
 def evaluation_precision(cfg) -> torch.autocast:

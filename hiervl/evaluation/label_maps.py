@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hiervl.evaluation.sliding_window import Window, averaged_strips
+from hiervl.evaluation.sliding_window import Strip, Window, averaged_strips
 
 # What the class maps of a batch of windows may take, in bytes, and the accumulator of the unfinished part of an image;
 # where one window takes more, it is one window, and an accumulator of twice its width.
@@ -46,11 +46,13 @@ def label_strips(
     window_batch: int = 4,
     blend: bool = False,
     out_size: tuple[int, int] | None = None,
+    look_at: Callable[[Strip], None] | None = None,
 ) -> Iterator[LabelStrip]:
     """The best class of every pixel, from the mean of overlapping windows, in strips.
 
     Arguments are those of :func:`averaged_strips`; fewer windows than ``window_batch`` go through the model at once
-    where their class maps would exceed CLASS_MAP_BYTES, and wide images are done in columns.
+    where their class maps would exceed CLASS_MAP_BYTES, and wide images are done in columns. ``look_at`` is shown every
+    strip with its class maps.
     """
     column_bytes = 4 * num_classes * max(window.height for window in windows)
     width = max(window.width for window in windows)
@@ -65,9 +67,12 @@ def label_strips(
         max_width=max(2 * width, CLASS_MAP_BYTES // column_bytes),
         out_size=out_size,
     )
-    for top, left, class_map in strips:
+    for strip in strips:
+        if look_at is not None:
+            look_at(strip)
+        top, left, class_map = strip
         confidence, labels = class_map.max(0)
-        del class_map
+        del class_map, strip
         yield LabelStrip(top, left, labels.cpu().numpy().astype(label_type(num_classes)), confidence.cpu().numpy())
 
 

@@ -1,11 +1,14 @@
 """The model that is evaluated: a network that sees every image window by window."""
 
+import itertools
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 
-from hiervl.evaluation.label_maps import LabelMap, assemble, label_strips
-from hiervl.evaluation.sliding_window import cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.label_maps import assemble, label_strips
+from hiervl.evaluation.sliding_window import Strip, cut, normalise_over_classes, plan_windows
 
 
 class SlidingWindowSegmenter(nn.Module):
@@ -17,7 +20,8 @@ class SlidingWindowSegmenter(nn.Module):
       3. their mean, with equal weight, over the windows that cover a pixel;
       4. bilinear resizing to the image's original height and width;
       5. the best class of every pixel.
-    Steps 3 to 5 run strip by strip: class maps are held of a few windows, never of the image.
+    Steps 3 to 5 run strip by strip: class maps are held of a few windows, and of the image only where ``class_maps``
+    asks for them.
 
     ``model`` is a module that offers ``class_names``, the names of the C classes, and ``semantic_maps(images)``:
     (n, 3, h, w), uint8 or float in 0…255, to non-negative class maps (n, C, h, w). This wrapper switches no modes:
@@ -25,13 +29,18 @@ class SlidingWindowSegmenter(nn.Module):
     gradients.
     """
 
-    def __init__(self, model: nn.Module, crop_size: int, overlap: float = 0.5, window_batch: int = 4):
+    model: Any
+
+    def __init__(
+        self, model: nn.Module, crop_size: int, overlap: float = 0.5, window_batch: int = 4, class_maps: bool = False
+    ):
         """
         Args:
             model: see above.
             crop_size: side of the square window in pixels (INPUT.CROP_SIZE).
             overlap: share by which neighbouring windows overlap at least, 0 ≤ overlap < 1 (TEST.OVERLAP).
             window_batch: windows that go through the model at once, see :func:`label_strips` (TEST.WINDOW_BATCH).
+            class_maps: give "sem_seg" too, as Detectron2's own and most other evaluators need.
         """
         super().__init__()
         if crop_size < 1 or window_batch < 1:
@@ -40,11 +49,12 @@ class SlidingWindowSegmenter(nn.Module):
         self.crop_size = crop_size
         self.overlap = overlap
         self.window_batch = window_batch
+        self.class_maps = class_maps
         # inference_on_dataset restores the mode it found on the wrapper, and with it the model's.
         self.training = model.training
 
     @torch.no_grad()
-    def forward(self, batched_inputs: list[dict]) -> list[dict[str, np.ndarray]]:
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, np.ndarray | torch.Tensor]]:
         """Segment every image of a batch.
 
         Args:
@@ -53,17 +63,25 @@ class SlidingWindowSegmenter(nn.Module):
 
         Returns:
             One dict per image with "labels" (height, width), uint8 or, of more than 256 classes, int32, and
-            "confidence" (height, width), float32: the best class's share of the normalised mean, 1/C…1.
+            "confidence" (height, width), float32: the best class's share of the normalised mean, 1/C…1. With
+            ``class_maps`` also "sem_seg" (C, height, width), float32 on the CPU: every class's share, which sum to 1.
         """
         if self.model.training:
             raise RuntimeError("the model is in training mode: call .eval() before segmenting")
-        return [self._segment(inputs)._asdict() for inputs in batched_inputs]
+        return [self._segment(inputs) for inputs in batched_inputs]
 
-    def _segment(self, inputs: dict) -> LabelMap:
+    def _segment(self, inputs: dict) -> dict[str, np.ndarray | torch.Tensor]:
         image = inputs["image"].to(_device_of(self.model))
         size = tuple(image.shape[-2:])
         out_size = (inputs.get("height", size[0]), inputs.get("width", size[1]))
         num_classes = len(self.model.class_names)
+        whole = torch.empty(num_classes, *out_size) if self.class_maps else None
+
+        def keep(strip: Strip) -> None:
+            height, width = strip.class_map.shape[-2:]
+            assert whole is not None  # it is called where class maps are asked for
+            whole[:, strip.top : strip.top + height, strip.left : strip.left + width] = strip.class_map
+
         strips = label_strips(
             lambda window: cut(image, window),
             size,
@@ -72,8 +90,10 @@ class SlidingWindowSegmenter(nn.Module):
             num_classes,
             window_batch=self.window_batch,
             out_size=out_size,
+            look_at=None if whole is None else keep,
         )
-        return assemble(strips, out_size, num_classes)
+        outputs = assemble(strips, out_size, num_classes)._asdict()
+        return outputs if whole is None else {**outputs, "sem_seg": whole}
 
     def _normalised_maps(self, images: torch.Tensor) -> torch.Tensor:
         class_maps = self.model.semantic_maps(images)
@@ -85,8 +105,5 @@ class SlidingWindowSegmenter(nn.Module):
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    for tensor in model.parameters():
-        return tensor.device
-    for tensor in model.buffers():
-        return tensor.device
-    return torch.device("cpu")
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from hiervl.data.folders.kinds import Unused, describe_unused, unused_files
-from hiervl.data.loading.file_types import IMAGE_SUFFIXES
+from hiervl.data.loading import file_types
 from hiervl.utils.errors import UserError
 
+IMAGE_SUFFIXES = (*file_types.IMAGE_SUFFIXES, ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 DEFAULT_FPS = 25.0  # of videos that do not say
 
@@ -42,7 +43,9 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
     found: list[tuple[str, str]] = []  # path, name with suffix
     for text in inputs:
         found.extend(_files_of(text, results))
-    items, names, seen = [], set(), set()
+    items: list[Item] = []
+    names: set[str] = set()
+    seen: set[str] = set()
     for path, name in found:
         key = os.path.abspath(path)
         if key not in seen:

@@ -2,13 +2,13 @@
 
 ``{output}/`` holds ``classes.yaml`` (name, phrases and colour of every index), ``mask/``, ``overlay/``,
 ``confidence/``, ``panoptic/`` with a file per image, ``json/`` with what is known of each image, and
-``instances.json`` and ``panoptic.json`` in COCO's formats. An image's JSON file is written last: where it is, the
-image is done.
+``instances.json`` and ``panoptic.json`` in COCO's formats; ``labelme/``, ``cvat/``, ``label_studio/`` and ``yolo/``
+hold what these tools import. An image's JSON file is written last: where it is, the image is done.
 """
 
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ from pycocotools import mask as coco_mask
 
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.classes.records import to_records, write_classes
+from hiervl.inference.annotation_drafts import FORMATS as DRAFT_FORMATS
+from hiervl.inference.annotation_drafts import AnnotationDrafts, DraftImage, Region, regions_of
 from hiervl.inference.postprocess import Instance
 from hiervl.inference.predictor import Panoptic, Prediction
 from hiervl.utils.errors import UserError
-from hiervl.visualization.pictures import overlay_with_legend, save_png
+from hiervl.utils.files import whole_file, write_json, write_png
+from hiervl.visualization.pictures import overlay_with_legend
 
-KINDS = ("mask", "overlay", "confidence", "instances", "panoptic")
+KINDS = ("mask", "overlay", "confidence", "instances", "panoptic", *DRAFT_FORMATS)
 SETTINGS_FILE = "predict.json"
 OUTLINE = (255, 255, 255)
 
@@ -46,6 +49,7 @@ class ResultFolder:
         self.colours = [definition.color for definition in classes]
         self.kinds = tuple(kinds)
         self.things = tuple(things)
+        self.drafts = AnnotationDrafts(self.folder, self.classes, self.kinds)
 
     def prepare(self, settings: dict[str, Any], overwrite: bool) -> None:
         """Make the folder; to be called by one process.
@@ -71,7 +75,7 @@ class ResultFolder:
                 )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(settings, indent=2, ensure_ascii=False))
+            write_json(path, settings, indent=2)
             write_classes(self.folder / "classes.yaml", self.classes)
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written to ({error.strerror}).") from None
@@ -98,19 +102,23 @@ class ResultFolder:
         """Write one image's results, its JSON last; the kinds in ``skip`` count as written elsewhere."""
         kinds = [kind for kind in self.kinds if kind not in skip]
         if "mask" in kinds:
-            save_png(palette_image(prediction.semantic, self.colours), self.path("mask", name))
+            write_png(self.path("mask", name), palette_image(prediction.semantic, self.colours))
         if "confidence" in kinds:
-            save_png(Image.fromarray(confidence_bytes(prediction.confidence)), self.path("confidence", name))
+            write_png(self.path("confidence", name), Image.fromarray(confidence_bytes(prediction.confidence)))
         if "overlay" in kinds:
-            save_png(Image.fromarray(self.overlay(image, prediction)), self.path("overlay", name))
+            write_png(self.path("overlay", name), Image.fromarray(self.overlay(image, prediction)))
         counts, sure = self.count(prediction.semantic, prediction.confidence)
         extra: dict[str, Any] = {}
-        if "instances" in self.kinds:
+        if "instances" in self.kinds and prediction.instances is not None:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
-        if "panoptic" in self.kinds:
-            save_png(Image.fromarray(panoptic_colours(prediction.panoptic.ids)), self.path("panoptic", name))
+        if "panoptic" in self.kinds and prediction.panoptic is not None:
+            write_png(self.path("panoptic", name), Image.fromarray(panoptic_colours(prediction.panoptic.ids)))
             extra["panoptic"] = coco_segments(prediction.panoptic)
+        if self.drafts.formats:
+            regions = regions_of(prediction, self.classes)
+            self.drafts.write_image(DraftImage(name, file, prediction.semantic.shape, regions))
+            extra["regions"] = [{"label": region.label, "outline": region.outline} for region in regions]
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)
 
     def overlay(self, image: np.ndarray, prediction: Prediction, shown: Sequence[int] | None = None) -> np.ndarray:
@@ -152,7 +160,7 @@ class ResultFolder:
             "saved": list(self.kinds),
             **extra,
         }
-        write_text(Path(self.path("json", name, ".json")), json.dumps(record, ensure_ascii=False))
+        write_json(self.path("json", name, ".json"), record)
 
     def write_coco(self, names: Sequence[str]) -> None:
         """``instances.json`` and ``panoptic.json`` of the images that are done, in the order of ``names``."""
@@ -160,12 +168,28 @@ class ResultFolder:
             if kind in self.kinds:
                 self._write_coco_file(kind, names)
 
+    def write_drafts(self, names: Sequence[str]) -> None:
+        """The annotation files of all images that are done together, in the order of ``names``."""
+        records = ((name, self.record(name)) for name in names)
+        self.drafts.write_all(
+            DraftImage(
+                name,
+                record["file"],
+                (record["height"], record["width"]),
+                [Region(region["label"], region["outline"]) for region in record["regions"]],
+            )
+            for name, record in records
+            if record is not None and "regions" in record
+        )
+
     def _write_coco_file(self, kind: str, names: Sequence[str]) -> None:
         """One image at a time, so that the number of images does not matter."""
-        final = self.folder / f"{kind}.json"
-        temporary, later = Path(f"{final}.tmp"), Path(f"{final}.annotations.tmp")
         number = 0
-        with open(temporary, "w", encoding="utf-8") as images, open(later, "w+", encoding="utf-8") as annotations:
+        with (
+            whole_file(self.folder / f"{kind}.json") as temporary,
+            open(temporary, "w", encoding="utf-8") as images,
+            tempfile.TemporaryFile("w+", encoding="utf-8", dir=self.folder) as annotations,
+        ):
             images.write('{"images": [')
             image_id = 0
             for name in names:
@@ -187,8 +211,6 @@ class ResultFolder:
                 images.write(line)
             categories = [category for category in self._categories() if kind == "panoptic" or category["isthing"]]
             images.write('\n],\n"categories": ' + json.dumps(categories, ensure_ascii=False) + "}\n")
-        later.unlink()
-        os.replace(temporary, final)
 
     def _coco_entries(self, kind: str, name: str, image_id: int, entries: list[dict]) -> list[dict]:
         if kind == "instances":
@@ -263,13 +285,6 @@ def coco_segments(panoptic: Panoptic) -> list[dict[str, Any]]:
             }
         )
     return infos
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def coco_box(box) -> list[int]:

@@ -15,6 +15,7 @@ from hiervl.data.loading.augmentation import resize_image, short_side_size
 from hiervl.data.loading.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
 from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.modeling.image_statistics import image_statistics
 from hiervl.modeling.text_encoder import build_text_encoder
 from hiervl.structures import TextFeatures
 from hiervl.visualization.pictures import Row
@@ -31,6 +32,10 @@ class ZeroShotMaps(NamedTuple):
 
 class ZeroShotClip(nn.Module):
     """CLIP's dense similarity to the phrases of the classes (MaskCLIP), one image at a time."""
+
+    phrase_text: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -65,14 +70,13 @@ class ZeroShotClip(nn.Module):
         of_classes = text()
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
         frozen = FrozenClip(build_backbone(cfg), logit_scale)
-        return cls(
-            frozen, of_classes, text().prototypes, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.CROP_SIZE
-        ).to(cfg.MODEL.DEVICE)
+        statistics = image_statistics(cfg)
+        return cls(frozen, of_classes, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
 
     @torch.no_grad()
     def forward(self, image: np.ndarray) -> ZeroShotMaps:
         """image: (H, W, 3) uint8 RGB."""
-        size = image.shape[:2]
+        size = image.shape[0], image.shape[1]
         small = resize_image(image, short_side_size(*size, self.side))
         pixels = (image_tensor(small).to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std
         height, width = pixels.shape[1:]
@@ -155,7 +159,7 @@ class ClassPictures:
     def add(self, title: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, maps: ZeroShotMaps) -> None:
         """Consider an image (H, W, 3) with label maps (H, W)."""
         counts = np.bincount(truth.ravel(), minlength=len(self.class_names))
-        for label in np.flatnonzero(counts[: len(self.class_names)]):
+        for label in map(int, np.flatnonzero(counts[: len(self.class_names)])):
             if counts[label] <= self._best.get(label, (0,))[0]:
                 continue
             heat = heat_picture(image, maps.classes[label].cpu().numpy())

@@ -17,6 +17,10 @@ from .pixel_losses import pixel_cross_entropy
 from .target_maps import TargetMaps
 from .targets import ImageTargets, image_targets
 
+# How strongly class, mask and dice loss of one prediction pull, beside a cross-entropy over pixels of the same weight:
+# ratio of the gradients' norms, measured before training for the configs of the paper (docs/method.md).
+PULL_OF_QUERIES = 0.15
+
 
 class SupervisedCriterion(nn.Module):
     """Class, mask and dice loss before the first decoder layer and after each; at the end pixel, alignment and
@@ -81,8 +85,17 @@ class SupervisedCriterion(nn.Module):
             importance_share=loss.IMPORTANCE_SAMPLE_RATIO,
             pixel_balance=loss.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            recompute=loss.RECOMPUTE,
+            recompute="losses" in cfg.MODEL.RECOMPUTE,
         )
+
+    def scale(self, num_predictions: int) -> float:
+        """The weight at which one cross-entropy over pixels pulls about as strongly as all of these losses together.
+
+        Args:
+            num_predictions: that enter class, mask and dice loss.
+        """
+        of_queries = sum(self.weights[name] for name in ("class", "mask", "dice"))
+        return self.weights["pixel"] + PULL_OF_QUERIES * num_predictions * of_queries
 
     @property
     def uses_every_layer(self) -> bool:
@@ -121,20 +134,7 @@ class SupervisedCriterion(nn.Module):
         if self.uses_every_layer or aligns:
             maps = TargetMaps(targets)
             assignments = self._assignments(predictions, row_valid, targets, maps)
-            last = len(assignments) - 1
-            # As many rows have a target in every prediction.
-            draw = draw_points(
-                assignments[0].row.numel(),
-                self.num_points,
-                self.oversample_ratio,
-                self.importance_share,
-                row_valid.device,
-            )
-            for index, assignment in enumerate(assignments):
-                suffix = "" if index == last else f"_{index}"
-                logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index]
-                for name, loss in self._prediction_losses(logits, masks, row_valid, maps, assignment, draw).items():
-                    losses[name + suffix] = loss
+            losses.update(self._set_losses(predictions, row_valid, maps, assignments))
         if self.weights["pixel"]:
             losses["loss_pixel"] = pixel_cross_entropy(
                 semantic_scores,
@@ -147,6 +147,58 @@ class SupervisedCriterion(nn.Module):
         if self.weights["relevance"] and relevance_logits is not None:
             losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
         return self._weighted(losses)
+
+    def pseudo_losses(
+        self, predictions: QueryPredictions, targets: Sequence[ImageTargets], absent: Tensor, image_weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Class, mask and dice loss of the text queries on images that the teacher has labelled.
+
+        Pixels whose pseudo-label is not kept have no label in the targets. A class that the teacher sees there alone is
+        neither there nor not: its queries learn nothing. Instance queries are left to the loss of pixels, since the
+        teacher tells no objects apart.
+
+        Args:
+            predictions: of every decoder layer; targets: one per image.
+            absent: (B, C) bool, classes of which the teacher sees no pixel.
+            image_weight: (B,) weight of every image.
+        """
+        owner = predictions.row_classes
+        row_valid = predictions.row_valid & (owner >= 0)
+        maps = TargetMaps(targets)
+        assignments = self._assignments(predictions, row_valid, targets, maps)
+        is_settled = absent.gather(1, owner.clamp(min=0))
+        is_settled[assignments[0].image, assignments[0].row] = True
+        losses = self._set_losses(predictions, row_valid & is_settled, maps, assignments, image_weight)
+        return {f"loss_pseudo_{name.removeprefix('loss_')}": loss for name, loss in self._weighted(losses).items()}
+
+    def _set_losses(
+        self,
+        predictions: QueryPredictions,
+        row_valid: Tensor,
+        maps: TargetMaps,
+        assignments: Sequence[Assignment],
+        image_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Class, mask and dice loss of every prediction: "loss_mask" of the last, "loss_mask_0" of the first."""
+        last = len(assignments) - 1
+        # As many queries have a target in every prediction.
+        draw = draw_points(
+            assignments[0].row.numel(),
+            self.num_points,
+            self.oversample_ratio,
+            self.importance_share,
+            row_valid.device,
+        )
+        losses = {}
+        for index, assignment in enumerate(assignments):
+            suffix = "" if index == last else f"_{index}"
+            logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index]
+            if self.weights["class"]:
+                losses[f"loss_class{suffix}"] = self._class_loss(logits, row_valid, assignment, image_weight)
+            if self.weights["mask"] or self.weights["dice"]:
+                for name, loss in self._mask_losses(masks, maps, assignment, draw, image_weight).items():
+                    losses[name + suffix] = loss
+        return losses
 
     def _assignments(
         self, predictions: QueryPredictions, row_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
@@ -164,50 +216,43 @@ class SupervisedCriterion(nn.Module):
             weights=(self.weights["class"], self.weights["mask"], self.weights["dice"]),
         )
 
-    def _prediction_losses(
+    def _class_loss(
+        self, logits: Tensor, row_valid: Tensor, assignment: Assignment, image_weight: Tensor | None
+    ) -> Tensor:
+        class_weight = logits.new_ones(logits.shape[-1])
+        class_weight[-1] = self.no_object
+        targets = assignment.target_classes
+        row_weight = torch.where(row_valid, class_weight[targets], logits.new_zeros(()))
+        loss = row_weight * F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+            row_weight
+        )
+        if image_weight is not None:
+            loss = loss * image_weight[:, None]
+        return loss.sum() / mean_over_processes(row_weight.sum(), least=1e-6)
+
+    def _mask_losses(
         self,
-        logits: Tensor,
         masks: Tensor,
-        row_valid: Tensor,
         maps: TargetMaps,
         assignment: Assignment,
         draw: PointDraw,
-    ) -> dict[str, Tensor]:
-        """loss_class, loss_mask and loss_dice of one prediction, as far as they have a weight."""
-        losses = {}
-        if self.weights["class"]:
-            losses["loss_class"] = self._class_loss(logits, row_valid, assignment)
-        if self.weights["mask"] or self.weights["dice"]:
-            losses.update(self._mask_losses(masks, maps, assignment, draw))
-        return losses
-
-    def _class_loss(self, logits: Tensor, row_valid: Tensor, assignment: Assignment) -> Tensor:
-        class_weight = logits.new_ones(logits.shape[-1])
-        class_weight[-1] = self.no_object
-        # Padded rows are ignored.
-        target_classes = assignment.target_classes.masked_fill(~row_valid, -100)
-        row_weight = torch.where(row_valid, class_weight[assignment.target_classes], logits.new_zeros(()))
-        return F.cross_entropy(
-            logits.flatten(0, 1), target_classes.flatten(), class_weight, reduction="sum", ignore_index=-100
-        ) / mean_over_processes(row_weight.sum(), least=1e-6)
-
-    def _mask_losses(
-        self, masks: Tensor, maps: TargetMaps, assignment: Assignment, draw: PointDraw
+        image_weight: Tensor | None,
     ) -> dict[str, Tensor]:
         num_rows = mean_over_processes(masks.new_full((), assignment.row.numel(), dtype=torch.float32))
         if not assignment.row.numel():
             nothing = masks.float().sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
+        row_weight = 1.0 if image_weight is None else image_weight[assignment.image]
 
         def sums(masks: Tensor) -> tuple[Tensor, Tensor]:
-            """masks (B, Q, h, w) → loss_mask and loss_dice of all rows."""
+            """masks (B, Q, h, w) → loss_mask and loss_dice of all queries."""
             row = assignment.image * masks.shape[1] + assignment.row
             predicted = masks.flatten(0, 1).index_select(0, row).float()  # (R, h, w)
             points = uncertain_points(predicted, draw)
             truth, counts = maps.sample(assignment.target_map, assignment.target_number, points)
             at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
             cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
-            return cross_entropy.sum(), dice.sum()
+            return (row_weight * cross_entropy).sum(), (row_weight * dice).sum()
 
         cross_entropy, dice = maybe_recomputed(self.recompute, sums, masks)
         return {"loss_mask": cross_entropy / num_rows, "loss_dice": dice / num_rows}
@@ -215,6 +260,7 @@ class SupervisedCriterion(nn.Module):
     def _align_loss(self, predictions: QueryPredictions, text: TextFeatures, assignment: Assignment) -> Tensor:
         """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""
         joint = predictions.joint_embeddings
+        assert joint is not None  # the decoder makes them where this loss counts
         chosen = predictions.row_classes[assignment.image, assignment.row] < 0
         num_chosen = mean_over_processes(chosen.sum().to(joint.device))  # by every process, also without rows
         if not assignment.row.numel():

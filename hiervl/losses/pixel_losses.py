@@ -25,8 +25,8 @@ def pixel_cross_entropy(
         scores: (B, C, h, w) unnormalised semantic map, resized to the labels.
         labels: (B, H, W), ``ignore_value`` where a pixel does not count.
         keep: (B, H, W) bool, pixels whose loss is kept; the others still count in the average (UniMatch).
-        balance: exponent b of the weight n_c^−b of a pixel of class c, n_c being the pixels of that class in the batch
-            (of this process); all weights together are as many as the pixels.
+        balance: exponent b of the weight n_c^−b of a pixel of class c, n_c being the kept pixels of that class in the
+            batch (of this process); all weights together are as many as the kept pixels.
     """
     valid = labels != ignore_value
     at_label = resized_at_labels(scores, labels.masked_fill(~valid, 0))
@@ -35,18 +35,18 @@ def pixel_cross_entropy(
         total = F.interpolate(total, size=labels.shape[1:], mode="bilinear", align_corners=False)
     total = total.squeeze(1) + EPSILON * scores.shape[1]
     loss = torch.log(total) - torch.log(at_label + EPSILON)
-    if balance:
-        loss = loss * _balancing_weights(labels, valid, scores.shape[1], balance)
     kept = valid if keep is None else valid & keep
+    if balance:
+        loss = loss * _balancing_weights(labels, kept, scores.shape[1], balance)
     return (loss * kept).sum() / mean_over_processes(valid.sum())
 
 
-def _balancing_weights(labels: Tensor, valid: Tensor, num_classes: int, exponent: float) -> Tensor:
-    """n_c^−exponent at the pixels of class c, scaled to the mean 1 over the valid pixels: (B, H, W)."""
-    count = torch.bincount(labels[valid], minlength=num_classes).float()
+def _balancing_weights(labels: Tensor, counted: Tensor, num_classes: int, exponent: float) -> Tensor:
+    """n_c^−exponent at the pixels of class c, scaled to the mean 1 over the pixels that count: (B, H, W)."""
+    count = torch.bincount(labels[counted], minlength=num_classes).float()
     weight = count.clamp(min=1) ** -exponent
     weight = weight * count.sum() / (weight * count).sum().clamp(min=EPSILON)
-    return weight[labels.masked_fill(~valid, 0)]
+    return weight[labels.masked_fill(~counted, 0)]
 
 
 def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
         return scores.gather(1, labels.unsqueeze(1)).squeeze(1)
     flat = scores.flatten(1)
     first = labels * (height * width)  # of the label's map
-    result = 0.0
+    result = scores.new_zeros(labels.shape)
     for row, of_row in _neighbours(size[0], height, scores):
         for column, of_column in _neighbours(size[1], width, scores):
             place = first + (row[:, None] * width + column)

@@ -4,59 +4,140 @@ import contextlib
 import json
 import logging
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import open_clip
+from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from hiervl.utils.errors import UserError
 
+from .clip_weights import (
+    has_quick_gelu,
+    load_state,
+    read_foreign,
+    refuse_other_architecture,
+    uses_quick_gelu,
+    with_activation,
+)
+from .tokens import TextTokens, load_tokens
+
 logger = logging.getLogger(__name__)
 
-SHIPPED_CLIP = Path(__file__).parent.parent / "assets" / "shapesworld_clip"
-SHIPPED_NAME = "shapesworld"
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {  # the models that HierVL brings, each with its weights and its tokens beside the config
+    "shapesworld": ASSETS / "shapesworld_clip" / "shapesworld.json",
+    "imagenet-lite": ASSETS / "imagenet_lite" / "imagenet_lite.json",
+}
+SHIPPED_WEIGHTS = "weights.safetensors"
 # Loggers of the hub's client that tell of every attempt to reach it, each several times.
 CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 # Weights that a checkpoint brings: random ones are as good until it is loaded.
 FROM_CHECKPOINT = "checkpoint"
+ACTIVATIONS = ("GELU", "QuickGELU")
 
 
-def load_clip(name: str, pretrained: str) -> tuple[nn.Module, Callable[[str], list[int]], int, int]:
+def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Module, TextTokens]:
     """Build a CLIP and its tokenizer.
 
     Args:
-        name: an open_clip model name, the path of an open_clip model config (.json), or "shapesworld".
-        pretrained: an open_clip tag, a file of weights, "shapesworld", "checkpoint" where a checkpoint is loaded
-            afterwards, or "" for random weights.
+        name, pretrained: see :func:`load_model`.
+        tokenizer: the folder of a tokenizer that is on a hub otherwise; "": where open_clip takes it from.
 
-    Returns:
-        the model, a function from text to token ids (without the start and end tokens), and the ids of those two.
+    Raises:
+        UserError: the model, its weights or its tokenizer are unknown, cannot be found or do not fit together.
+    """
+    config = model_config(name)
+    check_text_side(name, config)
+    tokens = load_tokens(config, config_file(name), tokenizer)
+    return load_model(name, pretrained), tokens
+
+
+def load_model(name: str, pretrained: str) -> Any:
+    """Build a CLIP, without its tokenizer.
+
+    Args:
+        name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
+        pretrained: an open_clip tag, a file of weights (open_clip's, OpenAI's or transformers'), a key of ``SHIPPED``,
+            "checkpoint" where a checkpoint is loaded afterwards, or "" for random weights.
 
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
     """
-    config_path = _config_file(name)
+    model_config(name)
+    config_path = config_file(name)
     if config_path is not None:
         open_clip.add_model_config(config_path)
         name = config_path.stem
-    elif ":" in name or open_clip.get_model_config(name) is None:  # "hf-hub:…" would fetch what a checkpoint asks for
-        raise UserError(
-            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
-            "nor an existing .json model config."
-        )
-    if pretrained == SHIPPED_NAME:
-        pretrained = str(SHIPPED_CLIP / "weights.safetensors")
+    if pretrained in SHIPPED:
+        pretrained = str(SHIPPED[pretrained].parent / SHIPPED_WEIGHTS)
     if pretrained == FROM_CHECKPOINT:
         pretrained = ""
     elif not pretrained:
         logger.warning(
             "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its language carries no knowledge."
         )
-    model = _create(name, pretrained)
-    tokenizer = _tokenizer(name, config_path)
-    return model, tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
+    else:
+        name = name_of_weights(name, pretrained)
+    return _create(name, pretrained)
+
+
+def check_text_side(name: str, config: dict[str, Any]) -> None:
+    """Raises UserError: no learnable prompts can be put before this model's text encoder. Nothing is fetched."""
+    text = config["text_cfg"]
+    reason = None
+    if "hf_model_name" in text:
+        reason = f"its text encoder is a model of transformers ({text['hf_model_name']})"
+    elif "multimodal_cfg" in config or text.get("embed_cls"):
+        reason = "its text encoder (CoCa) reads the phrase from a token behind the padding"
+    elif text.get("use_pad_mask"):
+        reason = "its text encoder masks the padding"
+    if reason:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}': {reason}, which HierVL does not support; docs/encoders.md lists what it does."
+        )
+
+
+def name_of_weights(name: str, pretrained: str) -> str:
+    """``MODEL.CLIP.NAME`` with the activation that a file of weights was trained with.
+
+    OpenAI's weights need QuickGELU, open_clip's ViT-B-16 has GELU. Where the file says which one it needs, the model
+    with that one is taken; where it does not, the log says what to look at.
+
+    Args:
+        name: a model that open_clip knows; others are returned as they are.
+
+    Raises:
+        UserError: no model of that name has the activation.
+    """
+    if not Path(pretrained).is_file() or open_clip.get_model_config(name) is None:
+        return name
+    has, needs = has_quick_gelu(name), uses_quick_gelu(pretrained)
+    if needs is None:
+        if not has and with_activation(name, True) != name:
+            _say_once(
+                f"MODEL.CLIP.NAME '{name}' computes with GELU, and '{pretrained}' does not say what it was trained "
+                f"with: if it holds OpenAI's weights, set MODEL.CLIP.NAME to {with_activation(name, True)}."
+            )
+        return name
+    if has == needs:
+        return name
+    fitting = with_activation(name, needs)
+    if fitting == name:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' computes with {ACTIVATIONS[has]}, but '{pretrained}' was trained with "
+            f'{ACTIVATIONS[needs]}: set "quick_gelu": {str(needs).lower()} in the model config.'
+        )
+    _say_once(
+        f"'{pretrained}' was trained with {ACTIVATIONS[needs]}: MODEL.CLIP.NAME is {fitting} in this run, not {name}."
+    )
+    return fitting
+
+
+def _say_once(message: str) -> None:
+    log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 
 def read_clip_config(name: str) -> str | None:
@@ -64,9 +145,38 @@ def read_clip_config(name: str) -> str | None:
     return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 
 
-def _config_file(name: str):
-    if name == SHIPPED_NAME:
-        return SHIPPED_CLIP / "shapesworld.json"
+def model_config(name: str) -> dict[str, Any]:
+    """open_clip's config of a model: its embedding's width, image and text tower. Nothing is fetched.
+
+    Raises:
+        UserError: there is no such model, or its config file is damaged.
+    """
+    path = config_file(name)
+    if path is not None:
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if all(isinstance(config[tower], dict) for tower in ("vision_cfg", "text_cfg")):
+                return config
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(f"MODEL.CLIP.NAME: '{path}' is no open_clip model config (embed_dim, vision_cfg, text_cfg).")
+    config = None if ":" in name else open_clip.get_model_config(name)  # "hf-hub:…" would fetch what a checkpoint says
+    if config is None:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
+            "nor an existing .json model config."
+        )
+    return config
+
+
+def config_file(name: str) -> Path | None:
+    """The open_clip model config that ``name`` stands for; None for models that open_clip knows by name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name.endswith(".json"):
         path = Path(name)
         if not path.is_file():
@@ -77,7 +187,9 @@ def _config_file(name: str):
 
 def _create(name: str, pretrained: str) -> nn.Module:
     known_tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in known_tags and not Path(pretrained).is_file():
+    if pretrained not in known_tags and Path(pretrained).is_file():
+        return _from_file(name, pretrained)
+    if pretrained and pretrained not in known_tags:
         tags = f"one of the tags {', '.join(known_tags)}" if known_tags else "empty (the model has no open_clip tags)"
         raise UserError(
             f"MODEL.CLIP.PRETRAINED: no weights at '{pretrained}'; give an existing file, or {tags}, or leave it empty."
@@ -98,6 +210,35 @@ def _create(name: str, pretrained: str) -> nn.Module:
         ) from error
 
 
+def _from_file(name: str, path: str) -> nn.Module:
+    state = read_foreign(path)
+    if state is not None:
+        with _without("initialized randomly"):
+            model = open_clip.create_model(name)
+        load_state(model, state, name, path)
+        return model
+    try:
+        return open_clip.create_model(name, pretrained=path, weights_only=True)
+    except Exception as error:  # open_clip raises what its many back ends raise: pickle, zip, shapes
+        _refuse_other_weights(name, path)
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
+        raise UserError(
+            f"MODEL.CLIP.PRETRAINED: '{path}' cannot be read as weights of CLIP ({reason}): it is damaged, or of "
+            "another program; give the file of weights itself."
+        ) from error
+
+
+def _refuse_other_weights(name: str, path: str) -> None:
+    """A UserError if a file that could not be loaded is whole, but of another architecture."""
+    try:
+        state = open_clip.factory.load_state_dict(path, weights_only=True)
+        with _without("initialized randomly"):
+            model = open_clip.create_model(name)
+    except Exception:  # as above: the file says nothing
+        return
+    refuse_other_architecture(model, state, name, path)
+
+
 @contextlib.contextmanager
 def _without(*remarks: str) -> Iterator[None]:
     """Keep back log records of open_clip and of the hub's client that hold one of ``remarks``."""
@@ -113,17 +254,3 @@ def _without(*remarks: str) -> Iterator[None]:
     finally:
         for source in sources:
             source.removeFilter(is_other)
-
-
-def _tokenizer(name: str, config_path) -> Any:
-    if config_path is None:
-        tokenizer = open_clip.get_tokenizer(name)
-    else:
-        text_config = json.loads(config_path.read_text())["text_cfg"]
-        options = dict(text_config.get("tokenizer_kwargs", {}))
-        if "bpe_path" in options:  # relative to the config file
-            options["bpe_path"] = str(config_path.parent / options["bpe_path"])
-        tokenizer = open_clip.SimpleTokenizer(context_length=text_config.get("context_length", 77), **options)
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UserError(f"MODEL.CLIP.NAME '{name}' does not use CLIP's own tokenizer; choose a ViT of the CLIP layout.")
-    return tokenizer

@@ -1,84 +1,123 @@
-"""CLIP's image tower as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1)."""
+"""CLIP's own ViTs as image encoders: four blocks become maps, the last one's value path the dense embedding."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
-from .clip import load_clip
-from .layers import ChannelNorm, HasExportForm
+from .image_encoder import MAPS, ImageEncoder, check_trainable, freeze
+from .layers import ChannelNorm
 
-MAPS = ("res2", "res3", "res4", "res5")
-TRAINABLE_PARTS = ("all", "attention", "none")
+DENSE_EMBEDDINGS = ("maskclip", "value")
 
 
-class ClipImageEncoder(HasExportForm, Backbone):
+class ClipImageEncoder(ImageEncoder):
     """A ViT of the CLIP layout, read out at four blocks.
 
     1. patches + position embedding (interpolated to the input's grid), class token, learnable visual prompts;
     2. the transformer's blocks, four of which are kept;
     3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16), to the finest
        of which (or more of them) a convolutional stem adds the edges that patches have lost;
-    4. ``pooled_embedding``: the class token, ``dense_embedding``: the value path of the last block for every patch
-       (MaskCLIP), both through CLIP's final norm and projection, of length 1.
+    4. ``pooled_embedding``: the class token, ``dense_embedding``: every patch, attending to itself alone in the last
+       block (MaskCLIP), both through CLIP's final norm and projection, of length 1.
     """
 
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Any,
         *,
-        blocks: Sequence[int] = (3, 5, 7, 11),
+        blocks: Sequence[int] = (),
         num_prompts: int = 8,
         trainable: str = "attention",
+        dense: str = "maskclip",
+        frozen_stages: int = 0,
         detail_maps: int = 1,
         recompute: bool = False,
     ):
         """
         Args:
             visual: open_clip's ``VisionTransformer``.
-            blocks: the four blocks (0-based, ascending) that are read out.
+            blocks: the four blocks (0-based, ascending) that are read out; empty: :func:`spread_blocks`.
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
+            dense: what the last block makes of a patch for the dense embedding: "maskclip" (value path, residual and
+                feed-forward part, as in MaskCLIP and SemiVL) or "value" (the value path alone).
+            frozen_stages: so many first blocks, and all before them, are not trained.
             detail_maps: how many of the maps, finest first, :class:`DetailStem` adds to; 0: all come from the patches
                 alone.
             recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         """
-        super().__init__()
-        _check_layout(visual, blocks, trainable)
+        Backbone.__init__(self)
+        depth = len(visual.transformer.resblocks)
+        blocks = blocks or spread_blocks(depth)
+        check_trainable(trainable)
+        check_blocks(blocks, depth)
+        check_frozen_blocks(frozen_stages, depth)
+        if dense not in DENSE_EMBEDDINGS:
+            raise UserError(f"MODEL.CLIP.DENSE is one of {', '.join(DENSE_EMBEDDINGS)}, not '{dense}'.")
+        self.dense = dense
         self.visual = visual
         self.blocks = tuple(blocks)
-        self.patch_size = visual.patch_size[0]
+        self.patch_size = self.dense_stride = visual.patch_size[0]
         width = visual.conv1.out_channels
         self.embed_dim = visual.proj.shape[1]
         self.visual_prompts = nn.Parameter(torch.randn(num_prompts, width) * 0.02) if num_prompts else None
-        self.to_res2 = nn.Sequential(
-            ChannelNorm(width),
-            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-            ChannelNorm(width // 2),
-            nn.GELU(),
-            nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
-        )
-        self.to_res3 = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
-        self.to_res4 = ChannelNorm(width)
-        self.to_res5 = nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
+        self.to_res2, self.to_res3, self.to_res4, self.to_res5 = map_layers(width)
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
         channels = list(self._channels.values())[:detail_maps]
         self.detail_stem = DetailStem(self.patch_size, channels) if channels else None
         self._out_features = list(MAPS)
         self.recompute = recompute
-        self._freeze(trainable)
+        self._freeze(trainable, frozen_stages)
 
-    def _freeze(self, trainable: str) -> None:
+    @classmethod
+    def takes(cls, visual: Any) -> bool:
+        resblocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+        return (
+            resblocks is not None
+            and isinstance(getattr(resblocks[-1], "attn", None), nn.MultiheadAttention)
+            and getattr(visual, "pool_type", "") == "tok"
+            and getattr(visual, "proj", None) is not None
+        )
+
+    @classmethod
+    def from_config(cls, cfg, visual: Any) -> "ClipImageEncoder":
+        clip = cfg.MODEL.CLIP
+        return cls(
+            visual,
+            blocks=clip.BLOCKS,
+            num_prompts=clip.VISUAL_PROMPTS,
+            trainable=clip.TRAINABLE,
+            dense=clip.DENSE,
+            frozen_stages=clip.FROZEN_STAGES,
+            detail_maps=clip.DETAIL_MAPS,
+            recompute="encoder" in cfg.MODEL.RECOMPUTE,
+        )
+
+    def _freeze(self, trainable: str, frozen_stages: int) -> None:
         for name, parameter in self.visual.named_parameters():
             is_attention = ".attn." in name or name == "positional_embedding"
             parameter.requires_grad_(trainable == "all" or (trainable == "attention" and is_attention))
+        if frozen_stages:
+            after = ("transformer.", "ln_post.", "proj")
+            freeze(p for name, p in self.visual.named_parameters() if not name.startswith(after))
+            freeze(self.visual.transformer.resblocks[:frozen_stages].parameters())
+
+    @property
+    def trains_embeddings(self) -> bool:
+        return self.visual_prompts is not None or super().trains_embeddings
+
+    def keep_embeddings_only(self) -> None:
+        super().keep_embeddings_only()
+        self.visual_prompts = None
 
     @property
     def size_divisibility(self) -> int:
@@ -105,7 +144,7 @@ class ClipImageEncoder(HasExportForm, Backbone):
         last = len(self.visual.transformer.resblocks) - 1
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == last:
-                dense = self._to_joint_space(_value_path(block, self._patches(tokens)))
+                dense = self._to_joint_space(self._alone(block, self._patches(tokens)))
             tokens = maybe_recomputed(self.recompute, block, tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
@@ -119,10 +158,6 @@ class ClipImageEncoder(HasExportForm, Backbone):
             "pooled_embedding": self._to_joint_space(tokens[:, 0]),
         }
 
-    def dense_embedding(self, images: Tensor) -> Tensor:
-        """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/patch, W/patch)."""
-        return self.embeddings(images, pooled=False)[0]
-
     def embeddings(self, images: Tensor, pooled: bool = True) -> tuple[Tensor, Tensor | None]:
         """The dense and, if asked for, the pooled embedding, as :meth:`forward` gives them, without the maps."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
@@ -130,8 +165,14 @@ class ClipImageEncoder(HasExportForm, Backbone):
         *first, last = self.visual.transformer.resblocks
         for block in first:
             tokens = maybe_recomputed(self.recompute, block, tokens)
-        dense = self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
+        dense = self._to_map(self._to_joint_space(self._alone(last, self._patches(tokens))), grid)
         return dense, self._to_joint_space(last(tokens)[:, 0]) if pooled else None
+
+    def _alone(self, block: nn.Module, patches: Tensor) -> Tensor:
+        """What a block makes of patches (B, P, width) that attend to themselves alone, as ``MODEL.CLIP.DENSE`` says."""
+        if self.dense == "value":
+            return _value_path(block, patches)
+        return maybe_recomputed(self.recompute, _block_of_lone_tokens, block, patches)
 
     def _embed(self, images: Tensor, grid) -> Tensor:
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
@@ -164,6 +205,19 @@ class ClipImageEncoder(HasExportForm, Backbone):
     @staticmethod
     def _to_map(tokens: Tensor, grid) -> Tensor:
         return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
+
+
+def map_layers(width: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """From the patches of a block (B, width, h, w) to maps of a quarter, half, one and two patches: ``res2 … res5``."""
+    finest = nn.Sequential(
+        ChannelNorm(width),
+        nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+        ChannelNorm(width // 2),
+        nn.GELU(),
+        nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
+    )
+    fine = nn.Sequential(ChannelNorm(width), nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+    return finest, fine, ChannelNorm(width), nn.Sequential(ChannelNorm(width), nn.MaxPool2d(2))
 
 
 class DetailStem(nn.Module):
@@ -210,7 +264,7 @@ def _halving(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [convolution, ChannelNorm(channels_out), nn.GELU()]
 
 
-def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
+def _value_path(block: Any, tokens: Tensor) -> Tensor:
     """The block's attention with every patch attending to itself alone: value projection → output projection."""
     attention = block.attn
     width = attention.embed_dim
@@ -221,32 +275,27 @@ def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
     return attention.out_proj(value)
 
 
-def _check_layout(visual: nn.Module, blocks: Sequence[int], trainable: str) -> None:
-    resblocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    is_clip = (
-        resblocks is not None
-        and isinstance(getattr(resblocks[-1], "attn", None), nn.MultiheadAttention)
-        and getattr(visual, "pool_type", "") == "tok"
-        and getattr(visual, "proj", None) is not None
-    )
-    if not is_clip:
-        raise UserError("MODEL.CLIP.NAME: its image tower is no ViT of the CLIP layout; choose for example ViT-B-16.")
-    depth = len(resblocks)
+def _block_of_lone_tokens(block: nn.Module, tokens: Tensor) -> Tensor:
+    """The whole block, its attention being the value path: both residuals and the feed-forward part are kept."""
+    tokens = tokens + block.ls_1(_value_path(block, tokens))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def spread_blocks(depth: int) -> tuple[int, ...]:
+    """The blocks after a third, half, two thirds and all of ``depth``: 3, 5, 7 and 11 of 12."""
+    blocks = [depth - 1]
+    for numerator, denominator in ((2, 3), (1, 2), (1, 3)):
+        blocks.insert(0, min(math.ceil(depth * numerator / denominator) - 1, blocks[0] - 1))
+    return tuple(blocks)
+
+
+def check_blocks(blocks: Sequence[int], depth: int) -> None:
+    """Raises UserError: no four ascending blocks of ``depth``."""
     if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= depth:
         raise UserError(f"MODEL.CLIP.BLOCKS needs four ascending blocks of 0…{depth - 1}, not {list(blocks)}.")
-    if trainable not in TRAINABLE_PARTS:
-        raise UserError(f"MODEL.CLIP.TRAINABLE is one of {', '.join(TRAINABLE_PARTS)}, not '{trainable}'.")
 
 
-@BACKBONE_REGISTRY.register()
-def build_clip_image_encoder(cfg, input_shape) -> ClipImageEncoder:
-    """The image tower of ``MODEL.CLIP`` as a backbone."""
-    clip, *_ = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
-    return ClipImageEncoder(
-        clip.visual,
-        blocks=cfg.MODEL.CLIP.BLOCKS,
-        num_prompts=cfg.MODEL.CLIP.VISUAL_PROMPTS,
-        trainable=cfg.MODEL.CLIP.TRAINABLE,
-        detail_maps=cfg.MODEL.CLIP.DETAIL_MAPS,
-        recompute=cfg.MODEL.CLIP.RECOMPUTE,
-    )
+def check_frozen_blocks(count: int, depth: int) -> None:
+    """Raises UserError: there are not so many blocks."""
+    if not 0 <= count <= depth:
+        raise UserError(f"MODEL.CLIP.FROZEN_STAGES is 0 to {depth} for this encoder, not {count}.")

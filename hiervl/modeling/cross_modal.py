@@ -48,17 +48,34 @@ class _Read(nn.Module):
 
 
 def _attend(attention: Attention, query: Tensor, source: Tensor, bias: Tensor | None) -> Tensor:
-    """``attention(query, source, source, bias)``, by fewer multiplications where there are few text rows: those of
-    ``source``, which have a bias, or of ``query``, which reads pixels without one.
-
-    Per pixel, these are 2·heads·M·d of M text rows, against 2·(d + M)·d.
-    """
+    """``attention(query, source, source, bias)``; the text rows are those of ``source``, which have a bias, or of
+    ``query``, which reads pixels without one."""
     rows = query.shape[1] if bias is None else source.shape[1]
-    if rows * (attention.num_heads - 1) >= query.shape[2]:
-        return attention(query, source, source, bias)
-    if bias is None:
-        return few_read_many(attention, query, source)
-    return many_read_few(attention, query, source, bias)
+    if saves_on_few_rows(query.device, rows, attention.num_heads, query.shape[2]):
+        return (
+            few_read_many(attention, query, source) if bias is None else many_read_few(attention, query, source, bias)
+        )
+    return attention(query, source, source) if bias is None else read_valid(attention, query, source, bias)
+
+
+def saves_on_few_rows(device: torch.device, rows: int, num_heads: int, dim: int) -> bool:
+    """Whether :func:`few_read_many` and :func:`many_read_few` are faster than the attention as it is written.
+
+    Per pixel they multiply 2·heads·M·d times for M text rows, against 2·(d + M)·d. A CPU gains by that. On CUDA fused
+    attention is used: it keeps no scores, which they do. No kernel is asked about no rows at all.
+    """
+    return rows == 0 or (device.type == "cpu" and rows * (num_heads - 1) < dim)
+
+
+def read_valid(attention: Attention, query: Tensor, source: Tensor, bias: Tensor) -> Tensor:
+    """``attention(query, source, source, bias)``, where an image whose rows are all padding reads nothing.
+
+    Fused operations differ in what they make of scores that are all −inf.
+    """
+    is_padding = bias == float("-inf")  # (B, 1, 1, M)
+    read = attention(query, source, source, bias.masked_fill(is_padding, PADDING_SCORE))
+    is_empty = is_padding.all(-1).flatten(1).unsqueeze(-1)  # (B, 1, 1)
+    return torch.where(is_empty, attention.out_proj.bias.to(read.dtype), read)
 
 
 def few_read_many(attention: Attention, query: Tensor, source: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from hiervl.structures import TextFeatures
 
-from .clip_image_encoder import ClipImageEncoder
+from .image_encoder import ImageEncoder
 
 
 class ClipEmbeddings(NamedTuple):
     """What the frozen tower says of images; all vectors have length 1."""
 
-    dense: Tensor  # (B, D, H/patch, W/patch)
+    dense: Tensor  # (B, D, H/stride, W/stride)
     pooled: Tensor | None  # (B, D), where it was asked for
 
 
@@ -25,7 +25,7 @@ class FrozenClip(nn.Module):
     nor trained. A copy of a network shares them.
     """
 
-    def __init__(self, backbone: ClipImageEncoder, logit_scale: float, share: bool = True):
+    def __init__(self, backbone: ImageEncoder, logit_scale: float, share: bool = True):
         """
         Args:
             backbone: the image tower before its training.
@@ -35,13 +35,10 @@ class FrozenClip(nn.Module):
         """
         super().__init__()
         self.encoder = copy.deepcopy(backbone)
-        self.encoder.visual_prompts = None
-        self.encoder.detail_stem = None
+        self.encoder.keep_embeddings_only()
         for own, trained in zip(self.encoder.visual.parameters(), backbone.visual.parameters()):
             if share and not trained.requires_grad:
                 own.data = trained.data
-        for name in [name for name, _ in self.encoder.named_children() if name != "visual"]:
-            delattr(self.encoder, name)  # what makes the maps; only embeddings are asked for
         _parameters_to_buffers(self.encoder)
         self.eval()
         self.logit_scale = logit_scale
@@ -66,7 +63,7 @@ class FrozenClip(nn.Module):
             return (similarity * self.logit_scale).softmax(-1).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor, text: TextFeatures) -> Tensor:
-        """images (B, 3, H, W), normalised and padded → class probabilities (B, C, H/patch, W/patch)."""
+        """images (B, 3, H, W), normalised and padded → class probabilities (B, C, H/stride, W/stride)."""
         return self.classify(self.embed(images).dense, text)
 
 

@@ -11,19 +11,21 @@ from torch.nn import functional as F
 
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.prompt_losses import PromptRegularizer
+from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import FrozenClip
-from .instance_seeds import InstanceSeeds
+from .image_encoder import ImageEncoder
+from .image_statistics import image_statistics
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
-from .query_decoder import DualQueryDecoder, semantic_map
-from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
+from .query_decoder import QueryDecoder, build_query_decoder, semantic_map
+from .segmenter import ClipSegmenter, classes_of
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
-from .switches import background_classes, build_frozen_judge, needs_align_head, reads_text, seeds_instances
+from .switches import background_classes, build_frozen_judge, reads_text, seeds_instances
 from .text_encoder import PromptedTextEncoder, build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
@@ -64,11 +66,11 @@ class HierVL(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         query_generator: HierarchicalSemanticQueryGenerator | None,
         pixel_decoder: nn.Module,
-        query_decoder: DualQueryDecoder,
+        query_decoder: QueryDecoder,
         mask_prior: TextMaskPrior | None,
         criterion: SupervisedCriterion,
         prompt_regularizer: PromptRegularizer,
@@ -97,7 +99,9 @@ class HierVL(ClipSegmenter):
             background: classes that no caption names.
             frozen_clip: judges the relevance of the classes in place of the trained tower.
         """
-        super().__init__(backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background)
+        super().__init__(
+            backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background, frozen_clip
+        )
         if classifier not in CLASSIFIERS:
             raise UserError(f"MODEL.QUERY_DECODER.CLASSIFIER is one of {', '.join(CLASSIFIERS)}, not '{classifier}'.")
         self.query_generator = query_generator
@@ -112,7 +116,6 @@ class HierVL(ClipSegmenter):
         self.ground_truth_presence = ground_truth_presence
         self.classifier = classifier
         self.temperature = temperature
-        self.frozen_clip = frozen_clip
         self.open_vocabulary: OpenVocabularyClassifier | None = None
         if query_generator is not None:
             with torch.no_grad():
@@ -127,6 +130,7 @@ class HierVL(ClipSegmenter):
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
         background = background_classes(cfg, class_names)
+        statistics = image_statistics(cfg)
         return {
             "backbone": backbone,
             "text_encoder": text_encoder,
@@ -143,23 +147,8 @@ class HierVL(ClipSegmenter):
             if reads_text(cfg)
             else None,
             "pixel_decoder": build_pixel_decoder(cfg, backbone.output_shape()),
-            "query_decoder": DualQueryDecoder(
-                len(class_names),
-                backbone.embed_dim,
-                dim=dim,
-                layers=decoder.LAYERS,
-                num_heads=decoder.HEADS,
-                feedforward=decoder.FEEDFORWARD,
-                dropout=decoder.DROPOUT,
-                num_instance_queries=decoder.INSTANCE_QUERIES,
-                text_queries=decoder.TEXT_QUERIES,
-                align_head=needs_align_head(cfg),
-                instance_seeds=InstanceSeeds(dim, decoder.INSTANCE_QUERIES, len(class_names), background)
-                if seeds_instances(cfg)
-                else None,
-                recompute=decoder.RECOMPUTE,
-            ),
-            "mask_prior": TextMaskPrior(logit_scale)
+            "query_decoder": build_query_decoder(cfg, len(class_names), backbone.embed_dim, background),
+            "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
             "logit_scale": logit_scale,
@@ -172,8 +161,8 @@ class HierVL(ClipSegmenter):
                 separation=cfg.LOSS.PROMPT_SEPARATION,
             ),
             "class_names": class_names,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": statistics.mean,
+            "pixel_std": statistics.std,
             "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
             "classifier": decoder.CLASSIFIER,
             "temperature": decoder.TEMPERATURE,
@@ -182,9 +171,15 @@ class HierVL(ClipSegmenter):
         }
 
     @property
+    def gate(self) -> HierarchicalSemanticQueryGenerator | None:
+        """The query generator, where it gates the classes."""
+        has_gate = self.query_generator is not None and self.query_generator.relevance
+        return self.query_generator if has_gate else None
+
+    @property
     def has_instance_rows(self) -> bool:
         """Whether instances can be read off rows of their own."""
-        return self.query_decoder.instance_queries.num_embeddings > 0
+        return self.query_decoder.num_instance_queries > 0
 
     # ---- stages -------------------------------------------------------------------------------------------------
 
@@ -215,11 +210,12 @@ class HierVL(ClipSegmenter):
         if self.query_generator is not None:
             pooled = features["pooled_embedding"] if frozen_embedding is None else frozen_embedding
             if self.frozen_clip is not None and frozen_embedding is None:
-                pooled = self.frozen_clip.embed(images, pooled=True).pooled
+                pooled = self.pooled_embedding(images)
             text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
-        predictions = self.query_decoder(pixels, text_queries, prior, every_layer)
+        known = None if self.mask_prior is None else self.mask_prior.known
+        predictions = self.query_decoder(pixels, text_queries, prior, every_layer, known)
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(
@@ -227,7 +223,7 @@ class HierVL(ClipSegmenter):
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
-        targets = self.criterion.prepare_targets(batched_inputs, images.shape[2:], self.device)
+        targets = self.criterion.prepare_targets(batched_inputs, (images.shape[2], images.shape[3]), self.device)
         presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
         given = presence if self.ground_truth_presence else None
         output = self.segment(
@@ -241,6 +237,33 @@ class HierVL(ClipSegmenter):
                 text,
                 targets,
             )
+
+    @property
+    def loss_scale(self) -> float:
+        return self.criterion.scale(1 + len(self.query_decoder.layers) if self.criterion.uses_every_layer else 0)
+
+    @property
+    def has_set_losses(self) -> bool:
+        return self.query_decoder.use_text
+
+    def pseudo_losses(
+        self, output: NetworkOutput, labels: Tensor, keep: Tensor, image_weight: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of labelled images' queries, for images that a teacher has labelled.
+
+        Args:
+            output: of :meth:`segment` with ``every_layer``.
+            labels: (B, H, W) at the padded size, the criterion's ignore value on padding; keep: (B, H, W) bool.
+            image_weight: (B,); an image counts the less, the fewer of its labels are kept.
+        """
+        ignored = self.criterion.ignore_value
+        known = labels.masked_fill(~keep, ignored)
+        targets = [image_targets(each, None, tuple(each.shape), ignored).to(self.device) for each in known]
+        num_classes, valid = len(self.class_names), labels != ignored
+        seen = F.one_hot(labels.masked_fill(~valid, num_classes), num_classes + 1).flatten(1, 2).amax(1)
+        share = keep.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+        absent = seen[:, :num_classes] == 0
+        return self.criterion.pseudo_losses(output.predictions, targets, absent, image_weight * share)
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie the learnable prompts to CLIP's embeddings; none without learnable prompts."""
@@ -257,6 +280,7 @@ class HierVL(ClipSegmenter):
             linear = self.open_vocabulary(linear, predictions.joint_embeddings, predictions.row_classes, own, text)
         if self.classifier == "linear":
             return linear
+        assert predictions.joint_embeddings is not None  # the decoder makes them where text classifies
         similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
         # The text scores share the linear head's probability of "some object" between the classes.
         log_object = torch.logsumexp(linear[..., :-1], dim=-1, keepdim=True)
@@ -277,15 +301,6 @@ class HierVL(ClipSegmenter):
             by_clip = F.interpolate(by_clip, scores.shape[2:], mode="bilinear", align_corners=False)
             return self.open_vocabulary.share_pixels(scores, by_clip)
 
-    @torch.no_grad()
-    def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
-        """What the relevance gate judges: cosine of normalised images to every class, (B, C), float32."""
-        if self.frozen_clip is None:
-            pooled = self.backbone(images)["pooled_embedding"]
-        else:
-            pooled = self.frozen_clip.embed(images, pooled=True).pooled
-        return text.class_similarity(pooled.float())
-
     # ---- inference ----------------------------------------------------------------------------------------------
 
     def set_classes(
@@ -296,38 +311,38 @@ class HierVL(ClipSegmenter):
         Args:
             names: of the C' classes; phrases: what CLIP is asked with, one or more per class.
             always_active: indices of classes that are active in every image (background).
+
+        Raises:
+            UserError: a class is new, and the queries were not aligned with text.
         """
+        new = [name for name in names if name not in self.trained_names]
+        if new and not self.query_decoder.gives_joint_embeddings:
+            raise UserError(
+                f"this network cannot predict '{new[0]}': its queries were not aligned with text in training "
+                f"(LOSS.ALIGN above 0 with MODEL.QUERY_DECODER.INSTANCE_QUERIES); it knows "
+                f"{', '.join(self.trained_names)}."
+            )
         self.text_encoder.set_classes(phrases)
         known = [self.trained_names.index(name) if name in self.trained_names else None for name in names]
         is_trained = list(names) == self.trained_names
+        if self.mask_prior is not None:
+            was_known = dict(zip(self.class_names, self.mask_prior.known.tolist()))
+            self.mask_prior.set_known([was_known.get(name, True) for name in names])
         self.open_vocabulary = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)
-        self.query_decoder.linear_class = None if is_trained else self.open_vocabulary.linear_class
+        linear_class = None if self.open_vocabulary is None else self.open_vocabulary.linear_class
+        self.query_decoder.set_classes(linear_class, always_active)
         if self.query_generator is not None:
             self.query_generator.always_active = tuple(always_active)
-        if self.query_decoder.instance_seeds is not None:
-            self.query_decoder.instance_seeds.background = tuple(always_active)
         self.class_names = list(names)
-
-    @torch.no_grad()
-    def semantic_maps(self, images: Tensor, frozen_embedding: Tensor | None = None) -> Tensor:
-        """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
-        return self._infer(images, self.encode_text(), frozen_embedding)[0]
 
     @torch.no_grad()
     def semantic_maps_and_rows(self, images: Tensor) -> tuple[Tensor, InstanceRows]:
         """As :meth:`semantic_maps`, with the instance rows of the same pass."""
         text = self.encode_text()
-        scores, predictions, padded_size = self._infer(images, text)
-        first = predictions.row_valid.shape[1] - self.query_decoder.instance_queries.num_embeddings  # after text rows
+        scores, output, padded_size = self._infer(images, text)
+        predictions = output.predictions
+        first = predictions.row_valid.shape[1] - self.query_decoder.num_instance_queries  # after text rows
         logits, masks = self.class_logits(predictions, text), predictions.pred_masks[-1].float()
         return scores, InstanceRows(logits[:, first:], masks[:, first:], padded_size)
-
-    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Tensor | None = None):
-        """→ S at the images' size (B, C, H, W), the predictions, height and width of the padded batch."""
-        batch = self.normalise(list(images))
-        output = self.segment(batch, text, frozen_embedding=frozen_embedding)
-        scores = self.semantic_scores(output, text)
-        scores = resized_and_cropped(scores, batch.shape[2:], images.shape[2:])
-        return scores, output.predictions, (batch.shape[2], batch.shape[3])

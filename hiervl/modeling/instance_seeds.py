@@ -58,12 +58,15 @@ class InstanceSeeds(nn.Module):
         self.class_logit = nn.Parameter(torch.tensor(start_logit(num_classes)))
         self.steepness = nn.Parameter(torch.tensor(STEEPNESS))
 
-    def forward(self, class_odds: Tensor, pixels: Tensor, position: Tensor) -> Seeds:
+    def forward(self, class_odds: Tensor, pixels: Tensor, position: Tensor, known: Tensor | None = None) -> Seeds:
         """
         Args:
             class_odds: (B, C, h, w), log-odds of the classes.
             pixels: (B, d, h', w') features of the same images; position: (1, d, h', w') embedding of their places.
+            known: (C,) bool, False for classes whose log-odds say nothing; None: all of them count.
         """
+        if known is not None:
+            class_odds = torch.where(known[:, None, None], class_odds, -BOUND)
         with without_autocast(class_odds.device):
             return self._start(class_odds.float(), pixels.float(), position.float())
 
@@ -96,8 +99,8 @@ class InstanceSeeds(nn.Module):
     def _peaks(self, probability: Tensor) -> Tensor:
         """(B, C, h, w) → places (B, N), row by row: the highest peaks of single classes, then whatever else is likely
         to be an object, then numbers above h·w."""
-        objects = [of_class for c, of_class in enumerate(probability.unbind(1)) if c not in self.background]
-        objects = torch.stack(objects, dim=1) if objects else probability
+        foreground = [of_class for c, of_class in enumerate(probability.unbind(1)) if c not in self.background]
+        objects = torch.stack(foreground, dim=1) if foreground else probability
         # Whole numbers: where CLIP is sure, many places are equal but for rounding. Which of them count is then the
         # same on every device and in every export, and one of neighbours alone is a peak.
         objects = (objects / RESOLUTION).round()

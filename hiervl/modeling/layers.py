@@ -53,12 +53,11 @@ class MLP(nn.Module):
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (eq. 1) with an additive bias on the attention scores."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+    def __init__(self, dim: int, num_heads: int):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"width {dim} is not a multiple of the {num_heads} attention heads")
         self.num_heads = num_heads
-        self.dropout = dropout
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
@@ -79,7 +78,7 @@ class Attention(nn.Module):
         q, k, v = split_heads(self.q_proj(query)), split_heads(self.k_proj(key)), split_heads(self.v_proj(value))
         if bias is not None and bias.dtype != torch.bool:
             bias = bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -130,8 +129,3 @@ class GroupNorm(nn.GroupNorm):
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with 32 groups, or the most that divide a narrower map."""
     return GroupNorm(math.gcd(32, channels), channels)
-
-
-def activation_dropout(dropout: float) -> nn.Module:
-    """Dropout, or nothing at all where its probability is 0."""
-    return nn.Dropout(dropout) if dropout else nn.Identity()

@@ -13,8 +13,10 @@ from hiervl.losses.pixel_losses import pixel_cross_entropy
 from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
+from .image_encoder import ImageEncoder
+from .image_statistics import image_statistics
 from .layers import group_norm
-from .segmenter import ClipSegmenter, classes_of, resized_and_cropped
+from .segmenter import ClipSegmenter, classes_of
 from .switches import background_classes
 from .text_encoder import PromptedTextEncoder, build_text_encoder
 
@@ -34,17 +36,13 @@ class PixelClassifier(ClipSegmenter):
     code. Text serves the guidance by the frozen CLIP alone; there are no learnable text prompts.
     """
 
-    # Parts of HierVL that this network does not have.
-    query_generator = None
-    frozen_clip = None
-    has_instance_rows = False
     class_rows = ("classify.weight", "classify.bias")
 
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         dim: int,
         class_names: Sequence[str],
@@ -83,13 +81,14 @@ class PixelClassifier(ClipSegmenter):
     def from_config(cls, cfg) -> dict:
         class_names, class_phrases = classes_of(cfg)
         text_encoder, logit_scale = build_text_encoder(cfg, class_phrases)
+        statistics = image_statistics(cfg)
         return {
             "backbone": build_backbone(cfg),
             "text_encoder": text_encoder,
             "dim": cfg.MODEL.PIXEL_DECODER.DIM,
             "class_names": class_names,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "pixel_mean": statistics.mean,
+            "pixel_std": statistics.std,
             "pixel_weight": cfg.LOSS.PIXEL,
             "pixel_balance": cfg.LOSS.PIXEL_BALANCE,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -104,9 +103,10 @@ class PixelClassifier(ClipSegmenter):
         images: Tensor,
         text: TextFeatures,
         *,
+        frozen_embedding: Tensor | None = None,
         perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> PixelOutput:
-        """images (B, 3, H, W) of :meth:`normalise`; ``perturb`` changes the backbone's maps. Text is not looked at."""
+        """As :meth:`ClipSegmenter.segment`; neither text nor ``frozen_embedding`` changes anything."""
         features = self.backbone(images)
         if perturb is not None:
             features = perturb(features)
@@ -117,7 +117,9 @@ class PixelClassifier(ClipSegmenter):
             total = total + F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
         return PixelOutput(self.classify(self.mix(total)), features)
 
-    def supervised_losses(self, batched_inputs: list[dict], text: TextFeatures) -> dict[str, Tensor]:
+    def supervised_losses(
+        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """``loss_pixel`` of labelled inputs: dicts with "image" and "sem_seg" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
         size = images.shape[2:]
@@ -147,6 +149,10 @@ class PixelClassifier(ClipSegmenter):
             )
         self.text_encoder.set_classes(phrases)
 
+    @property
+    def loss_scale(self) -> float:
+        return self.pixel_weight
+
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """None: nothing of the text is learnt."""
         return {}
@@ -154,13 +160,3 @@ class PixelClassifier(ClipSegmenter):
     def semantic_scores(self, output: PixelOutput, text: TextFeatures) -> Tensor:
         """Class probabilities (B, C, H', W'), float32."""
         return output.logits.float().softmax(1)
-
-    # ---- inference ----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def semantic_maps(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) in 0…255, all of one size → class probabilities at that size (B, C, H, W)."""
-        batch = self.normalise(list(images))
-        text = self.encode_text()
-        scores = self.semantic_scores(self.segment(batch, text), text)
-        return resized_and_cropped(scores, batch.shape[2:], images.shape[2:])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
+from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +14,7 @@ from hiervl.utils.recompute import maybe_recomputed
 
 from .cross_modal import CrossModalSpatialAlignment
 from .deformable_attention import DeformableAttention, reference_points
-from .layers import SinePositionEmbedding, activation_dropout, group_norm
+from .layers import SinePositionEmbedding, group_norm
 from .semantic_queries import TextQueries
 from .switches import reads_text
 
@@ -36,19 +37,20 @@ class PixelFeatures(NamedTuple):
 class DeformableLayer(nn.Module):
     """One encoder layer of Deformable DETR: deformable self-attention, then a feed-forward part, post-norm."""
 
-    def __init__(self, dim: int, num_maps: int, num_heads: int, num_points: int, feedforward: int, dropout: float):
+    def __init__(self, dim: int, num_maps: int, num_heads: int, num_points: int, feedforward: int):
         super().__init__()
         self.self_attn = DeformableAttention(dim, num_maps, num_heads, num_points)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = activation_dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, points: Tensor, shapes) -> Tensor:
         """x and position (B, P, d), points (1, P, 2) → (B, P, d)."""
-        x = self.norm1(x + self.dropout(self.self_attn(x + position, points, x, shapes)))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))))
+        x = self.norm1(x + self.self_attn(x + position, points, x, shapes))
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
 class DeformablePixelDecoder(nn.Module):
@@ -63,7 +65,6 @@ class DeformablePixelDecoder(nn.Module):
         num_heads: int = 8,
         num_points: int = 4,
         feedforward: int = 1024,
-        dropout: float = 0.0,
         text_reads_pixels: bool = True,
         pixels_read_text: bool = True,
         recompute: bool = False,
@@ -71,7 +72,7 @@ class DeformablePixelDecoder(nn.Module):
         """
         Args:
             input_shape: channels and strides of the backbone's four maps; the finest only feeds the mask features.
-            dim: width d; layers, num_heads, num_points, feedforward, dropout: of the deformable layers.
+            dim: width d; layers, num_heads, num_points, feedforward: of the deformable layers.
             text_reads_pixels, pixels_read_text: the two directions of CMSAM.
             recompute: compute the layers and the mask features again in the backward pass instead of keeping what is
                 inside them.
@@ -84,14 +85,15 @@ class DeformablePixelDecoder(nn.Module):
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(input_shape[name].channels, dim, 1), group_norm(dim)) for name in self.coarse_first
         )
-        for projection in self.input_projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for part in self.input_projections.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.get_parameter("bias"))
         num_maps = len(self.coarse_first)
         self.map_embedding = nn.Parameter(torch.randn(num_maps, dim))
         self.position_embedding = SinePositionEmbedding(dim)
         self.layers = nn.ModuleList(
-            DeformableLayer(dim, num_maps, num_heads, num_points, feedforward, dropout) for _ in range(layers)
+            DeformableLayer(dim, num_maps, num_heads, num_points, feedforward) for _ in range(layers)
         )
         exchanges = text_reads_pixels or pixels_read_text
         self.exchanges = nn.ModuleList(
@@ -103,6 +105,8 @@ class DeformablePixelDecoder(nn.Module):
         self.lateral = nn.Sequential(nn.Conv2d(input_shape[self.finest].channels, dim, 1, bias=False), group_norm(dim))
         self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU())
         self.mask_projection = nn.Conv2d(dim, dim, 1)
+        for convolution in (self.lateral[0], self.output[0], self.mask_projection):
+            c2_xavier_fill(convolution)
 
     def forward(self, features: dict[str, Tensor], text: TextQueries | None) -> PixelFeatures:
         """features: the backbone's maps (B, C_l, H_l, W_l); text: the text rows, if there are any."""
@@ -161,11 +165,10 @@ def build_deformable_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> De
         num_heads=c.HEADS,
         num_points=c.POINTS,
         feedforward=c.FEEDFORWARD,
-        dropout=c.DROPOUT,
         # Text rows that nobody reads afterwards need not read either.
         text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS and reads_text(cfg),
         pixels_read_text=cfg.MODEL.CMSAM.PIXELS_READ_TEXT,
-        recompute=c.RECOMPUTE,
+        recompute="pixel_decoder" in cfg.MODEL.RECOMPUTE,
     )
 
 

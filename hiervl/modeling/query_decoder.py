@@ -1,8 +1,10 @@
 """Dual-query masked-attention decoder and dynamic masks (paper §3.4, §3.5; Mask2Former §3.2)."""
 
-from collections.abc import Callable
+import abc
+from collections.abc import Callable, Sequence
 
 import torch
+from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,24 +13,80 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
 from .instance_seeds import InstanceSeeds, start_logit
-from .layers import MLP, Attention, SinePositionEmbedding, activation_dropout
+from .layers import MLP, Attention, SinePositionEmbedding
 from .pixel_decoder import PixelFeatures
 from .semantic_queries import TextQueries
+from .switches import needs_align_head, seeds_instances
+
+QUERY_DECODER_REGISTRY = Registry("QUERY_DECODER")
+QUERY_DECODER_REGISTRY.__doc__ = """
+Registry of query decoders. An entry is called with ``(cfg, num_classes, embed_dim, background)``: C, the width D of
+CLIP's joint space, and the indices of the classes that no caption names. It returns a :class:`QueryDecoder`.
+"""
+
+
+class QueryDecoder(nn.Module, abc.ABC):
+    """What HierVL asks of a query decoder: from pixels and text queries to a class and a mask per query.
+
+    Queries are the M text queries, where ``use_text`` is on, followed by N ``num_instance_queries`` that no class owns.
+    """
+
+    use_text: bool = False  # text queries take part; off: they only serve CMSAM
+    num_instance_queries: int  # N
+    gives_joint_embeddings: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # What the class that owns a text query has in advance in pred_logits.
+        self.own_class_logit: Tensor | float = 0.0
+
+    @abc.abstractmethod
+    def forward(
+        self,
+        pixels: PixelFeatures,
+        text: TextQueries | None,
+        mask_prior: Tensor | None = None,
+        every_layer: bool = False,
+        known: Tensor | None = None,
+    ) -> QueryPredictions:
+        """
+        Args:
+            pixels: maps, mask features and refined text queries of the pixel decoder.
+            text: the text queries' classes, padding and relevance; None where there are none.
+            mask_prior: (B, C, h, w), CLIP's log-odds that a pixel is of a class; it may be left aside. None where
+                ``MODEL.QUERY_DECODER.MASK_PRIOR`` is off.
+            every_layer: predict after every layer (for the losses), not after the last alone.
+            known: (C,) bool, False for classes of which CLIP knows too little to give a prior; None: it knows all.
+
+        Returns:
+            Predictions of Q = M + N queries. ``joint_embeddings`` is None unless ``gives_joint_embeddings``: then there
+            is no loss_align, and the network predicts no classes but those of its training.
+        """
+
+    def set_classes(self, linear_class: Callable[[Tensor], Tensor] | None, background: Sequence[int]) -> None:
+        """Other classes are predicted from now on: nothing to do where no class index is kept.
+
+        Args:
+            linear_class: class indices → columns of the class head, −1 for classes that it does not know; None: the
+                classes are those of the training.
+            background: indices of the new classes that no caption names.
+        """
 
 
 class MaskedAttentionLayer(nn.Module):
     """Masked cross-attention to the pixels → self-attention between the rows → feed-forward, each post-norm."""
 
-    def __init__(self, dim: int, num_heads: int, feedforward: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int, feedforward: int):
         super().__init__()
-        self.cross_attn = Attention(dim, num_heads, dropout)
+        self.cross_attn = Attention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = Attention(dim, num_heads, dropout)
+        self.self_attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout = activation_dropout(dropout)
 
     def forward(
         self,
@@ -41,13 +99,13 @@ class MaskedAttentionLayer(nn.Module):
     ) -> Tensor:
         """rows (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, row_bias (B, 1, 1, Q) → (B, Q, d)."""
         seen = self.cross_attn(rows + row_position, pixels + pixel_position, pixels, may_see)
-        rows = self.norm1(rows + self.dropout(seen))
+        rows = self.norm1(rows + seen)
         positioned = rows + row_position
-        rows = self.norm2(rows + self.dropout(self.self_attn(positioned, positioned, rows, row_bias)))
-        return self.norm3(rows + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(rows), inplace=True)))))
+        rows = self.norm2(rows + self.self_attn(positioned, positioned, rows, row_bias))
+        return self.norm3(rows + self.linear2(F.relu(self.linear1(rows), inplace=True)))
 
 
-class DualQueryDecoder(nn.Module):
+class DualQueryDecoder(QueryDecoder):
     """[text_queries ; instance_queries] through ``layers`` of masked attention, round robin over the pixel maps.
 
     Before the first layer and after each, a row predicts a class and a mask; the mask decides what it may see next.
@@ -62,7 +120,6 @@ class DualQueryDecoder(nn.Module):
         layers: int = 9,
         num_heads: int = 8,
         feedforward: int = 2048,
-        dropout: float = 0.0,
         num_maps: int = 3,
         num_instance_queries: int = 100,
         text_queries: bool = True,
@@ -91,7 +148,7 @@ class DualQueryDecoder(nn.Module):
         self.instance_position = nn.Embedding(num_instance_queries, dim)
         self.map_embedding = nn.Embedding(num_maps, dim)
         self.position_embedding = SinePositionEmbedding(dim)
-        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(MaskedAttentionLayer(dim, num_heads, feedforward) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = MLP(dim, dim, dim, 3)
@@ -109,6 +166,7 @@ class DualQueryDecoder(nn.Module):
         text: TextQueries | None,
         mask_prior: Tensor | None = None,
         every_layer: bool = False,
+        known: Tensor | None = None,
     ) -> QueryPredictions:
         """
         Args:
@@ -116,6 +174,7 @@ class DualQueryDecoder(nn.Module):
             text: the text rows' classes, padding and relevance.
             mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of the text rows of each class.
             every_layer: predict before the first layer and after each (for the losses), not after the last alone.
+            known: (C,) bool, False for classes without a prior, where no seed lies either; None: all have one.
         """
         rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
         maps = [
@@ -130,10 +189,10 @@ class DualQueryDecoder(nn.Module):
         coarse = [_resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features]
         class_start = self.own_class_logit * self._in_columns(row_classes)  # (B, Q, C + 1)
         row_prior = _of_rows(mask_prior, row_classes)
-        if self.instance_seeds is not None and mask_prior is not None:
+        if self.instance_seeds is not None and mask_prior is not None and row_prior is not None:
             finest, place = pixels.pixel_features[-1], positions[-1]
             place = place.transpose(1, 2).unflatten(2, finest.shape[2:])
-            seeds = self.instance_seeds(mask_prior, finest, place)
+            seeds = self.instance_seeds(mask_prior, finest, place, known)
             rows, position = _add_last(rows, seeds.rows), _add_last(position, seeds.position)
             classes = torch.arange(mask_prior.shape[1], device=rows.device)
             class_start = _add_last(class_start, seeds.class_logits @ self._in_columns(classes).float())
@@ -160,6 +219,19 @@ class DualQueryDecoder(nn.Module):
         joint = None if self.align_head is None else F.normalize(self.align_head(normed).float(), dim=-1)
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
 
+    @property
+    def num_instance_queries(self) -> int:
+        return self.instance_queries.num_embeddings
+
+    @property
+    def gives_joint_embeddings(self) -> bool:
+        return self.align_head is not None
+
+    def set_classes(self, linear_class: Callable[[Tensor], Tensor] | None, background: Sequence[int]) -> None:
+        self.linear_class = linear_class
+        if self.instance_seeds is not None:
+            self.instance_seeds.background = tuple(background)
+
     def _in_columns(self, classes: Tensor) -> Tensor:
         """Classes (…), −1 for none → which columns of the class head are theirs: (…, C + 1), 0 or 1."""
         columns = classes if self.linear_class is None else self.linear_class(classes)
@@ -174,7 +246,7 @@ class DualQueryDecoder(nn.Module):
         classes = torch.full((batch, num_instances), INSTANCE_ROW, device=features.device)
         valid = torch.ones(batch, num_instances, dtype=torch.bool, device=features.device)
         bias = None
-        if self.use_text and text is not None:
+        if self.use_text and text is not None and pixels.text_queries is not None:
             bias = torch.cat((text.log_relevance, text.log_relevance.new_zeros(batch, num_instances)), dim=1)
             rows = torch.cat((pixels.text_queries, rows.to(pixels.text_queries.dtype)), dim=1)
             position = torch.cat((text.position, position), dim=1)
@@ -182,6 +254,34 @@ class DualQueryDecoder(nn.Module):
             valid = torch.cat((text.valid, valid), dim=1)
             bias = bias.masked_fill(~valid, float("-inf"))[:, None, None, :]
         return rows, position, classes, valid, bias
+
+
+@QUERY_DECODER_REGISTRY.register()
+def build_dual_query_decoder(cfg, num_classes: int, embed_dim: int, background: Sequence[int]) -> DualQueryDecoder:
+    """The query decoder of ``MODEL.QUERY_DECODER``."""
+    c, dim = cfg.MODEL.QUERY_DECODER, cfg.MODEL.PIXEL_DECODER.DIM
+    seeds = InstanceSeeds(dim, c.INSTANCE_QUERIES, num_classes, background) if seeds_instances(cfg) else None
+    return DualQueryDecoder(
+        num_classes,
+        embed_dim,
+        dim=dim,
+        layers=c.LAYERS,
+        num_heads=c.HEADS,
+        feedforward=c.FEEDFORWARD,
+        num_instance_queries=c.INSTANCE_QUERIES,
+        text_queries=c.TEXT_QUERIES,
+        align_head=needs_align_head(cfg),
+        instance_seeds=seeds,
+        recompute="query_decoder" in cfg.MODEL.RECOMPUTE,
+    )
+
+
+def build_query_decoder(cfg, num_classes: int, embed_dim: int, background: Sequence[int]) -> QueryDecoder:
+    """The query decoder that ``MODEL.QUERY_DECODER.NAME`` names."""
+    name = cfg.MODEL.QUERY_DECODER.NAME
+    if name not in QUERY_DECODER_REGISTRY:
+        raise UserError(f"MODEL.QUERY_DECODER.NAME: no query decoder is registered as '{name}'.")
+    return QUERY_DECODER_REGISTRY.get(name)(cfg, num_classes, embed_dim, background)
 
 
 def _add_last(rows: Tensor, added: Tensor) -> Tensor:

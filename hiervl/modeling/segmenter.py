@@ -1,7 +1,8 @@
 """What the networks share that the semi-supervised step trains: CLIP's two towers, their inputs and outputs."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -13,6 +14,9 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
+from .frozen_clip import FrozenClip
+from .image_encoder import ImageEncoder
+from .semantic_queries import HierarchicalSemanticQueryGenerator
 from .text_encoder import PromptedTextEncoder
 
 
@@ -20,24 +24,27 @@ class ClipSegmenter(nn.Module, abc.ABC):
     """Called as Detectron2 calls its models: in training with labelled inputs it returns a dict of losses, else a list
     of ``{"sem_seg": (C, height, width)}``. The semi-supervised step uses the stages directly.
 
-    A network of this kind adds ``segment``, ``supervised_losses``, ``prompt_losses``, ``semantic_scores`` and
-    ``semantic_maps``.
+    A network of this kind adds ``segment``, ``semantic_scores``, ``supervised_losses``, ``prompt_losses`` and
+    ``set_classes``. It may have a :attr:`gate`, a ``frozen_clip`` and instance queries; by default it has none of them.
 
     Attributes:
         class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
     """
 
+    pixel_mean: Tensor  # (3, 1, 1)
+    pixel_std: Tensor
     class_rows: tuple[str, ...] = ()
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         class_names: Sequence[str],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         logit_scale: float,
         background: Sequence[int],
+        frozen_clip: FrozenClip | None = None,
     ):
         """
         Args:
@@ -46,6 +53,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
             pixel_mean, pixel_std: RGB statistics in 0…255.
             logit_scale: the factor that CLIP was trained to put on its similarities.
             background: classes that no caption names.
+            frozen_clip: says how relevant the classes are to an image, in place of the trained image encoder.
         """
         super().__init__()
         self.backbone = backbone
@@ -53,12 +61,23 @@ class ClipSegmenter(nn.Module, abc.ABC):
         self.class_names = list(class_names)
         self.logit_scale = logit_scale
         self.background = tuple(background)
+        self.frozen_clip = frozen_clip
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def gate(self) -> HierarchicalSemanticQueryGenerator | None:
+        """What decides how relevant a class is to an image; None where all classes are alike."""
+        return None
+
+    @property
+    def has_instance_rows(self) -> bool:
+        """Whether instances can be read off queries of their own."""
+        return False
 
     def forward(self, batched_inputs: list[dict]):
         """Losses of labelled inputs in training, ``[{"sem_seg": (C, height, width)}]`` otherwise."""
@@ -76,17 +95,95 @@ class ClipSegmenter(nn.Module, abc.ABC):
         images = [(to_device(image, self.device) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
 
+    # ---- what a network adds ------------------------------------------------------------------------------------
+
     @abc.abstractmethod
-    def supervised_losses(self, batched_inputs: list[dict], text: TextFeatures) -> dict[str, Tensor]:
+    def segment(
+        self,
+        images: Tensor,
+        text: TextFeatures,
+        *,
+        frozen_embedding: Tensor | None = None,
+        perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> Any:
+        """One pass through the network; what it returns is for :meth:`semantic_scores`.
+
+        Args:
+            images: (B, 3, H, W) of :meth:`normalise`.
+            text: of :meth:`encode_text`.
+            frozen_embedding: (B, D), what ``frozen_clip`` would say of the images, if it is known.
+            perturb: changes the backbone's maps.
+        """
+
+    @abc.abstractmethod
+    def semantic_scores(self, output: Any, text: TextFeatures) -> Tensor:
+        """S of an output of :meth:`segment`: (B, C, H', W'), float32, not negative, not normalised over the classes."""
+
+    @abc.abstractmethod
+    def supervised_losses(
+        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
+
+    @property
+    @abc.abstractmethod
+    def loss_scale(self) -> float:
+        """The weight at which a cross-entropy over pixels pulls about as strongly as the losses of labelled images."""
+
+    @property
+    def has_set_losses(self) -> bool:
+        """Whether :meth:`pseudo_losses` can be asked for."""
+        return False
 
     @abc.abstractmethod
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """Losses that tie what is learnt of the text to CLIP."""
 
     @abc.abstractmethod
+    def set_classes(
+        self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()
+    ) -> None:
+        """Predict other classes from now on.
+
+        Args:
+            names: of the classes; phrases: what CLIP is asked with, one or more per class.
+            always_active: indices of classes that are active in every image (background).
+
+        Raises:
+            UserError: the network knows none but those it was trained on.
+        """
+
+    # ---- with what a network adds -------------------------------------------------------------------------------
+
+    @torch.no_grad()
     def semantic_maps(self, images: Tensor, frozen_embedding: Tensor | None = None) -> Tensor:
-        """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised."""
+        """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised.
+
+        Args:
+            frozen_embedding: (B, D), what ``frozen_clip`` would say of the images, if it is known.
+        """
+        return self._infer(images, self.encode_text(), frozen_embedding)[0]
+
+    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Tensor | None = None):
+        """→ S at the images' size (B, C, H, W), the output of :meth:`segment`, height and width of the padded batch."""
+        batch = self.normalise(list(images))
+        output = self.segment(batch, text, frozen_embedding=frozen_embedding)
+        scores = resized_and_cropped(self.semantic_scores(output, text), batch.shape[2:], images.shape[2:])
+        return scores, output, (batch.shape[2], batch.shape[3])
+
+    @torch.no_grad()
+    def pooled_embedding(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) → (B, D), length 1: of the frozen CLIP where there is one."""
+        if self.frozen_clip is None:
+            return self.backbone(images)["pooled_embedding"]
+        pooled = self.frozen_clip.embed(images, pooled=True).pooled
+        assert pooled is not None  # it was asked for
+        return pooled
+
+    @torch.no_grad()
+    def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
+        """What the :attr:`gate` sees of normalised images: their cosine to every class, (B, C), float32."""
+        return text.class_similarity(self.pooled_embedding(images).float())
 
     def _segment_one(self, item: dict) -> dict[str, Tensor]:
         """One image at a time: images of other sizes in the batch must not change its padding."""
@@ -103,7 +200,8 @@ def resized_and_cropped(scores: Tensor, padded_size: Sequence[int], size: Sequen
 
 
 def classes_of(cfg):
-    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
+    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset; with
+    MODEL.TEXT.PHRASES off the names are the phrases."""
     dataset = next(iter(cfg.DATASETS.TRAIN), None)
     metadata = MetadataCatalog.get(dataset) if dataset else None
     registered = list(getattr(metadata, "stuff_classes", ()))
@@ -116,5 +214,7 @@ def classes_of(cfg):
         raise UserError(
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
         )
-    phrases = getattr(metadata, "class_phrases", None) if names == registered else None
-    return names, phrases or [[name] for name in names]
+    definitions = getattr(metadata, "class_definitions", ())
+    if cfg.MODEL.TEXT.PHRASES and [definition.name for definition in definitions] == names:
+        return names, [list(definition.phrases) for definition in definitions]
+    return names, [[name] for name in names]

@@ -1,7 +1,8 @@
 """CLIP's frozen text tower behind learnable prompt tokens (paper §3.1, §3.6.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
 from .clip import load_clip
+from .tokens import TextTokens
 
 NOISE = 0.02  # standard deviation of CLIP's own token embeddings before its training
 
@@ -19,16 +21,20 @@ class PromptedTextEncoder(nn.Module):
     """tokens = [SOS] p_1 … p_P [phrase] . [EOS] → unit embeddings of every class.
 
     The tower is frozen: gradients reach the prompt tokens p, not its weights. Sequences are cut to the longest
-    prompt. In evaluation the embeddings are computed once and kept until prompts, weights or classes change; those of
-    the fixed prompt, which nothing trains, in training too.
+    prompt. In evaluation the embeddings are computed once and kept; those of the fixed prompt, which nothing trains, in
+    training too. They are forgotten by themselves where classes change, weights are loaded or moved, and where training
+    begins or ends. Whoever writes weights in another way calls :func:`weights_changed`.
     """
+
+    tower: "_TextTower"
+    phrase_class: Tensor  # (K,): the class that each phrase describes
+    _cache: tuple[tuple, TextFeatures] | None
+    _fixed_cache: tuple[tuple, Tensor] | None
 
     def __init__(
         self,
-        clip: nn.Module,
-        tokenize: Callable[[str], list[int]],
-        start_token: int,
-        end_token: int,
+        clip: Any,
+        tokens: TextTokens,
         class_phrases: Sequence[Sequence[str]],
         *,
         num_prompts: int = 8,
@@ -37,9 +43,8 @@ class PromptedTextEncoder(nn.Module):
     ):
         """
         Args:
-            clip: an open_clip ``CLIP``; its text tower is used.
-            tokenize: text → token ids without start and end.
-            start_token, end_token: ids of the two.
+            clip: an open_clip ``CLIP`` or ``CustomTextCLIP``; its text tower is used.
+            tokens: its tokenizer.
             class_phrases: the names or descriptions of every class.
             num_prompts: learnable tokens; 0: the fixed template alone.
             prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text; empty: from noise.
@@ -48,13 +53,12 @@ class PromptedTextEncoder(nn.Module):
         super().__init__()
         self.tower = _TextTower(clip)
         self.tower.requires_grad_(False)
-        self.tokenize = tokenize
-        self.start_token, self.end_token = start_token, end_token
+        self.tokens = tokens
         self.template = template
         self.num_prompts = num_prompts
         self.prompts: nn.Parameter | None = None
         if num_prompts:
-            self.prompts = nn.Parameter(self._initial_prompts(tokenize(prompt_init), num_prompts))
+            self.prompts = nn.Parameter(self._initial_prompts(tokens.encode(prompt_init), num_prompts))
         self.set_classes(class_phrases)
 
     @torch.no_grad()
@@ -77,32 +81,49 @@ class PromptedTextEncoder(nn.Module):
         prompted = [f"{phrase}." for phrase in phrases] if self.num_prompts else self._templated(phrases)
         self._set_tokens("prompted", prompted, placeholders=self.num_prompts, device=device)
         self._set_tokens("fixed", self._templated(phrases), placeholders=0, device=device)
-        self._cache = None
-        self._fixed_cache = None
+        self._kept: tuple[tuple, TextFeatures] | None = None
+        self._kept_fixed: tuple[tuple, Tensor] | None = None
+
+    def forget(self) -> None:
+        """Compute the embeddings anew when they are next asked for; those of the fixed prompt if the tower changed."""
+        self._kept = None
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget()
+
+    def _apply(self, *args, **kwargs) -> "PromptedTextEncoder":
+        self.forget()
+        return super()._apply(*args, **kwargs)
 
     def _templated(self, phrases: Sequence[str]) -> list[str]:
         return [self.template.format(phrase) for phrase in phrases]
 
     def _set_tokens(self, name: str, texts: Sequence[str], placeholders: int, device: torch.device) -> None:
-        """Keep the token ids (K, n) of the texts and the place (K,) of their end tokens."""
-        hole = [self.start_token] * placeholders  # overwritten by the learnable tokens
-        rows = [[self.start_token, *hole, *self.tokenize(text), self.end_token] for text in texts]
+        """Keep the token ids (K, n) of the texts and the place (K,) that each is read from."""
+        encode, prefix, suffix, pad = self.tokens
+        hole = [pad] * placeholders  # overwritten by the learnable tokens
+        rows = [[*prefix, *hole, *encode(text), *suffix] for text in texts]
         length = max(len(row) for row in rows)
         if length > self.tower.context_length:
-            longest = max(texts, key=lambda text: len(self.tokenize(text)))
+            longest = max(texts, key=lambda text: len(encode(text)))
             raise UserError(
                 f"the phrase '{longest}' with its prompt has {length} tokens; CLIP's text encoder takes "
                 f"{self.tower.context_length}: shorten it."
             )
-        ids = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+        if self.tower.reads_padding:
+            length = self.tower.context_length
+        ids = torch.full((len(rows), length), pad, dtype=torch.long, device=device)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
-        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+        ends = torch.tensor([self.tower.place(len(row) - len(suffix)) for row in rows], device=device)
         self.register_buffer(f"{name}_ids", ids, persistent=False)
         self.register_buffer(f"{name}_ends", ends, persistent=False)
 
     def train(self, mode: bool = True) -> "PromptedTextEncoder":
         """The tower is frozen and stays in evaluation mode."""
+        if mode != self.training:
+            self.forget()
         super().train(mode)
         self.tower.eval()
         return self
@@ -111,19 +132,15 @@ class PromptedTextEncoder(nn.Module):
         """The embeddings of the present classes; see :class:`TextFeatures`."""
         if torch.is_grad_enabled() and self.training:
             return self._encode()
-        key = self._state()
-        if self._cache is None or self._cache[0] != key:
+        key = self._tower_state()
+        if self._kept is None or self._kept[0] != key:
             with torch.no_grad():
-                self._cache = (key, self._encode())
-        return self._cache[1]
-
-    def _state(self) -> tuple:
-        """Changes whenever a weight is written or moved, and with mixed precision."""
-        return (*self._tower_state(), *(() if self.prompts is None else _written(self.prompts)))
+                self._kept = (key, self._encode())
+        return self._kept[1]
 
     def _tower_state(self) -> tuple:
-        weight = self.tower.text_projection
-        return (torch.is_autocast_enabled(weight.device.type), *_written(weight))
+        """What embeddings depend on beside the prompts: mixed precision, and the tower, which copies share."""
+        return torch.is_autocast_enabled(self.tower.token_embedding.weight.device.type), self.tower.revision
 
     def _encode(self) -> TextFeatures:
         fixed = self._fixed_phrases()
@@ -139,16 +156,17 @@ class PromptedTextEncoder(nn.Module):
     @torch.no_grad()
     def _fixed_phrases(self) -> Tensor:
         key = self._tower_state()
-        if self._fixed_cache is None or self._fixed_cache[0] != key:
-            self._fixed_cache = (key, self._embed_phrases("fixed", None))
-        return self._fixed_cache[1]
+        if self._kept_fixed is None or self._kept_fixed[0] != key:
+            self._kept_fixed = (key, self._embed_phrases("fixed", None))
+        return self._kept_fixed[1]
 
     def _embed_phrases(self, name: str, prompts: Tensor | None) -> Tensor:
         ids, ends = getattr(self, f"{name}_ids"), getattr(self, f"{name}_ends")
         tokens = self.tower.token_embedding(ids)  # (K, n, width)
         if prompts is not None:
             filled = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
-            tokens = torch.cat((tokens[:, :1], filled, tokens[:, 1 + len(prompts) :]), dim=1)
+            first = len(self.tokens.prefix)
+            tokens = torch.cat((tokens[:, :first], filled, tokens[:, first + len(prompts) :]), dim=1)
         return F.normalize(self.tower(tokens, ends).float(), dim=-1)
 
     def _mean_over_phrases(self, phrases: Tensor) -> Tensor:
@@ -164,25 +182,32 @@ class PromptedTextEncoder(nn.Module):
         memo[id(self)] = copied
         nn.Module.__init__(copied)
         for key, value in self.__dict__.items():
-            copied.__dict__[key] = None if key in ("_cache", "_fixed_cache") else deepcopy(value, memo)
+            copied.__dict__[key] = None if key in ("_kept", "_kept_fixed") else deepcopy(value, memo)
         return copied
 
 
-def _written(tensor: Tensor) -> tuple:
-    """Where a tensor lies and how often it was written."""
-    return tensor.data_ptr(), tensor._version
+def weights_changed(network: nn.Module, frozen: bool = False) -> None:
+    """Let all text encoders of a network forget what they have kept; to be called after weights were written in place.
+
+    Args:
+        frozen: weights of the frozen tower were written, too.
+    """
+    for part in network.modules():
+        if isinstance(part, PromptedTextEncoder):
+            part.forget()
+        elif isinstance(part, _TextTower) and frozen:
+            part.revision += 1
 
 
 def build_text_encoder(
     cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
 ) -> tuple[PromptedTextEncoder, float]:
     """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
-    clip, tokenize, start_token, end_token = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    clip: Any
+    clip, tokens = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.CLIP.TOKENIZER)
     encoder = PromptedTextEncoder(
         clip,
-        tokenize,
-        start_token,
-        end_token,
+        tokens,
         class_phrases,
         num_prompts=num_prompts,
         prompt_init=cfg.MODEL.TEXT.PROMPT_INIT,
@@ -192,25 +217,54 @@ def build_text_encoder(
 
 
 class _TextTower(nn.Module):
-    """The text half of an open_clip ``CLIP``, on token embeddings instead of token ids."""
+    """The text half of an open_clip model, on token embeddings instead of token ids.
 
-    def __init__(self, clip: nn.Module):
+    Most read a phrase from its end token (``pool_type`` "argmax" or "eos") and see only what comes before. Others look
+    both ways, at the padding too, or read the last place (SigLIP) or the first one: they get their whole context.
+    """
+
+    attn_mask: Tensor | None
+
+    def __init__(self, clip: Any):
         super().__init__()
+        text = getattr(clip, "text", clip)
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
-        if any(not hasattr(clip, name) for name in needed) or clip.attn_mask is None:
+        if any(not hasattr(text, name) for name in needed):
             raise UserError("MODEL.CLIP.NAME: the text tower is not of the CLIP layout; choose for example ViT-B-16.")
-        self.token_embedding = clip.token_embedding
-        self.positional_embedding = clip.positional_embedding
-        self.transformer = clip.transformer
-        self.ln_final = clip.ln_final
-        self.text_projection = clip.text_projection
+        self.token_embedding = text.token_embedding
+        self.positional_embedding = text.positional_embedding
+        self.transformer = text.transformer
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
         self.context_length = clip.context_length
-        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+        self.pool_type = text.pool_type if text is not clip else clip.text_pool_type
+        self.register_buffer("attn_mask", text.attn_mask, persistent=False)
+        self.revision = 0  # grows whenever its weights may be others
 
-    def forward(self, tokens: Tensor, ends: Tensor) -> Tensor:
-        """tokens (K, n, width), ends (K,): place of the end token → (K, D)."""
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.revision += 1
+
+    def _apply(self, *args, **kwargs) -> "_TextTower":
+        self.revision += 1
+        return super()._apply(*args, **kwargs)
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether what stands behind the end token changes the embedding."""
+        return self.attn_mask is None or self.pool_type == "last"
+
+    def place(self, end: int) -> int:
+        """Where the embedding of a phrase is read, whose end token is at ``end``."""
+        return {"first": 0, "last": self.context_length - 1}.get(self.pool_type, end)
+
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """tokens (K, n, width), places (K,) of :meth:`place` → (K, D)."""
         length = tokens.shape[1]
+        mask = None if self.attn_mask is None else self.attn_mask[:length, :length].to(tokens.dtype)
         x = tokens + self.positional_embedding[:length].to(tokens.dtype)
-        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length].to(tokens.dtype))
-        x = self.ln_final(x)[torch.arange(len(x), device=x.device), ends]
-        return x @ self.text_projection
+        x = self.transformer(x, attn_mask=mask)
+        x = self.ln_final(x)[torch.arange(len(x), device=x.device), places]
+        if self.text_projection is None:
+            return x
+        return self.text_projection(x) if isinstance(self.text_projection, nn.Module) else x @ self.text_projection

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiervl.data.loading.loaders import build_labeled_loader, load_labeled
-from hiervl.modeling import HierVL
+from hiervl.modeling.segmenter import ClipSegmenter
 
 MAX_IMAGES = 64
 BATCH = 8
@@ -22,7 +22,7 @@ def labelled_batches(cfg) -> Iterator[list[dict]]:
 
 
 @torch.no_grad()
-def labelled_similarities(cfg, model: HierVL) -> tuple[Tensor, Tensor]:
+def labelled_similarities(cfg, model: ClipSegmenter) -> tuple[Tensor, Tensor]:
     """Similarity of labelled images to every class, and which classes they show: (images, C), (images, C) bool."""
     was_training = model.training
     model.eval()
@@ -41,24 +41,18 @@ def labelled_similarities(cfg, model: HierVL) -> tuple[Tensor, Tensor]:
     return torch.cat(similarity), torch.stack(presence).to(model.device)
 
 
-def has_gate(model: nn.Module) -> bool:
-    """Whether the network judges which classes are relevant to an image."""
-    generator = getattr(model, "query_generator", None)
-    return generator is not None and generator.relevance
-
-
-def fit_gate(cfg, model: HierVL) -> None:
+def fit_gate(cfg, model: ClipSegmenter) -> None:
     """Place an untrained gate where the similarities of this CLIP and these classes lie."""
-    if has_gate(model):
+    if model.gate is not None:
         similarity, _ = labelled_similarities(cfg, model)
-        model.query_generator.fit_gate(similarity)
+        model.gate.fit_gate(similarity)
 
 
-def calibrate_threshold(cfg, model: HierVL) -> None:
+def calibrate_threshold(cfg, model: ClipSegmenter) -> None:
     """Let the share ``MODEL.HSQG.CALIBRATED_RECALL`` of the classes in the labelled images pass."""
     hsqg = cfg.MODEL.HSQG
-    if not has_gate(model) or not hsqg.CALIBRATED_RECALL:
+    if model.gate is None or not hsqg.CALIBRATED_RECALL:
         return
     similarity, presence = labelled_similarities(cfg, model)
-    relevance = model.query_generator.gate_logits(similarity).sigmoid()
-    model.query_generator.calibrate_threshold(relevance, presence, hsqg.CALIBRATED_RECALL, hsqg.THRESHOLD)
+    relevance = model.gate.gate_logits(similarity).sigmoid()
+    model.gate.calibrate_threshold(relevance, presence, hsqg.CALIBRATED_RECALL, hsqg.THRESHOLD)

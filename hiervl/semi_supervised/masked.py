@@ -4,9 +4,10 @@ import logging
 from typing import Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
+from hiervl.modeling.segmenter import ClipSegmenter
 from hiervl.structures import TextFeatures
 from hiervl.utils.transfer import to_device
 
@@ -28,15 +29,14 @@ class MaskedConsistency:
         self.ignore_value = ignore_value
 
     @classmethod
-    def from_config(cls, cfg, student: nn.Module) -> Optional["MaskedConsistency"]:
+    def from_config(cls, cfg, student: ClipSegmenter) -> Optional["MaskedConsistency"]:
         """``LOSS.MASKED_CONSISTENCY`` and ``LOSS.PIXEL_TEXT`` of the config; None where there is nothing to do."""
         if not (cfg.LOSS.MASKED_CONSISTENCY or cfg.LOSS.PIXEL_TEXT):
             return None
-        tower = student.backbone
-        if tower.visual_prompts is None and not any(p.requires_grad for p in tower.visual.parameters()):
+        if not student.backbone.trains_embeddings:
             logger.warning(
-                "MODEL.CLIP.TRAINABLE is 'none' and there are no visual prompts: the masked consistency losses have "
-                "nothing to train and are left out."
+                "Nothing of the image encoder is trained (MODEL.CLIP.TRAINABLE 'none', no visual prompts): the masked "
+                "consistency losses have nothing to train and are left out."
             )
             return None
         return cls(
@@ -52,7 +52,7 @@ class MaskedConsistency:
         return bool(self.consistency)
 
     def losses(
-        self, student: nn.Module, items: list[dict], images: Tensor, whole: Tensor | None, text: TextFeatures
+        self, student: ClipSegmenter, items: list[dict], images: Tensor, whole: Tensor | None, text: TextFeatures
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -65,18 +65,18 @@ class MaskedConsistency:
             height, width = item["sem_seg"].shape
             padded[:height, :width] = to_device(item["sem_seg"], labels.device)
         hidden = hide_random_class(
-            images, labels, student.backbone.patch_size, len(student.class_names), self.ignore_value
+            images, labels, student.backbone.dense_stride, len(student.class_names), self.ignore_value
         )
         masked = student.backbone.dense_embedding(hidden.images)
         losses: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):
             masked = masked.float()
-            if self.consistency:
+            if self.consistency and whole is not None:
                 loss = masked_consistency_loss(masked, whole.float(), hidden.patches)
                 losses["loss_masked_consistency"] = self.consistency * loss
             if self.pixel_text:
                 # The image side moves to the text, not the text to the image.
-                fixed = TextFeatures(*(None if part is None else part.detach() for part in text))
+                fixed = TextFeatures._make(None if part is None else part.detach() for part in text)
                 similarity = fixed.class_similarity(masked.permute(0, 2, 3, 1))
                 loss = pixel_text_loss(similarity, hidden.classes, hidden.patches, self.temperature)
                 losses["loss_pixel_text"] = self.pixel_text * loss

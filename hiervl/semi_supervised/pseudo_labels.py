@@ -1,15 +1,17 @@
 """Teacher predictions as labels: confidence, thresholds, CutMix (UniMatch; design §2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiervl.losses.pixel_losses import EPSILON, normalised
+from hiervl.losses.pixel_losses import EPSILON
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
+
+THRESHOLDS = ("fixed", "class", "adaptive")
 
 
 class PseudoLabels(NamedTuple):
@@ -24,23 +26,30 @@ class ConfidenceThreshold(nn.Module):
 
     "fixed": all with at least ``threshold``. "class": the threshold of class c is scaled by how sure the teacher is of
     c on average, relative to its surest class (FlexMatch's idea, with mean confidences in place of counts), so that
-    hard classes are not shut out. Classes that it has not predicted yet have no part in this.
+    hard classes are not shut out. "adaptive": the same, from the teacher's mean confidence over all pixels in place of
+    ``threshold`` (FreeMatch): what counts as sure follows the network, however flat its semantic maps are.
+    Classes that it has not predicted yet have no part in this.
     """
+
+    mean_confidence: Tensor  # (C,), moving
+    updates: Tensor  # (C,): how often the class was predicted
+    pixels: Tensor  # (C,)
 
     momentum = 0.99
 
     def __init__(self, num_classes: int, threshold: float, mode: str = "fixed"):
         super().__init__()
-        if mode not in ("fixed", "class"):
-            raise UserError(f"SEMI.THRESHOLD is 'fixed' or 'class', not '{mode}'.")
+        if mode not in THRESHOLDS:
+            raise UserError(f"SEMI.THRESHOLD is one of {', '.join(THRESHOLDS)}, not '{mode}'.")
         self.threshold, self.mode = threshold, mode
         self.register_buffer("mean_confidence", torch.zeros(num_classes))
         self.register_buffer("updates", torch.zeros(num_classes))
+        self.register_buffer("pixels", torch.zeros(num_classes))
 
     @torch.no_grad()
     def forward(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """confidence, labels, valid: (B, H, W) → (B, H, W) bool. Updates the mean confidences in "class" mode."""
-        if self.mode == "class":
+        """confidence, labels, valid: (B, H, W) → (B, H, W) bool. Updates the mean confidences but in "fixed" mode."""
+        if self.mode != "fixed":
             self._update(confidence[valid], labels[valid])
         return self.keeps(confidence, labels, valid)
 
@@ -48,9 +57,14 @@ class ConfidenceThreshold(nn.Module):
         """As :meth:`forward`, without learning from it."""
         if self.mode == "fixed":
             return valid & (confidence >= self.threshold)
+        base = self._mean_of_all() if self.mode == "adaptive" else self.threshold
         relative = self.mean_confidence / self.mean_confidence.max()
-        per_class = self.threshold * relative.where(self.updates > 0, torch.ones_like(relative))
+        per_class = base * relative.where(self.updates > 0, torch.ones_like(relative))
         return valid & (confidence >= per_class[labels])
+
+    def _mean_of_all(self) -> Tensor:
+        """The teacher's mean confidence over all pixels: that of the classes, by how many pixels each has."""
+        return (self.mean_confidence * self.pixels).sum() / self.pixels.sum().clamp(min=EPSILON)
 
     def _update(self, confidence: Tensor, labels: Tensor) -> None:
         num_classes = len(self.mean_confidence)
@@ -59,6 +73,7 @@ class ConfidenceThreshold(nn.Module):
         if comm.get_world_size() > 1:  # one threshold for all processes
             torch.distributed.all_reduce(count)
             torch.distributed.all_reduce(total)
+        self.pixels.lerp_((count / count.sum().clamp(min=1)).to(self.pixels.dtype), 1.0 - self.momentum)
         mean = total / count.clamp(min=1)
         self.updates += count > 0
         # The plain mean at first, then the moving one: no start value has any weight.
@@ -69,20 +84,16 @@ class ConfidenceThreshold(nn.Module):
 
 @torch.no_grad()
 def make_pseudo_labels(
-    scores: Tensor, valid: Tensor, threshold: ConfidenceThreshold, *, sharpen: float, ignore_value: int
+    scores: Tensor, valid: Tensor, threshold: Callable[[Tensor, Tensor, Tensor], Tensor], *, ignore_value: int
 ) -> PseudoLabels:
     """
     Args:
         scores: (B, C, H, W) unnormalised semantic map of the teacher.
         valid: (B, H, W) bool, False on padding.
-        sharpen: exponent on the normalised map before its maximum is read as confidence; summed over many queries the
-            map is flatter than a softmax, so that the thresholds of per-pixel methods would keep little of it.
+        threshold: a :class:`ConfidenceThreshold`, or its ``keeps``.
     """
     best, labels = scores.max(dim=1)
-    floor = EPSILON * scores.shape[1]
-    confidence = (best + EPSILON) / (scores.sum(dim=1) + floor)  # of the normalised map, without making it
-    if sharpen != 1.0:
-        confidence = (confidence**sharpen + EPSILON) / (normalised(scores).pow_(sharpen).sum(dim=1) + floor)
+    confidence = (best + EPSILON) / (scores.sum(dim=1) + EPSILON * scores.shape[1])  # of the normalised map
     keep = threshold(confidence, labels, valid)
     return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)
 

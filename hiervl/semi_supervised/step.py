@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hiervl.losses.pixel_losses import pixel_cross_entropy, pixel_entropy
 from hiervl.modeling import HierVL
-from hiervl.modeling.clip_image_encoder import MAPS
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
+from hiervl.modeling.image_encoder import MAPS
 from hiervl.modeling.perturbation import drop_channels
 from hiervl.modeling.switches import build_frozen_clip
 from hiervl.structures import TextFeatures
@@ -22,10 +22,13 @@ from hiervl.utils.transfer import to_device
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
 from .masked import MaskedConsistency
+from .objective import UnlabelledObjective
 from .pseudo_labels import ConfidenceThreshold, PseudoLabels, box_masks, cutmix, kept_fractions, make_pseudo_labels
 from .teacher import EmaTeacher, StudentAsTeacher
 
 logger = logging.getLogger(__name__)
+
+STRONG_VIEWS = ("1", "2")
 
 
 class UnlabelledImages(NamedTuple):
@@ -35,6 +38,14 @@ class UnlabelledImages(NamedTuple):
     valid: Tensor  # (B, H, W) bool, False on padding
     strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
     inside: list[Tensor]  # (B, H, W) bool: the pixels that came from another image
+
+
+class ViewTarget(NamedTuple):
+    """What the student should say of one view of all unlabelled images."""
+
+    name: str  # of the view's loss
+    weight: float
+    labels: PseudoLabels
 
 
 class SemiSupervisedStep(nn.Module):
@@ -62,16 +73,7 @@ class SemiSupervisedStep(nn.Module):
         masked: MaskedConsistency | None = None,
         frozen_clip: FrozenClip | None = None,
         *,
-        use_unlabeled: bool = True,
-        strong_weight: float = 0.25,
-        strong_views: int = 2,
-        perturbation_weight: float = 0.0,
-        perturbation_dropout: float = 0.5,
-        entropy_weight: float = 0.0,
-        supervised_share: float = 0.5,
-        sharpen: float = 1.0,
-        burn_in: int = 0,
-        ignore_value: int = 255,
+        objective: UnlabelledObjective,
     ):
         """
         Args:
@@ -80,34 +82,25 @@ class SemiSupervisedStep(nn.Module):
             guidance: what the untrained CLIP says of unlabelled images; None: it is not asked.
             masked: the losses of a hidden class; None: there are none.
             frozen_clip: that untrained CLIP, where guidance or masked consistency asks for it.
-            use_unlabeled: off: supervised-only training, with full weight on the labelled images.
-            strong_weight: weight of each strong view; strong_views: how many there are.
-            perturbation_weight, perturbation_dropout: weight of the weak view whose maps lose channels, and how many.
-            entropy_weight: of the strong views' entropy.
-            supervised_share: weight of the labelled losses, the unlabelled ones having the rest of 1.
-            sharpen: see :func:`make_pseudo_labels`.
-            burn_in: iterations on labelled images alone.
-            ignore_value: label of pixels that count nowhere.
+            objective: what is learnt from unlabelled images, and with which weights.
+
+        Raises:
+            UserError: the objective asks for losses that the network does not have.
         """
         super().__init__()
-        if strong_views not in (1, 2):
-            raise UserError(f"SEMI.STRONG_VIEWS is 1 or 2, not {strong_views}.")
+        if objective.loss == "set" and not student.has_set_losses:
+            raise UserError(
+                "SEMI.LOSS is 'set', but this network (MODEL.META_ARCHITECTURE) has no losses of queries: set it to "
+                "'pixel'."
+            )
         self.student = student
         self.teacher = teacher
         self.threshold = threshold
         self.guidance = guidance
         self.masked = masked
         self.frozen_clip = frozen_clip
-        self.use_unlabeled = use_unlabeled
-        self.strong_weight = strong_weight
-        self.strong_views = ("1", "2")[:strong_views]
-        self.perturbation_weight = perturbation_weight
-        self.perturbation_dropout = perturbation_dropout
-        self.entropy_weight = entropy_weight
-        self.supervised_share = supervised_share
-        self.sharpen = sharpen
-        self.burn_in = burn_in
-        self.ignore_value = ignore_value
+        self.objective = objective
+        self.ignore_value = objective.ignore_value
         self.iteration = 0  # of the trainer
         self.statistics: dict[str, Tensor] = {}  # of the last call, for the log
         self.last_pseudo: PseudoLabels | None = None  # of the last call
@@ -132,16 +125,7 @@ class SemiSupervisedStep(nn.Module):
             ClipGuidance.from_config(cfg, student.background) if guides else None,
             masked,
             frozen_clip,
-            use_unlabeled=semi.ENABLED,
-            strong_weight=semi.STRONG_WEIGHT,
-            strong_views=semi.STRONG_VIEWS,
-            perturbation_weight=semi.PERTURBATION_WEIGHT,
-            perturbation_dropout=semi.PERTURBATION_DROPOUT,
-            entropy_weight=cfg.LOSS.ENTROPY,
-            supervised_share=semi.SUPERVISED_SHARE,
-            sharpen=semi.SHARPEN,
-            burn_in=semi.BURN_IN,
-            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            objective=UnlabelledObjective.from_config(cfg),
         )
 
     def forward(self, batch: dict[str, list[dict]]) -> dict[str, Tensor]:
@@ -155,20 +139,25 @@ class SemiSupervisedStep(nn.Module):
         the memory of one of them is needed at a time. The text's own graph, which they share, comes last.
         """
         text = self.student.encode_text()
-        held = TextFeatures(*(_cut_off(tensor) for tensor in text))
+        held = TextFeatures._make(map(_cut_off, text))
         yield from self._parts(batch, held)
-        pairs = [(tensor, leaf) for tensor, leaf in zip(text, held) if leaf is not tensor and leaf.grad is not None]
-        if pairs:
-            torch.autograd.backward([tensor for tensor, _ in pairs], [leaf.grad for _, leaf in pairs])
+        tensors: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for tensor, leaf in zip(text, held):
+            if tensor is not None and leaf is not None and leaf is not tensor and leaf.grad is not None:
+                tensors.append(tensor)
+                gradients.append(leaf.grad)
+        if tensors:
+            torch.autograd.backward(tensors, gradients)
 
     def _parts(self, batch: dict[str, list[dict]], text: TextFeatures) -> Iterator[dict[str, Tensor]]:
         self.statistics, self.last_pseudo = {}, None
         labelled = self.student.normalise([item["image"] for item in batch["labeled"]])
         views = None
-        if self.use_unlabeled and batch["unlabeled"] and self.iteration >= self.burn_in:
+        if self.objective.enabled and batch["unlabeled"] and self.iteration >= self.objective.burn_in:
             views = self.views(batch["unlabeled"])
         frozen = self._frozen_pass(labelled, views)
-        share = self.supervised_share if views is not None else 1.0
+        share = self.objective.supervised_share if views is not None else 1.0
 
         losses = self.student.supervised_losses(batch["labeled"], text, **_judged_by(frozen.get("labelled")))
         losses = {name: share * loss for name, loss in losses.items()}
@@ -194,13 +183,13 @@ class SemiSupervisedStep(nn.Module):
 
     @property
     def _uses_strong_views(self) -> bool:
-        return bool(self.strong_weight or self.entropy_weight) or self._guides
+        return bool(self.objective.strong_weight or self.objective.entropy_weight) or self._guides
 
     def views(self, items: list[dict]) -> UnlabelledImages:
         """The views of unlabelled samples, CutMixed; the strong ones only if something is learnt from them."""
         strong: list[Tensor] = []
         inside: list[Tensor] = []
-        for view in self.strong_views if self._uses_strong_views else ():
+        for view in STRONG_VIEWS[: self.objective.strong_views] if self._uses_strong_views else ():
             images = self._stack(items, f"image_strong{view}")
             inside.append(box_masks(self._stack(items, f"cutmix_box{view}"), *images.shape[2:]))
             strong.append(cutmix(images, inside[-1]))
@@ -225,45 +214,90 @@ class SemiSupervisedStep(nn.Module):
     def _unlabelled_losses(
         self, views: UnlabelledImages, text: TextFeatures, frozen: dict[str, ClipEmbeddings]
     ) -> dict[str, Tensor]:
-        perturbs = bool(self.perturbation_weight)
+        objective = self.objective
+        perturbs = bool(objective.perturbation_weight)
         seen = [*views.strong, views.weak] if perturbs else views.strong
         if not seen:
             return {}
         guide = self._guide(views, frozen["weak"].dense, text) if self._guides else None
-        teaches = self.strong_weight or perturbs
-        pseudo = self._pseudo_labels(views, _judged_by(frozen.get("weak"))) if teaches else None
+        pseudo = None
+        if objective.has_pseudo_labels:
+            pseudo = self._pseudo_labels(views, _judged_by(frozen.get("weak")))
+        output, size = self._student_pass(seen, len(views.strong), text, frozen)
+        with torch.autocast(self.student.device.type, enabled=False):
+            scores = self.student.semantic_scores(output, text).chunk(len(seen))
+            losses = {}
+            if pseudo is not None:
+                targets = self._targets(views, pseudo)
+                if objective.loss == "set":
+                    losses.update(self._set_losses(output, targets, size))
+                    losses.update(self._pixel_losses(scores, targets, self.student.criterion.weights["pixel"], size))
+                else:
+                    losses.update(self._pixel_losses(scores, targets, self.student.loss_scale, size))
+            losses.update(self._other_losses(scores, views, guide, size))
+        return losses
+
+    def _student_pass(self, seen: list[Tensor], num_strong: int, text: TextFeatures, frozen: dict[str, ClipEmbeddings]):
+        """All views in one batch, the perturbed one last → the student's output, and the padded size (H, W)."""
         images = self.student.normalise(list(torch.cat(seen)))
-        perturb = None
-        if perturbs:
-            first = len(views.strong) * len(views.weak)
-            perturb = functools.partial(drop_channels, names=MAPS, probability=self.perturbation_dropout, first=first)
-        order = [name for name, is_seen in (("strong", views.strong), ("weak", perturbs)) if is_seen]
-        judged = _judged_by(*(frozen.get(name) for name in order))
-        scores = self.student.semantic_scores(self.student.segment(images, text, perturb=perturb, **judged), text)
-        scores = scores.chunk(len(seen))
-        size = images.shape[2:]
+        options: dict = _judged_by(*(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong]))
+        if len(seen) > num_strong:
+            first = num_strong * len(seen[-1])
+            dropout = self.objective.perturbation_dropout
+            options["perturb"] = functools.partial(drop_channels, names=MAPS, probability=dropout, first=first)
+        if self.objective.loss == "set" and self.objective.has_pseudo_labels:
+            options["every_layer"] = True
+        return self.student.segment(images, text, **options), tuple(images.shape[2:])
+
+    def _targets(self, views: UnlabelledImages, pseudo: PseudoLabels) -> list[ViewTarget]:
+        """What every view that the student has seen should be."""
+        objective = self.objective
+        targets = [
+            ViewTarget(f"strong{view}", objective.strong_weight, _cutmix_labels(pseudo, inside))
+            for view, inside in zip(STRONG_VIEWS, views.inside)
+        ]
+        if objective.perturbation_weight:
+            targets.append(ViewTarget("feature_perturbation", objective.perturbation_weight, pseudo))
+        return targets
+
+    def _pixel_losses(
+        self, scores: Sequence[Tensor], targets: list[ViewTarget], scale: float, size
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the semantic map to the kept pseudo-labels, averaged over all pixels (UniMatch)."""
+        balance = self.objective.balance
+        return {
+            f"loss_{name}": scale * weight * self._pixel_loss(of_view, target, size, balance)
+            for of_view, (name, weight, target) in zip(scores, targets)
+            if weight
+        }
+
+    def _set_losses(self, output, targets: list[ViewTarget], size) -> dict[str, Tensor]:
+        """The losses of labelled images' queries, with the kept pseudo-labels as truth."""
+        labels, keep = (torch.cat([self._pad(x, size) for x in parts]) for parts in zip(*(t.labels for t in targets)))
+        # The criterion takes the mean over all images, the weights are those of views that are added up.
+        weights = len(targets) * torch.tensor([target.weight for target in targets], device=labels.device)
+        per_image = weights.repeat_interleave(len(labels) // len(targets))
+        return self.student.pseudo_losses(output, labels, keep, per_image)
+
+    def _other_losses(self, scores, views: UnlabelledImages, guide: PseudoLabels | None, size) -> dict[str, Tensor]:
+        """Guidance by the frozen CLIP, and the entropy of the strong views."""
         losses: dict[str, Tensor] = {}
-        with torch.autocast(images.device.type, enabled=False):
-            if self.strong_weight:
-                for view, of_view, inside in zip(self.strong_views, scores, views.inside):
-                    target = _cutmix_labels(pseudo, inside)
-                    losses[f"loss_strong{view}"] = self.strong_weight * self._pixel_loss(of_view, target, size)
-            if guide is not None:
-                losses["loss_clip_guidance"] = self._guidance_loss(scores, views, guide, size)
-            if self.entropy_weight:
-                entropies = [
-                    pixel_entropy(of_view, self._pad(cutmix(views.valid, inside), size))
-                    for of_view, inside in zip(scores, views.inside)
-                ]
-                losses["loss_entropy"] = self.entropy_weight * sum(entropies) / len(entropies)
-            if perturbs:
-                loss = self._pixel_loss(scores[-1], pseudo, size)
-                losses["loss_feature_perturbation"] = self.perturbation_weight * loss
+        if guide is not None:
+            losses["loss_clip_guidance"] = self.student.loss_scale * self._guidance_loss(scores, views, guide, size)
+        if self.objective.entropy_weight:
+            entropies = [
+                pixel_entropy(of_view, self._pad(cutmix(views.valid, inside), size))
+                for of_view, inside in zip(scores, views.inside)
+            ]
+            weight = self.student.loss_scale * self.objective.entropy_weight
+            losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)
         return losses
 
     def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
         """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
-        seen = tuple(side * self.student.backbone.patch_size for side in dense.shape[2:])
+        assert self.guidance is not None and self.frozen_clip is not None  # it is called where there is guidance
+        stride = self.student.backbone.dense_stride
+        seen = (dense.shape[2] * stride, dense.shape[3] * stride)
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
     def _guidance_loss(self, scores, views: UnlabelledImages, guide: PseudoLabels, size) -> Tensor:
@@ -272,13 +306,14 @@ class SemiSupervisedStep(nn.Module):
             self._pixel_loss(of_view, _cutmix_labels(guide, inside), size) / len(views.inside)
             for of_view, inside in zip(scores, views.inside)
         ]
-        if self.perturbation_weight:
+        if self.objective.perturbation_weight:
             losses.append(self._pixel_loss(scores[-1], guide, size))
-        return self.guidance.weight(self.iteration) * sum(losses)
+        assert self.guidance is not None
+        return self.guidance.weight(self.iteration) * functools.reduce(torch.add, losses)
 
-    def _pixel_loss(self, scores: Tensor, target: PseudoLabels, size) -> Tensor:
+    def _pixel_loss(self, scores: Tensor, target: PseudoLabels, size, balance: float = 0.0) -> Tensor:
         labels, keep = (self._pad(x, size) for x in target)
-        return pixel_cross_entropy(scores, labels, self.ignore_value, keep)
+        return pixel_cross_entropy(scores, labels, self.ignore_value, keep, balance)
 
     @torch.no_grad()
     def _pseudo_labels(self, views: UnlabelledImages, judged: dict[str, Tensor]) -> PseudoLabels:
@@ -290,9 +325,7 @@ class SemiSupervisedStep(nn.Module):
         finally:  # a lack of GPU memory is answered by repeating the step
             network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):
-            pseudo = make_pseudo_labels(
-                scores.float(), views.valid, self.threshold, sharpen=self.sharpen, ignore_value=self.ignore_value
-            )
+            pseudo = make_pseudo_labels(scores.float(), views.valid, self.threshold, ignore_value=self.ignore_value)
         self.statistics.update(kept_fractions(pseudo, self.student.background, self.ignore_value))
         self.last_pseudo = pseudo
         return pseudo

@@ -1,9 +1,13 @@
 """The network that makes the pseudo-labels (mean teacher; decay as in UniMatch V2)."""
 
 import copy
+from typing import cast
 
 import torch
 from torch import nn
+
+from hiervl.modeling import HierVL
+from hiervl.modeling.text_encoder import weights_changed
 
 
 class EmaTeacher(nn.Module):
@@ -12,6 +16,8 @@ class EmaTeacher(nn.Module):
     Weights that the student never trains are shared with it instead of copied.
     """
 
+    network: HierVL
+
     def __init__(self, student: nn.Module, max_decay: float = 0.996):
         """
         Args:
@@ -19,7 +25,7 @@ class EmaTeacher(nn.Module):
             max_decay: decay once the average has warmed up.
         """
         super().__init__()
-        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+        self.network = cast(HierVL, copy.deepcopy(student).requires_grad_(False).eval())
         self.max_decay = max_decay
         for own, followed in zip(self.network.parameters(), student.parameters()):
             if not followed.requires_grad:
@@ -40,21 +46,20 @@ class EmaTeacher(nn.Module):
         ]
         own, followed = (list(parameters) for parameters in zip(*trained))
         torch._foreach_lerp_(own, followed, 1.0 - decay)
-        # On CUDA that operation writes without counting it, and cached text embeddings would not notice.
-        torch.autograd.graph.increment_version(own)
         for own_buffer, followed_buffer in zip(self.network.buffers(), student.buffers()):
             own_buffer.copy_(followed_buffer)
+        weights_changed(self.network)
 
 
 class StudentAsTeacher(nn.Module):
     """The student itself in evaluation mode makes the pseudo-labels (UniMatch V1)."""
 
-    def __init__(self, student: nn.Module):
+    def __init__(self, student: HierVL):
         super().__init__()
         self._student = [student]  # in a list: its weights must not be registered a second time
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> HierVL:
         return self._student[0]
 
     def update(self, student: nn.Module, step: int) -> None:

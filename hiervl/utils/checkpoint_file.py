@@ -1,4 +1,4 @@
-"""Reading checkpoints without running code, and their weights into a network; knows of no trainer."""
+"""Writing checkpoints whole, reading them without running code, and their weights into a network; knows no trainer."""
 
 import logging
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import whole_file
 from hiervl.utils.text import listed
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,19 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values; a reader never sees half a file, and the disk has it when this returns.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full; an older file is untouched.
+    """
+    with whole_file(path, durable=True) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # PyTorch's, when its writer could not write
+            raise OSError(getattr(error, "errno", None), str(error)) from error
+
+
 def checkpoints_by_age(folder: str) -> list[Path]:
     """The files of a folder that a run may go on from, newest first."""
     found = [path for path in Path(folder).glob("model_*.pth") if path.name != BEST]
@@ -53,7 +66,7 @@ def _check_sums(path: str) -> None:
             raise ValueError(f"its part {damaged} is damaged")
 
 
-def load_network(network: nn.Module, path: str, which: str) -> None:
+def load_network(network: Any, path: str, which: str) -> None:
     """Load the weights of the "teacher" or the "student" of a checkpoint into a network for evaluation.
 
     Raises:
@@ -62,11 +75,11 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
     load_weights(network, read_checkpoint(path), path, which)
 
 
-def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: str, which: str) -> None:
+def load_weights(network: Any, checkpoint: dict[str, Any], path: str, which: str) -> None:
     """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
-    weights = checkpoint["teacher"] if has_teacher else checkpoint["model"]
+    weights = checkpoint["teacher"] if has_teacher else checkpoint.get("student", checkpoint["model"])
     weights = {key.removeprefix("network."): value for key, value in weights.items()} if has_teacher else weights
     try:
         network.load_state_dict(weights)

@@ -1,30 +1,78 @@
 """Writing files so that a reader never sees half of one."""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 TEMPORARY = ".tmp"
 
 
-def write_whole(path: Path, write) -> None:
-    """Write beside the file, flush to the disk, then rename: a reader never sees half a file.
+@contextmanager
+def whole_file(path: str | Path, *, ending: str = "", durable: bool = False) -> Iterator[Path]:
+    """A file that appears under its name only when it is whole; until then its old content stays.
+
+    The block writes to a temporary file beside it, which takes the name when the block ends, and is removed if the
+    block fails. The folder is made. Several processes may write the same file at once; the last one to end wins.
+
+    Args:
+        ending: of the temporary name, for libraries that choose the format by it, such as ".mp4".
+        durable: also flush the file to the disk first, so that a power failure leaves the old or the new content.
+
+    Yields:
+        the temporary file's path; there is no file yet.
 
     Raises:
-        OSError: whatever kept it from being written; nothing is left behind.
+        OSError: the file cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}{ending}")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        if durable:
+            _flush(temporary)
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # PyTorch's, when its writer could not write
-            raise OSError(getattr(error, "errno", None), str(error)) from error
         raise
-    _flush_folder(path.parent)
+    if durable:
+        _flush_folder(path.parent)
+
+
+def write_text(path: str | Path, text: str, *, durable: bool = False) -> None:
+    """Write a UTF-8 text as a :func:`whole_file`; line ends stay as they are."""
+    with whole_file(path, durable=durable) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write bytes as a :func:`whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
+    """Write plain values as JSON with a line end, as a :func:`whole_file`."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_png(path: str | Path, picture: Image.Image, **options: Any) -> None:
+    """Write a picture as PNG, as a :func:`whole_file`; ``options`` are Pillow's, such as ``compress_level``."""
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG", **options)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+RECOMPUTABLE = ("encoder", "pixel_decoder", "query_decoder", "losses")  # the parts that MODEL.RECOMPUTE may name
+
 
 def maybe_recomputed(recompute: bool, function: Callable, *arguments) -> Any:
     """``function(*arguments)``; with ``recompute``, what is inside it is not kept for the backward pass, but computed

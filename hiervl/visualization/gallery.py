@@ -3,7 +3,6 @@
 import base64
 import bisect
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ from hiervl.evaluation.semantic_evaluator import (
     SemanticEvaluator,
     confusion_matrix,
     scores_from_confusion,
-    write_text,
 )
+from hiervl.utils.files import write_json
 from hiervl.utils.tolerance import going_on_without
 from hiervl.visualization.pictures import colourise
 
@@ -70,7 +69,8 @@ class EvaluationGallery(DatasetEvaluator):
     def _consider(self, inputs: dict, labels: np.ndarray, confidence: np.ndarray) -> None:
         """Keep the image in the groups where it belongs among the first."""
         names, ignored = self.evaluator.class_names, self.evaluator.ignore_label
-        truth = read_label(inputs["sem_seg_file_name"], len(names), ignored, labels.shape)
+        image_file = inputs.get("file_name", "")
+        truth = read_label(inputs["sem_seg_file_name"], len(names), ignored, labels.shape, image_file)
         confusion = confusion_matrix(truth, labels, len(names), ignored)
         if not confusion.any():
             return
@@ -132,7 +132,7 @@ class EvaluationGallery(DatasetEvaluator):
             **self.facts,
         }
         with going_on_without(self.path):
-            write_text(json.dumps(content), self.path)
+            write_json(self.path, content)
         return None
 
 

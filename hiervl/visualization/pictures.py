@@ -1,6 +1,5 @@
 """Pictures of segmentations: label maps in colour, overlays, and sheets that compare models side by side."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -14,7 +13,9 @@ from detectron2.evaluation import inference_context
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from hiervl.data.classes.definitions import distinct_colors
 from hiervl.data.loading.readers import read_label
+from hiervl.utils.files import write_png
 
 DEFAULT_IGNORE_LABEL = 255
 IGNORED_COLOUR = (225, 225, 225)  # of every label that is no class
@@ -41,19 +42,6 @@ FRAME = (150, 150, 150)
 Colours = Sequence[Sequence[int]]
 Panel = tuple[str, np.ndarray]
 Row = tuple[str, list[Panel]]
-
-
-def default_colours(num_classes: int) -> np.ndarray:
-    """Distinct RGB colours (num_classes, 3), uint8, for datasets that bring none; class 0 is dark grey."""
-    golden_ratio = 0.618034  # multiples of it spread evenly over the circle of hues, however many there are
-    index = np.arange(num_classes)
-    degrees = 360 * ((index * golden_ratio) % 1)
-    saturation = np.array([0.86, 0.5, 0.7])[index % 3]
-    value = np.array([0.92, 0.78, 0.58])[index // 3 % 3]
-    hsv = np.stack([degrees, saturation, value], axis=1).astype(np.float32)
-    colours = np.rint(255 * cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]).astype(np.uint8)
-    colours[:1] = 70
-    return colours
 
 
 def colourise(labels: np.ndarray, colours: Colours) -> np.ndarray:
@@ -118,7 +106,7 @@ def comparison_sheet(rows: Sequence[Row], class_names: Sequence[str], colours: C
     spacer = _blank(MARGIN, width)
     sheet = np.concatenate([part for strip in strips for part in (strip, spacer)][:-1])
     sheet = cv2.copyMakeBorder(sheet, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=PAPER)
-    save_png(Image.fromarray(sheet), path)
+    write_png(path, Image.fromarray(sheet))
 
 
 @torch.no_grad()
@@ -145,7 +133,7 @@ def draw_comparisons(
     class_names = list(metadata.stuff_classes)
     colours = getattr(metadata, "stuff_colors", None)
     if colours is None:
-        colours = default_colours(len(class_names))
+        colours = distinct_colors(len(class_names))
     ignore_label = getattr(metadata, "ignore_label", DEFAULT_IGNORE_LABEL)
 
     rows = []
@@ -174,7 +162,8 @@ def _comparison_row(inputs: dict, predictions: dict[str, np.ndarray], num_classe
     panels = [("image", inputs["image"].permute(1, 2, 0).cpu().numpy())]
     if "sem_seg_file_name" in inputs:
         size = next(iter(predictions.values())).shape
-        panels.append(("truth", read_label(inputs["sem_seg_file_name"], num_classes, ignore_label, size)))
+        truth = read_label(inputs["sem_seg_file_name"], num_classes, ignore_label, size, inputs["file_name"])
+        panels.append(("truth", truth))
     panels.extend(predictions.items())
     return Path(inputs["file_name"]).stem, panels
 
@@ -222,7 +211,9 @@ def _legend_entries(
     label_maps = [picture for _, panels in rows for _, picture in panels if picture.ndim == 2]
     labels = sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
     known = [label for label in labels if 0 <= label < len(colours)]
-    entries = [(class_names[label], tuple(int(part) for part in colours[label])) for label in known]
+    entries: list[tuple[str, Sequence[int]]] = [
+        (class_names[label], tuple(int(part) for part in colours[label])) for label in known
+    ]
     return entries + ([(IGNORED_NAME, IGNORED_COLOUR)] if len(known) < len(labels) else [])
 
 
@@ -268,15 +259,3 @@ def _widen(picture: np.ndarray, width: int) -> np.ndarray:
     """Blank paper on the right up to ``width``."""
     missing = max(0, width - picture.shape[1])
     return np.concatenate([picture, _blank(picture.shape[0], missing)], axis=1)
-
-
-def save_png(picture: Image.Image, path: str) -> None:
-    """Write a PNG that appears complete or not at all; its directory is made."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

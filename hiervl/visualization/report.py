@@ -1,6 +1,5 @@
 """A run as one HTML page that needs neither a server nor a network: read from what the run has left in its folder."""
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import yaml
 
 from hiervl import __version__
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import write_text
 from hiervl.visualization.report_page import page
 from hiervl.visualization.run_data import RunData, read_run
 
@@ -51,13 +51,9 @@ def write_report(folder: str | Path, *, compare: None | str | Path = None, outpu
     run = read_run(folder)
     other = read_run(compare) if compare is not None else find_supervised(Path(folder), run)
     path = output or Path(folder) / REPORT_FILE
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page(run, other), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, page(run, other))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None
     return path
 

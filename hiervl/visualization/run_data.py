@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from hiervl.config.keys import get_value
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
@@ -24,12 +25,7 @@ class RunData(NamedTuple):
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A config value such as "SEMI.ENABLED"."""
-        value: Any = yaml.safe_load(self.config) or {}
-        for part in key.split("."):
-            if not isinstance(value, dict) or part not in value:
-                return default
-            value = value[part]
-        return value
+        return get_value(yaml.safe_load(self.config) or {}, key, default)
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Scores by dataset."""

@@ -9,13 +9,14 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from PIL import Image
 
+from hiervl.data.classes.definitions import distinct_colors
 from hiervl.data.loading.loaders import load_unlabeled
 from hiervl.data.loading.mappers import UnlabeledMapper
 from hiervl.data.loading.streams import sample_generator
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.tolerance import going_on_without
-from hiervl.visualization.pictures import Row, comparison_sheet, default_colours
+from hiervl.visualization.pictures import Row, comparison_sheet
 
 FOLDER = "training_pictures"
 IMAGES = 4
@@ -47,7 +48,7 @@ class TrainingPictures(HookBase):
         names = self.step.student.class_names
         colours = metadata.get("stuff_colors")
         if colours is None or len(colours) != len(names):
-            colours = default_colours(len(names))
+            colours = distinct_colors(len(names))
         comparison_sheet(self._rows(), names, colours, path)
 
     @torch.no_grad()
@@ -63,7 +64,7 @@ class TrainingPictures(HookBase):
             scores[name] = network.semantic_maps(views.weak).float()
             network.train(was_training)
         pseudo = make_pseudo_labels(
-            scores["teacher"], views.valid, step.threshold.keeps, sharpen=step.sharpen, ignore_value=step.ignore_value
+            scores["teacher"], views.valid, step.threshold.keeps, ignore_value=step.ignore_value
         )
         kept = pseudo.labels.masked_fill(~pseudo.keep, step.ignore_value)
         rows = []

@@ -105,6 +105,7 @@ def test_everything_is_written_and_can_be_read_by_others(brightest, tmp_path):
     for annotation in coco.loadAnns(coco.getAnnIds(imgIds=by_file["y.png"])):
         mask = coco.annToMask(annotation)
         assert annotation["area"] == mask.sum() == coco_mask.area(annotation["segmentation"])
+        assert annotation["bbox"] == coco_mask.toBbox(annotation["segmentation"]).tolist()
         covered[mask > 0] = annotation["category_id"] - 1
     np.testing.assert_array_equal(covered, labels["deep/y.png"])  # class 0 is background: no instance
 
@@ -115,7 +116,24 @@ def test_everything_is_written_and_can_be_read_by_others(brightest, tmp_path):
     for segment in of_x["segments_info"]:
         assert (labels["x.png"][ids == segment["id"]] == segment["category_id"] - 1).all()
         assert (ids == segment["id"]).sum() == segment["area"]
+        rows, columns = np.nonzero(ids == segment["id"])
+        left, top, width, height = segment["bbox"]
+        assert (top, top + height - 1) == (rows.min(), rows.max())
+        assert (left, left + width - 1) == (columns.min(), columns.max())
     assert (ids > 0).all()
+
+
+def test_drafts_for_annotation_tools(brightest, tmp_path):
+    """The files of all images together hold those of an earlier call, too."""
+    pictures(tmp_path / "in", "a.png", "b/c.png", height=40, width=60)
+    tools = ("labelme", "cvat", "label_studio", "yolo")
+    assert brightest("--input", tmp_path / "in/a.png", "--save", *tools) == 0
+    assert brightest("--input", tmp_path / "in", "--save", *tools) == 0
+    out = tmp_path / "out"
+    assert (out / "labelme/b/c.json").is_file() and (out / "yolo/labels/a.txt").is_file()
+    assert "names" in (out / "yolo/data.yaml").read_text()
+    assert (out / "cvat/annotations.xml").read_text().count("<image ") == 2
+    assert len(json.loads((out / "label_studio/tasks.json").read_text())) == 2
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(brightest, tmp_path, capsys):
@@ -172,6 +190,11 @@ def test_every_frame_of_a_video_and_the_overlays_as_a_video(brightest, tmp_path)
     assert [int(np.median(Image.open(out / "mask" / "v" / f"{i:06d}.png"))) for i in range(3)] == [2, 1, 0]
     overlay = cv2.VideoCapture(str(out / "overlay" / "v.mp4"))
     assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and overlay.get(cv2.CAP_PROP_FPS) == 5
+    for label in (2, 1, 0):  # half of what the frame shows, half the class's colour; the codec is not exact
+        is_read, frame = overlay.read()
+        rgb = frame[2:14, 2:30, ::-1].reshape(-1, 3).mean(0)
+        expected = (np.eye(3)[label] * 255 + CLASSES[label].color) / 2
+        assert is_read and np.abs(rgb - expected).max() < 25, (label, rgb, expected)
     assert json.loads((out / "json" / "v.json").read_text())["frames"] == 3
     assert len(json.loads((out / "instances.json").read_text())["images"]) == 3
 

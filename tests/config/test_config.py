@@ -1,6 +1,5 @@
 """Every key is explained and used; every config file loads; wrong keys are answered with the right one."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -11,7 +10,10 @@ from detectron2.utils import comm
 
 import hiervl
 from hiervl.config import defaults as config
-from hiervl.engine.run_config import load_config, prepare_config, settle_device
+from hiervl.config.check import check_config
+from hiervl.config.keys import keys_of_user
+from hiervl.config.keys_read import as_read, keys_read
+from hiervl.engine.run_config import config_from_text, load_config, prepare_config, settle_device
 from hiervl.utils.errors import UserError
 
 SOURCES = Path(hiervl.__file__).parent
@@ -46,28 +48,8 @@ def test_every_new_key_has_a_comment_above_it():
 
 
 def test_every_new_key_is_read():
-    """As ``….SECTION.KEY`` or ``section.KEY`` after ``section = ….SECTION``, in code and not in words."""
-    files = [SOURCES.parent / "train_net.py", *(path for path in SOURCES.rglob("*.py") if path.name != "defaults.py")]
-    found = {read for path in files for read in keys_read(path)}
-    assert [key for key in NEW_KEYS if tuple(f"cfg.{key}".split(".")[-2:]) not in found] == []
-
-
-def keys_read(path):
-    """(section, key) of every attribute in capitals that is not written."""
-    tree = ast.parse(path.read_text())
-    sections = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            pairs = [(node.targets[0], node.value)]
-            if isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple):
-                pairs = zip(node.targets[0].elts, node.value.elts)
-            for target, value in pairs:
-                if isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
-                    sections.setdefault(target.id, set()).add(value.attr)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr.isupper() and isinstance(node.ctx, ast.Load):
-            name = getattr(node.value, "attr", None) or getattr(node.value, "id", "")
-            yield from ((section, node.attr) for section in {name, *sections.get(name, ())})
+    read = keys_read()
+    assert [key for key in NEW_KEYS if as_read(key) not in read] == []
 
 
 def test_there_are_config_files():
@@ -93,13 +75,14 @@ def test_delta_lies_on_any_config(path):
     for base in (FOLDER / "quickstart.yaml", FOLDER / "camvid_46.yaml"):
         plain, changed = load_config(str(base)), load_config(str(base), deltas=[str(path)])
         assert changed.OUTPUT_DIR == f"{plain.OUTPUT_DIR}_{path.stem}"
-        plain.SOLVER.PRESET_KEEPS = changed.SOLVER.PRESET_KEEPS  # what was written, not what it means
         assert changed.MODEL.META_ARCHITECTURE in ("HierVL", "PixelClassifier")
+        if path.stem == "paper":  # whose method these two belong to
+            plain.INPUT.REGIONS_AS_INSTANCES, plain.MODEL.CLIP.DETAIL_MAPS = False, 0
         for section in ("DATASETS", "INPUT", "SOLVER", "TEST"):
             assert changed[section] == plain[section]
         assert changed.MODEL.CLIP == plain.MODEL.CLIP
     changes = [changed[section] != plain[section] for section in ("MODEL", "LOSS", "SEMI")]  # of camvid_46
-    of_the_defaults = ("all", "with_masked_consistency", "with_entropy", "with_feature_perturbation")
+    of_the_defaults = ("with_masked_consistency", "with_entropy", "with_feature_perturbation")
     assert any(changes) != (path.stem in of_the_defaults)
 
 
@@ -253,6 +236,48 @@ def test_the_command_line_takes_what_yaml_takes(key, text, value):
 def test_a_section_on_the_command_line(tmp_path):
     cfg = load_config("", ["DATASET.LABELED", "{IMAGES: a, MASKS: b}"])
     assert (cfg.DATASET.LABELED.IMAGES, cfg.DATASET.LABELED.MASKS) == ("a", "b")
-    assert "DATASET.LABELED.IMAGES" in cfg.SOLVER.PRESET_KEEPS
+    assert "DATASET.LABELED.IMAGES" in keys_of_user(cfg)
     with pytest.raises(UserError, match="the command line: DATASET.VAL needs IMAGES and MASKS, not IMAGES"):
         load_config("", ["DATASET.VAL", "{IMAGES: a}"])
+
+
+@pytest.mark.parametrize(
+    "key, value, answer",
+    [
+        ("DATASETS.CLASSES", "c.yaml", "no config key 'DATASETS.CLASSES': write DATASET.CLASSES"),
+        ("DATASETS.LABELED.IMAGES", "a", "no config key 'DATASETS.LABELED.IMAGES': write DATASET.LABELED.IMAGES"),
+        ("DATASET.TRAIN", "('camvid_train',)", "no config key 'DATASET.TRAIN': write DATASETS.TRAIN"),
+        ("DATASETS.UNLABELED", "photos", "DATASETS.UNLABELED takes .*folders of your own belong in DATASET.UNLABELED"),
+    ],
+)
+def test_a_key_of_dataset_in_datasets_is_answered_with_the_right_one(key, value, answer):
+    with pytest.raises(UserError, match=answer):
+        load_config("", [key, value])
+
+
+def test_folders_and_registered_names_in_each_others_place(tmp_path):
+    quickstart = str(FOLDER / "quickstart.yaml")
+    cfg = load_config(quickstart, ["DATASETS.TEST", f"('{tmp_path}',)"])
+    with pytest.raises(UserError, match="is no registered dataset; folders of your own belong in DATASET.VAL"):
+        prepare_config(cfg)
+    cfg = load_config(quickstart, ["DATASET.NAME", "own", "DATASET.VAL", "shapesworld_val"])
+    with pytest.raises(UserError, match="DATASET.VAL takes folders.*'shapesworld_val'.*write it into DATASETS.TEST"):
+        prepare_config(cfg)
+
+
+def test_retired_keys_are_answered_and_read_from_older_runs(tmp_path):
+    with pytest.raises(UserError, match="no config key 'LOSS.RECOMPUTE' any more: list the parts in MODEL.RECOMPUTE"):
+        load_config("", ["LOSS.RECOMPUTE", "True"])
+    old = "SOLVER: {PRESET_KEEPS: []}\nMODEL: {PIXEL_DECODER: {RECOMPUTE: %s, DROPOUT: 0.0, DIM: 64}}\n"
+    (tmp_path / "used.yaml").write_text(old % "true")
+    with pytest.raises(UserError, match="used.yaml: there is no config key 'MODEL.PIXEL_DECODER.RECOMPUTE' any more"):
+        load_config(str(tmp_path / "used.yaml"))
+    (tmp_path / "neutral.yaml").write_text(old % "false")
+    assert load_config(str(tmp_path / "neutral.yaml")).MODEL.PIXEL_DECODER.DIM == 64
+    assert config_from_text(old % "true", ["OUTPUT_DIR", str(tmp_path)], "a run").MODEL.PIXEL_DECODER.DIM == 64
+
+
+def test_parts_to_recompute_are_names():
+    cfg = load_config("", ["MODEL.RECOMPUTE", "['encoder', 'decoder']"])
+    with pytest.raises(UserError, match="MODEL.RECOMPUTE: 'decoder' is none of encoder, pixel_decoder, query_decoder"):
+        check_config(cfg)

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from hiervl.config.files import SHIPPED_BASE, read_layers, written_keys
+from hiervl.config.files import SHIPPED, SHIPPED_BASE, find_config, read_layers, written_keys
+from hiervl.config.keys import keys_of_user
 from hiervl.data.registered.datasets import dataset_root
 from hiervl.engine.run_config import load_config
 from hiervl.utils.errors import UserError
@@ -23,7 +24,7 @@ def test_a_base_is_found_beside_the_file_or_among_the_shipped_ones(tmp_path):
     assert written_keys(layers) == ["SEED", "SOLVER.BASE_LR"]  # the shipped base is no choice of the user
     cfg = load_config(str(top), ["TEST.PICTURES", "2"])
     assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.AMP.ENABLED, cfg.TEST.PICTURES) == (3, 0.5, True, 2)
-    assert cfg.SOLVER.PRESET_KEEPS == ["SEED", "SOLVER.BASE_LR", "TEST.PICTURES"]
+    assert keys_of_user(cfg.clone()) == {"SEED", "SOLVER.BASE_LR", "TEST.PICTURES"}
 
 
 def test_paths_are_relative_to_the_file_that_writes_them(tmp_path):
@@ -69,5 +70,16 @@ def test_a_written_config_reads_back(tmp_path):
     cfg = load_config(str(write(tmp_path, "own.yaml", "DATASET: {NAME: a, VAL: 0.3, UNLABELED: [u, v]}\n")))
     dumped = write(tmp_path / "out", "config.yaml", cfg.dump())
     again = load_config(str(dumped))
-    again.SOLVER.PRESET_KEEPS = cfg.SOLVER.PRESET_KEEPS
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+
+def test_a_shipped_config_is_found_by_its_name_and_a_file_here_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("baselines/unimatch.yaml", "configs/baselines/unimatch.yaml"):
+        assert find_config(name) == SHIPPED / "baselines" / "unimatch.yaml"
+    with pytest.raises(UserError, match="^there is no config file 'coco_233.yaml'; did you mean .*coco_232.yaml.$"):
+        find_config("coco_233.yaml")
+    write(tmp_path, "coco_232.yaml", "SEED: 3\n")
+    assert find_config("coco_232.yaml").resolve() == tmp_path / "coco_232.yaml"
+    cfg = load_config("quickstart.yaml", deltas=["baselines/unimatch.yaml"])
+    assert cfg.OUTPUT_DIR.endswith("quickstart_unimatch") and cfg.DATASET.ROOT == str(SHIPPED)

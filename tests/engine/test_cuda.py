@@ -12,7 +12,7 @@ from hiervl.semi_supervised.step import SemiSupervisedStep
 SIDE = 32
 SHALLOW = ("MODEL.PIXEL_DECODER.LAYERS", 1, "MODEL.QUERY_DECODER.LAYERS", 1)  # every further layer is as the first
 EVERYTHING = (
-    "SEMI.THRESHOLD", "class", "SEMI.SHARPEN", 2.0, "LOSS.PIXEL_BALANCE", 0.5, "MODEL.HSQG.IMAGE_EMBEDDING", "frozen",
+    "SEMI.THRESHOLD", "class", "LOSS.PIXEL_BALANCE", 0.5, "MODEL.HSQG.IMAGE_EMBEDDING", "frozen",
     "MODEL.HSQG.GROUND_TRUTH_PRESENCE", True, "MODEL.QUERY_DECODER.CLASSIFIER", "mean", "MODEL.CLIP.DETAIL_MAPS", 4,
 )  # fmt: skip
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from hiervl.engine.comparison import gain_line, mean_iou, supervised_twin, train_both
-from hiervl.engine.health_report import HealthReport, find_problems, presence_auc, worthless_classes
+from hiervl.engine.health_report import HealthReport, find_problems, presence_auc
 from hiervl.engine.hooks import best_metric
 from hiervl.semi_supervised import pseudo_labels
+from hiervl.semi_supervised.knowledge import unknown_classes
 from hiervl.semi_supervised.pseudo_labels import ConfidenceThreshold
 
 NAMES = ("background", "cat", "bus")
@@ -75,8 +76,8 @@ def test_classes_that_no_labelled_image_shows_cannot_vanish():
 def test_classes_that_clip_does_not_know():
     """Below the least IoU on three images or more: of a class that one or two show, little is known."""
     iou, shown = np.array([0.5, 0.019, 0.0, NAN, 0.0]), np.array([10, 3, 2, 0, 0])
-    assert worthless_classes(iou, shown, 0.02) == [1]
-    assert worthless_classes(iou, shown, 0.0) == []
+    assert unknown_classes(iou, shown, 0.02) == [1]
+    assert unknown_classes(iou, shown, 0.0) == []
 
 
 def test_auc_by_hand():

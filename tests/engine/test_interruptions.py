@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hiervl.utils.checkpoint_file import write_checkpoint
 from hiervl.utils.errors import UserError
 
 IS_SOAK = bool(os.environ.get("HIERVL_SOAK"))
@@ -82,7 +83,7 @@ def whole(world, options, tmp_path_factory):
 
 def assert_same_end(output, other):
     ends = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, other)]
-    for part in ("model", "teacher", "threshold"):
+    for part in ("model", "student", "teacher", "threshold"):
         assert ends[0][part].keys() == ends[1][part].keys()
         for name, value in ends[0][part].items():
             assert torch.equal(value, ends[1][part][name]), f"{part} {name}"
@@ -102,7 +103,7 @@ def begun_and_ended(output) -> tuple:
 def wait_for_moment(moment: str, output, chance: random.Random) -> None:
     """Until a started training writes a checkpoint, evaluates, or has got somewhere beyond its next checkpoint."""
     if moment == "writing":
-        wait_until(lambda: list(output.glob("*.pth.tmp")))
+        wait_until(lambda: list(output.glob("*.pth.*.tmp")))
     elif moment == "evaluating":
         begun, _ = begun_and_ended(output)
         wait_until(lambda: begun_and_ended(output)[0] > begun)
@@ -127,7 +128,7 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(world, options,
         assert exit_code(child) == -signal.SIGKILL, output.with_suffix(".txt").read_text()[-2000:]
         begun, ended = begun_and_ended(output)
         was_evaluating = begun - ended > died["evaluating"]
-        was_writing = bool(list(output.glob("*.pth.tmp")))
+        was_writing = bool(list(output.glob("*.pth.*.tmp")))
         died["evaluating" if was_evaluating else "writing" if was_writing else "anywhere"] += 1
     (output / "results.json.123.tmp").touch()  # as a kill at the right moment leaves it
     assert exit_code(start(world, output, options, resume=True)) == 0, output.with_suffix(".txt").read_text()[-2000:]
@@ -252,9 +253,8 @@ def test_settings_that_can_change_are_logged(world, options, copy, caplog):
 
 def test_recomputation_can_be_switched_on(world, options, copy, caplog):
     """As the sentence about an exhausted GPU says; the results are the same, so nothing is warned of."""
-    sections = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
-    switches = [word for section in sections for word in (f"{section}.RECOMPUTE", "True")]
-    assert make_trainer(world, copy, options, *switches, resume=True).start_iter > 0
+    switch = ("MODEL.RECOMPUTE", "['encoder', 'pixel_decoder', 'query_decoder', 'losses']")
+    assert make_trainer(world, copy, options, *switch, resume=True).start_iter > 0
     assert "other settings" not in caplog.text
 
 
@@ -281,8 +281,6 @@ def test_changed_split_is_warned_of_once(world, options, copy, tmp_path, caplog)
 
 def test_full_disk_costs_one_checkpoint(world, options, tmp_path, whole, monkeypatch, caplog):
     """The second write fails: said, the first stays, the third is there, the end is the same."""
-    from hiervl.engine import checkpoint
-
     saved, failed = [], []
     original = torch.save
 
@@ -291,12 +289,12 @@ def test_full_disk_costs_one_checkpoint(world, options, tmp_path, whole, monkeyp
             failed.append(file.name)
             file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        saved.append(os.path.basename(file.name))
+        saved.append(os.path.basename(file.name).partition(".pth")[0])
         original(data, file)
 
-    monkeypatch.setattr(checkpoint.torch, "save", save)
+    monkeypatch.setattr(torch, "save", save)
     make_trainer(world, tmp_path / "full", options).train()
-    assert failed and "model_0000002.pth.tmp" in saved and "model_0000008.pth.tmp" in saved
+    assert failed and "model_0000002" in saved and "model_0000008" in saved
     message = next(r.getMessage() for r in caplog.records if "could not be written" in r.getMessage())
     assert "No space left on device" in message and "the last good one is" in message and "model_" in message
     assert not list((tmp_path / "full").glob("*.tmp"))
@@ -305,52 +303,47 @@ def test_full_disk_costs_one_checkpoint(world, options, tmp_path, whole, monkeyp
 
 def test_full_disk_costs_no_training_its_end(world, options, tmp_path, whole, monkeypatch, caplog):
     """Results, pictures, health and what the report needs cannot be written: said, and the weights are the same."""
-    from hiervl.evaluation import semantic_evaluator
-    from hiervl.visualization import gallery, pictures
+    from hiervl.utils import files
 
-    def write(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def replace(temporary, path, original=os.replace):
+        if Path(path).suffix in (".json", ".png", ".html"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(temporary, path)
 
-    monkeypatch.setattr(gallery, "write_text", write)
-    monkeypatch.setattr(semantic_evaluator, "write_text", write)
-    monkeypatch.setattr(pictures, "save_png", write)
     extra = ("TEST.PICTURES", "1", "SEMI.PICTURES_PERIOD", "6")
     trainer = make_trainer(world, tmp_path / "full", options, *extra)
-    monkeypatch.setattr(Path, "write_text", write)  # of the report
-    trainer.train()
-    monkeypatch.undo()
+    with monkeypatch.context() as full:
+        full.setattr(files.os, "replace", replace)
+        trainer.train()
     for name in ("results.json", "predictions_camvid_val.png", "report_camvid_val.json", "health.json", "_0000006.png"):
         assert f"{name} could not be written (No space left on device)" in caplog.text
     assert "The report is left out" in caplog.text and "Traceback" not in caplog.text
+    assert not list((tmp_path / "full").rglob("*.tmp"))
     shutil.copy(whole / "results.json", tmp_path / "full")
     assert_same_end(tmp_path / "full", whole)
-    monkeypatch.setattr(semantic_evaluator, "write_text", write)
+    monkeypatch.setattr(files.os, "replace", replace)
     with pytest.raises(OSError):  # of --eval-only it is all that is wanted
         trainer.test(trainer.cfg, trainer.student.eval())
 
 
 def test_really_full_disk(tmp_path):
     """PyTorch's own writer meets a device without room."""
-    from hiervl.utils.files import write_whole
-
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full is Linux's")
     path = tmp_path / "model.pth"
     path.write_bytes(b"good")
-    os.symlink("/dev/full", tmp_path / "model.pth.tmp")
+    os.symlink("/dev/full", tmp_path / f"model.pth.{os.getpid()}.tmp")
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, lambda file: torch.save({"weights": torch.zeros(100_000)}, file))
+        write_checkpoint(path, {"weights": torch.zeros(100_000)})
     assert path.read_bytes() == b"good" and not list(tmp_path.glob("*.tmp"))
 
 
 def test_last_checkpoint_has_to_be_written(world, options, copy, monkeypatch):
-    from hiervl.engine import checkpoint
-
     trainer = make_trainer(world, copy, options, resume=True)
 
     def save(data, file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", save)
+    monkeypatch.setattr(torch, "save", save)
     with pytest.raises(UserError, match="No space left on device.*the last good one is .*model_.*--resume"):
         trainer.train()

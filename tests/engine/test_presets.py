@@ -58,6 +58,15 @@ def test_large_photographs_are_made_smaller():
     assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (1024, 512)
 
 
+@pytest.mark.parametrize("key, value", [("NAME", "ViT-B-32"), ("PRETRAINED", "/weights.pt")])
+def test_a_clip_of_ones_own_is_kept_on_the_cpu(key, value):
+    """With it, nothing of the encoder that HierVL brings is mixed in; on a GPU that is never chosen."""
+    cfg, choices = chosen(facts(), f"MODEL.CLIP.{key}", value)
+    assert cfg.MODEL.CLIP[key] == value and not any("MODEL.CLIP" in name for name in choices)
+    assert cfg.SOLVER.BACKBONE_MULTIPLIER == 0.01
+    assert chosen(facts(memory=24.0))[0].MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
+
+
 def test_iterations_grow_with_the_data_up_to_a_limit():
     """80 passes over 1600 images in eights: 16000."""
     assert chosen(facts(unlabeled=1600, memory=24.0))[0].SOLVER.MAX_ITER == 16000
@@ -68,9 +77,10 @@ def test_iterations_grow_with_the_data_up_to_a_limit():
 def test_the_cpu_gets_a_small_network():
     cfg, _ = chosen(facts())
     assert (cfg.MODEL.DEVICE, cfg.MODEL.PIXEL_DECODER.DIM, cfg.SOLVER.AMP.ENABLED) == ("cpu", 64, False)
-    assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (256, 224)
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (2, 2, 1)
-    assert cfg.SOLVER.BASE_LR == 5e-4  # 1e-3 · √(2/8)
+    assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (180, 160)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.UNLABELED_PER_BATCH, cfg.SOLVER.ACCUMULATION) == (4, 4, 1)
+    assert cfg.SOLVER.BASE_LR == 2.83e-3  # 4e-3 · √(4/8)
+    assert (cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED) == ("imagenet-lite", "imagenet-lite")
     cfg, _ = chosen(facts(size=(64, 64)))
     assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (0, 64)
 
@@ -98,7 +108,7 @@ def test_choices_are_printed_once_with_their_reasons(own, capsys):
     printed = capsys.readouterr().out
     assert "INPUT.CROP_SIZE 64 " in printed and "the shorter side (64 px)" in printed
     assert "SOLVER.BASE_LR 0.5 " in printed and "yours" in printed
-    assert cfg.SOLVER.PRESET == "none" and cfg.SOLVER.PRESET_KEEPS == []
+    assert cfg.SOLVER.PRESET == "none"
     (own.root / "dumped.yaml").write_text(cfg.dump())  # the run's own record is never changed by a preset
     again = prepare_config(load_config(str(own.root / "dumped.yaml")))
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())

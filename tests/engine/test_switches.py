@@ -8,6 +8,7 @@ from hiervl.modeling import HierVL
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.errors import UserError
+from hiervl.utils.recompute import RECOMPUTABLE
 
 SIZE = 48
 ALL = (
@@ -231,10 +232,7 @@ def test_recomputing_changes_no_loss_and_no_gradient(make_step):
     found = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        parts = ("MODEL.CLIP", "MODEL.PIXEL_DECODER", "MODEL.QUERY_DECODER", "LOSS")
-        switches = [f"{part}.RECOMPUTE" for part in parts]
-        dropout = ("MODEL.PIXEL_DECODER.DROPOUT", 0.1, "MODEL.QUERY_DECODER.DROPOUT", 0.1)
-        step = make_step(*(value for key in switches for value in (key, recompute)), *dropout)
+        step = make_step("MODEL.RECOMPUTE", list(RECOMPUTABLE) if recompute else [])
         student = step.student
         parts = (student.backbone, student.pixel_decoder, student.query_decoder, student.criterion)
         assert all(part.recompute is recompute for part in parts)

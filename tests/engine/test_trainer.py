@@ -53,16 +53,16 @@ def test_an_evaluation_that_exhausts_the_memory_of_a_gpu_says_what_to_lower(monk
 @pytest.mark.parametrize("command", [["--eval-only"], [], ["--replay", "step.pth"]], ids=["eval", "train", "replay"])
 def test_a_full_gpu_is_one_sentence(command, monkeypatch, tmp_path):
     """Wherever it is met: here by building the network, or by reading what is to be repeated."""
-    import train_net
+    from hiervl.engine import main as engine_main
     from hiervl.engine.trainer import SemiSupervisedTrainer
 
     for name in ("build_model", "replay"):
         monkeypatch.setattr(SemiSupervisedTrainer, name, exhaust_memory)
-    monkeypatch.setattr(train_net, "launch", lambda work, args, **_: work(args))
+    monkeypatch.setattr(engine_main, "launch", lambda work, args, **_: work(args))
     config = str(REPOSITORY / "configs" / "quickstart.yaml")
     values = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth", "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(SystemExit, match="error: the GPU's memory is exhausted: end other programs"):
-        train_net.run(train_net.argument_parser().parse_args(["--config-file", config, *command, *values]))
+        engine_main.run(engine_main.argument_parser().parse_args(["--config-file", config, *command, *values]))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_last_bit(world, t
     train(world, tmp_path / "parts", *common, resume=True)
     whole, parts = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "parts"))
     assert whole["trainer"]["iteration"] == parts["trainer"]["iteration"] == 39
-    for part in ("model", "teacher"):
+    for part in ("model", "student", "teacher"):
         for key, value in whole[part].items():
             assert torch.equal(value, parts[part][key]), f"{part} {key}"
     moments = [checkpoint["optimizer"]["state"] for checkpoint in (whole, parts)]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -154,6 +155,9 @@ def test_strips_columns_and_pieces_change_nothing(monkeypatch, out_size, budget)
     (output,) = SlidingWindowSegmenter(model, 8)([{"image": image, "height": out_size[0], "width": out_size[1]}])
     np.testing.assert_array_equal(output["labels"], expected.argmax(0))
     np.testing.assert_allclose(output["confidence"], expected.max(0).values, rtol=1e-5)
+    inputs = [{"image": image, "height": out_size[0], "width": out_size[1]}]
+    (output,) = SlidingWindowSegmenter(model, 8, class_maps=True)(inputs)
+    torch.testing.assert_close(output["sem_seg"], expected, rtol=1e-5, atol=1e-6)
     for max_width in (5, 16, None):
         resized = mean_map(model, image, 8, max_width=max_width, out_size=out_size)
         torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)
@@ -305,6 +309,28 @@ def test_strips_of_several_scales_are_the_mean(max_width):
     away = torch.arange(47).sub(30).abs() > 4  # resizing blurs the border between the colours
     torch.testing.assert_close(result[:, :, away], expected[:, :, away])
     torch.testing.assert_close(result.sum(0), torch.ones(33, 47))
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 2.0])
+def test_a_window_at_a_scale_is_shown_and_answered_about_the_centres_of_pixels(resize_by_opencv, scale):
+    """Its pixels as Pillow resizes them, which widens its filter in shrinking; its class map as OpenCV does."""
+    image, shown, answers = random_image(12, 16), [], []
+
+    def predict(pixels, windows):
+        shown.append(pixels)
+        answers.append(normalise_over_classes(torch.rand(1, 3, *pixels.shape[2:])))
+        return answers[-1]
+
+    (window,) = plan_windows((12, 16), 64, scales=(scale,))
+    ((_, _, class_map),) = averaged_strips(lambda w: cut(image, w), (12, 16), [window], predict)
+    height, width = window.seen_size
+    assert (height, width) == (round(12 * scale), round(16 * scale)) == tuple(shown[0].shape[2:])
+    by_pillow = [
+        np.asarray(Image.fromarray(plane.numpy().astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+        for plane in image
+    ]
+    np.testing.assert_allclose(shown[0][0], np.stack(by_pillow), atol=1e-2)
+    torch.testing.assert_close(class_map, resize_by_opencv(answers[0][0], (12, 16)), atol=1e-5, rtol=1e-5)
 
 
 def test_memory_follows_neither_the_image_nor_the_classes():

@@ -78,6 +78,13 @@ def test_row_masks_cuts_the_padding_off():
     assert (probability[..., :6] < 0.5).all() and (probability[..., 10:] > 0.5).all()
 
 
+def test_row_masks_are_resized_about_the_centres_of_pixels(resize_by_opencv):
+    torch.manual_seed(0)
+    masks = torch.randn(2, 4, 6)
+    expected = resize_by_opencv(masks, (16, 24))[:, :15, :20].sigmoid()
+    torch.testing.assert_close(row_masks(masks, (16, 24), (15, 20)), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_without_rows_regions_are_objects_and_stuff_is_one_segment():
     labels = np.array([[1, 1, 0, 1], [0, 0, 0, 2]])
     confidence = np.array([[0.5, 0.7, 1.0, 0.9], [1.0, 1.0, 1.0, 0.8]])

@@ -42,6 +42,23 @@ def test_classes_are_those_of_the_guidance(make_cfg):
     assert torch.equal(found.claims[3], by_guidance == 1)
 
 
+def test_an_image_of_another_size_is_answered_at_its_own(make_cfg, resize_by_opencv):
+    """Shown with the short side of the crop, padded to whole patches, and resized back twice without the padding."""
+    torch.manual_seed(0)
+    zero_shot = ZeroShotClip.from_config(make_cfg("INPUT.CROP_SIZE", 40), [["cat"], ["tree"], ["bus"]])
+    zero_shot.clip.logit_scale = 2000.0
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)  # shown as 40 × 50, padded to 48 × 64
+    halved = image.reshape(40, 2, 50, 2, 3).mean((1, 3))
+    pixels = (torch.from_numpy(halved).float().permute(2, 0, 1) - zero_shot.pixel_mean) / zero_shot.pixel_std
+    padded = torch.zeros(1, 3, 48, 64)
+    padded[0, :, :40, :50] = pixels
+    probability = zero_shot.clip.classify(zero_shot.clip.embed(padded).dense, zero_shot.text)
+    expected = resize_by_opencv(resize_by_opencv(probability, (48, 64))[0, :, :40, :50], (80, 100))
+    found = zero_shot(image).classes
+    assert expected.std() > 0.1
+    assert (found - expected).abs().mean() < 0.002  # the shown image is rounded to whole numbers
+
+
 def test_scores_of_classes_and_phrases_by_hand():
     """Four pixels; class 0 has the phrases a and b, class 1 has c. The last pixel does not count."""
     scores = ZeroShotScores(["x", "y"], [["a", "b"], ["c"]])

@@ -10,7 +10,7 @@ from hiervl.losses.target_maps import TargetMaps
 from hiervl.losses.targets import image_targets
 
 CLASSES = 4
-WEIGHTS = (2.0, 5.0, 5.0)
+WEIGHTS = (2.0, 5.0, 3.0)
 
 
 def random_image(seed, size=(12, 16)):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hiervl.losses import criterion as criterion_module
+from hiervl.losses.assignment import assign
 from hiervl.losses.criterion import SupervisedCriterion
 from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
@@ -145,3 +147,129 @@ def test_pixels_are_balanced_on_request():
         expected = -share * math.log(3 / 4) - (1 - share) * math.log(1 / 2)
         loss = run(criterion, predictions(), [sem_seg], scores=scores)["loss_pixel"]
         assert loss.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_scale_by_hand():
+    """The pixel loss, and 0.15 of class, mask and dice of every prediction."""
+    assert SupervisedCriterion(weights=ALL).scale(10) == pytest.approx(1 + 0.15 * 10 * (2 + 5 + 5))
+    assert SupervisedCriterion(weights={**ALL, "mask": 0.0}).scale(3) == pytest.approx(1 + 0.15 * 3 * (2 + 5))
+
+
+def test_pseudo_losses_by_hand():
+    """Class 0 is kept in image 0; class 1 is seen there but not kept, and absent in image 1, which shows class 0.
+
+    Image 0 weighs 1 and image 1 weighs 3. Instance queries take no part.
+    """
+    predicted = predictions(batch=2)
+    sem_seg = torch.zeros(4, 4, dtype=torch.long)
+    targets = [image_targets(each, None, (4, 4), 255) for each in (sem_seg, sem_seg)]
+    absent = torch.tensor([[False, False], [False, True]])
+    criterion = SupervisedCriterion(weights=ALL, num_points=16)
+    losses = criterion.pseudo_losses(predicted, targets, absent, torch.tensor([1.0, 3.0]))
+    assert set(losses) == {f"loss_pseudo_{name}{layer}" for name in ("class", "mask", "dice") for layer in ("", "_0")}
+    for suffix, logits, masks in zip(("_0", ""), predicted.pred_logits, predicted.pred_masks):
+        log = logits.log_softmax(-1)
+        # Three queries are settled: class 0 in both images, and "no object" (weight 0.1) for class 1 in image 1.
+        of_class = -(log[0, 0, 0] + 3 * (log[1, 0, 0] + 0.1 * log[1, 1, 2])) / 2.1
+        torch.testing.assert_close(losses[f"loss_pseudo_class{suffix}"], 2.0 * of_class)
+        mask = masks[:, 0, 0, 0]
+        bce = (F.softplus(-mask[0]) + 3 * F.softplus(-mask[1])) / 2
+        torch.testing.assert_close(losses[f"loss_pseudo_mask{suffix}"], 5.0 * bce)
+    sum(losses.values()).backward()
+    assert not predicted.pred_logits[0].grad[:, 2].any() and not predicted.pred_logits[0].grad[0, 1].any()
+    assert not predicted.pred_masks[0].grad[:, 1:].any()
+
+
+def test_every_loss_has_the_weight_of_its_name(make_cfg):
+    """Those of the config, each by a number of its own."""
+    names = ("class", "mask", "dice", "pixel", "align", "relevance")
+    numbers = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0)))
+    cfg = make_cfg(*(item for name, number in numbers.items() for item in (f"LOSS.{name.upper()}", number)))
+    sem_seg = torch.zeros(4, 4, dtype=torch.long)
+    gate = torch.tensor([[0.3, -0.4]])
+
+    def losses(criterion):
+        torch.manual_seed(1)
+        return run(criterion, predictions(), [sem_seg], gate)
+
+    weighted = losses(SupervisedCriterion.from_config(cfg))
+    plain = SupervisedCriterion(
+        weights=dict.fromkeys(names, 1.0), num_points=cfg.LOSS.NUM_POINTS, no_object=cfg.LOSS.NO_OBJECT,
+        oversample_ratio=cfg.LOSS.OVERSAMPLE_RATIO, importance_share=cfg.LOSS.IMPORTANCE_SAMPLE_RATIO,
+        pixel_balance=cfg.LOSS.PIXEL_BALANCE,
+    )  # fmt: skip
+    for name, loss in losses(plain).items():
+        assert loss.abs() > 0
+        torch.testing.assert_close(weighted[name], numbers[name.split("_")[1]] * loss)
+
+
+def test_the_matching_weighs_each_cost_as_its_loss(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        criterion_module, "assign", lambda *arguments, **options: seen.append(options) or assign(*arguments, **options)
+    )
+    weights = {**ALL, "class": 2.0, "mask": 3.0, "dice": 5.0}
+    for assignment in ("fixed", "hungarian"):
+        criterion = SupervisedCriterion(weights=weights, num_points=16, assignment=assignment)
+        run(criterion, predictions(), [torch.zeros(4, 4, dtype=torch.long)])
+    assert [options["weights"] for options in seen] == [(2.0, 3.0, 5.0)] * 2
+    assert [options["fixed"] for options in seen] == [True, False]
+    assert seen[0]["points"].shape == (16, 2)
+
+
+def test_the_alignment_moves_the_queries_and_not_the_text():
+    embeddings = torch.eye(2, 4).requires_grad_()
+    text = TextFeatures(embeddings, embeddings, embeddings, torch.arange(2))
+    predicted = predictions()
+    criterion = SupervisedCriterion(weights={**dict.fromkeys(ALL, 0.0), "align": 1.0}, num_points=16)
+    sem_seg = torch.zeros(4, 4, dtype=torch.long)
+    losses = criterion(predicted, torch.ones(1, 2, 4, 4), None, text, [image_targets(sem_seg, None, (4, 4), 255)])
+    assert set(losses) == {"loss_align"}
+    losses["loss_align"].backward()
+    assert embeddings.grad is None and predicted.joint_embeddings.grad[0, 2].any()
+
+
+def test_losses_of_two_images_are_means_over_all_their_queries():
+    """Both full of one class each, and both masks of it, of the text query and of an instance query, are looked at."""
+    predicted = predictions(rows=4, layers=1, batch=2)
+    criterion = SupervisedCriterion(weights=dict.fromkeys(ALL, 1.0), num_points=16)
+    gate = torch.tensor([[0.3, -0.4], [1.2, 0.5]])
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            criterion_module, "assign", lambda *args, **options: seen.append(assign(*args, **options)) or seen[-1]
+        )
+        losses = run(criterion, predicted, [torch.full((4, 4), label) for label in (0, 1)], gate)
+    (found,) = seen[0]
+    instances = [(image, row) for image in (0, 1) for row in (2, 3) if found.target_classes[image, row] == image]
+    assert len(instances) == 2 and {image for image, _ in instances} == {0, 1}
+    rows = [(0, 0), (1, 1), *instances]
+    masks = torch.stack([predicted.pred_masks[0][image, row, 0, 0] for image, row in rows])
+    torch.testing.assert_close(losses["loss_mask"], F.softplus(-masks).mean())
+    p = masks.sigmoid()
+    torch.testing.assert_close(losses["loss_dice"], (1 - (32 * p + 1) / (16 * p + 17)).mean())
+    joint = predicted.joint_embeddings
+    torch.testing.assert_close(
+        losses["loss_align"], torch.stack([2 - 2 * joint[image, row, image] for image, row in instances]).mean()
+    )
+    signs = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+    torch.testing.assert_close(losses["loss_relevance"], F.softplus(signs * gate).mean())
+
+
+def test_a_batch_of_queries_without_object_is_averaged_by_their_weight():
+    """One query alone counts, with the weight 0.1: its plain cross-entropy."""
+    predicted = predictions(rows=2, layers=1)._replace(row_valid=torch.tensor([[True, False]]))
+    criterion = SupervisedCriterion(weights={**dict.fromkeys(ALL, 0.0), "class": 1.0}, num_points=16)
+    losses = run(criterion, predicted, [torch.ones(4, 4, dtype=torch.long)])
+    torch.testing.assert_close(losses["loss_class"], -predicted.pred_logits[0].log_softmax(-1)[0, 0, 2])
+
+
+def test_targets_of_inputs_are_padded_and_ignored_alike():
+    sem_seg, instances = torch.tensor([[0, 0, 9], [1, 1, 1]]), torch.tensor([[0, 0, 0], [4, 4, 5]])
+    criterion = SupervisedCriterion(weights=ALL, ignore_value=9)
+    with_instances, without = criterion.prepare_targets(
+        [{"sem_seg": sem_seg, "instance_ids": instances}, {"sem_seg": sem_seg}], (3, 4), torch.device("cpu")
+    )
+    for target in (with_instances, without):
+        assert target.sem_seg.tolist() == [[0, 0, 9, 9], [1, 1, 1, 9], [9] * 4]
+    assert with_instances.segment_labels.tolist() == [0, 1, 1] and without.segment_labels.tolist() == [0, 1]

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from hiervl.losses.mask_losses import _smallest, draw_points, point_sample, sampled_mask_losses, uncertain_points
+from hiervl.losses.mask_losses import (
+    PointDraw,
+    _smallest,
+    draw_points,
+    point_sample,
+    sampled_mask_losses,
+    uncertain_points,
+)
 
 
 def test_equal_mask2former():
@@ -51,6 +58,22 @@ def test_uncertain_points_lie_where_the_prediction_changes_sign():
     assert near[300:].float().mean() < 0.2  # uniform: 1/16 of them
 
 
+def test_the_least_sure_places_of_every_mask_are_taken(resize_by_opencv):
+    """Those where the bilinear logit is nearest to 0, by OpenCV: here the candidates are the pixels of a finer grid."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 4)
+    finer = resize_by_opencv(logits, (12, 12))
+    steps = (torch.arange(12) + 0.5) / 12
+    y, x = (side.flatten() for side in torch.meshgrid(steps, steps, indexing="ij"))
+    inside = ((y > 1 / 8) & (y < 7 / 8) & (x > 1 / 8) & (x < 7 / 8)).nonzero().flatten()  # no padding comes in
+    candidates = torch.stack((x, y), -1)[inside].expand(2, -1, 2).contiguous()
+    draw = PointDraw(2 * candidates - 1, torch.zeros(2, 0, 2), num_important=9)
+    points = uncertain_points(logits, draw)
+    for found, values, places in zip(points, finer.flatten(1)[:, inside], candidates):
+        expected = places[values.abs().argsort()[:9]]
+        assert {tuple(p) for p in found.mul(24).round().tolist()} == {tuple(p) for p in expected.mul(24).tolist()}
+
+
 @pytest.mark.parametrize("kind", ["distinct", "many equal", "some NaN", "no row"])
 def test_the_smallest_values_of_every_row(kind):
     torch.manual_seed(0)
@@ -65,3 +88,19 @@ def test_the_smallest_values_of_every_row(kind):
         assert all(len(set(row)) == count for row in places.tolist())
         expected = values.sort(dim=1).values[:, :count]
         torch.testing.assert_close(values.gather(1, places).sort(dim=1).values, expected, equal_nan=True)
+
+
+def test_the_smallest_values_stay_in_their_row_where_others_have_more():
+    """A row of NaN has none, another one has two that are equal: together as many as are asked for."""
+    nan = float("nan")
+    places = _smallest(torch.tensor([[nan, nan, nan], [0.5, 0.5, 1.0]]), 1)
+    assert places.shape == (2, 1) and 0 <= places[0, 0] < 3 and places[1, 0] in (0, 1)
+    places = _smallest(torch.tensor([[0.5, 0.5, 1.0], [nan, nan, nan]]), 1)
+    assert places[0, 0] in (0, 1) and 0 <= places[1, 0] < 3
+
+
+def test_one_labelled_point_is_the_mean_of_itself():
+    cross_entropy, dice = sampled_mask_losses(torch.tensor([[0.3, 5.0]]), torch.ones(1, 2), torch.tensor([[1.0, 0.0]]))
+    p = torch.tensor(0.3).sigmoid()
+    torch.testing.assert_close(cross_entropy[0], -p.log())
+    torch.testing.assert_close(dice[0], 1 - (2 * p + 1) / (p + 2))

@@ -38,6 +38,16 @@ def test_scores_are_resized_before_they_are_normalised():
     assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(-math.log(1 / 4), abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [(12, 16), (7, 11)])
+def test_scores_are_resized_about_the_centres_of_pixels(resize_by_opencv, size):
+    torch.manual_seed(0)
+    scores = 0.1 + torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    labels = torch.randint(0, 3, (2, *size))
+    resized = resize_by_opencv(scores, size)
+    p = resized.gather(1, labels.unsqueeze(1)).squeeze(1) / resized.sum(1)
+    assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(-p.log().mean().item(), abs=1e-4)
+
+
 @pytest.mark.parametrize("scores", [torch.zeros(2, 3, 2, 2), 1e-30 * torch.ones(2, 3, 2, 2)])
 def test_pixels_that_no_row_claims_stay_finite(scores):
     scores.requires_grad_()
@@ -73,6 +83,18 @@ def test_entropy_by_hand():
     # Labels of twice the size: the map keeps its own resolution.
     doubled = valid.repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert pixel_entropy(scores, doubled).item() == pytest.approx(expected, abs=2e-4)
+
+
+def test_entropy_of_pixels_whose_labels_are_padded():
+    """Labels twice as fine as the map, valid in one corner alone, another in each image."""
+    torch.manual_seed(0)
+    scores = 0.1 + torch.rand(2, 3, 2, 3, dtype=torch.float64)
+    valid = torch.zeros(2, 4, 6, dtype=torch.bool)
+    valid[0, :2, 2:], valid[1, 2:, :2] = True, True
+    p = scores / scores.sum(1, keepdim=True)
+    entropy = -(p * p.log()).sum(1)
+    expected = (entropy[0, 0, 1] + entropy[0, 0, 2] + entropy[1, 1, 0]) / 3
+    assert pixel_entropy(scores, valid).item() == pytest.approx(expected.item(), abs=2e-4)
 
 
 def test_gradient_of_the_entropy():

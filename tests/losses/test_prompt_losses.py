@@ -56,6 +56,19 @@ def test_anchor_by_hand(temperature, separation):
     assert found.item() == pytest.approx(sum(rows) / 3, abs=1e-6)
 
 
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_anchor_is_a_cross_entropy_over_the_other_classes(num_classes):
+    """On embeddings in no order and of any length, by PyTorch's cosine, class by class."""
+    torch.manual_seed(0)
+    projected, prototypes = 3 * torch.randn(num_classes, 4), 2 * torch.randn(num_classes, 4)
+    total = 0.0
+    for c in range(num_classes):
+        cosine = torch.nn.functional.cosine_similarity(projected[c : c + 1], prototypes) / 0.3
+        others = torch.cat((cosine[:c], cosine[c + 1 :]))
+        total += -cosine[c] + 0.7 * others.exp().sum().log()
+    torch.testing.assert_close(prompt_anchor_loss(projected, prototypes, 0.3, 0.7), total / num_classes)
+
+
 def test_anchor_of_a_single_class_is_its_similarity():
     loss = prompt_anchor_loss(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]]), 0.5, 1.0)
     assert loss.item() == pytest.approx(-math.sqrt(0.5) / 0.5, abs=1e-6)
@@ -86,8 +99,20 @@ def test_regularizer_weighs_its_losses_and_leaves_out_those_of_weight_0():
         return PromptRegularizer(4, topology=topology, anchor=anchor, temperature=0.2, separation=1.0)(learnt, fixed)
 
     assert losses(0.0, 0.0) == {}
-    once, thrice = losses(1.0, 1.0), losses(3.0, 3.0)
+    once, weighted = losses(1.0, 1.0), losses(3.0, 5.0)
     assert set(once) == {"loss_prompt_topology", "loss_prompt_anchor"}
     torch.testing.assert_close(once["loss_prompt_topology"], prompt_topology_loss(learnt, fixed))
-    for name in once:
-        torch.testing.assert_close(thrice[name], 3 * once[name])
+    torch.testing.assert_close(weighted["loss_prompt_topology"], 3 * once["loss_prompt_topology"])
+    torch.testing.assert_close(weighted["loss_prompt_anchor"], 5 * once["loss_prompt_anchor"])
+    assert set(losses(3.0, 0.0)) == {"loss_prompt_topology"} and set(losses(0.0, 5.0)) == {"loss_prompt_anchor"}
+
+
+def test_the_anchor_compares_the_projected_embeddings():
+    """h: two linear layers with a ReLU between them, the temperature and the separation those it was given."""
+    torch.manual_seed(0)
+    learnt, fixed = torch.randn(3, 4), torch.randn(3, 4)
+    regularizer = PromptRegularizer(4, topology=0.0, anchor=1.0, temperature=0.2, separation=0.3)
+    first, _, second = regularizer.projector
+    projected = (learnt @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    expected = prompt_anchor_loss(projected, fixed, 0.2, 0.3)
+    torch.testing.assert_close(regularizer(learnt, fixed)["loss_prompt_anchor"], expected)

@@ -1,6 +1,6 @@
 import torch
 
-from hiervl.losses.targets import image_targets
+from hiervl.losses.targets import COUNTABLE, image_targets
 
 SEM_SEG = torch.tensor([[0, 0, 2], [2, 2, 255]])
 
@@ -30,3 +30,18 @@ def test_an_image_without_labels():
     target = image_targets(torch.full((2, 2), 255), torch.ones(2, 2), (2, 2), 255)
     assert not target.valid.any() and not target.presence(3).any()
     assert target.class_masks.shape == target.segment_masks.shape == (0, 2, 2)
+
+
+def test_targets_move_to_a_device_as_a_whole():
+    target = image_targets(SEM_SEG, torch.ones(2, 3), (3, 4), 255)
+    moved = target.to(torch.device("meta"))
+    assert all(part.device.type == "meta" and part.shape == of.shape for part, of in zip(moved, target))
+    assert all(torch.equal(a, b) for a, b in zip(target.to(torch.device("cpu")), target))
+
+
+def test_instances_may_have_any_number():
+    """Larger ones than could be counted up to, as COCO's panoptic masks hold them."""
+    small = torch.tensor([[0, 0, 7], [3, 3, 9]])
+    large = torch.tensor([[0, 0, 2**24], [COUNTABLE, COUNTABLE, 2**20 + 5]])
+    expected, found = (image_targets(SEM_SEG, ids, (2, 4), 255) for ids in (small, large))
+    assert all(map(torch.equal, found, expected))

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from hiervl.modeling.cross_modal import CrossModalSpatialAlignment, few_read_many, many_read_few
+from hiervl.modeling import cross_modal
+from hiervl.modeling.cross_modal import (
+    CrossModalSpatialAlignment,
+    few_read_many,
+    many_read_few,
+    read_valid,
+    saves_on_few_rows,
+)
 from hiervl.modeling.layers import Attention
 
 
@@ -50,20 +57,24 @@ def test_each_direction_can_be_switched_off(direction):
     assert torch.equal(new_pixels, pixels) == (direction == "pixels_read_text")
 
 
-@pytest.mark.parametrize("few_read", [True, False])
-def test_what_few_rows_save_changes_nothing(few_read):
-    """Output and all gradients, of which that of the keys' bias is 0; with a bias where many read few."""
+@pytest.mark.parametrize("read", ["few read many", "many read few", "fused"])
+def test_what_few_rows_save_changes_nothing(read):
+    """Output and all gradients, of which that of the keys' bias is 0; with a bias where many read few.
+
+    CUDA uses the fused attention, the CPU the others: both are the attention as it is written.
+    """
     torch.manual_seed(0)
     attention = Attention(12, 3).double()
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
     few = torch.randn(2, 4, 12, dtype=torch.float64, requires_grad=True)
     many = torch.randn(2, 20, 12, dtype=torch.float64, requires_grad=True)
-    if few_read:
+    if read == "few read many":
         out, expected = few_read_many(attention, few, many), attention(few, many, many)
     else:
         bias = torch.tensor([[0.0, -1.0, float("-inf"), 0.5], [float("-inf")] * 4]).double()[:, None, None]
-        out, expected = many_read_few(attention, many, few, bias), attention(many, few, few, bias)
+        function = many_read_few if read == "many read few" else read_valid
+        out, expected = function(attention, many, few, bias), attention(many, few, few, bias)
     torch.testing.assert_close(out, expected)
     inputs = [few, many, *attention.parameters()]
     gradients = [torch.autograd.grad(y.square().sum(), inputs) for y in (out, expected)]
@@ -91,3 +102,15 @@ def test_many_text_rows_equal_the_attention_too(rows):
     source = read.norm_source(expected)
     wanted = pixels + read.scale * read.attention(read.norm_query(pixels), source, source, bias[:, None, None])
     torch.testing.assert_close(new_pixels, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_fewer_multiplications_are_made_on_the_cpu_only(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert saves_on_few_rows(cpu, 30, 8, 256) and not saves_on_few_rows(cpu, 40, 8, 256)
+    assert not saves_on_few_rows(cuda, 30, 8, 256)
+    called = []
+    monkeypatch.setattr(cross_modal, "few_read_many", lambda *_: called.append("few"))
+    monkeypatch.setattr(cross_modal, "many_read_few", lambda *_: called.append("many"))
+    module = CrossModalSpatialAlignment(8, 2).to("meta")
+    pixels, queries = module(*(torch.empty(shape, device="meta") for shape in ((1, 50, 8), (1, 2, 8), (1, 2))))
+    assert (pixels.shape, queries.shape, called) == ((1, 50, 8), (1, 2, 8), [])

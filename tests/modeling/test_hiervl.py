@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hiervl.losses.mask_losses import point_sample
+from hiervl.modeling.instance_seeds import InstanceSeeds
 from hiervl.modeling.mask_prior import TextMaskPrior
 from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
@@ -78,6 +79,18 @@ def test_inference_does_not_depend_on_the_batch(make_network):
     torch.testing.assert_close(network.semantic_maps(images.flip(0)), batch.flip(0), **ALONE)
     for b in range(5):
         torch.testing.assert_close(network.semantic_maps(images[b : b + 1]), batch[b : b + 1], **ALONE)
+
+
+def test_maps_are_resized_about_the_centres_of_pixels(make_network, resize_by_opencv):
+    """To the padded size first, of which the padding is cut off; then, as Detectron2 calls it, to the one asked for."""
+    network = make_network().eval()
+    image = random_images(1, 50, 83)
+    scores, _ = scores_of(network, image)
+    at_size = resize_by_opencv(scores, (64, 96))[:, :, :50, :83]
+    torch.testing.assert_close(network.semantic_maps(image), at_size, atol=1e-5, rtol=1e-4)
+    (found,) = network([{"image": image[0], "height": 31, "width": 107}])
+    expected = resize_by_opencv(at_size[0], (31, 107))
+    torch.testing.assert_close(found["sem_seg"], expected / expected.sum(0), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(50, 83), (9, 130), (16, 16)])
@@ -210,22 +223,49 @@ def text_of(rows):
 
 def test_prior_is_the_log_odds():
     """Two classes: p = σ(scale·(s_1 − s_2)), whose log-odds are scale·(s_1 − s_2); gain on top; at most ±6."""
-    prior = TextMaskPrior(logit_scale=5.0)
+    prior = TextMaskPrior(5.0, 2)
     dense = torch.tensor([[0.6, 0.8], [1.0, 0.0]]).T.view(1, 2, 1, 2)
     text = text_of([[1.0, 0.0], [0.0, 1.0]])
     expected = torch.tensor([[-1.0, 5.0], [1.0, -5.0]]).view(1, 2, 1, 2)
     with torch.no_grad():
         torch.testing.assert_close(prior(text, dense), expected, atol=1e-4, rtol=0)
-        torch.testing.assert_close(TextMaskPrior(100.0)(text, dense)[0, :, 0, 1], torch.tensor([6.0, -6.0]))
+        torch.testing.assert_close(TextMaskPrior(100.0, 2)(text, dense)[0, :, 0, 1], torch.tensor([6.0, -6.0]))
         prior.gain.fill_(0.5)
         torch.testing.assert_close(prior(text, dense), 0.5 * expected, atol=1e-4, rtol=0)
     # Three classes: p = 1/3 each where nothing is more similar, log-odds log(1/2).
-    even = TextMaskPrior(5.0)(text_of([[1.0, 1.0]] * 3), dense)
+    even = TextMaskPrior(5.0, 3)(text_of([[1.0, 1.0]] * 3), dense)
     torch.testing.assert_close(even, torch.full_like(even, 0.5).log(), atol=1e-4, rtol=0)
 
 
+def test_unknown_classes_have_no_prior_and_no_seeds():
+    prior = TextMaskPrior(5.0, 2)
+    dense = torch.tensor([[0.6, 0.8], [1.0, 0.0]]).T.view(1, 2, 1, 2)
+    text = text_of([[1.0, 0.0], [0.0, 1.0]])
+    with torch.no_grad():
+        before = prior(text, dense)
+        prior.set_known([True, False])
+        after = prior(text, dense)
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    assert before[:, 1].all() and not after[:, 1].any()
+    seeds = InstanceSeeds(4, num_seeds=2, num_classes=2)
+    logits = seeds(after, torch.rand(1, 4, 1, 2), torch.rand(1, 4, 1, 2), prior.known).class_logits
+    assert (logits[..., 0] > 0.9 * seeds.class_logit).all()
+
+
+def test_what_clip_does_not_know_travels_with_the_network(make_network):
+    network, other = make_network(), make_network()
+    network.mask_prior.known[2] = False
+    other.load_state_dict(network.state_dict())
+    assert other.mask_prior.known.tolist() == [True, True, False, True, True, True]
+    network.set_classes(["red bus", "wild dog"], [["red bus"], ["wild dog"]])
+    assert network.mask_prior.known.tolist() == [False, True]
+    of_older_version = {key: value for key, value in make_network().state_dict().items() if "known" not in key}
+    other.load_state_dict(of_older_version)
+    assert other.mask_prior.known.all()
+
+
 def test_certain_prior_has_finite_gradients():
-    prior = TextMaskPrior(1000.0)
+    prior = TextMaskPrior(1000.0, 2)
     dense = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
     prior(text_of([[1.0, 0.0], [-1.0, 0.0]]), dense).square().sum().backward()
     gradients = [dense.grad, *(p.grad for p in prior.parameters())]

@@ -47,7 +47,6 @@ def train_once(network, batch):
         ("MODEL.CMSAM.PIXELS_READ_TEXT", False),
         ("MODEL.TEXT.PROMPTS", 0, "MODEL.CLIP.VISUAL_PROMPTS", 0),
         ("MODEL.CLIP.TRAINABLE", "none"),
-        ("MODEL.PIXEL_DECODER.DROPOUT", 0.1, "MODEL.QUERY_DECODER.DROPOUT", 0.1),
         ("LOSS.ASSIGNMENT", "hungarian"),
     ],
     ids=lambda overrides: overrides[0],

@@ -84,6 +84,22 @@ def test_the_radius_is_counted_in_patches_and_follows_the_features():
     assert area.max() == 9  # a disc of radius 2 holds 9 patches whose centres are nearer
 
 
+def test_a_row_takes_the_features_of_its_place(resize_by_opencv):
+    """Features are finer than the odds: the place is the centre of the patch, between four of their pixels."""
+    odds = odds_of([[0] * 6] * 4)
+    odds[0, 1, 2, 4] = SURE
+    torch.manual_seed(0)
+    seeds = InstanceSeeds(4, 1, num_classes=3, background=(0,))
+    pixels, place = torch.randn(1, 4, 8, 12), torch.randn(1, 4, 8, 12)
+    found = seeds(odds, pixels, place)
+    at_place = pixels[0, :, 4:6, 8:10].mean((1, 2))
+    torch.testing.assert_close(found.rows[0, 0], seeds.projection(seeds.norm(at_place)))
+    torch.testing.assert_close(found.position[0, 0], place[0, :, 4:6, 8:10].mean((1, 2)))
+    coarse = seeds(odds, pixels[..., :3, :4], place[..., :3, :4])  # also where features are coarser
+    expected = resize_by_opencv(place[0, :, :3, :4], (4, 6))[:, 2, 4]
+    torch.testing.assert_close(coarse.position[0, 0], expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("num_seeds", [4, 40])
 def test_more_seeds_than_patches_and_images_do_not_matter_to_each_other(num_seeds):
     odds = torch.randn(2, 3, 4, 5, requires_grad=True)

@@ -8,7 +8,7 @@ from hiervl.modeling import HierVL, PixelClassifier
 
 STAGES = (
     "encode_text normalise segment supervised_losses prompt_losses semantic_scores semantic_maps device "
-    "class_names background logit_scale backbone query_generator frozen_clip"
+    "class_names background logit_scale backbone gate frozen_clip has_instance_rows set_classes pooled_embedding"
 ).split()
 
 
@@ -48,10 +48,29 @@ def test_the_loss_is_the_cross_entropy_of_a_softmax(network):
     assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_maps_are_probabilities_of_each_image_alone(network):
+def test_maps_are_summed_at_the_finest_size(network, resize_by_opencv):
+    """classify(mix(Σ_l project_l(map_l) resized)): FPN's sum, in one step."""
+    network.eval()
+    with torch.no_grad():
+        batch = network.normalise(list(images(2)))
+        features = network.backbone(batch)
+        size = features["res2"].shape[2:]
+        projected = [project(features[name]) for name, project in zip(network.maps, network.projections)]
+        total = sum(resize_by_opencv(one, size) for one in projected)
+        expected = network.classify(network.mix(total))
+        found = network.segment(batch, network.encode_text()).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_maps_are_probabilities_of_each_image_alone(network, resize_by_opencv):
     network.eval()
     found = network.semantic_maps(images(3))
     assert found.shape == (3, 6, 40, 56)
+    with torch.no_grad():
+        text = network.encode_text()
+        scores = network.semantic_scores(network.segment(network.normalise(list(images(3))), text), text)
+    expected = resize_by_opencv(scores, (48, 64))[:, :, :40, :56]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.sum(1), torch.ones(3, 40, 56), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(network.semantic_maps(images(3)[1:2]), found[1:2], atol=1e-5, rtol=1e-4)
     (resized,) = network([{"image": images(1)[0], "height": 20, "width": 28}])

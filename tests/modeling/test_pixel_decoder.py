@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from torch.nn import functional as F
 
 from hiervl.modeling.deformable_attention import reference_points
 from hiervl.modeling.pixel_decoder import DeformableLayer, DeformablePixelDecoder
@@ -40,7 +41,7 @@ def test_layer_equals_mask2former():
         backbone_config={"model_type": "swin"},
     )
     theirs = mask2former.Mask2FormerPixelDecoderEncoderLayer(config)
-    ours = DeformableLayer(32, num_maps=3, num_heads=4, num_points=4, feedforward=48, dropout=0.0)
+    ours = DeformableLayer(32, num_maps=3, num_heads=4, num_points=4, feedforward=48)
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     renamed = {"norm1": "self_attn_layer_norm", "linear1": "fc1", "linear2": "fc2", "norm2": "final_layer_norm"}
@@ -71,6 +72,23 @@ def test_maps_coarse_first_and_masks_at_the_finest_stride():
     assert out.mask_features.shape == (2, 32, 24, 40)
 
 
+def test_mask_features_by_hand(resize_by_opencv):
+    """projection(output(lateral(finest map) + the finest refined map, resized)): Mask2Former's top-down path."""
+    torch.manual_seed(0)
+    decoder = DeformablePixelDecoder(INPUT_SHAPE, dim=32, layers=1, num_heads=4, feedforward=32)
+    maps = features()
+    with torch.no_grad():
+        out = decoder(maps, None)
+        lateral = decoder.lateral[1](torch.einsum("oc,bchw->bohw", decoder.lateral[0].weight[..., 0, 0], maps["res2"]))
+        smooth = F.conv2d(
+            F.pad(lateral + resize_by_opencv(out.pixel_features[-1], (24, 40)), (1, 1, 1, 1)), decoder.output[0].weight
+        )
+        smooth = decoder.output[1](smooth).clamp(min=0)
+        weight, bias = decoder.mask_projection.weight[..., 0, 0], decoder.mask_projection.bias
+        expected = torch.einsum("oc,bchw->bohw", weight, smooth) + bias.view(-1, 1, 1)
+    torch.testing.assert_close(out.mask_features, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_cmsam_changes_nothing_until_its_scales_do():
     """At the start the pixel decoder computes what Mask2Former's does, with and without text; not after training."""
     torch.manual_seed(0)
@@ -97,7 +115,7 @@ def test_recomputed_layers_give_the_same_from_fewer_kept_tensors():
     for recompute in (False, True):
         torch.manual_seed(0)
         decoder = DeformablePixelDecoder(
-            INPUT_SHAPE, dim=32, layers=3, num_heads=4, feedforward=32, dropout=0.1, recompute=recompute
+            INPUT_SHAPE, dim=32, layers=3, num_heads=4, feedforward=32, recompute=recompute
         )
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023

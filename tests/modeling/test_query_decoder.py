@@ -27,7 +27,7 @@ def test_layer_equals_mask2former():
         backbone_config={"model_type": "swin"},
     )
     theirs = mask2former.Mask2FormerMaskedAttentionDecoderLayer(config)
-    ours = MaskedAttentionLayer(32, 4, 48, 0.0)
+    ours = MaskedAttentionLayer(32, 4, 48)
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     copied = {
@@ -108,9 +108,7 @@ def test_recomputed_layers_give_the_same_from_fewer_kept_tensors():
     results, kept = [], []
     for recompute in (False, True):
         torch.manual_seed(0)
-        decoder = DualQueryDecoder(
-            3, 16, dim=32, layers=3, num_heads=4, feedforward=64, dropout=0.1, recompute=recompute
-        )
+        decoder = DualQueryDecoder(3, 16, dim=32, layers=3, num_heads=4, feedforward=64, recompute=recompute)
         maps = [torch.randn(2, 32, side, side) for side in (2, 4, 8)]
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hiervl.modeling.clip import load_clip
-from hiervl.modeling.text_encoder import PromptedTextEncoder
+from hiervl.modeling.text_encoder import PromptedTextEncoder, weights_changed
 from hiervl.utils.errors import UserError
 
 NAMES = [["cat"], ["potted plant"], ["traffic light"]]
@@ -70,10 +70,18 @@ def changes_of(encoder, clip_file):
     def step():
         encoder.prompts.grad = torch.ones_like(encoder.prompts)
         torch.optim.AdamW([encoder.prompts], lr=0.1).step()
+        weights_changed(encoder)
 
-    def write():
+    def learn():
+        encoder.train()
         with torch.no_grad():
             encoder.prompts.mul_(3.0)
+        encoder.eval()
+
+    def write_tower():
+        with torch.no_grad():
+            encoder.tower.text_projection.copy_(torch.randn_like(encoder.tower.text_projection))
+        weights_changed(encoder, frozen=True)
 
     def other_weights():
         torch.manual_seed(1)
@@ -82,13 +90,14 @@ def changes_of(encoder, clip_file):
 
     return {
         "optimiser": step,
-        "in place": write,
+        "training and evaluation": learn,
+        "tower": write_tower,
         "load_state_dict": other_weights,
         "set_classes": lambda: encoder.set_classes([["dog"], ["cat"], ["sky"]]),
     }
 
 
-@pytest.mark.parametrize("change", ["optimiser", "in place", "load_state_dict", "set_classes"])
+@pytest.mark.parametrize("change", ["optimiser", "training and evaluation", "tower", "load_state_dict", "set_classes"])
 def test_embeddings_are_kept_until_they_change(clip, clip_file, change):
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
     before = encoder()
@@ -98,6 +107,19 @@ def test_embeddings_are_kept_until_they_change(clip, clip_file, change):
     assert after is not before
     assert not torch.allclose(after.text_embeddings, before.text_embeddings, atol=1e-4)
     torch.testing.assert_close(after.text_embeddings, encoder._encode().text_embeddings)
+
+
+def test_a_copy_notices_that_the_tower_they_share_was_loaded_or_moved(clip, clip_file):
+    """As a teacher, whose student is loaded alone."""
+    encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
+    copied = copy.deepcopy(encoder)
+    before = copied()
+    changes_of(encoder, clip_file)["load_state_dict"]()
+    loaded = copied()
+    assert not torch.allclose(loaded.prototypes, before.prototypes, atol=1e-4)
+    copied.double()
+    assert copied().prototypes is not loaded.prototypes
+    assert encoder.eval()().prototypes is not before.prototypes
 
 
 def test_embeddings_of_mixed_precision_are_not_kept_for_float32(clip):

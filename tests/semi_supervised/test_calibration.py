@@ -1,11 +1,13 @@
 """What the relevance gate is fitted to."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from hiervl.modeling.semantic_queries import HierarchicalSemanticQueryGenerator
 from hiervl.semi_supervised import calibration
 
 
@@ -29,3 +31,73 @@ def test_ignored_pixels_show_no_class(monkeypatch, ignore_value):
     monkeypatch.setattr(calibration, "labelled_batches", lambda cfg: [[sample]])
     similarity, presence = calibration.labelled_similarities(SimpleNamespace(), Network())
     assert similarity.tolist() == [pytest.approx([0.1, 0.2, 0.3])] and presence.tolist() == [[False, True, False]]
+
+
+class Gate:
+    """A gate whose logits are far from its probabilities."""
+
+    relevance = True
+
+    def __init__(self):
+        self.threshold = torch.tensor(0.5)
+
+    def gate_logits(self, similarity):
+        return 10 * similarity
+
+    calibrate_threshold = HierarchicalSemanticQueryGenerator.calibrate_threshold
+
+
+def network_with_images(monkeypatch, *samples):
+    """A network with a gate, in training mode, and labelled images of the similarities and labels given."""
+    network = Network().train()
+    network.query_generator = Gate()
+    batches = [
+        [{"image": torch.tensor(similarity), "sem_seg": torch.tensor([labels])}] for similarity, labels in samples
+    ]
+    monkeypatch.setattr(calibration, "labelled_batches", lambda cfg: batches)
+    return network
+
+
+def config(recall, threshold=0.9):
+    hsqg = SimpleNamespace(CALIBRATED_RECALL=recall, THRESHOLD=threshold)
+    return SimpleNamespace(MODEL=SimpleNamespace(HSQG=hsqg))
+
+
+def test_the_threshold_is_a_probability_that_the_share_of_present_classes_passes(monkeypatch):
+    """Present are classes of the logits −1, 0, 1, 2, −2: four of five pass at σ(−1), all at σ(−2)."""
+    samples = (([-0.1, 0.9, 0.0], [0, 2]), ([0.1, 0.2, 0.8], [0, 1]), ([0.9, 0.9, -0.2], [2, 255]))
+    network = network_with_images(monkeypatch, *samples)
+    for recall, expected in ((0.75, -1.0), (1.0, -2.0)):
+        calibration.calibrate_threshold(config(recall), network)
+        assert network.query_generator.threshold.item() == pytest.approx(1 / (1 + math.exp(-expected)))
+    calibration.calibrate_threshold(config(0.75, threshold=0.1), network)
+    assert network.query_generator.threshold.item() == pytest.approx(0.1)  # never above it
+    network.query_generator.threshold.fill_(0.3)
+    calibration.calibrate_threshold(config(0.0), network)
+    assert network.query_generator.threshold.item() == pytest.approx(0.3)  # switched off
+
+
+def test_the_network_is_asked_in_evaluation_mode_and_left_as_it_was(monkeypatch):
+    network = network_with_images(monkeypatch, ([0.1, 0.2, 0.3], [1]))
+    modes = []
+    similarity = network.relevance_similarity
+    monkeypatch.setattr(
+        network,
+        "relevance_similarity",
+        lambda *args: modes.append((network.training, torch.is_grad_enabled())) or similarity(*args),
+    )
+    for training in (True, False):
+        calibration.labelled_similarities(SimpleNamespace(), network.train(training))
+        assert network.training == training
+    assert modes == [(False, False)] * 2
+
+
+def test_networks_without_a_gate_are_left_alone(monkeypatch):
+    network = network_with_images(monkeypatch, ([0.1, 0.2, 0.3], [1]))
+    network.query_generator.relevance = False
+    assert not calibration.has_gate(network)
+    calibration.calibrate_threshold(config(1.0), network)
+    calibration.fit_gate(config(1.0), network)
+    assert network.query_generator.threshold.item() == 0.5
+    del network.query_generator
+    assert not calibration.has_gate(network)

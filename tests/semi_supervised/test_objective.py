@@ -1,6 +1,7 @@
 """The losses of the step beyond the strong views, against passes of the network made one by one."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,9 +70,9 @@ def test_feature_perturbation_that_drops_nothing_is_the_weak_view(step):
     resized = F.interpolate(scores_of(step, "weak"), size=(PADDED, PADDED), mode="bilinear", align_corners=False)
     probability = resized[:, :, :SIZE, :SIZE] / resized[:, :, :SIZE, :SIZE].sum(1, keepdim=True)
     at_label = probability.gather(1, labels.unsqueeze(1)).squeeze(1)
-    expected = (1 - SHARE) * 0.7 * -at_label[:, :24].log().mean()
+    expected = (1 - SHARE) * 0.7 * step.student.loss_scale * -at_label[:, :24].log().mean()
     torch.testing.assert_close(losses["loss_feature_perturbation"], expected, atol=1e-4, rtol=1e-3)
-    step.perturbation_dropout = 0.5
+    step.objective = replace(step.objective, perturbation_dropout=0.5)
     assert abs(run(step)["loss_feature_perturbation"] - losses["loss_feature_perturbation"]) > 1e-3
 
 
@@ -82,7 +83,52 @@ def test_entropy_is_the_mean_over_both_strong_views(step):
         scores = scores_of(step, view)[:, :, :12, :20]
         p = scores / scores.sum(1, keepdim=True)
         expected = expected + 0.5 * -(p * p.log()).sum(1).mean()
-    torch.testing.assert_close(run(step)["loss_entropy"], (1 - SHARE) * 0.2 * expected, atol=1e-4, rtol=1e-3)
+    expected = (1 - SHARE) * 0.2 * step.student.loss_scale * expected
+    torch.testing.assert_close(run(step)["loss_entropy"], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_entropy_counts_what_the_box_brought_in(step):
+    """The first image is all valid, the second nowhere: a box moves whole pixels of the maps with their validity."""
+
+    def batch(boxes):
+        made = make_batch()
+        for item, is_valid, box in zip(made["unlabeled"], (True, False), boxes):
+            item["valid"] = torch.full((SIZE, SIZE), is_valid)
+            item.update(cutmix_box1=torch.tensor(box), cutmix_box2=torch.tensor(box))
+        return made
+
+    def mean_entropy(boxes):
+        """Mean of both views over the pixels that are valid, all pasted by slices: the maps are half as fine."""
+        found = 0.0
+        for view in ("strong1", "strong2"):
+            images = torch.stack([item[f"image_{view}"] for item in make_batch()["unlabeled"]]).float()
+            pasted = images.clone()
+            valid = torch.zeros(2, PADDED // 2, PADDED // 2, dtype=torch.bool)
+            valid[0, : SIZE // 2, : SIZE // 2] = True
+            pasted_valid = valid.clone()
+            for b, (x0, y0, x1, y1) in enumerate(boxes):
+                pasted[b, :, y0:y1, x0:x1] = images[1 - b, :, y0:y1, x0:x1]
+                half = (slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2))
+                pasted_valid[b][half] = valid[1 - b][half]
+            with torch.no_grad():
+                text = step.student.encode_text()
+                scores = step.student.semantic_scores(
+                    step.student.segment(step.student.normalise(list(pasted)), text), text
+                )
+            p = scores / scores.sum(1, keepdim=True)
+            found += (-(p * p.log()).sum(1) * pasted_valid).sum() / pasted_valid.sum() / 2
+        return found
+
+    def loss(boxes):
+        torch.manual_seed(3)
+        return step(batch(boxes))["loss_entropy"].detach()
+
+    boxes = ((8, 16, 24, 40), (0, 0, 32, 24))
+    plain = (NO_BOX, NO_BOX)
+    # The ratio of two runs, whatever the loss is weighed with.
+    expected = mean_entropy(boxes) / mean_entropy(plain)
+    assert abs(expected - 1) > 1e-3
+    torch.testing.assert_close(loss(boxes) / loss(plain), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_hidden_class_losses(step, monkeypatch):
@@ -113,7 +159,7 @@ def test_hidden_class_losses(step, monkeypatch):
 
 
 def test_masked_consistency_stays_without_unlabelled_images(step):
-    step.use_unlabeled = False
+    step.objective = replace(step.objective, enabled=False)
     losses = run(step)
     assert {"loss_masked_consistency", "loss_pixel_text"} <= set(losses) and "loss_entropy" not in losses
 

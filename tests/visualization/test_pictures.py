@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hiervl.data.classes.definitions import distinct_color
 from hiervl.visualization import pictures
-from hiervl.visualization.pictures import colourise, comparison_sheet, default_colours, draw_comparisons, overlay
+from hiervl.visualization.pictures import colourise, comparison_sheet, draw_comparisons, overlay
 
 COLOURS = [(10, 20, 30), (200, 0, 0), (0, 200, 0)]
 NAMES = ["background", "cat", "dog"]
@@ -57,13 +58,6 @@ def test_overlay_extremes_and_errors():
         overlay(image, labels[:1], COLOURS)
     with pytest.raises(ValueError, match="alpha"):
         overlay(image, labels, COLOURS, 1.5)
-
-
-def test_default_colours_differ():
-    colours = default_colours(150)
-    assert colours.shape == (150, 3)
-    assert colours.dtype == np.uint8
-    assert len({tuple(colour) for colour in colours.tolist()}) == 150
 
 
 @pytest.mark.parametrize(
@@ -185,7 +179,7 @@ def test_draw_comparisons_takes_one_model_and_short_loaders(tmp_path):
     path = str(tmp_path / "sheet.png")
     metadata = SimpleNamespace(stuff_classes=NAMES)
     draw_comparisons(Constant(2), unlabelled_batches(2, 1), metadata, path, count=8)
-    assert shows(read(path), default_colours(3)[2])
+    assert shows(read(path), distinct_color(2))
 
 
 def test_draw_comparisons_of_nothing_draws_nothing(tmp_path):

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiervl.config.files import SHIPPED
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.class_lists import entries_of_yaml, is_class_list, read_class_list
 from hiervl.utils.errors import UserError
 
-CLASS_FILES = Path(__file__).resolve().parents[3] / "configs" / "classes"  # of the datasets HierVL registers itself
+CLASS_FILES = SHIPPED / "classes"  # of the datasets HierVL registers itself
 KEYS = ("name", "phrases", "color", "background")
 BACKGROUND_COLOR = (128, 128, 128)  # grey, so that an overlay leaves what surrounds the objects as it is
 GOLDEN_RATIO = 0.618033988749895  # steps of this share of the colour circle never come close to an earlier one
@@ -81,6 +82,11 @@ def distinct_color(index: int) -> tuple[int, int, int]:
     value = (0.95, 0.65, 0.8)[index % 3]
     r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1.0, 0.75, value)
     return round(255 * r), round(255 * g), round(255 * b)
+
+
+def distinct_colors(count: int) -> list[tuple[int, int, int]]:
+    """The colours of ``count`` classes that bring none."""
+    return [distinct_color(index) for index in range(count)]
 
 
 def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) -> ClassDefinition:

@@ -4,35 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from hiervl.data.classes.definitions import ClassDefinition, distinct_color
-
-
-def definitions_of(
-    class_names: Sequence[str], dataset: str | None = None, background: Sequence[str] = ()
-) -> list[ClassDefinition]:
-    """Phrases and colours of the classes, from the dataset's metadata where it has the same classes.
-
-    Args:
-        class_names: the C classes in the order of their labels.
-        dataset: registered name; None, or one that is not registered here: names are phrases, colours are chosen.
-        background: names of the classes that are always active.
-    """
-    metadata = MetadataCatalog.get(dataset) if dataset in DatasetCatalog.list() else None
-    names = list(class_names)
-    is_same = list(getattr(metadata, "stuff_classes", ())) == names
-    phrases = getattr(metadata, "class_phrases", None) if is_same else None
-    colors = getattr(metadata, "stuff_colors", None) if is_same else None
-    return [
-        ClassDefinition(
-            name,
-            tuple(phrases[index]) if phrases else (name,),
-            tuple(int(channel) for channel in colors[index]) if colors else distinct_color(index),
-            name in background,
-        )
-        for index, name in enumerate(names)
-    ]
+from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.utils.files import write_text
 
 
 def to_records(definitions: Sequence[ClassDefinition]) -> list[dict]:
@@ -59,4 +33,4 @@ def from_records(records: Sequence[dict]) -> list[ClassDefinition]:
 def write_classes(path: Path, definitions: Sequence[ClassDefinition]) -> None:
     """Write a class file that ``read_classes`` reads; the first entry is label 0."""
     text = yaml.safe_dump({"classes": to_records(definitions)}, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
+from hiervl.data.registered.catalogs import register_in_catalogs, remove_from_catalogs
 from hiervl.utils.errors import UserError
 
 _registered: set = set()  # names that this module put into Detectron2's catalogs
@@ -73,17 +74,9 @@ def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap
     if name in DatasetCatalog.list():
         if name not in _registered:
             raise UserError(f"DATASET.NAME: there is a dataset {name} already: choose another name.")
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        remove_from_catalogs(name)
     _registered.add(name)
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        stuff_classes=class_map.class_names,
-        stuff_colors=[list(definition.color) for definition in class_map.classes],
-        class_phrases=[list(definition.phrases) for definition in class_map.classes],
-        ignore_label=IGNORED,
-        evaluator_type="sem_seg",
-    )
+    register_in_catalogs(name, load, class_map.classes, IGNORED)
 
 
 def settle_parts(cfg, layout: FolderLayout) -> list[str]:

@@ -1,5 +1,6 @@
 """Archives as the publishers of a dataset give them out: fetched, checked, unpacked."""
 
+import functools
 import hashlib
 import http.client
 import os
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from hiervl.data.preparation.script import CHUNK, Progress, missing_contents, say, write_whole
+from hiervl.data.preparation.script import CHUNK, Progress, missing_contents, say
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import whole_file
 
 TIMEOUT = 60  # seconds without a byte
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
@@ -176,8 +178,8 @@ def unpack(path: Path, folder: Path, place: Callable[[str], str | None]) -> None
                     continue
                 target = _inside(folder, relative, name, path, is_file)
                 if _sizes(target.parent, present).get(target.name) != size:
-                    with reader() as content:
-                        write_whole(target, content)
+                    with reader() as content, whole_file(target) as temporary, open(temporary, "wb") as file:
+                        shutil.copyfileobj(content, file, CHUNK)
                 progress.show(done)
     except BROKEN_ARCHIVE as error:
         raise UserError(f"{path} is damaged ({error}): remove it and fetch it again.") from None
@@ -192,12 +194,19 @@ def _members(path: Path) -> Iterator[Member]:
             for entry in archive.infolist():
                 if not entry.is_dir():
                     is_link = stat.S_ISLNK(entry.external_attr >> 16)
-                    yield entry.filename, entry.file_size, not is_link, lambda entry=entry: archive.open(entry)
+                    yield entry.filename, entry.file_size, not is_link, functools.partial(archive.open, entry)
         return
-    with tarfile.open(path) as archive:
-        for entry in archive:
-            if not entry.isdir():
-                yield entry.name, entry.size, entry.isfile(), lambda entry=entry: archive.extractfile(entry)
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if not member.isdir():
+                yield member.name, member.size, member.isfile(), functools.partial(_extracted, tar, member)
+
+
+def _extracted(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """The content of a plain file; other members are refused before."""
+    content = tar.extractfile(member)
+    assert content is not None
+    return content
 
 
 def _inside(folder: Path, relative: str, name: str, path: Path, is_file: bool) -> Path:

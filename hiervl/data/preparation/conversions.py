@@ -1,26 +1,23 @@
 """From the label files of the benchmarks' publishers to maps of class indices, 255 being ignored."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_masks
 from scipy.io import loadmat
 
+from hiervl.data.loading.coco import CocoObject, paint_coco_maps, read_coco_mask
 from hiervl.data.loading.readers import read_instances
+from hiervl.data.loading.writers import write_map
 from hiervl.data.preparation.script import Progress
-from hiervl.data.registered.datasets import IGNORE_LABEL
+from hiervl.data.registered.catalogs import IGNORE_LABEL
 from hiervl.utils.errors import UserError
 
 JOBS_AT_ONCE = 8  # that a process is handed
-MAX_8_BIT = 255
 ADE20K_CLASSES = 150
 PASCAL_CLASSES = 21
 COCO_THINGS = 80
-MIN_POLYGON_NUMBERS = 6  # x and y of three corners; pycocotools would take four numbers for a box
 # The label ids of Cityscapes that are evaluated, in the order of their train ids: road, sidewalk, building, wall,
 # fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, rider, car, truck, bus, train,
 # motorcycle, bicycle.
@@ -101,10 +98,7 @@ def coco_labels(categories: Sequence[dict], class_names: Sequence[str], path: Pa
 def coco_maps(
     annotations: Sequence[dict], labels: dict[int, int], height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The class and the instance of every pixel of a COCO image.
-
-    Where objects overlap, the smaller one is on top: it usually lies on the larger one. A crowd region gives its
-    pixels their class but is no instance, and lies below all objects.
+    """The class and the instance of every pixel of a COCO image, see :func:`paint_coco_maps`.
 
     Args:
         annotations: those of the image. labels: of :func:`coco_labels`.
@@ -112,33 +106,15 @@ def coco_maps(
     Returns:
         Classes (H, W) uint8, 0 being background; instance numbers (H, W) int32 from 1 on, 0 where there is none.
     """
-    classes = np.zeros((height, width), dtype=np.uint8)
-    instances = np.zeros((height, width), dtype=np.int32)
-    shapes = [(annotation, _coco_mask(annotation["segmentation"], height, width)) for annotation in annotations]
-    shapes = [(annotation, mask) for annotation, mask in shapes if mask.any()]
-    shapes.sort(key=lambda shape: (not shape[0].get("iscrowd", 0), -int(shape[1].sum()), shape[0]["id"]))
-    number = 0
-    for annotation, mask in shapes:
-        classes[mask] = labels[annotation["category_id"]]
-        if annotation.get("iscrowd", 0):
-            continue
-        number += 1
-        instances[mask] = number
-    return classes, instances
-
-
-def _coco_mask(segmentation, height: int, width: int) -> np.ndarray:
-    """Polygons, or a run-length code with its counts as numbers or as text: → bool (H, W)."""
-    if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON_NUMBERS]
-        if not polygons:
-            return np.zeros((height, width), dtype=bool)
-        code = coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
-    elif isinstance(segmentation["counts"], list):
-        code = coco_masks.frPyObjects(segmentation, height, width)
-    else:
-        code = segmentation
-    return coco_masks.decode(code).astype(bool)
+    objects = [
+        CocoObject(
+            read_coco_mask(annotation["segmentation"], height, width),
+            labels[annotation["category_id"]],
+            bool(annotation.get("iscrowd", 0)),
+        )
+        for annotation in sorted(annotations, key=lambda annotation: annotation["id"])
+    ]
+    return paint_coco_maps(objects, height, width, background=0)
 
 
 # ---------------------------------------------------------------------------- files
@@ -167,16 +143,6 @@ def convert_coco(
     class_map, instance_map = coco_maps(annotations, labels, *size)
     write_map(instances, instance_map)
     write_map(classes, class_map)
-
-
-def write_map(path: Path, values: np.ndarray) -> None:
-    """Write a map (H, W) of whole numbers 0 … 65535 as a grey PNG, of 8 bits where they suffice."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        Image.fromarray(values.astype(np.uint8 if values.max() <= MAX_8_BIT else np.uint16)).save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def convert_all(what: str, function: Callable[..., None], jobs: Sequence[tuple], workers: int) -> None:

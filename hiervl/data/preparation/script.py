@@ -6,15 +6,14 @@ under their names only when they are complete.
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 from hiervl.data.registered.datasets import dataset_root
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import TEMPORARY
 
 CHUNK = 1 << 20  # bytes
 REFRESH = 0.2  # seconds between two states of a progress line
@@ -105,23 +104,12 @@ def check_contents(folder: Path, contents: dict[str, int]) -> None:
 
 
 def _count(folder: Path, pattern: str) -> int:
-    """Files that match; those in the making are hidden and left out."""
-    return sum(1 for path in folder.glob(pattern) if not path.name.startswith("."))
-
-
-def write_whole(path: Path, content: IO[bytes]) -> None:
-    """Write a file that appears under its name only when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "wb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Files that match, without hidden ones and those in the making."""
+    return sum(1 for path in folder.glob(pattern) if not path.name.startswith(".") and path.suffix != TEMPORARY)
 
 
 def names_in(folder: Path, suffix: str) -> set:
-    """Names of the files in ``folder`` that end in ``suffix``, without it; files in the making are left out."""
+    """Names of the files in ``folder`` that end in ``suffix``, without it; hidden files are left out."""
     if not folder.is_dir():
         return set()
     return {name[: -len(suffix)] for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith(".")}

@@ -17,12 +17,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hiervl.data import shapesworld
 from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, read_classes
+from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs
 from hiervl.data.registered.splits import label_split
 from hiervl.utils.errors import UserError
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-IGNORE_LABEL = 255
 UNLABELED_SUFFIX = "_unlabeled"
 MAX_SUGGESTIONS = 5
 
@@ -37,6 +37,8 @@ class FolderDataset:
         label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
         remedy: what makes the folder, as the end of the sentence "… does not exist: ".
         split_seed: of the labelled subsets.
+        inner_val: so many images of ``train`` are held out as ``inner_val``, a second validation set like the training
+            images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
         generate: writes a split, given the dataset's folder and the split's name, where it is made and not fetched.
     """
 
@@ -47,6 +49,7 @@ class FolderDataset:
     generate: Callable[[Path, str], None] | None = None
     splits: tuple[str, ...] = ("train", "val", "test")
     split_seed: int = 0
+    inner_val: int = 0
 
 
 CAMVID = FolderDataset(
@@ -54,6 +57,7 @@ CAMVID = FolderDataset(
     classes=tuple(read_classes(CLASS_FILES / "camvid.yaml")),
     label_counts=(12, 23, 46, 92, 184),
     remedy=f"run `python datasets/prepare_camvid.py`, or set {ROOT_VARIABLE} to the folder that holds camvid",
+    inner_val=60,  # val is one sequence at dusk, unlike the rest
 )
 SHAPESWORLD = FolderDataset(
     name="shapesworld",
@@ -77,10 +81,18 @@ def register_all() -> None:
 
 def register(dataset: FolderDataset) -> None:
     """Register a dataset's splits, and its labelled subsets with their unlabelled rests, in Detectron2's catalogs."""
-    loaders = {split: functools.partial(load_split, dataset, split) for split in dataset.splits}
+    loaders: dict[str, Callable[[], list[dict]]] = {
+        split: functools.partial(load_split, dataset, split) for split in dataset.splits
+    }
     for count in dataset.label_counts:
         loaders[f"train_{count}"] = functools.partial(load_labeled, dataset, count)
         loaders[f"train_{count}{UNLABELED_SUFFIX}"] = functools.partial(load_unlabeled, dataset, count)
+        if dataset.inner_val:
+            inner = f"inner_train_{count}"
+            loaders[inner] = loaders[f"train_{count}"]
+            loaders[inner + UNLABELED_SUFFIX] = functools.partial(load_unlabeled, dataset, count, inner=True)
+    if dataset.inner_val:
+        loaders["inner_val"] = functools.partial(load_inner_val, dataset)
     register_loaders(dataset.name, dataset.classes, loaders)
 
 
@@ -91,16 +103,8 @@ def register_loaders(
     _REGISTERED.append(dataset_name)
     for part, load in loaders.items():
         name = f"{dataset_name}_{part}"
-        if name in DatasetCatalog.list():
-            continue
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(
-            stuff_classes=[definition.name for definition in classes],
-            stuff_colors=[list(definition.color) for definition in classes],
-            class_phrases=[list(definition.phrases) for definition in classes],
-            ignore_label=IGNORE_LABEL,
-            evaluator_type="sem_seg",
-        )
+        if name not in DatasetCatalog.list():
+            register_in_catalogs(name, load, classes)
 
 
 # ---------------------------------------------------------------------------- by name
@@ -183,12 +187,24 @@ def load_labeled(dataset: FolderDataset, count: int) -> list[dict]:
     return _labeled_dicts(folder, "train", {stem: images[stem] for stem in labeled})
 
 
-def load_unlabeled(dataset: FolderDataset, count: int) -> list[dict]:
-    """Dicts of the images that :func:`load_labeled` leaves, without labels even where there are files of them."""
+def load_unlabeled(dataset: FolderDataset, count: int, inner: bool = False) -> list[dict]:
+    """Dicts of the images that :func:`load_labeled` leaves, without labels even where there are files of them.
+
+    Args:
+        inner: leave those of :func:`load_inner_val` out.
+    """
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
     _, unlabeled = _label_split(dataset, images, count)
-    return [{"file_name": str(images[stem]), "image_id": stem} for stem in unlabeled]
+    held_out = set(_inner_val(dataset, images)) if inner else ()
+    return [{"file_name": str(images[stem]), "image_id": stem} for stem in unlabeled if stem not in held_out]
+
+
+def load_inner_val(dataset: FolderDataset) -> list[dict]:
+    """Dicts of the images of ``train`` that are held out for validation: none that any labelled subset has."""
+    folder = _prepare(dataset, "train")
+    images = find_images(folder / "images" / "train", dataset.remedy)
+    return _labeled_dicts(folder, "train", {stem: images[stem] for stem in _inner_val(dataset, images)})
 
 
 def find_images(folder: Path, remedy: str = "") -> dict[str, Path]:
@@ -232,6 +248,13 @@ def _label_split(dataset: FolderDataset, images: dict[str, Path], count: int) ->
             f"{folder / 'images' / 'train'} holds {len(images)} images, fewer than the {count} to be labelled."
         )
     return label_split(images, count, dataset.split_seed)
+
+
+def _inner_val(dataset: FolderDataset, images: dict[str, Path]) -> list[str]:
+    """The last ones of the order from which labelled subsets take the first; never one of the largest subset."""
+    most = max(dataset.label_counts)
+    labeled, _ = _label_split(dataset, images, max(most, len(images) - dataset.inner_val))
+    return sorted(set(images) - set(labeled))
 
 
 def _labeled_dicts(folder: Path, split: str, images: dict[str, Path]) -> list[dict]:

@@ -1,8 +1,6 @@
 """Export: graph, file, comparison with the original, description beside it."""
 
 import importlib.util
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.classes.records import to_records
 from hiervl.modeling.segmenter import ClipSegmenter
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import whole_file, write_json
 
 from .formats import FORMATS
 from .graph import FixedClassSegmenter, export_graph
@@ -67,21 +66,17 @@ def export_network(
     segmenter = FixedClassSegmenter(network)
     metadata = describe(segmenter, classes, format_name, cfg)
     program = export_graph(segmenter)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{form.suffix}")
+    description = path.with_name(f"{path.name}.json")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        form.write(program, temporary, metadata)
-        shapes = shapes_to_check(cfg.INPUT.CROP_SIZE, segmenter.smallest_side)
-        parity = check_parity(network, form.read(temporary), shapes)
-        _check(path, parity, tolerance)
-        metadata["parity"] = [of_batch._asdict() for of_batch in parity]
-        description = path.with_name(f"{path.name}.json")
-        description.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path, ending=form.suffix) as temporary:
+            form.write(program, temporary, metadata)
+            shapes = shapes_to_check(cfg.INPUT.CROP_SIZE, segmenter.smallest_side)
+            parity = check_parity(network, form.read(temporary), shapes)
+            _check(path, parity, tolerance)
+            metadata["parity"] = [of_batch._asdict() for of_batch in parity]
+            write_json(description, metadata, indent=1)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written ({error.strerror or error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Exported(path, description, parity, metadata)
 
 

@@ -25,6 +25,10 @@ class FixedClassSegmenter(nn.Module):
     crop back are inside. H and W are at least ``smallest_side``.
     """
 
+    network: ClipSegmenter
+    pixel_mean: Tensor  # (3, 1, 1)
+    pixel_std: Tensor
+
     def __init__(self, network: ClipSegmenter):
         """network: in evaluation mode, with its classes set; it is copied.
 
@@ -32,8 +36,8 @@ class FixedClassSegmenter(nn.Module):
             UserError: an image may have no active class, which has no fixed form.
         """
         super().__init__()
-        generator = network.query_generator
-        if generator is not None and not (generator.min_active or generator.always_active):
+        gate = network.gate
+        if gate is not None and not (gate.min_active or gate.always_active):
             raise UserError(
                 "this network lets an image have no active class at all (MODEL.HSQG.MIN_ACTIVE 0 and no background "
                 "class), which cannot be exported: train with MIN_ACTIVE of at least 1."

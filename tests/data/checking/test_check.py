@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from hiervl.data.checking.check import check
+from hiervl.data.checking.values import _grey
 
 FIRST = "labelled/masks/00.png"
 PALETTE = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)
@@ -127,6 +129,14 @@ def rgb_turned_grey(own):
     return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
 
 
+def rgb_turned_grey_by_whole_numbers(own):
+    """Some programs cut off what others round: [200, 0, 1] is 59.9, and 60 where it is rounded."""
+    (own.root / "classes.yaml").write_text(own.classes.replace("[200, 0, 0]", "[200, 0, 1]"))
+    palette = np.array([0, 59, 22], dtype=np.uint8)
+    own.masks(lambda labels: palette[labels])
+    return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
+
+
 def index_saved_as_grey_rgb(own):
     own.masks(lambda labels: np.repeat(labels[:, :, None], 3, axis=2))
     return "error", ["saved as grey RGB", "MASK_VALUES to index"], "masks/00.png"
@@ -231,7 +241,15 @@ def unrotated_mask(own):
     exif[0x0112] = 6
     photograph.save(own.root / "labelled/images/00.png", exif=exif)
     own.mask(FIRST, own.labels(size=(32, 64)))
-    return "error", ["before its EXIF rotation", "rotate these masks"], "masks/00.png"
+    return "warning", ["before its EXIF rotation", "turned with it"], "masks/00.png"
+
+
+def half_turned_photograph(own):
+    path = own.root / "labelled/images/00.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    return "warning", ["taken for drawn on the upright photograph", "look at the overlays"], "masks/00.png"
 
 
 def dark_16_bit(own):
@@ -243,12 +261,26 @@ FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     labels_from_1, background_not_listed, last_class_forgotten, entries_shifted_by_an_ignored_one,
     binary_masks_for_several_classes, values_spread_over_the_greys, colors_with_red_and_blue_exchanged,
-    label_0_never_used, label_0_always, rgb_taken_for_index,
-    rgb_turned_grey, index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
+    label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_grey, rgb_turned_grey_by_whole_numbers,
+    index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
-    unrotated_mask, dark_16_bit,
+    unrotated_mask, half_turned_photograph, dark_16_bit,
 ]  # fmt: skip
+
+
+def test_values_beside_the_grey_ones_are_not_taken_for_them(own):
+    """[0, 0, 200] is 22.8: 25 is too many to be rounding."""
+    own.masks(lambda labels: np.array([0, 60, 25], dtype=np.uint8)[labels])
+    (found,) = [finding for finding in findings(own) if "does not name" in finding.sentence]
+    assert "grey values" not in found.sentence and "label: 25" in found.sentence
+
+
+def test_grey_values_are_those_of_pillow_and_opencv():
+    colors = np.random.default_rng(0).integers(0, 256, (1, 500, 3)).astype(np.uint8)
+    ours = np.array([_grey(color) for color in colors[0].tolist()])
+    for theirs in (np.array(Image.fromarray(colors).convert("L"))[0], cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[0]):
+        assert (ours == theirs).mean() > 0.98 and np.abs(ours - theirs.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -292,10 +324,10 @@ def test_unlabelled_images_that_training_does_without_are_a_warning(own):
 
 
 def test_files_that_nothing_reads_are_named(own):
-    (own.root / "unlabelled/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    (own.root / "unlabelled/IMG_1.JXL").write_bytes(b"\x00\x00\x00\x0cJXL " + bytes(40))
     (own.root / "labelled/masks/notes.md").write_text("made by hand")
     first, second = findings(own)
-    assert first.level == "warning" and "unlabelled: 1 .heic (HEIC photograph: convert to" in first.sentence
+    assert first.level == "warning" and "unlabelled: 1 .jxl (JPEG XL image: convert to" in first.sentence
     assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 

@@ -18,6 +18,21 @@ def test_simple_form_is_the_identity(tmp_path):
     assert class_map.background is None and class_map.colors == {}
 
 
+@pytest.mark.parametrize(
+    "classes, is_identity",
+    [
+        ("[a, b]", True),
+        ("[a, b, {name: void, ignore: true, label: 255}]", True),
+        ("[a, {name: b, label: [1, 255]}]", False),  # 0 … C − 1, and 255 counts
+        ("[{name: a, label: [0, 255]}, b]", False),
+        ("[a, b, {name: void, ignore: true}]", False),
+        ("[{name: a, label: 1}, {name: b, label: 0}]", False),
+    ],
+)
+def test_masks_are_labels_already_only_where_every_value_is_its_label(tmp_path, classes, is_identity):
+    assert read_class_map(write(tmp_path, f"classes: {classes}")).is_identity == is_identity
+
+
 def test_values_merged_and_ignored_entries(tmp_path):
     class_map = read_class_map(
         write(

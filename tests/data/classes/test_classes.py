@@ -1,6 +1,6 @@
 import pytest
 
-from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, distinct_color, read_classes
+from hiervl.data.classes.definitions import CLASS_FILES, ClassDefinition, distinct_color, distinct_colors, read_classes
 from hiervl.utils.errors import UserError
 
 
@@ -68,3 +68,7 @@ def test_shipped_class_files(path):
     phrases = [phrase for definition in classes for phrase in definition.phrases]
     assert len(set(phrases)) == len(phrases)  # one that two classes share could tell neither
     assert [definition.name for definition in classes if definition.background] in ([], ["background"])
+
+
+def test_colors_of_many_classes_differ():
+    assert len(set(distinct_colors(150))) == 150

@@ -45,11 +45,40 @@ class TestGeometry:
         assert padded.tolist() == [[1, 1, 1, 255], [1, 1, 1, 255], [255] * 4, [255] * 4]
 
     @pytest.mark.parametrize("flipped", [False, True])
-    def test_valid_is_where_the_map_is_no_padding(self, flipped):
-        view = augmentation.WeakView(size=(10, 30), offset=(0, 12), crop_size=16, flipped=flipped)
+    @pytest.mark.parametrize("size, offset, columns", [((10, 30), (0, 12), 16), ((30, 10), (20, 0), 10)])
+    def test_valid_is_where_the_map_is_no_padding(self, flipped, size, offset, columns):
+        """Padding at the bottom, which a flip leaves in its place, and at the right too, which it moves to the left."""
+        view = augmentation.WeakView(size=size, offset=offset, crop_size=16, flipped=flipped)
         values = view.map(np.zeros((20, 60), dtype=np.uint8), fill=255)
         assert (view.valid() == (values == 0)).all()
-        assert view.valid().sum() == 10 * 16
+        assert view.valid().sum() == 10 * columns
+        assert view.valid()[0].tolist() == [True] * 16 if columns == 16 else view.valid()[0, 0] != flipped
+        image = view.image(np.full((20, 60, 3), 9, np.uint8))
+        assert (image.all(-1) == view.valid()).all()
+
+    def test_flips_mirror_left_and_right(self):
+        view = augmentation.WeakView(size=(2, 3), offset=(0, 1), crop_size=2, flipped=True)
+        assert view.map(np.array([[1, 2, 3], [4, 5, 6]], np.uint8), fill=255).tolist() == [[3, 2], [6, 5]]
+
+    def test_images_shrink_to_the_mean_of_the_area(self):
+        image = np.random.default_rng(0).integers(0, 256, (12, 18, 3)).astype(np.uint8)
+        expected = image.reshape(4, 3, 6, 3, 3).mean((1, 3))
+        assert np.abs(augmentation.resize_image(image, (4, 6)) - expected).max() <= 0.5
+
+    def test_images_grow_about_the_centres_of_pixels(self):
+        """As PyTorch's bilinear interpolation; one side may shrink meanwhile."""
+        image = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+        planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        for size in ((12, 18), (7, 20), (5, 30)):
+            expected = torch.nn.functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+            assert np.abs(augmentation.resize_image(image, size) - expected[0].permute(1, 2, 0).numpy()).max() < 1.1
+
+    def test_maps_take_the_nearest_pixel(self):
+        values = np.random.default_rng(0).integers(0, 1000, (6, 9)).astype(np.int32)
+        for size in ((12, 18), (4, 4), (7, 20)):
+            expected = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None].float(), size=size,
+                                                       mode="nearest-exact")  # fmt: skip
+            assert (augmentation.resize_map(values, size) == expected[0, 0].numpy()).all()
 
     def test_short_side(self):
         assert augmentation.short_side_size(200, 100, 50) == (100, 50)
@@ -126,6 +155,29 @@ class TestCutMix:
         # Sides are cut to whole pixels, so areas and aspects reach a little beyond their ranges.
         assert 0.016 * 100**2 <= (width * height).min() and (width * height).max() <= 0.4 * 100**2
         assert 0.27 <= (height / width).min() and (height / width).max() <= 3.7
+
+    def test_shapes(self):
+        """Areas and aspects (height / width) are uniform, but for the boxes that do not fit: shares by integration."""
+        size, (low, high), (flat, tall) = 1000, (0.02, 0.4), (0.3, 1 / 0.3)
+        area, aspect = np.meshgrid(
+            low + (high - low) * (np.arange(400) + 0.5) / 400, flat + (tall - flat) * (np.arange(400) + 0.5) / 400
+        )
+        width, height = np.sqrt(area / aspect), np.sqrt(area * aspect)
+        fits = (1 - width).clip(0) * (1 - height).clip(0)
+        fits = fits / fits.sum(0)  # the aspect and the place are drawn anew, the area is not
+        rng = np.random.default_rng(0)
+        boxes = np.array([augmentation.cutmix_box(rng, size, 1.0) for _ in range(4000)]) / size
+        found_width, found_height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        areas = found_width * found_height
+        for share in (0.1, 0.2, 0.3):  # 4000 draws: ± 4 standard deviations
+            assert abs((areas < share).mean() - (share - low) / (high - low)) < 4 * 0.5 / 4000**0.5
+        for bound in (0.5, 1.0, 2.0):
+            expected = (fits * (aspect > bound)).sum(0).mean()
+            assert abs((found_height / found_width > bound).mean() - expected) < 4 * 0.5 / 4000**0.5
+        # Places are uniform: the centre of the box is the crop's on average, and boxes reach all four sides.
+        centres = np.stack((boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3])) / 2
+        assert np.abs(centres.mean(1) - 0.5).max() < 4 * centres.std() / 4000**0.5
+        assert boxes[:, :2].min() == 0 and boxes[:, 2:].max() == 1
 
     def test_probability(self):
         rng = np.random.default_rng(0)

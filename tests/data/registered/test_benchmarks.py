@@ -45,7 +45,7 @@ def test_registering_twice_and_names():
 )
 def test_metadata(name, classes, first, last):
     metadata = MetadataCatalog.get(f"{name}_train_{dict(pascal=92, coco=232, ade20k=158, cityscapes=100)[name]}")
-    assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == len(metadata.class_phrases) == classes
+    assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == len(metadata.class_definitions) == classes
     assert (metadata.stuff_classes[0], metadata.stuff_classes[-1]) == (first, last)
     assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
 

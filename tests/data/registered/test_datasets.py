@@ -24,7 +24,7 @@ def test_registering_twice_and_names():
 def test_metadata():
     metadata = MetadataCatalog.get("camvid_train_46_unlabeled")
     assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == 11
-    assert metadata.class_phrases[0] == ["sky"]
+    assert metadata.class_definitions[0].phrases == ("sky",)
     assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
     assert class_names_of("shapesworld_val")[0] == "background"
 
@@ -35,6 +35,19 @@ def test_labeled_and_unlabeled_complement_each_other(camvid):
     assert len(labeled) == 12 and all("sem_seg_file_name" in entry for entry in labeled)
     assert sorted(entry["image_id"] for entry in labeled + unlabeled) == [entry["image_id"] for entry in whole]
     assert all(set(entry) == {"file_name", "image_id"} for entry in unlabeled)
+
+
+def test_inner_validation_is_held_out_of_training(camvid, monkeypatch):
+    """Never labelled, and not among the unlabelled images; 20 training images, of which the largest subset takes 12."""
+    small = dataclasses.replace(datasets.CAMVID, label_counts=(3, 12), inner_val=5)
+    held_out = {entry["image_id"] for entry in datasets.load_inner_val(small)}
+    assert len(held_out) == 5
+    for count in small.label_counts:
+        labeled, unlabeled = datasets.load_labeled(small, count), datasets.load_unlabeled(small, count, inner=True)
+        names = {entry["image_id"] for entry in [*labeled, *unlabeled]}
+        assert len(labeled) == count and len(names) == 15 and not names & held_out
+    crowded = dataclasses.replace(small, label_counts=(18,))
+    assert len(datasets.load_inner_val(crowded)) == 2
 
 
 def test_images_may_be_jpeg_and_unlabeled_ones_need_no_label(camvid):

@@ -1,0 +1,57 @@
+"""Config keys that HierVL had once: what older runs saved can still be read, and who writes one is answered."""
+
+from typing import Any, NamedTuple
+
+from hiervl.config.keys import get_value, leaves
+from hiervl.utils.errors import UserError
+
+
+class Retired(NamedTuple):
+    """A key that is gone; with the value ``neutral`` it changed nothing."""
+
+    neutral: Any
+    instead: str
+
+
+_RECOMPUTE = "list the parts in MODEL.RECOMPUTE, such as ['encoder', 'pixel_decoder', 'query_decoder', 'losses']"
+_NOTHING = "it helped nobody; take it out"
+RETIRED = {
+    "MODEL.CLIP.RECOMPUTE": Retired(False, _RECOMPUTE),
+    "MODEL.PIXEL_DECODER.RECOMPUTE": Retired(False, _RECOMPUTE),
+    "MODEL.QUERY_DECODER.RECOMPUTE": Retired(False, _RECOMPUTE),
+    "LOSS.RECOMPUTE": Retired(False, _RECOMPUTE),
+    "MODEL.PIXEL_DECODER.DROPOUT": Retired(0.0, _NOTHING),
+    "MODEL.QUERY_DECODER.DROPOUT": Retired(0.0, _NOTHING),
+    "SOLVER.PRESET_KEEPS": Retired([], "keys that you write are kept as they are; take it out"),
+}
+
+
+def check_not_retired(key: str, source: str) -> None:
+    """Raise a :class:`UserError` if a key is gone."""
+    if key in RETIRED:
+        raise UserError(f"{source}: there is no config key '{key}' any more: {RETIRED[key].instead}.")
+
+
+def without_retired(settings: dict[str, Any], source: str, saved: bool = False) -> dict[str, Any]:
+    """The settings without retired keys.
+
+    Args:
+        settings: nested, as in a YAML file.
+        saved: they are a finished run's, whose training is not repeated; no value is refused.
+
+    Raises:
+        UserError: a retired key has a value that would change something.
+    """
+    gone = [key for key in leaves(settings) if key in RETIRED]
+    for key in gone:
+        if not saved and get_value(settings, key) != RETIRED[key].neutral:
+            check_not_retired(key, source)
+    return _without(settings, gone) if gone else settings
+
+
+def _without(settings: dict[str, Any], gone: list[str], prefix: str = "") -> dict[str, Any]:
+    return {
+        name: _without(value, gone, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if f"{prefix}{name}" not in gone
+    }

@@ -1,0 +1,45 @@
+"""Mean and standard deviation of the pixels that an image encoder was trained with."""
+
+from typing import NamedTuple
+
+import open_clip
+from timm.models import get_pretrained_cfg
+
+from hiervl.utils.errors import UserError
+
+from .clip import config_file, model_config
+
+
+class ImageStatistics(NamedTuple):
+    """RGB, in 0…255."""
+
+    mean: list[float]
+    std: list[float]
+
+
+def image_statistics(cfg) -> ImageStatistics:
+    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` where they are set, else those of the encoder of ``MODEL.CLIP``.
+
+    Raises:
+        UserError: one of the two is set, or they have not three values.
+    """
+    mean, std = list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)
+    if not mean and not std:
+        return _of_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(
+            f"MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std} need three values each (red, green, blue; 0 to 255, "
+            "no deviation of 0), or leave both empty: then those of the encoder are taken."
+        )
+    return ImageStatistics(mean, std)
+
+
+def _of_model(name: str, pretrained: str) -> ImageStatistics:
+    """Of the weights' tag; for a file, of the model's first tag; else timm's of the trunk; else those of OpenAI."""
+    trunk = get_pretrained_cfg(model_config(name)["vision_cfg"].get("timm_model_name") or "", allow_unregistered=True)
+    tags = [] if config_file(name) else open_clip.list_pretrained_tags_by_model(name)
+    tag = pretrained if pretrained in tags else next(iter(tags), "")
+    known = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+    mean = known.get("mean") or (trunk and trunk.mean) or open_clip.OPENAI_DATASET_MEAN
+    std = known.get("std") or (trunk and trunk.std) or open_clip.OPENAI_DATASET_STD
+    return ImageStatistics([255 * value for value in mean], [255 * value for value in std])

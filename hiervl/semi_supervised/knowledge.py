@@ -1,0 +1,81 @@
+"""What the untrained CLIP knows of the classes, judged on labelled images, and who must not ask it for the rest."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from hiervl.evaluation import confusion_matrix
+from hiervl.modeling import HierVL
+from hiervl.modeling.frozen_clip import FrozenClip
+
+from .calibration import labelled_batches
+
+logger = logging.getLogger(__name__)
+
+ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
+
+
+def silence_prior(cfg, model: HierVL) -> None:
+    """Switch the mask prior off for classes that CLIP does not know (``MODEL.QUERY_DECODER.PRIOR_MIN_IOU``).
+
+    To be called before the encoder is trained or anything is loaded into it. All processes see the same labelled
+    images, so they agree.
+    """
+    least = cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU
+    prior = getattr(model, "mask_prior", None)
+    if prior is None or not least:
+        return
+    iou, shown = zero_shot(cfg, model, FrozenClip(model.backbone, model.logit_scale))
+    unknown = unknown_classes(iou, shown, least)
+    prior.known[unknown] = False
+    if unknown:
+        logger.warning(
+            "CLIP does not know some classes (in brackets how far its zero-shot prediction overlaps the labelled "
+            "images, IoU): %s. Their masks start from nothing instead of from its similarity to their names "
+            "(MODEL.QUERY_DECODER.PRIOR_MIN_IOU %g); other words for them may help.",
+            describe_classes(model.class_names, iou, unknown), least,
+        )  # fmt: skip
+
+
+def describe_classes(class_names: Sequence[str], iou: np.ndarray, classes: Sequence[int]) -> str:
+    """Names of classes with their IoU, for a message."""
+    return ", ".join(f"'{class_names[c]}' ({100 * iou[c]:.1f} %)" for c in classes)
+
+
+def unknown_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
+    """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
+
+    Args:
+        iou: (C,), nan where a class occurs nowhere; shown: (C,), the number of labelled images that show each class.
+    """
+    return [c for c in range(len(iou)) if shown[c] >= ENOUGH_IMAGES and iou[c] < least]
+
+
+@torch.no_grad()
+def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
+    """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
+    in how many of the images each class occurs (C,)."""
+    num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    shown = np.zeros(num_classes, dtype=np.int64)
+    text = network.encode_text()
+    for images, truth in labelled_images(cfg, network):
+        for of_image in truth:
+            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
+        batch = network.normalise(list(images))
+        probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
+        labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
+        confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
+    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    iou = np.divide(hits, union, out=np.full(num_classes, np.nan), where=union > 0)
+    return iou, shown
+
+
+def labelled_images(cfg, network):
+    """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
+    for batch in labelled_batches(cfg):
+        images = torch.stack([sample["image"] for sample in batch]).to(network.device)
+        yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

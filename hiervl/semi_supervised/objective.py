@@ -1,0 +1,69 @@
+"""What is learnt from unlabelled images, and how much each part of it weighs."""
+
+from dataclasses import dataclass
+
+from hiervl.utils.errors import UserError
+
+LOSSES = ("pixel", "set")
+
+
+@dataclass(frozen=True)
+class UnlabelledObjective:
+    """Settings of the losses of unlabelled images (``SEMI`` of the config).
+
+    The weights are shares: 1 pulls about as strongly as all losses of the labelled images together, whatever their
+    number and weights are. For losses of pixels the network says what that takes
+    (:attr:`~hiervl.modeling.segmenter.ClipSegmenter.loss_scale`).
+
+    Attributes:
+        enabled: off: supervised-only training, with full weight on the labelled images.
+        burn_in: iterations on labelled images alone.
+        supervised_share: weight of the labelled losses, those of unlabelled images having the rest of 1.
+        loss: of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (the losses of labelled
+            images, after every decoder layer, with the teacher's segments as targets).
+        strong_weight: of each strong view; strong_views: how many there are.
+        perturbation_weight, perturbation_dropout: weight of the weak view whose features lose channels, and how many.
+        entropy_weight: of the strong views' entropy.
+        balance: exponent of the inverse class frequency by which pseudo-labelled pixels are weighed.
+        ignore_value: label of pixels that count nowhere.
+    """
+
+    enabled: bool = True
+    burn_in: int = 0
+    supervised_share: float = 0.5
+    loss: str = "pixel"
+    strong_weight: float = 0.25
+    strong_views: int = 2
+    perturbation_weight: float = 0.0
+    perturbation_dropout: float = 0.5
+    entropy_weight: float = 0.0
+    balance: float = 0.0
+    ignore_value: int = 255
+
+    def __post_init__(self) -> None:
+        if self.strong_views not in (1, 2):
+            raise UserError(f"SEMI.STRONG_VIEWS is 1 or 2, not {self.strong_views}.")
+        if self.loss not in LOSSES:
+            raise UserError(f"SEMI.LOSS is one of {', '.join(LOSSES)}, not '{self.loss}'.")
+
+    @classmethod
+    def from_config(cls, cfg) -> "UnlabelledObjective":
+        semi = cfg.SEMI
+        return cls(
+            enabled=semi.ENABLED,
+            burn_in=semi.BURN_IN,
+            supervised_share=semi.SUPERVISED_SHARE,
+            loss=semi.LOSS,
+            strong_weight=semi.STRONG_WEIGHT,
+            strong_views=semi.STRONG_VIEWS,
+            perturbation_weight=semi.PERTURBATION_WEIGHT,
+            perturbation_dropout=semi.PERTURBATION_DROPOUT,
+            entropy_weight=cfg.LOSS.ENTROPY,
+            balance=cfg.LOSS.PIXEL_BALANCE,
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+
+    @property
+    def has_pseudo_labels(self) -> bool:
+        """Whether anything is learnt from the teacher."""
+        return bool(self.strong_weight or self.perturbation_weight)

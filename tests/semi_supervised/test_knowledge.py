@@ -1,0 +1,27 @@
+"""Who is silenced for classes that the untrained CLIP does not know."""
+
+import numpy as np
+import pytest
+
+from hiervl.semi_supervised import knowledge
+from hiervl.semi_supervised.knowledge import silence_prior
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("least, known", [(0.02, [True, False, True, True, True, True]), (0.0, [True] * 6)])
+def test_the_prior_is_silent_about_classes_that_clip_does_not_know(
+    make_network, make_cfg, monkeypatch, caplog, least, known
+):
+    """'cat' was seen often enough and never found; 'red bus' too rarely to say; 'sky' not at all."""
+    iou, shown = np.array([0.5, 0.01, 0.0, 0.03, 0.9, NAN]), np.array([9, 3, 2, 4, 4, 0])
+    monkeypatch.setattr(knowledge, "zero_shot", lambda *_: (iou, shown))
+    network = make_network()
+    silence_prior(make_cfg("MODEL.QUERY_DECODER.PRIOR_MIN_IOU", least), network)
+    assert network.mask_prior.known.tolist() == known
+    assert ("'cat' (1.0 %)" in caplog.text) == (not all(known))
+
+
+def test_networks_without_a_prior_are_left_alone(make_network, make_cfg):
+    options = ("MODEL.QUERY_DECODER.MASK_PRIOR", False)
+    silence_prior(make_cfg(*options), make_network(*options))

@@ -1,0 +1,24 @@
+import os
+
+import pytest
+
+from hiervl.utils.files import whole_file, write_json, write_text
+
+
+def test_a_file_appears_whole_or_keeps_its_old_content(tmp_path):
+    path = tmp_path / "new folder" / "a.txt"
+    write_text(path, "old\r\n")
+    with pytest.raises(ValueError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_bytes() == b"old\r\n"
+        raise ValueError
+    assert path.read_bytes() == b"old\r\n" and os.listdir(path.parent) == ["a.txt"]
+    with whole_file(path, ending=".mp4", durable=True) as temporary:
+        assert temporary.name == f"a.txt.{os.getpid()}.tmp.mp4"
+        temporary.write_text("new")
+    assert path.read_text() == "new" and os.listdir(path.parent) == ["a.txt"]
+
+
+def test_json_keeps_letters_and_ends_its_last_line(tmp_path):
+    write_json(tmp_path / "a.json", {"ä": [1, None]})
+    assert (tmp_path / "a.json").read_bytes() == '{"ä": [1, null]}\n'.encode()
