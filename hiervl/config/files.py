@@ -106,7 +106,16 @@ def _with_dataset_section(settings: dict[str, Any], path: Path) -> dict[str, Any
     for key in ("VAL", "TEST"):
         part = section.get(key)
         if isinstance(part, dict):
-            if set(part) != PAIR_KEYS:
-                raise UserError(f"{path}: DATASET.{key} needs IMAGES and MASKS, not {', '.join(map(str, part))}.")
-            section[key] = [part["IMAGES"], part["MASKS"]]
+            section[key] = folders_of_part(part, f"DATASET.{key}", str(path))
     return {**settings, "DATASET": section}
+
+
+def folders_of_part(part: dict[str, Any], key: str, source: str) -> list[str]:
+    """``{IMAGES: a, MASKS: b}`` as [a, b].
+
+    Raises:
+        UserError: it has other keys.
+    """
+    if set(part) != PAIR_KEYS:
+        raise UserError(f"{source}: {key} needs IMAGES and MASKS, not {', '.join(map(str, part))}.")
+    return [part["IMAGES"], part["MASKS"]]

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
-from hiervl.config.files import find_config, read_layers, written_keys
+from hiervl.config.files import find_config, folders_of_part, read_layers, written_keys
 from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
 from hiervl.config.older import with_older_meaning
 from hiervl.config.retired import check_not_retired, without_retired
@@ -125,7 +125,7 @@ def _from_command_line(overrides: Sequence[str]) -> list[tuple[str, str]]:
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
-    keys = dict(zip(overrides[::2], overrides[1::2]))
+    keys = _as_in_yaml(dict(zip(overrides[::2], overrides[1::2])), cfg)
     for key in keys:
         check_not_retired(key, "the command line")
     for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
@@ -133,6 +133,31 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     given = [word for key, value in keys.items() for word in (key, _as_float(value, get_value(cfg, key, None)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
     note_keys_of_user(cfg, keys)
+
+
+def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
+    """Values of the command line as a YAML file would have them: lists, true and false, and sections, key by key.
+
+    Texts that YAML leaves as they are stay what they are: yacs reads Python's forms, such as tuples.
+    """
+    read: dict[str, Any] = {}
+    for key, text in given.items():
+        default = get_value(cfg, key, None)
+        value: Any = text
+        if isinstance(text, str) and isinstance(default, str):
+            is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            value = text if is_quoted else repr(text)  # yacs would take 12 for a number
+        elif isinstance(text, str):
+            with contextlib.suppress(yaml.YAMLError):
+                parsed = yaml.safe_load(text)
+                value = parsed if isinstance(parsed, (bool, int, float, list, dict)) else text
+        if isinstance(default, CfgNode) and isinstance(value, dict):
+            read.update(_as_in_yaml({f"{key}.{name}": inner for name, inner in value.items()}, cfg))
+        elif isinstance(value, dict) and key in SEVERAL_FORMS:
+            read[key] = folders_of_part(value, key, "the command line")
+        else:
+            read[key] = value
+    return read
 
 
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:

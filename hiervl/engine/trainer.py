@@ -37,6 +37,7 @@ from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 from hiervl.utils.tolerance import going_on_without
 from hiervl.visualization.gallery import EvaluationGallery
 from hiervl.visualization.pictures import draw_comparisons
@@ -380,7 +381,7 @@ def _check_test_classes(cfg, dataset_name: str, class_names: list[str]) -> None:
     if len(names) != len(class_names):
         raise UserError(
             f"DATASETS.TEST: '{dataset_name}' has {len(names)} classes, but the network was built for "
-            f"{len(class_names)} ({', '.join(class_names[:4])}, …): name a test set of the same classes."
+            f"{len(class_names)} ({listed(class_names)}): name a test set of the same classes."
         )
 
 

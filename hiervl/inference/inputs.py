@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from hiervl.data.folders.kinds import Unused, describe_unused, unused_files
 from hiervl.data.loading import file_types
 from hiervl.utils.errors import UserError
 
@@ -51,8 +52,23 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
             seen.add(key)
             items.append(Item(path, _free_name(name, names)))
     if not items:
-        raise UserError(f"no images or videos in {', '.join(inputs)} ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}).")
+        others = describe_unused(left_out(inputs, output))
+        raise UserError(
+            f"no images or videos in {', '.join(inputs)}{f', but {others}' if others else ''} "
+            f"({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})."
+        )
     return items
+
+
+def left_out(inputs: Sequence[str], output: str) -> list[Unused]:
+    """Files in the folders among ``inputs`` that are neither images nor videos, without those below ``output``."""
+    results = os.path.abspath(output)
+    found = []
+    for folder in filter(os.path.isdir, inputs):
+        for unused in unused_files(folder, IMAGE_SUFFIXES + VIDEO_SUFFIXES):
+            files = tuple(file for file in unused.files if not _is_below(file, results))
+            found += [unused._replace(files=files)] if files else []
+    return found
 
 
 def _files_of(text: str, results: str) -> list[tuple[str, str]]:

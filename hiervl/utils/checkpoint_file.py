@@ -10,6 +10,7 @@ import torch
 
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import whole_file
+from hiervl.utils.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def check_classes(checkpoint: dict[str, Any], class_names: list[str], path: str,
         return
     if len(saved) != len(class_names):
         raise UserError(
-            f"'{path}' was trained on {len(saved)} classes ({', '.join(saved[:4])}, …) but the config has "
-            f"{len(class_names)} ({', '.join(class_names[:4])}, …): use the config and dataset it was trained with."
+            f"'{path}' was trained on {len(saved)} classes ({listed(saved)}) but the config has "
+            f"{len(class_names)} ({listed(class_names)}): use the config and dataset it was trained with."
         )
     if list(saved) != list(class_names):
         if must_be_equal:

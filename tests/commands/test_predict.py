@@ -21,7 +21,7 @@ from hiervl.data.classes.definitions import ClassDefinition, read_classes
 from hiervl.evaluation import label_maps
 from hiervl.inference import batch
 from hiervl.inference.batch import BatchPredictor
-from hiervl.inference.inputs import Item, list_items
+from hiervl.inference.inputs import Item, left_out, list_items
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.results import ResultFolder
 from hiervl.utils.errors import UserError
@@ -321,3 +321,18 @@ def test_a_missing_checkpoint_is_a_sentence(tmp_path, capsys):
     arguments = ["--weights", str(tmp_path / "none"), "--input", "x", "--output", str(tmp_path / "out")]
     assert entry.main(["predict", *arguments]) == 2
     assert "neither a checkpoint nor a run" in capsys.readouterr().err
+
+
+def test_files_that_are_left_out_are_named(tmp_path):
+    for name in ("in/a.jfif", "in/b.JPG", "in/out/c.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    folder, output = str(tmp_path / "in"), str(tmp_path / "in/out")
+    assert [item.name for item in list_items([folder], output)] == ["a", "b"]
+    ((what, _, files, _),) = left_out([folder], output)
+    assert what == ".heic (HEIC photograph)" and files == (str(tmp_path / "in/IMG_1.HEIC"),)
+    for name in ("a.jfif", "b.JPG"):
+        (tmp_path / "in" / name).unlink()
+    with pytest.raises(UserError, match="no images or videos in .*, but 1 .heic .HEIC photograph: convert"):
+        list_items([folder], output)

@@ -143,6 +143,7 @@ def test_every_viewer_has_four_pictures_and_a_slider(page):
     parsed = page[1]
     assert len(parsed.elements["input"]) == 3
     assert {slider["max"] for slider in parsed.elements["input"]} == {"3"}
+    assert {slider["value"] for slider in parsed.elements["input"]} == {"2"}  # where the prediction is
     assert len(parsed.elements["img"]) == 12
 
 

@@ -20,7 +20,7 @@ from hiervl.data.checking.values import (
     registered_findings,
     value_findings,
 )
-from hiervl.data.folders.dataset import nothing_left, single_class
+from hiervl.data.folders.dataset import nothing_left, single_class, single_class_shown
 from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
@@ -278,11 +278,7 @@ def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     total = sum(report.pixels.values(), np.zeros(len(names), dtype=np.int64))
     if np.count_nonzero(total) == 1:
         only = names[int(np.argmax(total))]
-        return [Finding(
-            ERROR,
-            f"all masks together show a single class ('{only}'): check that the masks' values are those of the class "
-            "file, and label images of other classes.",
-        )]  # fmt: skip
+        return [Finding(ERROR, single_class_shown(only))]
     findings = []
     named: list[str] = []
     for split in ("train", "val"):

@@ -15,6 +15,7 @@ from hiervl.data.loading.bands import Bands, read_bands
 from hiervl.data.loading.file_types import HAS_AVIF, HAS_HEIC, HEAD, IMAGE, type_of_bytes
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, orientation_of, turned, turned_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 # Pillow logs what it then raises; the sentence of the error says it better.
 logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
@@ -126,9 +127,8 @@ def read_label(
     values = _values_in(label)
     wrong = [value for value in values if not (0 <= value < num_classes or value == ignore_label)]
     if wrong:
-        more = ", …" if len(wrong) > MAX_LISTED_VALUES else ""
         raise UserError(
-            f"{path} holds {', '.join(map(str, wrong[:MAX_LISTED_VALUES]))}{more}, but the {num_classes} classes are "
+            f"{path} holds {listed(wrong, MAX_LISTED_VALUES)}, but the {num_classes} classes are "
             f"0 to {num_classes - 1} and {ignore_label} is ignored: correct the file or the list of classes."
         )
     return label
