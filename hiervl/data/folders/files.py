@@ -88,7 +88,7 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[s
     return dict(sorted(found.items()))
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of an image as it is shown (EXIF rotation obeyed), from its header alone.
 
     Raises:

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -233,7 +234,7 @@ def _unreadable(name: str, error: BaseException) -> UserError:
 
 
 @contextlib.contextmanager
-def image_header(path: str) -> Iterator[Image.Image]:
+def image_header(path: str | Path) -> Iterator[Image.Image]:
     """A file whose pixels are not decoded, for its size, kind and EXIF data.
 
     Raises:
