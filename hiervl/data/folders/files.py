@@ -106,7 +106,8 @@ def image_frame(path: str | Path) -> Frame:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of an upright image; errors as :func:`image_frame`."""
-    return turned_size(*image_frame(path))
+    height, width = turned_size(*image_frame(path))
+    return height, width
 
 
 # ---------------------------------------------------------------------------- lists of names
