@@ -107,7 +107,7 @@ def test_an_earlier_config_is_kept_as_it_was(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, monkeypatch):
+def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path):
     from hiervl.config.defaults import get_hiervl_cfg
     from hiervl.engine import main as engine_main
 
@@ -124,17 +124,16 @@ def test_a_training_that_fails_at_its_start_leaves_an_earlier_config(tmp_path, m
         def train(self):
             pass
 
-    monkeypatch.setattr(engine_main, "SemiSupervisedTrainer", Trainer)
     cfg = get_hiervl_cfg()
     cfg.OUTPUT_DIR, path = str(tmp_path), tmp_path / "config.yaml"
     path.write_text("SEED: 1\n")
     cfg.SEED = 2
     with pytest.raises(UserError):
-        engine_main.train(cfg, resume=False)
+        engine_main.train(cfg, resume=False, trainer_class=Trainer)
     cfg.SEED = 3
-    engine_main.train(cfg, resume=True)
+    engine_main.train(cfg, resume=True, trainer_class=Trainer)
     assert path.read_text() == "SEED: 1\n"
-    engine_main.train(cfg, resume=False)
+    engine_main.train(cfg, resume=False, trainer_class=Trainer)
     assert "SEED: 3\n" in path.read_text()
 
 
@@ -164,20 +163,19 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
         assert resume_command() == "/usr/bin/python3 -m hiervl train --resume --config-file 'my trees.yaml'"
 
 
-def test_a_stopped_training_has_no_results(monkeypatch):
+def test_a_stopped_training_has_no_results():
     from hiervl.engine import main as engine_main
 
     trainer = types.SimpleNamespace(resume_or_load=lambda resume: None, train=lambda: {"a": 1}, was_stopped=True)
-    monkeypatch.setattr(engine_main, "SemiSupervisedTrainer", lambda cfg: trainer)
-    assert engine_main.train(None, resume=True) is None
+    assert engine_main.train(None, resume=True, trainer_class=lambda cfg: trainer) is None
     trainer.was_stopped = False
-    assert engine_main.train(None, resume=True) == {"a": 1}
+    assert engine_main.train(None, resume=True, trainer_class=lambda cfg: trainer) == {"a": 1}
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):
     from hiervl.engine import main as engine_main
 
-    def work(args):
+    def work(args, trainer):
         raise OSError(code, os.strerror(code), "out/run.json.tmp")
 
     monkeypatch.setattr(engine_main, "work", work)

@@ -221,6 +221,7 @@ class HierVL(ClipSegmenter):
         if frozen is None and self.frozen_clip is not None:
             frozen = self.frozen_clip.embed(images, pooled=True)
         if self.speaks_by_frozen_clip:
+            assert frozen is not None  # it has a frozen CLIP then
             embeddings = {"dense_embedding": frozen.dense, "pooled_embedding": frozen.pooled}
             features = {**features, "joint_embedding": features["dense_embedding"], **embeddings}
         text_queries = None
@@ -263,7 +264,7 @@ class HierVL(ClipSegmenter):
 
     @property
     def loss_scale(self) -> float:
-        return self.criterion.scale(1 + len(self.query_decoder.layers) if self.criterion.uses_every_layer else 0)
+        return self.criterion.scale(self.query_decoder.num_predictions if self.criterion.uses_every_layer else 0)
 
     @property
     def has_set_losses(self) -> bool:

@@ -34,6 +34,7 @@ class QueryDecoder(nn.Module, abc.ABC):
     use_text: bool = False  # text queries take part; off: they only serve CMSAM
     num_instance_queries: int  # N
     gives_joint_embeddings: bool = False
+    num_predictions: int = 1  # with ``every_layer``
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,12 +221,16 @@ class DualQueryDecoder(QueryDecoder):
         return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
 
     @property
-    def num_instance_queries(self) -> int:
+    def num_instance_queries(self) -> int:  # type: ignore[override]  # nothing sets it
         return self.instance_queries.num_embeddings
 
     @property
-    def gives_joint_embeddings(self) -> bool:
+    def gives_joint_embeddings(self) -> bool:  # type: ignore[override]
         return self.align_head is not None
+
+    @property
+    def num_predictions(self) -> int:  # type: ignore[override]
+        return 1 + len(self.layers)
 
     def set_classes(self, linear_class: Callable[[Tensor], Tensor] | None, background: Sequence[int]) -> None:
         self.linear_class = linear_class

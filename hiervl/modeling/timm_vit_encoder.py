@@ -177,6 +177,7 @@ class TimmVitEncoder(ImageEncoder):
         elif self.reads_patches:
             dense = self._joint(self._patches(tokens))
         whole = self._joint(trunk.pool(self._without_prompts(tokens))) if pooled else None
+        assert dense is not None  # one of the three kinds of towers
         return kept, _to_map(dense, grid), whole
 
     def _with_positions(self, patches: Tensor, grid) -> Tensor:

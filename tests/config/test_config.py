@@ -19,7 +19,10 @@ from hiervl.utils.errors import UserError
 SOURCES = Path(hiervl.__file__).parent
 FOLDER = SOURCES.parent / "configs"
 DELTAS = sorted([*FOLDER.glob("baselines/*.yaml"), *FOLDER.glob("ablations/*.yaml")])
-CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path not in DELTAS and path.parent.name != "classes")
+ENCODERS = sorted(FOLDER.glob("encoders/*.yaml"))
+CONFIGS = sorted(
+    path for path in FOLDER.rglob("*.yaml") if path not in [*DELTAS, *ENCODERS] and path.parent.name != "classes"
+)
 
 
 def leaves(node, prefix=""):
@@ -67,6 +70,18 @@ def test_config_file_loads(path):
         filled_later = cfg.DATASET.NAME and cfg.DATASET.UNLABELED and cfg.DATASET.VAL
         assert filled_later or (cfg.DATASETS.TRAIN and cfg.DATASETS.UNLABELED and cfg.DATASETS.TEST)
         assert cfg.SOLVER.EPOCHS or cfg.SOLVER.MAX_ITER
+
+
+@pytest.mark.parametrize("path", ENCODERS, ids=lambda path: path.stem)
+def test_encoder_lies_on_any_config(path):
+    """It may bring a crop and learning rates of its own, but no other data or method."""
+    plain = load_config(str(FOLDER / "pascal_92.yaml"))
+    changed = load_config(str(FOLDER / "pascal_92.yaml"), deltas=[str(path)])
+    assert changed.OUTPUT_DIR == f"{plain.OUTPUT_DIR}_{path.stem}"
+    towers = [(cfg.MODEL.CLIP.NAME, cfg.MODEL.ENCODER.NAME) for cfg in (plain, changed)]
+    assert towers[0] != towers[1]
+    for section in ("DATASETS", "LOSS", "SEMI", "TEST"):
+        assert changed[section] == plain[section]
 
 
 @pytest.mark.parametrize("path", DELTAS, ids=lambda path: path.stem)

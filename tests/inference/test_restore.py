@@ -68,7 +68,7 @@ def test_a_frozen_judge_comes_from_its_own_weights(save_run, clip_file, tmp_path
 @torch.no_grad()
 def test_a_network_without_text_rows_is_restored(save_run):
     _, folder = save_run("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False)
-    assert restore_network(str(folder), device="cpu").network.query_generator is None
+    assert restore_network(str(folder), device="cpu").network.gate is None
 
 
 def test_phrases_and_colours_travel_in_the_checkpoint(save_run):

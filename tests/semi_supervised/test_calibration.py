@@ -14,6 +14,7 @@ from hiervl.semi_supervised import calibration
 class Network(nn.Module):
     class_names = ["a", "b", "c"]
     device = torch.device("cpu")
+    gate = None
 
     def encode_text(self):
         return None
@@ -36,8 +37,6 @@ def test_ignored_pixels_show_no_class(monkeypatch, ignore_value):
 class Gate:
     """A gate whose logits are far from its probabilities."""
 
-    relevance = True
-
     def __init__(self):
         self.threshold = torch.tensor(0.5)
 
@@ -50,7 +49,7 @@ class Gate:
 def network_with_images(monkeypatch, *samples):
     """A network with a gate, in training mode, and labelled images of the similarities and labels given."""
     network = Network().train()
-    network.query_generator = Gate()
+    network.gate = Gate()
     batches = [
         [{"image": torch.tensor(similarity), "sem_seg": torch.tensor([labels])}] for similarity, labels in samples
     ]
@@ -69,12 +68,12 @@ def test_the_threshold_is_a_probability_that_the_share_of_present_classes_passes
     network = network_with_images(monkeypatch, *samples)
     for recall, expected in ((0.75, -1.0), (1.0, -2.0)):
         calibration.calibrate_threshold(config(recall), network)
-        assert network.query_generator.threshold.item() == pytest.approx(1 / (1 + math.exp(-expected)))
+        assert network.gate.threshold.item() == pytest.approx(1 / (1 + math.exp(-expected)))
     calibration.calibrate_threshold(config(0.75, threshold=0.1), network)
-    assert network.query_generator.threshold.item() == pytest.approx(0.1)  # never above it
-    network.query_generator.threshold.fill_(0.3)
+    assert network.gate.threshold.item() == pytest.approx(0.1)  # never above it
+    network.gate.threshold.fill_(0.3)
     calibration.calibrate_threshold(config(0.0), network)
-    assert network.query_generator.threshold.item() == pytest.approx(0.3)  # switched off
+    assert network.gate.threshold.item() == pytest.approx(0.3)  # switched off
 
 
 def test_the_network_is_asked_in_evaluation_mode_and_left_as_it_was(monkeypatch):
@@ -94,10 +93,7 @@ def test_the_network_is_asked_in_evaluation_mode_and_left_as_it_was(monkeypatch)
 
 def test_networks_without_a_gate_are_left_alone(monkeypatch):
     network = network_with_images(monkeypatch, ([0.1, 0.2, 0.3], [1]))
-    network.query_generator.relevance = False
-    assert not calibration.has_gate(network)
+    gate, network.gate = network.gate, None
     calibration.calibrate_threshold(config(1.0), network)
     calibration.fit_gate(config(1.0), network)
-    assert network.query_generator.threshold.item() == 0.5
-    del network.query_generator
-    assert not calibration.has_gate(network)
+    assert gate.threshold.item() == 0.5

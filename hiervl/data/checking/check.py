@@ -64,7 +64,7 @@ class Report:
 
     class_names: list[str]
     images: dict[str, ImageFacts] = field(default_factory=dict)
-    splits: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, Sequence[str]] = field(default_factory=dict)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
@@ -284,8 +284,8 @@ def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     for split in ("train", "val"):
         if not report.splits.get(split):
             continue
-        shown = report.presence(split).any(axis=0)
-        absent = [name for name, there in zip(names, shown) if not there and name not in named]
+        shown = set(np.flatnonzero(report.presence(split).any(axis=0)).tolist())
+        absent = [name for index, name in enumerate(names) if index not in shown and name not in named]
         named += absent
         if not absent:
             continue

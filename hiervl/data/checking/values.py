@@ -1,5 +1,6 @@
 """What is wrong with the values and colours of masks, said in sentences that name the mend."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from hiervl.data.checking.readings import (
     share_of,
     zero_never_occurs,
 )
-from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.masks import (
     AUTO,
@@ -60,7 +61,7 @@ class ValueStatistics:
     counts: dict[str, dict[int, int]] = field(default_factory=_by_form)
     files: dict[str, dict[int, list[str]]] = field(default_factory=_by_form)
     unknown: dict[str, dict[str, list[int]]] = field(default_factory=_by_form)
-    palettes: dict[str, tuple[set[int], dict]] = field(default_factory=dict)
+    palettes: dict[str, tuple[set[int], Mapping[int, Color]]] = field(default_factory=dict)
     unknown_names: dict[str, dict[str, int]] = field(default_factory=dict)
     remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -203,7 +204,7 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
             f"{what}: these are class indices that were saved as grey RGB; set DATASET.MASK_VALUES to index.",
             files,
         )]  # fmt: skip
-    exchanged = [tuple(reversed(decode_color(code))) for code in codes]
+    exchanged = [(blue, green, red) for red, green, blue in map(decode_color, codes)]
     occurs = any(encode_color(color) in statistics.counts[COLOR] for color in exchanged)
     if not occurs and all(color in class_map.colors and len(set(color)) > 1 for color in exchanged):
         return [Finding(
@@ -246,14 +247,19 @@ def _palette_order(statistics: ValueStatistics) -> list[Finding]:
         return []
     palette = statistics.palettes[wrong[0]][1]
     labels = {code: colors.get(encode_color(color)) for code, color in palette.items()}
-    by_color = {code: class_map.class_names[label] for code, label in labels.items() if label not in (None, IGNORED)}
+    names_by_color = {
+        code: class_map.class_names[label] for code, label in labels.items() if label is not None and label != IGNORED
+    }
     return [Finding(
         ERROR,
         "the palettes of masks show the colours of the classes in another order than the class file; two readings are "
         "possible: (1) the colours count: set DATASET.MASK_VALUES to color; (2) the numbers count: set it to index. "
         "Compare both in the pictures.",
         tuple(sorted(wrong)),
-        (Reading("the palette's colours count", by_color), Reading("the numbers count", names_of_values(class_map))),
+        (
+            Reading("the palette's colours count", names_by_color),
+            Reading("the numbers count", names_of_values(class_map)),
+        ),
     )]  # fmt: skip
 
 

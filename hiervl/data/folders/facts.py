@@ -98,6 +98,7 @@ class FactsStore:
         except sqlite3.OperationalError:  # another process writes for too long, or the disk is full
             pass
         except sqlite3.DatabaseError:  # cut off by a power failure
+            assert self.path is not None  # there was a database
             self.path.unlink(missing_ok=True)
         finally:
             if database is not None:

@@ -147,9 +147,11 @@ class FolderLayout:
             beside=mask_path.is_dir() and mask_path.samefile(folder),
         )
         image_names = names = ANY  # annotations have the images' own names
-        if source is None and mask_path.suffix.lower() == ".json":
+        if source is not None:
+            pass
+        elif mask_path.suffix.lower() == ".json":
             source = CocoFile(mask_path, self.class_map, find_files(folder))
-        elif source is None:
+        else:
             image_names, names = self.source.image_names, self.source.mask_names
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
             if names == ANY and mask_folder.resolve() == folder.resolve():
@@ -178,7 +180,7 @@ class FolderLayout:
 
     def unused(self) -> list[tuple[Path, Unused]]:
         """Files of the folders that the configuration names which are neither read as images nor as annotations."""
-        pairs = [(self.source.images, self.source.masks)]
+        pairs: list[Sequence[str]] = [(self.source.images, self.source.masks)]
         pairs += [part for part in (self.source.val, self.source.test) if isinstance(part, (list, tuple))]
         unlabeled = [entry for entry in self.source.unlabeled if not entry.endswith(".txt")]
         names = dict.fromkeys([*itertools.chain.from_iterable(pairs), *unlabeled])
@@ -203,14 +205,14 @@ class FolderLayout:
         self._require_masks(self.labeled, self.missing_masks(), "DATASET.LABELED")
         for key, pool in self._separate.items():
             self._require_masks(pool, pool.missing, f"DATASET.{key}")
-        pool = dict(self.labeled.samples)
+        left = dict(self.labeled.samples)
         parts: dict[str, dict[str, Sample]] = {}
         for split, key, part in (("test", "TEST", self.source.test), ("val", "VAL", self.source.val)):
             separate = self.separate(key)
-            chosen = self._chosen(part, pool, f"DATASET.{key}") if separate is None else {}
+            chosen = self._chosen(part, left, f"DATASET.{key}") if separate is None else {}
             parts[split] = chosen if separate is None else separate.samples
-            pool = {stem: sample for stem, sample in pool.items() if stem not in chosen}
-        parts["train"], parts["rest"] = self._listed(pool)
+            left = {stem: sample for stem, sample in left.items() if stem not in chosen}
+        parts["train"], parts["rest"] = self._listed(left)
         if not parts["train"]:
             raise UserError(
                 f"no labelled image is left for training: {len(self.labeled.samples)} have a mask, "
@@ -240,6 +242,7 @@ class FolderLayout:
             path = self.source.root / part
             names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
             return {stem: pool[stem] for stem in names if stem in pool}
+        assert isinstance(part, (int, float))  # folders of their own are not drawn from the pool
         stems = list(pool)
         wanted = min(max(1, round(part * len(self.labeled.samples))), len(stems) - 1)
         indices = choose_validation(self.presence(list(pool.values())), wanted, self.source.seed)
@@ -330,8 +333,8 @@ class FolderLayout:
         label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
         has_instances = sample.masks.has_instances
         if not label_file.is_file() or (has_instances and not instance_file.is_file()):
-            size = turned_size(turned_size(*image), orientation)  # of the mask, as it is stored
-            labels, instances = sample.masks.labels(sample.key, size)
+            height, width = turned_size(turned_size(*image), orientation)  # of the mask, as it is stored
+            labels, instances = sample.masks.labels(sample.key, (height, width))
             _save(turned(labels, orientation), label_file, orientation)
             if instances is not None:
                 _save(turned(instances, orientation), instance_file, orientation)

@@ -7,6 +7,7 @@ with), ``raw`` (what a mask holds, judged by nobody yet) and ``labels`` (what it
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -147,7 +148,15 @@ class MaskFolder:
         return table[raw.codes], None
 
 
-def label_of_code(raw: RawMask, class_map: ClassMap) -> dict[int, int]:
+class HasForm(Protocol):
+    """A mask, or what is known of one."""
+
+    @property
+    def form(self) -> str:
+        """As in :class:`RawMask`."""
+
+
+def label_of_code(raw: HasForm, class_map: ClassMap) -> dict[int, int]:
     """Label of every value or colour that the class file names, in the form of ``raw``."""
     if raw.form == LABEL:
         return {label: label for label in [*range(len(class_map.classes)), IGNORED]}
@@ -173,4 +182,4 @@ def describe_names(counts: Mapping[str, int]) -> str:
 
 def _palette(image: Image.Image) -> dict[int, Color]:
     flat = image.getpalette("RGB") or []
-    return {index: tuple(flat[3 * index : 3 * index + 3]) for index in range(len(flat) // 3)}
+    return {index: (flat[3 * index], flat[3 * index + 1], flat[3 * index + 2]) for index in range(len(flat) // 3)}

@@ -200,9 +200,12 @@ def _of_masks(result: Survey) -> FoundClasses:
             palette.update(raw.palette or {})
             values.update(raw.counts().keys())
             pixels.update(raw.counts())
+    shown: dict[Any, int]  # by colour or by number, as the masks have them
+    shares: Counter[Any] = pixels
+    value: Any
     if form == COLOR:
         shown = {decode_color(code): count for code, count in values.items()}
-        pixels = Counter({decode_color(code): count for code, count in pixels.items()})
+        shares = Counter({decode_color(code): count for code, count in pixels.items()})
         entries = _named(result, found, {"color": list(shown)})
     else:
         shown = {value: count for value, count in values.items()}
@@ -218,7 +221,7 @@ def _of_masks(result: Survey) -> FoundClasses:
             entries.append(entry)
     for entry in entries:
         value = tuple(entry[key]) if key == "color" and key in entry else entry.get(key)
-        share = pixels[value] / max(pixels.total(), 1)
+        share = shares[value] / max(shares.total(), 1)
         found.counts[entry["name"]] = f"{share:.1%} of the pixels, in {shown.get(value, 0)} of {read} masks"
     if IGNORED in shown and key == "label" and len(shown) > 2:
         found.notes.append(f"255 is in {shown[IGNORED]} of {read} masks and does not count")

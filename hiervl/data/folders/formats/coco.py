@@ -73,7 +73,7 @@ class CocoFile(AnnotationList):
         found = [_shapes_of(item, self._name_of(item)) for item in annotations]
         found.sort(key=lambda pair: -pair[0])
         drawn = [shape for _, of_annotation in found for shape in of_annotation]
-        return Annotation(drawn, (int(size[0]), int(size[1])) if all(size) else None)  # type: ignore[arg-type]
+        return Annotation(drawn, (int(size[0]), int(size[1])) if all(size) else None)
 
     def _name_of(self, annotation: dict) -> str:
         number = annotation.get("category_id")
@@ -109,7 +109,7 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
         ValueError, TypeError: its run lengths cannot be read.
     """
     segmentation, group = annotation.get("segmentation"), annotation.get("id")
-    if not _has_outline(segmentation):
+    if segmentation is None or not _has_outline(segmentation):
         return _box(annotation.get("bbox"), name)
     is_crowd = bool(annotation.get("iscrowd"))
     if isinstance(segmentation, dict):

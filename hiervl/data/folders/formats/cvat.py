@@ -85,7 +85,7 @@ def read_cvat(path: Path) -> CvatContent:
         if len(stack) > 1 and stack[-2] == "label":
             texts[stack[-1]] = texts.get(stack[-1], "") + data
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any) -> int:
         raise ValueError("it declares entities, which no tool for annotations does")
 
     parser = expat.ParserCreate()
@@ -111,5 +111,7 @@ def _shape(tag: str, attributes: dict[str, str]) -> Shape:
         return shapes.polygon(name, points, group=group)
     angle = float(attributes.get("rotation", 0))
     if tag == "box":
-        return shapes.box(name, *(float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr")), angle)
-    return shapes.ellipse(name, *(float(attributes[key]) for key in ("cx", "cy", "rx", "ry")), angle, group)
+        left, top, right, bottom = (float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return shapes.box(name, left, top, right, bottom, angle)
+    x, y, radius_x, radius_y = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
+    return shapes.ellipse(name, x, y, radius_x, radius_y, angle, group)

@@ -48,7 +48,9 @@ class LabelStudioFile(AnnotationList):
             if _type(result) in ("keypoint", "vector"):
                 kind = f"{_type(result)} regions have no area and are left out"
                 left[kind] = left.get(kind, 0) + 1
-        return Annotation([_shape(result, size) for result in drawn], size, left)
+        if drawn and size is None:
+            raise ValueError("its regions have no original_width and original_height")
+        return Annotation([_shape(result, size) for result in drawn] if size is not None else [], size, left)
 
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:
@@ -147,8 +149,8 @@ def _shape(result: dict[str, Any], size: tuple[int, int]) -> Shape:
         return _rectangle(name, value, scale)
     if kind == "ellipse":
         x, y = np.array([value["x"], value["y"]]) * scale
-        radii = np.array([value["radiusX"], value["radiusY"]]) * scale
-        return shapes.ellipse(name, x, y, *radii, float(value.get("rotation") or 0))
+        radius_x, radius_y = np.array([value["radiusX"], value["radiusY"]]) * scale
+        return shapes.ellipse(name, x, y, radius_x, radius_y, float(value.get("rotation") or 0))
     pixels = unpack_runs(value["rle"])
     if pixels.size != size[0] * size[1] * RGBA:
         raise ValueError(f"a brush stroke of {pixels.size // RGBA} pixels for {size[1]}×{size[0]}")

@@ -103,10 +103,10 @@ class ClassMasks:
         """Label map, and the number of pixels that several classes claim."""
         background = self.class_map.background
         outside = IGNORED if background is None else background
-        labels = None
-        for name, path in self.keys[key]:
+        labels = claimed = np.zeros((0, 0), dtype=np.uint8)
+        for index, (name, path) in enumerate(self.keys[key]):
             mask = read_binary(path)
-            if labels is None:
+            if index == 0:
                 labels = np.full(mask.shape, outside, dtype=np.uint8)
                 claimed = np.zeros(mask.shape, dtype=np.uint8)
             if mask.shape != labels.shape:

@@ -75,7 +75,7 @@ def left_out(name: str, problem: str) -> Shape:
 
 
 def polygon(
-    name: str, points: Points, holes: Sequence[Points] = (), problem: str = "", group: Hashable = None
+    name: str, points: Points | np.ndarray, holes: Sequence[Points] = (), problem: str = "", group: Hashable = None
 ) -> Shape:
     """The inside of an outline, without its holes.
 
@@ -148,10 +148,10 @@ def runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: they do not add up to the size.
     """
-    counts = np.asarray(counts, dtype=np.int64)
-    if height * width > MAX_PIXELS or counts.min(initial=0) < 0 or counts.sum() != height * width:
-        raise ValueError(f"run lengths of {counts.sum()} pixels for {width}×{height}")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+    lengths = np.asarray(counts, dtype=np.int64)
+    if height * width > MAX_PIXELS or lengths.min(initial=0) < 0 or lengths.sum() != height * width:
+        raise ValueError(f"run lengths of {lengths.sum()} pixels for {width}×{height}")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
 
 
 def png_bytes(text: str | bytes, source: str, unpack: Callable[[bytes], bytes] = bytes) -> np.ndarray:
@@ -166,7 +166,7 @@ def png_bytes(text: str | bytes, source: str, unpack: Callable[[bytes], bytes] =
     if image.mode in ("RGBA", "LA", "PA"):
         return np.array(image.getchannel("A")) > 0
     values = np.array(image)
-    return values.any(axis=2) if values.ndim == 3 else values != 0
+    return (values.any(axis=2) if values.ndim == 3 else values) != 0
 
 
 def _checked(points: Any) -> np.ndarray:

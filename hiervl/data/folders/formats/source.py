@@ -27,8 +27,11 @@ MAX_ANNOTATION_BYTES = 2 << 30
 class MaskSource(Protocol):
     """Masks of many images, in any form."""
 
-    keys: Mapping[str, Any]  # relative path of the image without suffix → whatever the source finds its mask by
     has_instances: bool
+
+    @property
+    def keys(self) -> Mapping[str, Any]:
+        """Relative path of the image without suffix → whatever the source finds its mask by."""
 
     def name(self, key: str) -> str:
         """What messages call the mask."""
