@@ -1,4 +1,5 @@
-# make demo | test | soak | audit | lint | lock | mutants. Each sets up .venv first: some minutes once, nothing afterwards.
+# make demo | demo-photos | test | soak | audit | lint | lock | mutants. Each sets up .venv first: some minutes once,
+# nothing afterwards.
 # PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
 # LOCK=no takes the newest packages in place of those that were tested: make test LOCK=no
 
@@ -26,10 +27,11 @@ MUTMUT := .venv-mutants
 # The part of hiervl/ whose tests are tested: losses, modeling, semi_supervised, evaluation or augmentation.
 ROOM ?= losses
 
-.PHONY: help .venv demo test soak audit lint lock mutants
+.PHONY: help .venv demo demo-photos test soak audit lint lock mutants
 
 help:
 	@echo "make demo   train and judge HierVL on a small synthetic world"
+	@echo "make demo-photos  the same on CamVid's photographs, fetched unless DETECTRON2_DATASETS has them"
 	@echo "make test   run the tests"
 	@echo "make soak   the long form of the robustness tests (half an hour)"
 	@echo "make audit  compare the installed packages with known vulnerabilities (asks the network)"
@@ -58,6 +60,10 @@ wait for it, or remove $(INCOMPLETE) if there is none" >&2; exit 1; fi
 
 demo: $(STAMP)
 	@$(VENV_PYTHON) -m hiervl demo
+
+demo-photos: $(STAMP)
+	@[ -d "$${DETECTRON2_DATASETS:-datasets}/camvid/images/train" ] || $(VENV_PYTHON) datasets/prepare_camvid.py
+	@$(VENV_PYTHON) -m hiervl demo --config-file configs/camvid_46_cpu.yaml --output output/demo-photos
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest tests --numprocesses $(TEST_PROCESSES)

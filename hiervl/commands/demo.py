@@ -29,11 +29,11 @@ def run(args) -> int:
     """Both trainings at the same time, each on half of the cores; then the two results and the pictures."""
     from hiervl.engine.run_config import load_config
 
-    load_config(args.config_file, args.opts)  # a mistake there is told at once
+    cfg = load_config(args.config_file, args.opts)  # a mistake there is told at once
     output = Path(args.output)
     started = time.monotonic()
     folders = {name: output / name for name in RUNS}
-    print(f"Training twice on ShapesWorld, 16 labelled images: {' and '.join(RUNS)}.", flush=True)
+    print(f"Training twice on {', '.join(cfg.DATASETS.TRAIN)}: {' and '.join(RUNS)}.", flush=True)
     processes = {name: _start(args.config_file, folders[name], RUNS[name] + args.opts) for name in RUNS}
     _wait(processes, folders)
     scores = {name: _score(folder) for name, folder in folders.items()}

@@ -34,7 +34,7 @@ PROMPT: Rule = (_takes_a_name, "a sentence with one {} where the class's name go
 
 LOSS_WEIGHTS = (
     "CLASS", "MASK", "DICE", "PIXEL", "ALIGN", "RELEVANCE", "PROMPT_TOPOLOGY", "PROMPT_ANCHOR", "PROMPT_SEPARATION",
-    "ENTROPY", "MASKED_CONSISTENCY", "PIXEL_TEXT", "NO_OBJECT",
+    "ENTROPY", "MASKED_CONSISTENCY", "PIXEL_TEXT", "NO_OBJECT", "JOINT_EMBEDDING",
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {

@@ -82,6 +82,13 @@ def _add_model_config(cfg: CN) -> None:
     # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
 
+    cfg.MODEL.ENCODER = CN()
+    # An encoder of timm that was trained on images alone (DINOv2, DINOv3 …) in place of CLIP's image tower, which then
+    # stays frozen beside it and is asked for all that needs language; MODEL.CLIP says what is trained. Empty: none.
+    cfg.MODEL.ENCODER.NAME = ""
+    # Its weights: "timm" (fetched), a file, "checkpoint" (MODEL.WEIGHTS bring them), or empty: random.
+    cfg.MODEL.ENCODER.PRETRAINED = "timm"
+
     cfg.MODEL.TEXT = CN()
     # Learnable tokens prepended to every class phrase; 0: the fixed template only.
     cfg.MODEL.TEXT.PROMPTS = 8
@@ -201,6 +208,9 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.ENTROPY = 0.01
     # Weight of staying close to the frozen CLIP on patches hidden from the encoder (loss_masked_consistency, eq. 6).
     cfg.LOSS.MASKED_CONSISTENCY = 0.1
+    # With MODEL.ENCODER: weight of embedding every position as the frozen CLIP does (loss_joint_embedding), of labelled
+    # and of unlabelled images.
+    cfg.LOSS.JOINT_EMBEDDING = 1.0
     # Weight of knowing the hidden patches' class by its text (loss_pixel_text, eq. 7).
     cfg.LOSS.PIXEL_TEXT = 0.01
     # Temperature of loss_pixel_text.

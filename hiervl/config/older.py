@@ -18,7 +18,7 @@ def with_older_meaning(settings: Any) -> Any:
     if ONLY_SAVED not in settings["MODEL"]:
         return settings
     for (*sections, key), value in BEFORE.items():
-        node = settings
+        node: Any = settings
         for section in sections:
             node = node.get(section) if isinstance(node, dict) else None
         if isinstance(node, dict):

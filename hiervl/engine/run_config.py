@@ -33,6 +33,7 @@ from hiervl.engine.presets import apply_preset
 from hiervl.modeling.clip import name_of_weights
 from hiervl.modeling.encoders import check_clip
 from hiervl.modeling.image_statistics import image_statistics
+from hiervl.modeling.vision_encoder import check_vision_encoder
 from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,8 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     apply_preset(cfg, layout)
     check_config(cfg)
     check_clip(cfg.MODEL.CLIP.NAME)
+    if cfg.MODEL.ENCODER.NAME:
+        check_vision_encoder(cfg.MODEL.ENCODER.NAME)
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = image_statistics(cfg)  # a checkpoint is to bring them
     if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)

@@ -20,7 +20,10 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter, decays in _trained_parameters(model):
-        multiplier = cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith("backbone.visual.") else 1.0
+        is_new = not name.startswith("backbone.visual.") or (
+            cfg.MODEL.ENCODER.NAME and name.startswith("backbone.visual.head.")
+        )
+        multiplier = 1.0 if is_new else cfg.SOLVER.BACKBONE_MULTIPLIER
         decay = cfg.SOLVER.WEIGHT_DECAY if decays else cfg.SOLVER.WEIGHT_DECAY_NORM
         groups.setdefault((cfg.SOLVER.BASE_LR * multiplier, decay), []).append(parameter)
     return torch.optim.AdamW(

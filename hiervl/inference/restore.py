@@ -80,7 +80,9 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
     _check_device(cfg.MODEL.DEVICE)
     classes = classes_of_checkpoint(checkpoint, cfg)
     cfg.MODEL.CLASS_NAMES = [definition.name for definition in classes]
-    if cfg.MODEL.HSQG.IMAGE_EMBEDDING != "frozen":  # the frozen CLIP is in no checkpoint
+    if cfg.MODEL.ENCODER.NAME:
+        cfg.MODEL.ENCODER.PRETRAINED = FROM_CHECKPOINT
+    elif cfg.MODEL.HSQG.IMAGE_EMBEDDING != "frozen":  # the frozen CLIP is in no checkpoint
         cfg.MODEL.CLIP.PRETRAINED = FROM_CHECKPOINT
     with tempfile.TemporaryDirectory() as folder:
         if "clip_config" in checkpoint and not Path(cfg.MODEL.CLIP.NAME).is_file():

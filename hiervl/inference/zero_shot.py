@@ -6,7 +6,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +13,9 @@ import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.data.loading.augmentation import resize_image, short_side_size
 from hiervl.data.loading.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
+from hiervl.modeling.encoders import build_clip_tower
 from hiervl.modeling.frozen_clip import FrozenClip
-from hiervl.modeling.image_statistics import image_statistics
+from hiervl.modeling.image_statistics import clip_statistics
 from hiervl.modeling.text_encoder import build_text_encoder
 from hiervl.structures import TextFeatures
 from hiervl.visualization.pictures import Row
@@ -69,8 +69,8 @@ class ZeroShotClip(nn.Module):
         text.eval().to(cfg.MODEL.DEVICE)
         of_classes = text()
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
-        frozen = FrozenClip(build_backbone(cfg), logit_scale)
-        statistics = image_statistics(cfg)
+        frozen = FrozenClip(build_clip_tower(cfg), logit_scale)
+        statistics = clip_statistics(cfg)
         return cls(frozen, of_classes, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
 
     @torch.no_grad()

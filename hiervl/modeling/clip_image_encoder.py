@@ -275,7 +275,7 @@ def _value_path(block: Any, tokens: Tensor) -> Tensor:
     return attention.out_proj(value)
 
 
-def _block_of_lone_tokens(block: nn.Module, tokens: Tensor) -> Tensor:
+def _block_of_lone_tokens(block: Any, tokens: Tensor) -> Tensor:
     """The whole block, its attention being the value path: both residuals and the feed-forward part are kept."""
     tokens = tokens + block.ls_1(_value_path(block, tokens))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

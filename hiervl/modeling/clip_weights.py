@@ -93,8 +93,9 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 found[f"{prefix}.{OF_BLOCK[part]}.{kind}"] = tensor
             elif part == PROJECTIONS[0]:
                 parts = [state.get(name.replace(part, projection)) for projection in PROJECTIONS]
-                if all(projection is not None for projection in parts):
-                    found[f"{prefix}.attn.in_proj_{kind}"] = torch.cat(parts)
+                known = [projection for projection in parts if projection is not None]
+                if len(known) == len(parts):
+                    found[f"{prefix}.attn.in_proj_{kind}"] = torch.cat(known)
     return found
 
 
@@ -138,7 +139,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
     if "positional_embedding" in state:
         open_clip.model.resize_text_pos_embed(state, model)
     if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
+        state["logit_scale"] = state["logit_scale"].reshape(tuple(model.state_dict()["logit_scale"].shape))
     refuse_other_architecture(model, state, name, path)
     model.load_state_dict(state)
 

@@ -13,6 +13,7 @@ from .clip_image_encoder import ClipImageEncoder
 from .convolutional_encoder import ConvolutionalEncoder, ResNetEncoder
 from .image_encoder import ImageEncoder
 from .timm_vit_encoder import TimmVitEncoder
+from .vision_encoder import build_vision_encoder
 
 ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, TimmVitEncoder, ResNetEncoder, ConvolutionalEncoder)
 
@@ -56,6 +57,11 @@ def check_clip(name: str) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_clip_image_encoder(cfg, input_shape) -> ImageEncoder:
-    """The image tower of ``MODEL.CLIP`` as a backbone."""
+    """The encoder of ``MODEL.ENCODER`` as a backbone, or where there is none the image tower of ``MODEL.CLIP``."""
+    return build_vision_encoder(cfg) if cfg.MODEL.ENCODER.NAME else build_clip_tower(cfg)
+
+
+def build_clip_tower(cfg) -> ImageEncoder:
+    """The image tower of ``MODEL.CLIP``."""
     clip = load_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
     return encoder_class(clip.visual, cfg.MODEL.CLIP.NAME).from_config(cfg, clip.visual)

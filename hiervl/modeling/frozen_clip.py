@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hiervl.structures import TextFeatures
 
 from .image_encoder import ImageEncoder
+from .image_statistics import ImageStatistics
 
 
 class ClipEmbeddings(NamedTuple):
@@ -25,13 +27,24 @@ class FrozenClip(nn.Module):
     nor trained. A copy of a network shares them.
     """
 
-    def __init__(self, backbone: ImageEncoder, logit_scale: float, share: bool = True):
+    factor: Tensor  # (3, 1, 1), from the student's statistics to CLIP's own
+    shift: Tensor
+
+    def __init__(
+        self,
+        backbone: ImageEncoder,
+        logit_scale: float,
+        share: bool = True,
+        from_statistics: tuple[ImageStatistics, ImageStatistics] | None = None,
+    ):
         """
         Args:
             backbone: the image tower before its training.
             logit_scale: the factor that CLIP was trained to put on its similarities.
             share: weights that the trained tower never changes are shared with it instead of copied. Not to be done
                 where other weights than CLIP's will be loaded into that tower.
+            from_statistics: for images that are normalised and padded for another encoder, the pixel statistics of that
+                one and of CLIP; None: they are CLIP's.
         """
         super().__init__()
         self.encoder = copy.deepcopy(backbone)
@@ -42,6 +55,11 @@ class FrozenClip(nn.Module):
         _parameters_to_buffers(self.encoder)
         self.eval()
         self.logit_scale = logit_scale
+        self.is_of_another = from_statistics is not None
+        if from_statistics is not None:
+            (mean, std), (own_mean, own_std) = (map(torch.tensor, each) for each in from_statistics)
+            self.register_buffer("factor", (std / own_std).view(-1, 1, 1), persistent=False)
+            self.register_buffer("shift", ((mean - own_mean) / own_std).view(-1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "FrozenClip":
         """It is never trained."""
@@ -53,7 +71,19 @@ class FrozenClip(nn.Module):
     @torch.no_grad()
     def embed(self, images: Tensor, pooled: bool = False) -> ClipEmbeddings:
         """images (B, 3, H, W), normalised and padded; ``pooled``: with the pooled embedding, too."""
+        if self.is_of_another:
+            images = self._as_clip_sees(images)
         return ClipEmbeddings(*self.encoder.embeddings(images, pooled))
+
+    def _as_clip_sees(self, images: Tensor) -> Tensor:
+        """The same images with CLIP's statistics, resized to the nearest size that its grid covers exactly."""
+        unit = self.encoder.size_divisibility
+        size = [(side + unit // 2) // unit * unit for side in images.shape[2:]]
+        size = [max(side, unit) for side in size]
+        images = images * self.factor + self.shift
+        if not self.encoder.export_form and tuple(size) == tuple(images.shape[2:]):
+            return images
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
     @torch.no_grad()
     def classify(self, dense: Tensor, text: TextFeatures) -> Tensor:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiervl.losses.criterion import SupervisedCriterion
+from hiervl.losses.joint_embedding import joint_embedding_loss
 from hiervl.losses.prompt_losses import PromptRegularizer
 from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
-from .frozen_clip import FrozenClip
+from .frozen_clip import ClipEmbeddings, FrozenClip
 from .image_encoder import ImageEncoder
 from .image_statistics import image_statistics
 from .layers import without_autocast
@@ -83,6 +84,7 @@ class HierVL(ClipSegmenter):
         logit_scale: float = 100.0,
         background: Sequence[int] = (),
         frozen_clip: FrozenClip | None = None,
+        joint_weight: float = 0.0,
     ):
         """
         Args:
@@ -97,7 +99,9 @@ class HierVL(ClipSegmenter):
             temperature: of the similarity between rows and text.
             logit_scale: the factor that CLIP was trained to put on its similarities.
             background: classes that no caption names.
-            frozen_clip: judges the relevance of the classes in place of the trained tower.
+            frozen_clip: judges the relevance of the classes in place of the trained tower; that of another encoder,
+                which knows no language, gives the mask prior its dense embedding, too.
+            joint_weight: of ``loss_joint_embedding``, which teaches such an encoder CLIP's language.
         """
         super().__init__(
             backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background, frozen_clip
@@ -116,6 +120,7 @@ class HierVL(ClipSegmenter):
         self.ground_truth_presence = ground_truth_presence
         self.classifier = classifier
         self.temperature = temperature
+        self.joint_weight = joint_weight
         self.open_vocabulary: OpenVocabularyClassifier | None = None
         if query_generator is not None:
             with torch.no_grad():
@@ -168,6 +173,7 @@ class HierVL(ClipSegmenter):
             "temperature": decoder.TEMPERATURE,
             "background": background,
             "frozen_clip": build_frozen_judge(cfg, backbone, logit_scale),
+            "joint_weight": cfg.LOSS.JOINT_EMBEDDING,
         }
 
     @property
@@ -181,6 +187,11 @@ class HierVL(ClipSegmenter):
         """Whether instances can be read off rows of their own."""
         return self.query_decoder.num_instance_queries > 0
 
+    @property
+    def speaks_by_frozen_clip(self) -> bool:
+        """Whether the trained encoder knows no language, so that a frozen CLIP beside it is asked for all of it."""
+        return self.frozen_clip is not None and self.frozen_clip.is_of_another
+
     # ---- stages -------------------------------------------------------------------------------------------------
 
     def segment(
@@ -190,7 +201,7 @@ class HierVL(ClipSegmenter):
         presence: Tensor | None = None,
         every_layer: bool = False,
         *,
-        frozen_embedding: Tensor | None = None,
+        frozen_embedding: ClipEmbeddings | None = None,
         perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> NetworkOutput:
         """The network, stage by stage.
@@ -200,17 +211,21 @@ class HierVL(ClipSegmenter):
             text: of :meth:`encode_text`.
             presence: (B, C) bool, classes of labelled images; None: the relevance gate decides.
             every_layer: predict after every decoder layer.
-            frozen_embedding: (B, D), what ``frozen_clip`` would say of the images, if it is known.
+            frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
             perturb: changes the backbone's maps.
         """
         features = self.backbone(images)
         if perturb is not None:
             features = perturb(features)
+        frozen = frozen_embedding
+        if frozen is None and self.frozen_clip is not None:
+            frozen = self.frozen_clip.embed(images, pooled=True)
+        if self.speaks_by_frozen_clip:
+            embeddings = {"dense_embedding": frozen.dense, "pooled_embedding": frozen.pooled}
+            features = {**features, "joint_embedding": features["dense_embedding"], **embeddings}
         text_queries = None
         if self.query_generator is not None:
-            pooled = features["pooled_embedding"] if frozen_embedding is None else frozen_embedding
-            if self.frozen_clip is not None and frozen_embedding is None:
-                pooled = self.pooled_embedding(images)
+            pooled = features["pooled_embedding"] if frozen is None else frozen.pooled
             text_queries = self.query_generator(text, pooled, presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
@@ -219,7 +234,7 @@ class HierVL(ClipSegmenter):
         return NetworkOutput(predictions, text_queries, features)
 
     def supervised_losses(
-        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: Tensor | None = None
+        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
@@ -230,13 +245,21 @@ class HierVL(ClipSegmenter):
             images, text, given, every_layer=self.criterion.uses_every_layer, frozen_embedding=frozen_embedding
         )
         with torch.autocast(images.device.type, enabled=False):
-            return self.criterion(
+            losses = self.criterion(
                 output.predictions,
                 self.semantic_scores(output, text),
                 output.relevance_logits,
                 text,
                 targets,
             )
+            return {**losses, **self.joint_losses(output)}
+
+    def joint_losses(self, output: NetworkOutput) -> dict[str, Tensor]:
+        """``loss_joint_embedding`` of a pass; none where the encoder is CLIP's own. Without mixed precision."""
+        if not (self.speaks_by_frozen_clip and self.joint_weight):
+            return {}
+        joint, target = (output.features[name].float() for name in ("joint_embedding", "dense_embedding"))
+        return {"loss_joint_embedding": self.joint_weight * joint_embedding_loss(joint, target)}
 
     @property
     def loss_scale(self) -> float:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import open_clip
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 
 from hiervl.utils.errors import UserError
@@ -18,20 +19,31 @@ class ImageStatistics(NamedTuple):
 
 
 def image_statistics(cfg) -> ImageStatistics:
-    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` where they are set, else those of the encoder of ``MODEL.CLIP``.
+    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` where they are set, else those of the encoder that is trained.
 
     Raises:
         UserError: one of the two is set, or they have not three values.
     """
     mean, std = list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)
     if not mean and not std:
-        return _of_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        return _of_trunk(cfg.MODEL.ENCODER.NAME) if cfg.MODEL.ENCODER.NAME else clip_statistics(cfg)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise UserError(
             f"MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std} need three values each (red, green, blue; 0 to 255, "
             "no deviation of 0), or leave both empty: then those of the encoder are taken."
         )
     return ImageStatistics(mean, std)
+
+
+def clip_statistics(cfg) -> ImageStatistics:
+    """Those of ``MODEL.CLIP``."""
+    return _of_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+
+
+def _of_trunk(name: str) -> ImageStatistics:
+    known = get_pretrained_cfg(name, allow_unregistered=True)
+    mean, std = (known.mean, known.std) if known else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    return ImageStatistics([255 * value for value in mean], [255 * value for value in std])
 
 
 def _of_model(name: str, pretrained: str) -> ImageStatistics:

@@ -13,6 +13,7 @@ from hiervl.losses.pixel_losses import pixel_cross_entropy
 from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
+from .frozen_clip import ClipEmbeddings
 from .image_encoder import ImageEncoder
 from .image_statistics import image_statistics
 from .layers import group_norm
@@ -103,7 +104,7 @@ class PixelClassifier(ClipSegmenter):
         images: Tensor,
         text: TextFeatures,
         *,
-        frozen_embedding: Tensor | None = None,
+        frozen_embedding: ClipEmbeddings | None = None,
         perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> PixelOutput:
         """As :meth:`ClipSegmenter.segment`; neither text nor ``frozen_embedding`` changes anything."""
@@ -118,7 +119,7 @@ class PixelClassifier(ClipSegmenter):
         return PixelOutput(self.classify(self.mix(total)), features)
 
     def supervised_losses(
-        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: Tensor | None = None
+        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """``loss_pixel`` of labelled inputs: dicts with "image" and "sem_seg" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])

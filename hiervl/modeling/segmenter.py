@@ -14,7 +14,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
-from .frozen_clip import FrozenClip
+from .frozen_clip import ClipEmbeddings, FrozenClip
 from .image_encoder import ImageEncoder
 from .semantic_queries import HierarchicalSemanticQueryGenerator
 from .text_encoder import PromptedTextEncoder
@@ -97,13 +97,23 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     # ---- what a network adds ------------------------------------------------------------------------------------
 
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of images (…, *size) after :meth:`normalise`."""
+        unit = self.backbone.size_divisibility
+        height, width = ((side + unit - 1) // unit * unit for side in size)
+        return height, width
+
+    def joint_losses(self, output) -> dict[str, Tensor]:
+        """What an encoder without language learns of it from one pass; nothing, unless a network says otherwise."""
+        return {}
+
     @abc.abstractmethod
     def segment(
         self,
         images: Tensor,
         text: TextFeatures,
         *,
-        frozen_embedding: Tensor | None = None,
+        frozen_embedding: ClipEmbeddings | None = None,
         perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> Any:
         """One pass through the network; what it returns is for :meth:`semantic_scores`.
@@ -111,7 +121,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
         Args:
             images: (B, 3, H, W) of :meth:`normalise`.
             text: of :meth:`encode_text`.
-            frozen_embedding: (B, D), what ``frozen_clip`` would say of the images, if it is known.
+            frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
             perturb: changes the backbone's maps.
         """
 
@@ -121,7 +131,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def supervised_losses(
-        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: Tensor | None = None
+        self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
 
@@ -156,15 +166,15 @@ class ClipSegmenter(nn.Module, abc.ABC):
     # ---- with what a network adds -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def semantic_maps(self, images: Tensor, frozen_embedding: Tensor | None = None) -> Tensor:
+    def semantic_maps(self, images: Tensor, frozen_embedding: ClipEmbeddings | None = None) -> Tensor:
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised.
 
         Args:
-            frozen_embedding: (B, D), what ``frozen_clip`` would say of the images, if it is known.
+            frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
         """
         return self._infer(images, self.encode_text(), frozen_embedding)[0]
 
-    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: Tensor | None = None):
+    def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None):
         """→ S at the images' size (B, C, H, W), the output of :meth:`segment`, height and width of the padded batch."""
         batch = self.normalise(list(images))
         output = self.segment(batch, text, frozen_embedding=frozen_embedding)

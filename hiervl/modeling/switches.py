@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from hiervl.utils.errors import UserError
 
 from .clip import FROM_CHECKPOINT
+from .encoders import build_clip_tower
 from .frozen_clip import FrozenClip
 from .image_encoder import ImageEncoder
+from .image_statistics import clip_statistics, image_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +64,15 @@ def build_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float, share: bo
             "MODEL.CLIP.PRETRAINED is 'checkpoint', but this run also asks CLIP as it was before any training: name "
             "CLIP's own weights, as in the config.yaml of the run that the checkpoint is from."
         )
+    if cfg.MODEL.ENCODER.NAME:
+        statistics = (image_statistics(cfg), clip_statistics(cfg))
+        return FrozenClip(build_clip_tower(cfg), logit_scale, share=False, from_statistics=statistics)
     return FrozenClip(backbone, logit_scale, share)
 
 
 def build_frozen_judge(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
-    """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``).
+    """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``), or where
+    the trained encoder knows no language (``MODEL.ENCODER``).
 
     Raises:
         UserError: the value is unknown.
@@ -74,6 +80,8 @@ def build_frozen_judge(cfg, backbone: ImageEncoder, logit_scale: float) -> Froze
     which = cfg.MODEL.HSQG.IMAGE_EMBEDDING
     if which not in IMAGE_EMBEDDINGS:
         raise UserError(f"MODEL.HSQG.IMAGE_EMBEDDING is one of {', '.join(IMAGE_EMBEDDINGS)}, not '{which}'.")
+    if cfg.MODEL.ENCODER.NAME:
+        return build_frozen_clip(cfg, backbone, logit_scale)
     if which == "trained" or not cfg.MODEL.HSQG.RELEVANCE or not reads_text(cfg):
         return None
     return build_frozen_clip(cfg, backbone, logit_scale)

@@ -44,8 +44,14 @@ class TimmVitEncoder(ImageEncoder):
         frozen_stages: int = 0,
         detail_maps: int = 1,
         recompute: bool = False,
+        lone_blocks: bool = True,
     ):
-        """Arguments and errors as those of :class:`ClipImageEncoder`."""
+        """Arguments and errors as those of :class:`ClipImageEncoder`.
+
+        Args:
+            lone_blocks: the dense embedding of a class token's ViT is as said above; off: the patches go through the
+                head as they are, which a head that is trained on them needs.
+        """
         Backbone.__init__(self)
         depth = len(visual.trunk.blocks)
         blocks = blocks or spread_blocks(depth)
@@ -67,6 +73,9 @@ class TimmVitEncoder(ImageEncoder):
         self.detail_stem = DetailStem(self.patch_size, channels) if channels else None
         self._out_features = list(MAPS)
         self.recompute = recompute
+        pool = visual.trunk.global_pool
+        self.reads_patches = pool == "avg" or (pool == "token" and not lone_blocks)
+        self.reads_lone_block = pool == "token" and lone_blocks
         self._rotate_patches_alone()
         self._freeze(trainable, frozen_stages)
 
@@ -87,6 +96,7 @@ class TimmVitEncoder(ImageEncoder):
             frozen_stages=clip.FROZEN_STAGES,
             detail_maps=clip.DETAIL_MAPS,
             recompute="encoder" in cfg.MODEL.RECOMPUTE,
+            lone_blocks=not cfg.MODEL.ENCODER.NAME,
         )
 
     def _rotate_patches_alone(self) -> None:
@@ -154,7 +164,7 @@ class TimmVitEncoder(ImageEncoder):
         dense = None
         last = len(trunk.blocks) - 1
         for index, block in enumerate(trunk.blocks):
-            if index == last and trunk.global_pool == "token":
+            if index == last and self.reads_lone_block:
                 dense = self._joint(trunk.norm(maybe_recomputed(self.recompute, _alone, block, self._patches(tokens))))
                 if not pooled and last not in self.blocks:
                     break
@@ -164,7 +174,7 @@ class TimmVitEncoder(ImageEncoder):
         tokens = trunk.norm(tokens)
         if trunk.global_pool == "map":
             dense = self._joint(_alone(trunk.attn_pool, self._patches(tokens)))
-        elif trunk.global_pool == "avg":
+        elif self.reads_patches:
             dense = self._joint(self._patches(tokens))
         whole = self._joint(trunk.pool(self._without_prompts(tokens))) if pooled else None
         return kept, _to_map(dense, grid), whole

@@ -75,7 +75,7 @@ class ClipGuidance:
         """
         found = []
         for of_image in probability.unsqueeze(1):  # one by one: maps of all classes at full size are large
-            resized = self._at_pixels(of_image, tuple(padded_size))
+            resized = self._at_pixels(of_image, (padded_size[0], padded_size[1]))
             found.append(resized[0, :, : valid.shape[1], : valid.shape[2]].max(dim=0))
         confidence, labels = (torch.stack(part) for part in zip(*found))
         keep = valid & (confidence >= self.confidence)

@@ -28,7 +28,7 @@ def silence_prior(cfg, model: HierVL) -> None:
     prior = getattr(model, "mask_prior", None)
     if prior is None or not least:
         return
-    iou, shown = zero_shot(cfg, model, FrozenClip(model.backbone, model.logit_scale))
+    iou, shown = zero_shot(cfg, model, model.frozen_clip or FrozenClip(model.backbone, model.logit_scale))
     unknown = unknown_classes(iou, shown, least)
     prior.known[unknown] = False
     if unknown:

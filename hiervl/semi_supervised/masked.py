@@ -5,6 +5,7 @@ from typing import Optional
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
 from hiervl.modeling.segmenter import ClipSegmenter
@@ -72,7 +73,10 @@ class MaskedConsistency:
         with torch.autocast(images.device.type, enabled=False):
             masked = masked.float()
             if self.consistency and whole is not None:
-                loss = masked_consistency_loss(masked, whole.float(), hidden.patches)
+                whole = whole.float()
+                if whole.shape[2:] != masked.shape[2:]:  # a frozen CLIP of another grid
+                    whole = F.interpolate(whole, size=masked.shape[2:], mode="bilinear", align_corners=False)
+                loss = masked_consistency_loss(masked, whole, hidden.patches)
                 losses["loss_masked_consistency"] = self.consistency * loss
             if self.pixel_text:
                 # The image side moves to the text, not the text to the image.

@@ -235,6 +235,7 @@ class SemiSupervisedStep(nn.Module):
                 else:
                     losses.update(self._pixel_losses(scores, targets, self.student.loss_scale, size))
             losses.update(self._other_losses(scores, views, guide, size))
+            losses.update(self.student.joint_losses(output))
         return losses
 
     def _student_pass(self, seen: list[Tensor], num_strong: int, text: TextFeatures, frozen: dict[str, ClipEmbeddings]):
@@ -296,8 +297,7 @@ class SemiSupervisedStep(nn.Module):
     def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
         """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
         assert self.guidance is not None and self.frozen_clip is not None  # it is called where there is guidance
-        stride = self.student.backbone.dense_stride
-        seen = (dense.shape[2] * stride, dense.shape[3] * stride)
+        seen = self.student.padded_size(views.weak.shape[2:])
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
     def _guidance_loss(self, scores, views: UnlabelledImages, guide: PseudoLabels, size) -> Tensor:
@@ -316,7 +316,7 @@ class SemiSupervisedStep(nn.Module):
         return pixel_cross_entropy(scores, labels, self.ignore_value, keep, balance)
 
     @torch.no_grad()
-    def _pseudo_labels(self, views: UnlabelledImages, judged: dict[str, Tensor]) -> PseudoLabels:
+    def _pseudo_labels(self, views: UnlabelledImages, judged: dict[str, ClipEmbeddings]) -> PseudoLabels:
         network = self.teacher.network
         was_training = network.training
         network.eval()
@@ -348,10 +348,10 @@ def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
     return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))
 
 
-def _judged_by(*frozen: ClipEmbeddings | None) -> dict[str, Tensor]:
+def _judged_by(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
     """The argument that tells a network what its frozen CLIP says of the images; nothing where it has none."""
-    pooled = [embeddings.pooled for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
-    return {"frozen_embedding": torch.cat(pooled)} if pooled else {}
+    asked = [embeddings for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
+    return {"frozen_embedding": ClipEmbeddings(*map(torch.cat, zip(*asked)))} if asked else {}
 
 
 def _warn_of_lonely_images(cfg) -> None:

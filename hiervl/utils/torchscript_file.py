@@ -108,7 +108,8 @@ def _check_operations(structure: bytes) -> None:
     for operation, argument, _ in pickletools.genops(structure):
         if operation.name not in OPERATIONS:
             raise ValueError(f"it uses the operation {operation.name}, which is not carried out")
-        if operation.name == "LONG_BINPUT" and argument > len(structure):  # memory is reserved up to that number
+        # Memory is reserved up to that number.
+        if operation.name == "LONG_BINPUT" and int(argument or 0) > len(structure):
             raise ValueError("it numbers more values than it has")
 
 

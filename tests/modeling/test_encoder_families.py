@@ -7,12 +7,16 @@ import socket
 import open_clip
 import pytest
 import torch
+from timm.models import get_pretrained_cfg
 from torch.nn import functional as F
 
+from hiervl.config.files import SHIPPED
+from hiervl.engine.run_config import load_config
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.encoders import check_clip, encoder_class
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
+from hiervl.modeling.vision_encoder import check_vision_encoder
 from hiervl.utils.errors import UserError
 from tests.families import CONTEXT, FAMILIES, shake, write_clip, write_tokenizer
 
@@ -212,3 +216,28 @@ def test_a_trunk_that_timm_does_not_know_is_one_sentence(tmp_path):
     path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": {"timm_model_name": "no_such_net"}, "text_cfg": {}}))
     with pytest.raises(UserError, match="its image tower cannot be built"):
         check_clip(str(path))
+
+
+@pytest.mark.parametrize("delta", sorted(path.stem for path in (SHIPPED / "encoders").glob("*.yaml")))
+def test_shipped_deltas_name_what_exists(monkeypatch, delta):
+    """Their encoder can be read, its weights are known by that name, and the crop is a multiple of its patches."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    cfg = load_config(str(SHIPPED / "pascal_92.yaml"), (), [str(SHIPPED / "encoders" / f"{delta}.yaml")])
+    clip, encoder = cfg.MODEL.CLIP, cfg.MODEL.ENCODER
+    check_clip(clip.NAME)
+    assert clip.PRETRAINED in open_clip.list_pretrained_tags_by_model(clip.NAME)
+    if encoder.NAME:
+        check_vision_encoder(encoder.NAME)
+        assert encoder.PRETRAINED == "timm" and get_pretrained_cfg(encoder.NAME).hf_hub_id
+    patch = 14 if "patch14" in encoder.NAME else 16
+    assert cfg.INPUT.CROP_SIZE % patch == 0 and cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("no_such_net", "no model of timm"), ("hf-hub:a/b", "no model of timm"), ("gmlp_s16_224", "neither")],
+)
+def test_vision_encoders_that_cannot_be_read_are_refused(monkeypatch, name, words):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
+    with pytest.raises(UserError, match=words):
+        check_vision_encoder(name)

@@ -45,7 +45,7 @@ class Bands:
             )
         if values and (len(values) != 2 or not values[0] < values[1]):
             raise UserError(f"DATASET.BAND_RANGE is two values, the dark one first, such as [0, 3000], not {values}.")
-        return cls(tuple(numbers), tuple(map(float, values)) if values else None)
+        return cls(tuple(numbers), (float(values[0]), float(values[1])) if values else None)
 
     def applies_to(self, path: str) -> bool:
         """Other files than TIFFs are read as ever."""

@@ -74,10 +74,11 @@ def read_overview(path: str, bands: Bands | None = None) -> tuple[tuple[int, int
     """
     if bands is not None and bands.applies_to(path):
         pixels = read_bands(path, bands)
-        return pixels.shape[:2], pixels
+        return (pixels.shape[0], pixels.shape[1]), pixels
     image = open_image(path, upright=False, reduced=True)
     height, width = image.info.pop(FULL_SIZE, image.size[::-1])
-    return turned_size((height, width), orientation_of(image)), rgb_of(_upright(image, path), path)
+    height, width = turned_size((height, width), orientation_of(image))
+    return (height, width), rgb_of(_upright(image, path), path)
 
 
 def _upright(image: Image.Image, path: str) -> Image.Image:
@@ -336,7 +337,7 @@ def image_header(path: str | os.PathLike) -> Iterator[Image.Image]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        open_image(path)  # whose error says what the file is
-        raise _unreadable(path, ValueError("its header is damaged")) from None
+        open_image(os.fspath(path))  # whose error says what the file is
+        raise _unreadable(os.fspath(path), ValueError("its header is damaged")) from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise _unreadable(path, error) from None
+        raise _unreadable(os.fspath(path), error) from None
