@@ -77,7 +77,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
         "OUTPUT_DIR": str(folder),
         "TEST.PICTURES": "0",
     }
-    command = [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file"]
+    command = [sys.executable, str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file"]
     command += [str(REPOSITORY / "configs" / f"{CONFIGS[run.data]}.yaml"), *methods()[run.method], *overrides]
     command += [text for pair in settings.items() for text in pair]
     started = time.monotonic()

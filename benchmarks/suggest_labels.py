@@ -113,7 +113,7 @@ def train(run: Run, labelled: Sequence[str], folder: Path, threads: int) -> None
     protocol = PROTOCOLS[run.data]
     iterations = protocol.first_iterations if run.arm == START else protocol.iterations
     config = write_config(run.data, folder, labelled)
-    arguments = [str(REPOSITORY / "train_net.py"), "--config-file", str(config)]
+    arguments = [str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file", str(config)]
     arguments += ["SOLVER.MAX_ITER", str(iterations), "SEED", str(run.seed), "OUTPUT_DIR", str(folder / "run")]
     call(arguments, folder / "output.txt", threads)
     scores = json.loads((folder / "run" / "results.json").read_text())["sem_seg"]

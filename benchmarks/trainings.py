@@ -49,6 +49,8 @@ def train_missing(commands: dict[Path, Sequence[str]], jobs: int) -> None:
         if (folder / "model_final.pth").exists():
             return
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob("model_*.pth"):  # of a run that was interrupted
+            left.unlink()
         log = folder / "output.txt"
         with open(log, "w") as file:
             done = subprocess.run(

@@ -145,13 +145,13 @@ def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
     for key, text in given.items():
         default = get_value(cfg, key, None)
         value: Any = text
-        if isinstance(text, str) and isinstance(default, str):
+        if isinstance(text, str) and isinstance(default, str) and key not in SEVERAL_FORMS:
             is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
             value = text if is_quoted else repr(text)  # yacs would take 12 for a number
         elif isinstance(text, str):
             with contextlib.suppress(yaml.YAMLError):
                 parsed = yaml.safe_load(text)
-                value = parsed if isinstance(parsed, (bool, int, float, list, dict)) else text
+                value = parsed if isinstance(parsed, (bool, int, float, list, dict, type(None))) else text
         if isinstance(default, CfgNode) and isinstance(value, dict):
             read.update(_as_in_yaml({f"{key}.{name}": inner for name, inner in value.items()}, cfg))
         elif isinstance(value, dict) and key in SEVERAL_FORMS:
