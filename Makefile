@@ -1,11 +1,21 @@
-# make demo | demo-photos | test | soak | audit | lint | mutants. Each sets up .venv first, which takes some minutes once and nothing afterwards.
+# make demo | demo-photos | test | soak | audit | lint | lock | mutants. Each sets up .venv first: some minutes once,
+# nothing afterwards.
 # PYTHON names the interpreter that .venv is made from: make test PYTHON=python3.12
+# LOCK=no takes the newest packages in place of those that were tested: make test LOCK=no
 
 PYTHON ?= python3
+LOCK ?= yes
 # Test files are shared out over so many processes.
 TEST_PROCESSES ?= 2
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
+# There is a lock file for the Python versions that were tested; others take the newest packages.
+LOCK_FILE := $(if $(filter-out no,$(LOCK)),$(wildcard requirements/lock-$(shell $(PYTHON) -c \
+	"import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null).txt))
+# Also the packages that Detectron2 brings are constrained.
+CONSTRAINED := $(addprefix PIP_CONSTRAINT=,$(LOCK_FILE))
+PIP_INSTALL = $(CONSTRAINED) $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check
+REQUIREMENTS := requirements.txt $(addprefix requirements/,dev.txt serve.txt export.txt geo.txt)
 # Written last, so that it stands for a complete set-up.
 STAMP := $(VENV)/.complete
 # Holds the process number of make while it sets up. A set-up that finds it left behind starts from scratch.
@@ -17,7 +27,7 @@ MUTMUT := .venv-mutants
 # The part of hiervl/ whose tests are tested: losses, modeling, semi_supervised, evaluation or augmentation.
 ROOM ?= losses
 
-.PHONY: help .venv demo demo-photos test soak audit lint mutants
+.PHONY: help .venv demo demo-photos test soak audit lint lock mutants
 
 help:
 	@echo "make demo   train and judge HierVL on a small synthetic world"
@@ -25,13 +35,14 @@ help:
 	@echo "make test   run the tests"
 	@echo "make soak   the long form of the robustness tests (half an hour)"
 	@echo "make audit  compare the installed packages with known vulnerabilities (asks the network)"
-	@echo "make lint   check the code's style"
+	@echo "make lint   check the code's style and types"
+	@echo "make lock   write down the installed versions as those that were tested"
 	@echo "make mutants ROOM=losses  small faults that no test of a part notices (up to hours; tests/mutants.md)"
 	@echo "make .venv  only set up the environment in $(VENV)"
 
 .venv: $(STAMP)
 
-$(STAMP): requirements.txt requirements-serve.txt tools/install_detectron2.py
+$(STAMP): $(REQUIREMENTS) $(LOCK_FILE) pyproject.toml setup.py tools/install_detectron2.py
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'error: HierVL needs Python 3.10 or \
 newer, name one with PYTHON=')"
 	@if kill -0 "$$(cat $(INCOMPLETE) 2>/dev/null)" 2>/dev/null; then echo "error: another make sets up $(VENV); \
@@ -40,10 +51,10 @@ wait for it, or remove $(INCOMPLETE) if there is none" >&2; exit 1; fi
 	@echo $$PPID > $(INCOMPLETE)
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@echo "Installing requirements.txt (PyTorch is large: some minutes) ..."
-	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt \
-		--requirement requirements-serve.txt
-	@$(VENV_PYTHON) tools/install_detectron2.py
+	@echo "Installing packages$(if $(LOCK_FILE), as in $(LOCK_FILE)) (PyTorch is large: some minutes) ..."
+	@$(PIP_INSTALL) $(addprefix --requirement ,$(REQUIREMENTS))
+	@$(CONSTRAINED) $(VENV_PYTHON) tools/install_detectron2.py
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 	@rm -f $(INCOMPLETE)
 
@@ -67,12 +78,19 @@ audit: $(STAMP)
 	@$(VENV_PYTHON) -m pip check
 	@[ -x $(AUDIT)/bin/pip-audit ] || { $(PYTHON) -m venv $(AUDIT) && \
 		$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
-	@$(VENV_PYTHON) -m pip freeze --all --exclude detectron2 > $(AUDIT)/installed.txt
+	@$(VENV_PYTHON) -m pip freeze --all --exclude detectron2 --exclude hiervl > $(AUDIT)/installed.txt
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(AUDIT)/installed.txt
 
 lint: $(STAMP)
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
+
+# Detectron2 is left out as in audit; pip belongs to the environment.
+lock: $(STAMP)
+	@{ echo "# What HierVL was tested with: constraints for pip. \`make lock\` writes them; Detectron2 is apart."; \
+		$(VENV_PYTHON) -m pip freeze --all --exclude detectron2 --exclude hiervl --exclude pip; } > \
+		requirements/lock-$$($(VENV_PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])").txt
 
 # mutmut sees the packages of .venv by a path file. MUTANTS passes further arguments on, such as --again, --processes 2
 # or 'hiervl.losses.targets*', which is done in a few minutes.

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-import hiervl  # noqa: F401  applies what Detectron2 needs
-
 # isort: split
 from detectron2.modeling import build_model
 

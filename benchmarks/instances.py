@@ -1,6 +1,6 @@
 """What the instance queries are worth on ShapesWorld: instance AP, panoptic quality, objects found, told apart.
 
-    python benchmarks/instances.py [--seeds 0 1 2] [--jobs 2] [KEY VALUE …]
+    python -m benchmarks.instances [--seeds 0 1 2] [--jobs 2] [KEY VALUE …]
 
 Three arms: with instance queries and the instance annotations of the labelled images; with instance queries and
 without those annotations (they learn connected regions); without instance queries (objects are the connected regions
@@ -11,27 +11,25 @@ of the semantic map). Beside them the first arm's networks, whose rows are not a
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
+from detectron2.engine import default_argument_parser
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from benchmarks import trainings
+from hiervl.data.loading.readers import read_image, read_instances, read_label
+from hiervl.data.registered.catalogs import register_in_catalogs, registered_classes
+from hiervl.data.registered.datasets import load_dataset
+from hiervl.engine.main import run as train
+from hiervl.evaluation.panoptic_quality import PanopticQuality
+from hiervl.inference.predictor import HierVLPredictor
+from hiervl.inference.results import coco_annotation
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-
-import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from detectron2.engine import default_argument_parser  # noqa: E402
-from pycocotools import mask as coco_mask  # noqa: E402
-from pycocotools.coco import COCO  # noqa: E402
-from pycocotools.cocoeval import COCOeval  # noqa: E402
-
-import train_net  # noqa: E402
-from benchmarks import trainings  # noqa: E402
-from hiervl.data.registered.catalogs import register_in_catalogs, registered_classes  # noqa: E402
-from hiervl.data.registered.datasets import load_dataset  # noqa: E402
-from hiervl.data.loading.readers import read_image, read_instances, read_label  # noqa: E402
-from hiervl.evaluation.panoptic_quality import PanopticQuality  # noqa: E402
-from hiervl.inference.predictor import HierVLPredictor  # noqa: E402
-from hiervl.inference.results import coco_annotation  # noqa: E402
-
 SHOWN = 0.5  # the predictor's usual min_score
+TRAIN = ["-m", "benchmarks.instances", "--train"]
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
 LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
 UNANNOTATED = f"{LABELLED}_without_instances"
@@ -144,7 +142,7 @@ def main() -> None:
     names = {arm: arm.replace(",", "").replace(" ", "_") for arm in ARMS}
     folders = {(arm, seed): args.output / f"{names[arm]}_{seed}" for arm in ARMS for seed in args.seeds}
     commands = {
-        folder: [__file__, "--train", "--config-file", CONFIG, *ARMS[arm], "SEED", str(seed), *args.opts]
+        folder: [*TRAIN, "--config-file", CONFIG, *ARMS[arm], "SEED", str(seed), *args.opts]
         for (arm, seed), folder in folders.items()
     }
     trainings.train_missing(commands, args.jobs)
@@ -162,6 +160,6 @@ def main() -> None:
 if __name__ == "__main__":
     register_unannotated()
     if sys.argv[1:2] == ["--train"]:
-        train_net.run(default_argument_parser().parse_args(sys.argv[2:]))
+        train(default_argument_parser().parse_args(sys.argv[2:]))
     else:
         main()

@@ -1,8 +1,8 @@
 """mIoU against the number of labels: HierVL, its baselines and its ablations on the same data and backbone.
 
-    python benchmarks/label_efficiency.py --data shapesworld --labels 16 32 64 --methods supervised unimatch hiervl
-    python benchmarks/label_efficiency.py --data shapesworld --labels 16 --methods all --seeds 0 1 2
-    python benchmarks/label_efficiency.py --data shapesworld --only-tables
+    python -m benchmarks.label_efficiency --data shapesworld --labels 16 32 64 --methods supervised unimatch hiervl
+    python -m benchmarks.label_efficiency --data shapesworld --labels 16 --methods all --seeds 0 1 2
+    python -m benchmarks.label_efficiency --data shapesworld --only-tables
 
 Runs what is missing and keeps what is there: one JSON a run in benchmarks/results/label_efficiency/{data}, with its
 config, seed, commit, versions, time, peak memory, curve and IoU of every class. Then draws the figure and writes the
@@ -23,9 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.trainings import REPOSITORY, surroundings, usable_cores  # noqa: E402
+from benchmarks.trainings import REPOSITORY, surroundings, usable_cores
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "label_efficiency"
 DOCUMENT = REPOSITORY / "docs" / "results.md"

@@ -1,6 +1,6 @@
 """How well names are found that the network never saw: ShapesWorld with held-out pairs of colour and pattern.
 
-    python benchmarks/open_vocabulary.py [--seeds 0 1 2] [--jobs 2] [KEY VALUE …]
+    python -m benchmarks.open_vocabulary [--seeds 0 1 2] [--jobs 2] [KEY VALUE …]
 
 Three of the twelve pairs are ignored in the labelled images and missing from the class list of the training; each of
 their words occurs in other pairs. The network then predicts all thirteen classes. Reported: mIoU of seen and unseen
@@ -14,26 +14,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
+from PIL import Image
+
+from benchmarks import trainings
+from hiervl.data.loading.readers import read_image, read_label
+from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs
+from hiervl.data.registered.datasets import SHAPESWORLD, load_dataset
+from hiervl.engine.main import run as train
+from hiervl.engine.run_config import load_config
+from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion
+from hiervl.inference.predictor import HierVLPredictor, pixels_of
+from hiervl.modeling.frozen_clip import FrozenClip
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-
-import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from detectron2.engine import default_argument_parser  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from PIL import Image  # noqa: E402
-
-import train_net  # noqa: E402
-from benchmarks import trainings  # noqa: E402
-from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs  # noqa: E402
-from hiervl.data.registered.datasets import SHAPESWORLD, load_dataset  # noqa: E402
-from hiervl.data.loading.readers import read_image, read_label  # noqa: E402
-from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion  # noqa: E402
-from hiervl.inference.predictor import HierVLPredictor, pixels_of  # noqa: E402
-from hiervl.modeling.frozen_clip import FrozenClip  # noqa: E402
-from hiervl.engine.run_config import load_config  # noqa: E402
-
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
 LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
 SEEN_ONLY = f"{LABELLED}_seen_only"
@@ -114,7 +111,7 @@ def main() -> None:
     settings = ["DATASETS.TRAIN", f"('{SEEN_ONLY}',)", "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0", *args.opts]
     folders = {seed: args.output / f"seed_{seed}" for seed in args.seeds}
     commands = {
-        folder: [__file__, "--train", "--config-file", CONFIG, *settings, "SEED", str(seed)]
+        folder: ["-m", "benchmarks.open_vocabulary", "--train", "--config-file", CONFIG, *settings, "SEED", str(seed)]
         for seed, folder in folders.items()
     }
     trainings.train_missing(commands, args.jobs)
@@ -135,6 +132,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--train"]:
         arguments = default_argument_parser().parse_args(sys.argv[2:])
         register_seen_only(Path(arguments.opts[arguments.opts.index("OUTPUT_DIR") + 1]) / "labels")
-        train_net.run(arguments)
+        train(arguments)
     else:
         main()

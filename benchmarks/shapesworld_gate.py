@@ -1,6 +1,6 @@
 """Measure whether ShapesWorld's CLIP knows its classes well enough to carry experiments.
 
-    python benchmarks/shapesworld_gate.py [--weights DIR] [--output FILE]
+    python -m benchmarks.shapesworld_gate [--weights DIR] [--output FILE]
 
 On the validation split, which no training ever saw, with the prompt "a photo of a {name}.":
 - presence AUC of each class: how well the cosine of pooled image embedding and text embedding
@@ -26,10 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from hiervl.data.shapesworld import (  # noqa: E402
+from hiervl.data.shapesworld import (
     BACKGROUND,
     CLASS_NAMES,
     SPLIT_SEEDS,
@@ -37,6 +34,7 @@ from hiervl.data.shapesworld import (  # noqa: E402
     generate_scene,
 )
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 PROMPT = "a photo of a {}."
 GATES = {"presence_auc_mean": 0.95, "object_pixel_accuracy": 0.8}
 BATCH = 50

@@ -11,8 +11,6 @@ import argparse
 
 import torch
 
-import hiervl  # noqa: F401  applies what Detectron2 needs
-
 from .speed_data import loading, start_up
 from .speed_network import iteration, large_image, sliding_window, text
 from .speed_parts import attention, decoder, decoder_training, losses

@@ -1,7 +1,7 @@
 """Is it worth labelling what ``suggest-labels`` names? The same number of further labels, suggested or at random.
 
-    python benchmarks/suggest_labels.py --data shapesworld camvid --seeds 0 1 2
-    python benchmarks/suggest_labels.py --only-tables
+    python -m benchmarks.suggest_labels --data shapesworld camvid --seeds 0 1 2
+    python -m benchmarks.suggest_labels --only-tables
 
 For every seed: some images at random and a network trained on their labels; then further images, suggested by that
 network or at random, from all others; then a network from scratch on both, judged on the validation images. Within a
@@ -26,15 +26,12 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from benchmarks.trainings import surroundings
+from hiervl.data.classes.records import write_classes
+from hiervl.data.folders.files import write_list
+from hiervl.data.registered import datasets
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-
-import hiervl  # noqa: E402, F401, I001  prepares older Detectron2 versions for today's packages
-from benchmarks.trainings import surroundings  # noqa: E402
-from hiervl.data.classes.records import write_classes  # noqa: E402
-from hiervl.data.registered import datasets  # noqa: E402
-from hiervl.data.folders.files import write_list  # noqa: E402
-
 RESULTS = REPOSITORY / "benchmarks" / "results" / "suggest_labels"
 DOCUMENT = REPOSITORY / "docs" / "results.md"
 START, RANDOM, SUGGESTED = "start", "random", "suggested"

@@ -9,10 +9,7 @@ published labels 1 … 150 are 0 … 149 and the label 0 ("other") is 255, which
 interrupted run can be repeated.
 """
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
 from hiervl.data.preparation.archives import Archive, fetch_and_unpack
 from hiervl.data.preparation.conversions import ade20k_labels, convert_all, convert_png

@@ -20,8 +20,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
-
 from hiervl.data.preparation.archives import download
 from hiervl.data.preparation.script import run_script
 from hiervl.data.registered.datasets import dataset_root

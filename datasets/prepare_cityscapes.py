@@ -9,11 +9,8 @@ gtFine/{train,val}, as published, and beside every NAME_gtFine_labelIds.png a NA
 19 evaluated classes and 255 for all else. What is there stays, so an interrupted run can be repeated.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
 from hiervl.data.preparation.archives import Archive, fetch_and_unpack
 from hiervl.data.preparation.conversions import cityscapes_labels, convert_all, convert_png

@@ -10,12 +10,9 @@ none). What is there stays, so an interrupted run can be repeated.
 """
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
 from hiervl.data.classes.definitions import CLASS_FILES, read_classes
 from hiervl.data.preparation.archives import Archive, fetch_and_unpack

@@ -10,11 +10,8 @@ elsewhere. ImageSets/Segmentation/trainaug.txt lists the training images: all th
 validation images. What is there stays, so an interrupted run can be repeated.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
 
 from hiervl.data.preparation.archives import Archive, fetch_and_unpack
 from hiervl.data.preparation.conversions import convert_all, convert_png, convert_sbd, pascal_labels

@@ -10,12 +10,10 @@ every list is checked against its sha256 in configs/splits.sha256. What is there
 
 import argparse
 import hashlib
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the script runs from anywhere
-
+from hiervl.config.files import SHIPPED
 from hiervl.data.preparation.archives import download
 from hiervl.data.preparation.script import run_script, say
 from hiervl.data.registered.benchmarks import SPLITS_FOLDER
@@ -25,7 +23,7 @@ from hiervl.utils.files import write_bytes
 
 COMMIT = "13ee65d6f27e197e0b55d987b346fc880fc811ca"
 URL = f"https://raw.githubusercontent.com/google-research/semivl/{COMMIT}/splits"
-SUMS = Path(__file__).resolve().parents[1] / "configs" / "splits.sha256"
+SUMS = SHIPPED / "splits.sha256"
 
 
 def read_sums(path: Path) -> dict[str, str]:

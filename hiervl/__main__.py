@@ -1,4 +1,4 @@
-"""``python -m hiervl COMMAND``: finds the command, parses its arguments, runs it."""
+"""``hiervl COMMAND`` and ``python -m hiervl COMMAND``: finds the command, parses its arguments, runs it."""
 
 import argparse
 import ast
@@ -39,12 +39,17 @@ def read_help(module_name: str) -> str:
     return ""
 
 
+def program() -> str:
+    """How this process was called: by the installed script, or as a module."""
+    return "hiervl" if Path(sys.argv[0]).stem == "hiervl" else "python -m hiervl"
+
+
 def overview() -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{width}}  {read_help(module)}" for name, module in COMMANDS.items())
     return (
-        f"HierVL {__version__}\n\nusage: python -m hiervl COMMAND [options]\n\ncommands:\n{commands}\n\n"
-        "`python -m hiervl COMMAND --help` lists a command's options."
+        f"HierVL {__version__}\n\nusage: {program()} COMMAND [options]\n\ncommands:\n{commands}\n\n"
+        f"`{program()} COMMAND --help` lists a command's options."
     )
 
 
@@ -64,11 +69,12 @@ def load_command(name: str):
 
 def run_command(name: str, arguments: list[str]) -> int:
     command = load_command(name)
-    parser = argparse.ArgumentParser(
-        prog=f"python -m hiervl {name}",
-        description=command.HELP,
-        formatter_class=HelpFormatter,
-    )
+    prog = f"{program()} {name}"
+    if hasattr(command, "argument_parser"):
+        parser = command.argument_parser()
+        parser.prog = prog
+        return command.run(parser.parse_args(arguments))
+    parser = argparse.ArgumentParser(prog=prog, description=command.HELP, formatter_class=HelpFormatter)
     command.add_arguments(parser)
     return command.run(parser.parse_intermixed_args(arguments))
 

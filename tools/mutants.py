@@ -46,11 +46,11 @@ def main() -> int:
     write_settings(folder, arguments.room)
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(arguments.processes), *arguments.names]
     status = subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-    if status:
-        return status
     results = read_results(folder, arguments.names)
     report(results, changes(folder, [name for name, result in results.items() if result in SURVIVED]))
-    return 0
+    if status:
+        print(f"mutmut ended early, with status {status}: run the same again, without --again, to go on.")
+    return status
 
 
 def parse() -> argparse.Namespace:
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help="only these functions, such as 'hiervl.losses.targets*'")
     parser.add_argument("--processes", type=int, default=1, help="so many mutants at a time")
     parser.add_argument("--again", action="store_true", help="forget earlier results, and copy the checkout anew")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # names may stand on both sides of an option
 
 
 def copy_checkout(folder: Path) -> None:

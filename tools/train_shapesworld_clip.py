@@ -21,7 +21,6 @@ import argparse
 import gzip
 import json
 import multiprocessing
-import sys
 import time
 from collections import Counter
 from functools import partial
@@ -35,12 +34,10 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hiervl.data import shapesworld
+from hiervl.data.shapesworld import CAPTION_TEMPLATES, CLASS_NAMES
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from hiervl.data import shapesworld  # noqa: E402
-from hiervl.data.shapesworld import CAPTION_TEMPLATES, CLASS_NAMES  # noqa: E402
-
 TRAINING_SEED = 101  # of the scenes; no split of shapesworld.SPLIT_SEEDS uses it
 PATCH, GRID = 8, 8  # pixels, patches a side of a 64 x 64 picture
 WINDOW_GRID = 4  # patches a side of a 32 x 32 window

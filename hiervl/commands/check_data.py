@@ -12,7 +12,6 @@ from hiervl.data.classes.class_maps import IGNORED
 from hiervl.data.classes.definitions import distinct_color
 from hiervl.data.folders.layout import Sample
 from hiervl.data.folders.stratified import stratified_order
-from hiervl.data.loading.readers import read_image
 from hiervl.engine.presets import apply_preset, format_choices
 from hiervl.engine.run_config import find_layout, load_config, settle_device
 from hiervl.utils.errors import UserError
@@ -134,7 +133,9 @@ def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path |
         return None
     presence = np.array([report.pixels[str(sample.image)] > 0 for sample in samples])
     rows = []
-    for index in stratified_order(presence):
+    order = stratified_order(presence)
+    doubtful = [index for index in order if str(samples[index].image) in report.doubtful][: max(1, count // 2)]
+    for index in dict.fromkeys([*doubtful, *order]):  # those first that somebody has to look at
         row = _sheet_row(layout, samples[index])
         rows += [row] if row else []
         if len(rows) == count:
@@ -178,7 +179,7 @@ def _rows_of_readings(layout: Layout, finding: Finding) -> list:
     rows = []
     for sample in shown[:: max(1, len(shown) // READINGS_SHOWN)]:
         try:
-            codes, image = sample.masks.raw(sample.key).codes, read_image(str(sample.image))
+            codes, image = sample.masks.raw(sample.key).codes, layout.read_image(sample.image)
         except UserError:  # named among the findings
             continue
         panels = [("image", image)]
@@ -193,8 +194,8 @@ def _rows_of_readings(layout: Layout, finding: Finding) -> list:
 
 def _sheet_row(layout: Layout, sample: Sample):
     try:
-        label = layout.label(sample)
-        image = read_image(str(sample.image))
+        image = layout.read_image(sample.image)
+        label = layout.label(sample, image.shape[:2])
         colours = [definition.color for definition in layout.class_map.classes]
         panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]
     except (UserError, ValueError):  # named among the findings

@@ -7,12 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from hiervl.config.files import SHIPPED
 from hiervl.utils.errors import UserError
 from hiervl.visualization.report import write_report
 
 HELP = "train the quickstart with and without unlabelled images and compare the two"
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SUPERVISED, SEMI_SUPERVISED = "supervised-only", "semi-supervised"
 RUNS: dict[str, list[str]] = {SUPERVISED: ["SEMI.ENABLED", "False"], SEMI_SUPERVISED: []}
 POLL_SECONDS = 2.0
@@ -20,7 +20,7 @@ REPORT_SECONDS = 20.0
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--config-file", default=str(REPOSITORY / "configs" / "quickstart.yaml"), help="what to train")
+    parser.add_argument("--config-file", default=str(SHIPPED / "quickstart.yaml"), help="what to train")
     parser.add_argument("--output", default="output/demo", help="folder of both runs and of the pictures")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config values for both runs")
 
@@ -57,7 +57,7 @@ def _start(config_file: str, folder: Path, overrides: list[str]) -> subprocess.P
     threads = max(1, (os.cpu_count() or 1) // len(RUNS))
     with open(folder / "output.txt", "w") as log:
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", config_file]
+            [sys.executable, "-m", "hiervl", "train", "--config-file", config_file]
             + [*overrides, "OUTPUT_DIR", str(folder)],
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -115,6 +115,7 @@ def _draw(args, folders: dict[str, Path], path: Path) -> Path:
     from detectron2.data import MetadataCatalog
     from detectron2.modeling import build_model
 
+    import hiervl.modeling  # noqa: F401  fills Detectron2's registries
     from hiervl.data.loading.loaders import build_test_loader
     from hiervl.engine.run_config import load_config, prepare_config
     from hiervl.evaluation import SlidingWindowSegmenter

@@ -1,10 +1,12 @@
-"""``python -m hiervl doctor``: what is installed, where files are looked for, what is wrong, how to mend it.
+"""``python -m hiervl doctor``: what is installed, where files are looked for, what is wrong, how to fix it.
 
 Every check stands alone, so that the report is complete however much of the installation is broken.
 """
 
 import argparse
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -19,16 +21,29 @@ HELP = "report versions, devices, data and weights, and what is wrong with them"
 
 OLDEST_PYTHON = (3, 10)
 
-# Module name -> how pip knows it. All are needed; detectron2 is looked at apart.
+# Module name -> how pip knows it: requirements.txt. All are needed; detectron2 is looked at apart.
 PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
     "open_clip": "open_clip_torch",
+    "safetensors": "safetensors",
     "numpy": "numpy",
     "scipy": "scipy",
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "fvcore": "fvcore",
+    "pycocotools": "pycocotools",
+    "tensorboard": "tensorboard",
+    "yaml": "pyyaml",
+    "jinja2": "jinja2",
+    "tqdm": "tqdm",
+    "tabulate": "tabulate",
+}
+# What a few commands need beyond that: module name -> what for, how pip knows the packages (requirements/*.txt).
+OPTIONAL = {
+    "gradio": ("serve", "'gradio>=6' 'pillow<13'"),
+    "onnxruntime": ("export to ONNX", "onnx onnxscript onnxruntime"),
+    "rasterio": ("large TIFFs and GeoTIFFs", "rasterio"),
 }
 # Of the packages that read files of others: the first release without the faults that are known, as requirements.txt.
 OLDEST_SAFE = {"torch": (2, 10), "PIL": (10, 3)}
@@ -49,7 +64,7 @@ SMALLEST_WEIGHTS_BYTES = 10_000
 
 LABEL_WIDTH = 14
 PIP = f"{sys.executable} -m pip"
-INSTALL_DETECTRON2 = f"{sys.executable} tools/install_detectron2.py"
+INSTALL_DETECTRON2 = f"{sys.executable} -m hiervl install-detectron2"
 
 
 @dataclass
@@ -76,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
     for module_name, package in PACKAGES.items():
         check_package(report, module_name, package)
     check_detectron2(report)
+    print("Optional")
+    for module_name, (purpose, packages) in OPTIONAL.items():
+        check_optional(report, module_name, purpose, packages)
     print("Devices")
     check_devices(report)
     print("Data")
@@ -126,11 +144,11 @@ def check_package(report: Report, module_name: str, package: str) -> None:
             )
         elif missing == module_name:
             report.line(module_name, "missing")
-            report.problems.append(f"{package} is not installed: run `{PIP} install -r requirements.txt`.")
+            report.problems.append(f"{package} is not installed: run `{PIP} install {package}`.")
         else:  # that one has its own line and problem
             report.line(module_name, f"needs {missing}")
         return
-    version = getattr(module, "__version__", "of unknown version")
+    version = getattr(module, "__version__", None) or installed_version(package)
     report.line(module_name, version)
     safe = OLDEST_SAFE.get(module_name)
     if safe and tuple(map(int, re.findall(r"\d+", version)[:2])) < safe:
@@ -138,6 +156,20 @@ def check_package(report: Report, module_name: str, package: str) -> None:
             f"{package} {version} has known faults by which a prepared file can run code: do not open files of others, "
             f"or run `{PIP} install --upgrade {package}`."
         )
+
+
+def installed_version(package: str) -> str:
+    """As pip knows it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def check_optional(report: Report, module_name: str, purpose: str, packages: str) -> None:
+    """A line that says whether the package is there; it is found, not imported, which takes long."""
+    found = importlib.util.find_spec(module_name) is not None
+    report.line(module_name, f"installed ({purpose})" if found else f"{purpose}: `{PIP} install {packages}`")
 
 
 def check_detectron2(report: Report) -> None:
@@ -244,5 +276,5 @@ def check_weights(report: Report) -> None:
     if defect is not None:
         report.problems.append(
             f"The demo's weights file {SHAPESWORLD_WEIGHTS.name} {defect}: "
-            "restore it with `git checkout -- hiervl/assets`."
+            "restore it with `git checkout -- hiervl/assets`, or install HierVL again."
         )

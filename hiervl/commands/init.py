@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog
 
 from hiervl.data.folders.formats.opening import MASKS
 from hiervl.data.folders.layout import FolderLayout
-from hiervl.data.preparation.survey import Survey, survey
+from hiervl.data.preparation.survey import survey
 from hiervl.data.preparation.survey_classes import FoundClasses, find_classes
+from hiervl.data.preparation.survey_contents import Survey
 from hiervl.engine.run_config import load_config, require_own_dataset
 from hiervl.utils.errors import UserError
 
@@ -22,6 +23,7 @@ CONFIG, CLASSES = "my.yaml", "classes.yaml"
 def add_arguments(parser) -> None:
     parser.add_argument("folder", help="the folder that your images and annotations lie in, however they lie there")
     parser.add_argument("--output", default="", help="folder of the two files (the folder itself)")
+    parser.add_argument("--mask-suffix", default="", help="what the masks' names end in, where an image has several")
     parser.add_argument("--name", default="", help="of the dataset (the folder's name)")
 
 
@@ -33,7 +35,7 @@ def run(args) -> int:
     present = [str(path) for path in (config, classes) if path.exists()]
     if present:
         raise UserError(f"{' and '.join(present)} exist already: move them away, or name another folder by --output.")
-    found = survey(folder)
+    found = survey(folder, args.mask_suffix)
     found_classes = find_classes(found)
     print(describe(found, found_classes))
     name = args.name or _name_of(folder)

@@ -8,8 +8,9 @@ import torch
 from tqdm import tqdm
 
 from hiervl.data.classes.definitions import read_classes
+from hiervl.data.folders.kinds import describe_unused
 from hiervl.inference.batch import BatchPredictor
-from hiervl.inference.inputs import Item, list_items
+from hiervl.inference.inputs import Item, left_out, list_items
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.ranks import Ranks, torchrun_ranks
 from hiervl.inference.restore import find_checkpoint
@@ -50,6 +51,7 @@ def run(args) -> int:
         failed = [failure for of_rank in ranks.gather(failed) for failure in of_rank]
         if ranks.rank == 0:
             results.write_coco(list(batch.names(items)))
+            results.write_drafts(list(batch.names(items)))
             _report(args, results, len(items), failed)
         ranks.gather(None)  # nobody leaves before the last file is written
     return SOME_FAILED if failed else 0
@@ -76,6 +78,9 @@ def _predictor(args, ranks: Ranks) -> HierVLPredictor:
 def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[Item]:
     """List the inputs and make the output folder; done by one process for all."""
     items = list_items(args.input, args.output)
+    others = describe_unused(left_out(args.input, args.output))
+    if others:
+        print(f"Left out: {others}.", file=sys.stderr)
     weights = find_checkpoint(args.weights)
     settings = {
         "weights": str(weights.absolute()),

@@ -35,8 +35,8 @@ def run(args) -> int:
         if (error.name or "").startswith("hiervl"):
             raise
         raise UserError(
-            f"serve needs Gradio ({error.name} is not installed): `{sys.executable} -m pip install -r "
-            "requirements-serve.txt` installs it."
+            f"serve needs Gradio ({error.name} is not installed): `{sys.executable} -m pip install 'gradio>=6' "
+            "'pillow<13'` installs it."
         ) from None
     predictor = HierVLPredictor.from_checkpoint(
         args.weights, classes=read_classes(args.classes) if args.classes else None, device=args.device

@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from hiervl.data.classes.records import write_classes
 from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_image
+from hiervl.inference.annotation_drafts import FORMATS, AnnotationDrafts, DraftImage, regions_of
 from hiervl.inference.annotation_files import CocoDraft
 from hiervl.inference.batch import WholeImage, read_ahead
 from hiervl.inference.inputs import Item, list_items
@@ -44,6 +46,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--unlabeled", nargs="+", metavar="DIR", help="folders or files of images (those of the run)")
     parser.add_argument("--count", type=int, default=20, help="how many to choose")
     parser.add_argument("--output", help=f"a new folder for the results ({DEFAULT_FOLDER} in the run's)")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=[], help="drafts for these tools, beside COCO's"
+    )
     parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
 
 
@@ -56,12 +61,15 @@ def run(args) -> int:
     labelled, unlabelled = _files(student.cfg, args.unlabeled, str(output))
     teacher = restore_network(args.run, "teacher", args.device)
     scorer = LabelScorer(student.network, teacher.network, **_windows(student.cfg))
-    table, failed = score(scorer, unlabelled)
+    bands = Bands.from_config(student.cfg)
+    table, failed = score(scorer, unlabelled, bands)
     if not len(table):
         raise UserError(f"none of the {len(unlabelled)} images can be read: {failed[0][1]}")
-    chosen = suggest(table, args.count, embed(scorer, labelled))
+    chosen = suggest(table, args.count, embed(scorer, labelled, bands))
     items = {item.name: item for item in unlabelled}
-    results = Results(output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen])
+    results = Results(
+        output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen], args.formats
+    )
     results.write(_predictor(student, teacher))
     if failed:
         write_text(output / "failed.txt", "".join(f"{file}\t{problem}\n" for file, problem in failed))
@@ -123,16 +131,20 @@ def _windows(cfg: CfgNode) -> dict:
 def _predictor(student: Restored, teacher: Restored) -> HierVLPredictor:
     """With the network that the run was evaluated with."""
     restored = student if student.cfg.TEST.NETWORK == "student" else teacher
-    return HierVLPredictor(restored.network, restored.classes, **_windows(restored.cfg))
+    return HierVLPredictor(
+        restored.network, restored.classes, bands=Bands.from_config(restored.cfg), **_windows(restored.cfg)
+    )
 
 
 # ---------------------------------------------------------------------------- scores
 
 
-def score(scorer: LabelScorer, items: Sequence[Item]) -> tuple[ScoreTable, list[tuple[str, str]]]:
+def score(
+    scorer: LabelScorer, items: Sequence[Item], bands: Bands | None = None
+) -> tuple[ScoreTable, list[tuple[str, str]]]:
     """The scores of all images that can be read, and the files that cannot with the reason."""
     table, failed = ScoreTable(len(items)), []
-    for item, source in tqdm(read_ahead(items), total=len(items), unit="image", smoothing=0.1):
+    for item, source in tqdm(read_ahead(items, bands), total=len(items), unit="image", smoothing=0.1):
         try:
             table.add(item.name, scorer(_whole(item, source)))
         except UserError as error:
@@ -150,12 +162,12 @@ def _whole(item: Item, source) -> np.ndarray:
     return source.pixels
 
 
-def embed(scorer: LabelScorer, files: Sequence[str]) -> np.ndarray | None:
+def embed(scorer: LabelScorer, files: Sequence[str], bands: Bands | None = None) -> np.ndarray | None:
     """Embeddings (L, D) of the labelled images that can be read; None: of none."""
     found = []
     for file in files:
         try:
-            found.append(scorer.embed(torch.from_numpy(read_image(file)).permute(2, 0, 1)))
+            found.append(scorer.embed(torch.from_numpy(read_image(file, bands)).permute(2, 0, 1)))
         except UserError as error:
             logger.warning("%s", error)
     return np.stack(found) if found else None
@@ -171,6 +183,7 @@ class Results(NamedTuple):
     chosen: list[Suggestion]
     table: ScoreTable
     items: list[Item]  # in the order of ``chosen``
+    formats: Sequence[str] = ()  # of drafts, beside COCO's
 
     def write(self, predictor: HierVLPredictor) -> None:
         """Lists, copies of the images, drafts of their masks and the contact sheet.
@@ -204,19 +217,25 @@ class Results(NamedTuple):
     def _write_drafts(self, predictor: HierVLPredictor) -> None:
         colours = [definition.color for definition in predictor.classes]
         draft = CocoDraft(predictor.classes)
+        drafts, drafted = AnnotationDrafts(self.folder, predictor.classes, self.formats), []
         rows = []
         for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):
-            image = read_image(item.path)
+            image = read_image(item.path, predictor.bands)
             prediction = predictor(image, instances=False, panoptic=False)
             copy = self.folder / "images" / f"{item.name}{Path(item.path).suffix}"
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item.path, copy)
             write_png(self.folder / "masks" / f"{item.name}.png", palette_image(prediction.semantic, colours))
             draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction)
+            if drafts.formats:
+                regions = regions_of(prediction, predictor.classes)
+                drafted.append(DraftImage(item.name, str(copy), prediction.semantic.shape, regions))
+                drafts.write_image(drafted[-1])
             if rank <= SHEET_ROWS:
                 title = "{}. {}   uncertainty {:.3f}, disagreement {:.3f}, novelty {:.2f}"
                 rows.append((title.format(rank, item.name, *values), _panels(image, prediction)))
         draft.write(self.folder / "annotations.json")
+        drafts.write_all(drafted)
         write_classes(self.folder / "classes.yaml", predictor.classes)
         names = [definition.name for definition in predictor.classes]
         comparison_sheet(rows, names, colours, str(self.folder / "contact_sheet.png"))

@@ -70,6 +70,9 @@ def _add_model_config(cfg: CN) -> None:
     # What is trained of the image encoder: "all", "attention" (attention and position embeddings; of convolutional
     # encoders, which have none, all) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
+    # Dense embedding: "maskclip" (value path, residual and feed-forward part of the last block, as MaskCLIP and SemiVL
+    # compute it) or "value" (the value path alone, which ShapesWorld's CLIP was trained for).
+    cfg.MODEL.CLIP.DENSE = "maskclip"
     # First stages that are not trained, with all before them: of ViTs so many blocks, of convolutional encoders all up
     # to so many of the maps of stride 4, 8, 16 and 32; 0: TRAINABLE alone decides.
     cfg.MODEL.CLIP.FROZEN_STAGES = 0
@@ -91,6 +94,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.TEXT.PROMPTS = 8
     # The words that the learnable tokens start from; empty: noise.
     cfg.MODEL.TEXT.PROMPT_INIT = "this is a clear photo that shows a"
+    # Classes are described by all their phrases; off: by their names alone.
+    cfg.MODEL.TEXT.PHRASES = True
     # The fixed prompt of the prototypes; {} is the class phrase.
     cfg.MODEL.TEXT.TEMPLATE = "a photo of a {}."
 
@@ -245,6 +250,11 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.GUIDANCE_LAST_WEIGHT = 0.0
     # Pixels of at least this zero-shot probability are guided.
     cfg.SEMI.GUIDANCE_CONFIDENCE = 0.9
+    # Zero-shot probabilities are a softmax of the "patches" that is resized, or of the "pixels" that similarities are
+    # resized to (SemiVL's code).
+    cfg.SEMI.GUIDANCE_SOFTMAX = "patches"
+    # Believe the frozen CLIP where it says background, too, as SemiVL does.
+    cfg.SEMI.GUIDANCE_OF_BACKGROUND = False
     # Classes of which the frozen CLIP knows less than this (IoU, 0 to 1, on labelled images) give no guidance.
     cfg.SEMI.GUIDANCE_MIN_IOU = 0.02
     # Iterations between two looks at the pseudo-labels' health (health.json, warnings); 0: none.
@@ -324,6 +334,10 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.IMAGE_SUFFIX = ""
     # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
     cfg.DATASET.MASK_VARIABLE = ""
+    # Bands of TIFFs that are red, green and blue, counted from 1, such as [4, 3, 2]; empty: up to 4 are read.
+    cfg.DATASET.BANDS = []
+    # Values of those bands that become black and white, such as [0, 3000]; empty: all that the file's type can hold.
+    cfg.DATASET.BAND_RANGE = []
     # Seed of the images that the fractions draw.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.

@@ -1,13 +1,17 @@
 """Config files as layers: a file, below it the file that its ``_BASE_`` names, and so on."""
 
+import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hiervl.config.keys import leaves
+from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs"
+# An installed HierVL has its configs inside the package, a checkout beside it.
+_PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 2)]
+SHIPPED = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
 SHIPPED_BASE = SHIPPED / "Base-HierVL.yaml"
 BASE_KEY = "_BASE_"
 PAIR_KEYS = {"IMAGES", "MASKS"}
@@ -18,6 +22,25 @@ class Layer(NamedTuple):
 
     path: Path
     settings: dict[str, Any]
+
+
+def find_config(name: str) -> Path:
+    """The config file of that name: a path, else one that HierVL brings, with or without ``configs/`` before it.
+
+    Raises:
+        UserError: there is no such file; the sentence names the one most like it.
+    """
+    path = Path(name)
+    shipped = SHIPPED / Path(name.removeprefix("configs/"))
+    for candidate in (path, shipped):
+        if candidate.is_file():
+            return candidate
+    for folder in (path.parent, shipped.parent):
+        names = [entry.name for entry in folder.glob("*.yaml")] if folder.is_dir() else []
+        matches = difflib.get_close_matches(path.name, names, n=1)
+        if matches:
+            raise UserError(f"there is no config file '{name}'; did you mean {folder / matches[0]}?")
+    raise UserError(f"there is no config file '{name}', neither here nor among those that HierVL brings ({SHIPPED}).")
 
 
 def read_layers(path: Path) -> list[Layer]:
@@ -56,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    settings = load_yaml(text, str(path))
+    settings = with_older_meaning(load_yaml(text, str(path)))
     if not isinstance(settings, dict):
         raise UserError(f"{path}: it is empty, or no list of 'KEY: value' lines.")
     return settings
@@ -83,7 +106,16 @@ def _with_dataset_section(settings: dict[str, Any], path: Path) -> dict[str, Any
     for key in ("VAL", "TEST"):
         part = section.get(key)
         if isinstance(part, dict):
-            if set(part) != PAIR_KEYS:
-                raise UserError(f"{path}: DATASET.{key} needs IMAGES and MASKS, not {', '.join(map(str, part))}.")
-            section[key] = [part["IMAGES"], part["MASKS"]]
+            section[key] = folders_of_part(part, f"DATASET.{key}", str(path))
     return {**settings, "DATASET": section}
+
+
+def folders_of_part(part: dict[str, Any], key: str, source: str) -> list[str]:
+    """``{IMAGES: a, MASKS: b}`` as [a, b].
+
+    Raises:
+        UserError: it has other keys.
+    """
+    if set(part) != PAIR_KEYS:
+        raise UserError(f"{source}: {key} needs IMAGES and MASKS, not {', '.join(map(str, part))}.")
+    return [part["IMAGES"], part["MASKS"]]

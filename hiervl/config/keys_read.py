@@ -102,12 +102,13 @@ def _reads(tree: ast.AST) -> Iterator[Read]:
                     sections.setdefault(target.id, set()).add(value.attr)
     for node in ast.walk(tree):
         key: Any = None
+        owner: ast.expr | None = None
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            key = node.attr
+            key, owner = node.attr, node.value
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            key = getattr(node.slice, "value", None)
+            key, owner = getattr(node.slice, "value", None), node.value
         if isinstance(key, str) and key.isupper():
-            name = getattr(node.value, "attr", None) or getattr(node.value, "id", "")
+            name = getattr(owner, "attr", None) or getattr(owner, "id", "")
             yield from ((section, key) for section in {name, *sections.get(name, ())})
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
-from torch import nn
 
 from hiervl.utils.checkpoint_file import check_classes, checkpoints_by_age, read_checkpoint, write_checkpoint
 from hiervl.utils.errors import UserError
@@ -42,11 +41,11 @@ class SegmentationCheckpointer(Checkpointer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         save_dir: str = "",
         *,
-        evaluated: nn.Module | None = None,
-        extra: dict[str, Any] = None,
+        evaluated: Any = None,
+        extra: dict[str, Any] | None = None,
         **checkpointables: Any,
     ):
         """
@@ -120,7 +119,7 @@ class SegmentationCheckpointer(Checkpointer):
             return str(path)
         return None
 
-    def load(self, path: str, checkpointables: list[str] = None) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """As fvcore's, with errors in one sentence."""
         if path and not os.path.isfile(path):
             raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS).")
@@ -193,7 +192,8 @@ class RandomState:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = state
     return {
         "torch": torch.get_rng_state(),
         # Not is_available(): a run on the CPU would take memory of a GPU that it does not use.

@@ -40,10 +40,10 @@ class HealthCheck(HookBase):
 
     def before_train(self) -> None:
         """All processes see the same labelled images, so they agree on what is switched off."""
-        guidance = self.step.guidance
-        if guidance is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
+        guidance, frozen_clip = self.step.guidance, self.step.frozen_clip
+        if guidance is None or frozen_clip is None or not (self.period or self.cfg.SEMI.GUIDANCE_MIN_IOU):
             return
-        self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, self.step.frozen_clip)
+        self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
         unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
         guidance.mute.update(unknown)

@@ -11,8 +11,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +163,7 @@ def _start_processes(work, args, device: str, uses_cuda: bool) -> None:
     first_failed = _stay_with(processes)
     if first_failed is not None:
         rank = args.machine_rank * args.num_gpus + first_failed
-        raise UserError(_cause(rank, processes[first_failed].exitcode, [_read(message) for message in messages]))
+        raise UserError(_cause(rank, processes[first_failed].exitcode or 0, [_read(message) for message in messages]))
 
 
 def _child(work, args, place: Place, url: str, uses_cuda: bool, messages) -> None:
@@ -178,12 +179,12 @@ def _child(work, args, place: Place, url: str, uses_cuda: bool, messages) -> Non
         sys.exit(1)
 
 
-def _stay_with(processes: list[multiprocessing.Process]) -> int | None:
+def _stay_with(processes: Sequence[BaseProcess]) -> int | None:
     """Wait for all, hand signals on, and kill the others some time after one has failed; the index of that one."""
 
     def hand_on(number, frame) -> None:
         for process in processes:
-            if process.is_alive():
+            if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, number)
 
     previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -204,10 +205,10 @@ def _stay_with(processes: list[multiprocessing.Process]) -> int | None:
     return _failed(processes) if first_failed is None else first_failed
 
 
-def _failed(processes: list[multiprocessing.Process]) -> int | None:
+def _failed(processes: Sequence[BaseProcess]) -> int | None:
     """The index of a process that failed; one that was killed rather than one that then lost its connection."""
     failed = [index for index, process in enumerate(processes) if process.exitcode]
-    return min(failed, key=lambda index: processes[index].exitcode) if failed else None
+    return min(failed, key=lambda index: processes[index].exitcode or 0) if failed else None
 
 
 def _read(messages) -> tuple | None:

@@ -5,8 +5,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.utils.events import EventWriter, get_event_storage
@@ -38,12 +39,13 @@ def drop_logged(folder: str, first_iteration: int) -> None:
     for name, read in iteration_of.items():
         path = Path(folder) / name
         if path.is_file():
-            _keep_lines(path, lambda line, read=read: read(line) < first_iteration)
+            _keep_lines(path, read, first_iteration)
 
 
-def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
+def _keep_lines(path: Path, iteration_of: Callable[[str], float], first_dropped: int) -> None:
     content = path.read_text(encoding="utf-8", errors="replace")  # a power cut leaves anything
-    kept = "".join(line for line in content.splitlines(keepends=True) if line.endswith("\n") and is_kept(line))
+    lines = (line for line in content.splitlines(keepends=True) if line.endswith("\n"))
+    kept = "".join(line for line in lines if iteration_of(line) < first_dropped)
     if kept == content:
         return
     with open(path, "r+", encoding="utf-8", newline="") as file:
@@ -124,9 +126,9 @@ class CsvWriter(ScalarWriter):
         lines = [self._line(dict(zip(columns, columns))), *map(self._line, rows)]
         write_text(self._path, "".join(lines))
 
-    def _line(self, row: dict[str, object]) -> str:
+    def _line(self, row: Mapping[str, object]) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow([row.get(name, "") for name in self._columns])
+        csv.writer(text, lineterminator="\n").writerow([row.get(name, "") for name in self._columns or []])
         return text.getvalue()
 
 
@@ -140,7 +142,7 @@ class WandbWriter(ScalarWriter):
         super().__init__()
         self._folder = folder
         self._config = config
-        self._run = None
+        self._run: Any = None  # of wandb
 
     def write_row(self, iteration: int, values: dict[str, float]) -> None:
         if self._run is None:

@@ -1,10 +1,11 @@
 """What happens in one iteration: micro-batches, mixed precision, clipping, the optimiser's step, the teacher's."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ class OptimisationLoop:
                 ``dump(batches=…, before=…, iteration=…, parts=…, amp=…)``.
         """
         self.model = model
-        self.step: SemiSupervisedStep = getattr(model, "module", model)
+        self.step = cast(SemiSupervisedStep, getattr(model, "module", model))
         self.optimizer = optimizer
         self.accumulation = accumulation
         self.max_gradient_norm = max_gradient_norm
@@ -217,14 +218,15 @@ class OptimisationLoop:
         Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
         """
         losses: dict[str, Tensor] = {}
-        is_parallel = isinstance(self.model, DistributedDataParallel)
-        parts = map(self.model, [batch]) if is_parallel else self.step.parts(batch)
-        norms = GradientNorms(self._trained()) if self.measures_gradients and is_first and not is_parallel else None
-        with self.model.no_sync() if is_parallel and not is_last else contextlib.nullcontext():
+        parallel = self.model if isinstance(self.model, DistributedDataParallel) else None
+        parts = map(parallel, [batch]) if parallel is not None else self.step.parts(batch)
+        measures = self.measures_gradients and is_first and parallel is None
+        norms = GradientNorms(self._trained()) if measures else None
+        with parallel.no_sync() if parallel is not None and not is_last else contextlib.nullcontext():
             while (part := self._next_part(parts)) is not None:
                 losses.update({name: loss.detach() for name, loss in part.items()})
                 if any(loss.requires_grad for loss in part.values()):
-                    self.scaler.scale(sum(part.values()) / count).backward()
+                    self.scaler.scale(functools.reduce(torch.add, part.values()) / count).backward()
                 if norms is not None:
                     norms.add()
         if norms is not None:

@@ -1,4 +1,4 @@
-"""The command line of training and evaluation, which ``train_net.py`` calls."""
+"""The command line of training and evaluation, which ``hiervl train`` and ``train_net.py`` call."""
 
 import argparse
 import contextlib
@@ -14,6 +14,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from hiervl.config.files import find_config
 from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
 from hiervl.engine.earlier_run import refuse_earlier_run, remove_earlier_run
@@ -139,6 +140,8 @@ def run(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> N
         if getattr(args, "replay", ""):
             main(args, trainer)
             return
+        if args.config_file:  # Detectron2's set-up opens it
+            args.config_file = str(find_config(args.config_file))
         cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
         chooses_cpu = cfg.SOLVER.PRESET == "cpu" and "MODEL.DEVICE" not in keys_of_user(cfg)
         launch(functools.partial(main, trainer=trainer), args, device="cpu" if chooses_cpu else cfg.MODEL.DEVICE)

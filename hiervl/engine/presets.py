@@ -194,16 +194,16 @@ def _choose_size(chooser: _Chooser, facts: Facts) -> None:
     largest = CPU_CROP if on_cpu else LARGEST_CROP
     crop = min(largest, max(SMALLEST_CROP, side // STRIDE * STRIDE))
     why = f"the shorter side ({side} px) in multiples of {STRIDE}, at most {largest}"
-    if not on_cpu:
-        crop, why = _crop_that_fits(crop, why, facts)
+    if facts.memory is not None:
+        crop, why = _crop_that_fits(crop, why, facts.memory, facts)
     chooser.set("INPUT.CROP_SIZE", crop, why)
 
 
-def _crop_that_fits(crop: int, why: str, facts: Facts) -> tuple[int, str]:
+def _crop_that_fits(crop: int, why: str, memory: float, facts: Facts) -> tuple[int, str]:
     """Where not even one pair of images would fit, a smaller crop."""
-    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * facts.memory:
+    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * memory:
         crop -= STRIDE
-        why = f"the largest with which one pair of images fits into {facts.memory:.0f} GiB ({facts.memory_source})"
+        why = f"the largest with which one pair of images fits into {memory:.0f} GiB ({facts.memory_source})"
     return crop, why
 
 
@@ -226,7 +226,7 @@ def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
     largest = max(labeled, unlabeled)
     parts = 1
     reason = "on the CPU memory is no limit"
-    if not on_cpu:
+    if facts.memory is not None:
         crop = chooser.cfg.INPUT.CROP_SIZE
         per_pair = estimated_memory(crop, 1, facts.processes) - GIB_FIXED
         fits = math.floor((USABLE_MEMORY * facts.memory - GIB_FIXED) / per_pair)

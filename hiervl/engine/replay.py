@@ -9,6 +9,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import read_checkpoint, write_checkpoint
 from hiervl.utils.errors import UserError
 
@@ -18,12 +19,12 @@ logger = logging.getLogger(__name__)
 class StateBefore:
     """What an iteration changes before its optimiser step: random numbers and the statistics of the threshold."""
 
-    def __init__(self, step: nn.Module):
+    def __init__(self, step: SemiSupervisedStep):
         self.random_cpu = torch.get_rng_state()
         self.random_cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         self.threshold = {name: value.clone() for name, value in step.threshold.state_dict().items()}
 
-    def restore(self, step: nn.Module) -> None:
+    def restore(self, step: SemiSupervisedStep) -> None:
         torch.set_rng_state(self.random_cpu)
         if self.random_cuda is not None:
             torch.cuda.set_rng_state(self.random_cuda)
@@ -31,7 +32,7 @@ class StateBefore:
 
 
 def dump_step(
-    output_dir: str, config: str, step: nn.Module, *, batches: list[dict], before: StateBefore, iteration: int,
+    output_dir: str, config: str, step: SemiSupervisedStep, *, batches: list[dict], before: StateBefore, iteration: int,
     parts: int, amp: bool,
 ) -> str:  # fmt: skip
     """Write all that an iteration depends on, for :func:`replay_step`; returns the path, "" where it cannot be written.
@@ -78,7 +79,9 @@ def read_step(path: str) -> dict[str, Any]:
     return content
 
 
-def replay_step(step: nn.Module, content: dict[str, Any], accumulate: Callable[[list[dict]], list]) -> list[str]:
+def replay_step(
+    step: SemiSupervisedStep, content: dict[str, Any], accumulate: Callable[[list[dict]], list]
+) -> list[str]:
     """Repeat a step on the weights and random numbers that it had; returns the lines of a report.
 
     Args:

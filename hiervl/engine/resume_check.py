@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from hiervl.config.keys import is_below, leaves
+from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 
@@ -31,7 +32,8 @@ def check_resumed_config(saved: str, current: str, path: str) -> None:
     Raises:
         UserError: a key of :data:`FIXED` differs.
     """
-    old, new = leaves(load_yaml(saved or "{}", f"the config in '{path}'")), leaves(yaml.safe_load(current or "{}"))
+    old = leaves(with_older_meaning(load_yaml(saved or "{}", f"the config in '{path}'")))
+    new = leaves(yaml.safe_load(current or "{}"))
     # A key that only one of them knows belongs to another version of HierVL.
     changed = [key for key in old if key in new and not _same(old[key], new[key]) and not is_below(key, FREE)]
     for key in changed:

@@ -18,8 +18,9 @@ from detectron2.utils import comm
 
 from hiervl.config.check import check_config
 from hiervl.config.defaults import get_hiervl_cfg
-from hiervl.config.files import read_layers, written_keys
+from hiervl.config.files import find_config, folders_of_part, read_layers, written_keys
 from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
+from hiervl.config.older import with_older_meaning
 from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.config.unread import refuse_unread_keys
@@ -29,6 +30,7 @@ from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
 from hiervl.data.registered.datasets import check_registered
 from hiervl.engine.presets import apply_preset
+from hiervl.modeling.clip import name_of_weights
 from hiervl.modeling.encoders import check_clip
 from hiervl.modeling.image_statistics import image_statistics
 from hiervl.modeling.vision_encoder import check_vision_encoder
@@ -49,6 +51,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
 
     Args:
+        config_file: a path, or the name of a config that HierVL brings (:func:`find_config`).
         deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
             names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
 
@@ -60,10 +63,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     for path in (config_file, *deltas):
         if not path:
             continue
-        if not os.path.isfile(path):
-            raise UserError(f"there is no config file '{path}'{_similar_files(path)}")
         before = cfg.OUTPUT_DIR
-        layers = read_layers(Path(path))
+        layers = read_layers(find_config(path))
         for layer in layers:
             settings = _numbers_as_floats(without_retired(layer.settings, str(layer.path)), cfg)
             _merge(cfg, str(layer.path), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))  # noqa: B023
@@ -72,7 +73,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
         if path in deltas and cfg.OUTPUT_DIR == before:
             cfg.OUTPUT_DIR = f"{before.rstrip('/')}_{Path(path).stem}"
     if config_file:
-        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(Path(config_file).parent.resolve())
+        cfg.DATASET.ROOT = cfg.DATASET.ROOT or str(find_config(config_file).parent.resolve())
     _merge_overrides(cfg, overrides)
     refuse_unread_keys(cfg, [*written, *_from_command_line(overrides)])
     _expand_home(cfg)
@@ -110,7 +111,8 @@ def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNod
     Args:
         source: the file that the text comes from, for error messages.
     """
-    cfg, settings = get_hiervl_cfg(), without_retired(load_yaml(text, source), source, saved=True)
+    settings = with_older_meaning(without_retired(load_yaml(text, source), source, saved=True))
+    cfg = get_hiervl_cfg()
     _merge(cfg, source, lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
     _merge_overrides(cfg, overrides)
     refuse_unread_keys(cfg, _from_command_line(overrides))
@@ -124,7 +126,7 @@ def _from_command_line(overrides: Sequence[str]) -> list[tuple[str, str]]:
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"KEY VALUE pairs expected after the options, got {' '.join(overrides)}.")
-    keys = dict(zip(overrides[::2], overrides[1::2]))
+    keys = _as_in_yaml(dict(zip(overrides[::2], overrides[1::2])), cfg)
     for key in keys:
         check_not_retired(key, "the command line")
     for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
@@ -134,10 +136,36 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     note_keys_of_user(cfg, keys)
 
 
+def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
+    """Values of the command line as a YAML file would have them: lists, true and false, and sections, key by key.
+
+    Texts that YAML leaves as they are stay what they are: yacs reads Python's forms, such as tuples.
+    """
+    read: dict[str, Any] = {}
+    for key, text in given.items():
+        default = get_value(cfg, key, None)
+        value: Any = text
+        if isinstance(text, str) and isinstance(default, str):
+            is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            value = text if is_quoted else repr(text)  # yacs would take 12 for a number
+        elif isinstance(text, str):
+            with contextlib.suppress(yaml.YAMLError):
+                parsed = yaml.safe_load(text)
+                value = parsed if isinstance(parsed, (bool, int, float, list, dict)) else text
+        if isinstance(default, CfgNode) and isinstance(value, dict):
+            read.update(_as_in_yaml({f"{key}.{name}": inner for name, inner in value.items()}, cfg))
+        elif isinstance(value, dict) and key in SEVERAL_FORMS:
+            read[key] = folders_of_part(value, key, "the command line")
+        else:
+            read[key] = value
+    return read
+
+
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
     settle_device(cfg)
+    settle_clip(cfg)
     layout = register_own_dataset(cfg, training)
     if training:
         if layout is not None:
@@ -204,6 +232,15 @@ def settle_device(cfg: CfgNode) -> None:
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} cannot be used here ({reason}).") from None
+
+
+def settle_clip(cfg: CfgNode) -> None:
+    """The CLIP that computes as its file of weights was trained, so that checkpoints name that one.
+
+    Raises:
+        UserError: no model of ``MODEL.CLIP.NAME`` does.
+    """
+    cfg.MODEL.CLIP.NAME = name_of_weights(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
 def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | None:
@@ -302,13 +339,6 @@ def _type_mismatch(message: str) -> str:
         return ""
     expected, given = (f"a section ({name})" if "CfgNode" in name else f"a {name}" for name in found.group(1, 2))
     return f"{found.group(3)} takes {expected}, not {given}{FOLDERS_ELSEWHERE.get(found.group(3), '')}."
-
-
-def _similar_files(config_file: str) -> str:
-    folder = Path(config_file).parent
-    names = [path.name for path in folder.glob("*.yaml")] if folder.is_dir() else []
-    matches = difflib.get_close_matches(Path(config_file).name, names, n=1)
-    return f"; did you mean {folder / matches[0]}?" if matches else "."
 
 
 def _check_output_dir(path: str) -> None:

@@ -11,7 +11,7 @@ from hiervl.utils.errors import UserError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FILE_NAME = "run.lock"
 

@@ -73,8 +73,10 @@ def _has_splits(part: dict[str, Any]) -> bool:
 def resume_command() -> str:
     """The command that goes on with this training."""
     launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else _interpreter()
-    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return f"{launcher} {shlex.join([sys.argv[0], '--resume', *arguments])}"
+    is_command = Path(sys.argv[0]).name in ("hiervl", "__main__.py")  # installed script or `python -m hiervl`
+    program, given = (["-m", "hiervl", "train"], sys.argv[2:]) if is_command else (sys.argv[:1], sys.argv[1:])
+    arguments = [argument for argument in given if argument != "--resume"]
+    return f"{launcher} {shlex.join([*program, '--resume', *arguments])}"
 
 
 def _interpreter() -> str:
@@ -146,7 +148,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -1,6 +1,7 @@
 """Detectron2's ``DefaultTrainer`` around the semi-supervised step."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import weakref
@@ -36,6 +37,7 @@ from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 from hiervl.utils.tolerance import going_on_without
 from hiervl.visualization.gallery import EvaluationGallery
 from hiervl.visualization.pictures import draw_comparisons
@@ -113,7 +115,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
     # ---- construction -------------------------------------------------------------------------------------------
 
     @classmethod
-    def build_model(cls, cfg) -> nn.Module:
+    def build_model(cls, cfg) -> HierVL:
         return build_model(cfg)
 
     @classmethod
@@ -153,6 +155,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def checkpoint_extra(cfg, class_names: list[str]) -> dict:
         """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
         classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
+        if not cfg.MODEL.TEXT.PHRASES:
+            classes = [dataclasses.replace(definition, phrases=(definition.name,)) for definition in classes]
         extra = {"config": cfg.dump(), "classes": to_records(classes)}
         clip_config = read_clip_config(cfg.MODEL.CLIP.NAME)
         return extra if clip_config is None else {**extra, "clip_config": clip_config}
@@ -206,7 +210,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
         CLIP alone)."""
         record = read_record(self.cfg.OUTPUT_DIR)
-        is_resumed = resume and self.checkpointer.resume(record and record["run"], self.cfg.dump())
+        is_resumed = resume and self.checkpointer.resume(record["run"] if record else None, self.cfg.dump())
         if is_resumed:
             self.start_iter = self.iter + 1  # a checkpoint holds the iteration that was just finished
         else:
@@ -288,7 +292,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         teacher = self.step.teacher.network
         with evaluation_precision(self.cfg):
             calibrate_threshold(self.cfg, teacher)
-        if teacher.gate is not None:
+        if teacher.gate is not None and self.student.gate is not None:
             _take_from_main_process([teacher.gate.threshold])
             self.student.gate.threshold.copy_(teacher.gate.threshold)
         self._last_eval_results = self.test(self.cfg, self.evaluated_network, must_write=False)
@@ -377,7 +381,7 @@ def _check_test_classes(cfg, dataset_name: str, class_names: list[str]) -> None:
     if len(names) != len(class_names):
         raise UserError(
             f"DATASETS.TEST: '{dataset_name}' has {len(names)} classes, but the network was built for "
-            f"{len(class_names)} ({', '.join(class_names[:4])}, …): name a test set of the same classes."
+            f"{len(class_names)} ({listed(class_names)}): name a test set of the same classes."
         )
 
 

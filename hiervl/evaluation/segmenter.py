@@ -1,5 +1,8 @@
 """The model that is evaluated: a network that sees every image window by window."""
 
+import itertools
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -25,6 +28,8 @@ class SlidingWindowSegmenter(nn.Module):
     whoever calls it puts it into evaluation mode first, as Detectron2's ``inference_on_dataset`` does. It records no
     gradients.
     """
+
+    model: Any
 
     def __init__(
         self, model: nn.Module, crop_size: int, overlap: float = 0.5, window_batch: int = 4, class_maps: bool = False
@@ -74,6 +79,7 @@ class SlidingWindowSegmenter(nn.Module):
 
         def keep(strip: Strip) -> None:
             height, width = strip.class_map.shape[-2:]
+            assert whole is not None  # it is called where class maps are asked for
             whole[:, strip.top : strip.top + height, strip.left : strip.left + width] = strip.class_map
 
         strips = label_strips(
@@ -99,8 +105,5 @@ class SlidingWindowSegmenter(nn.Module):
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    for tensor in model.parameters():
-        return tensor.device
-    for tensor in model.buffers():
-        return tensor.device
-    return torch.device("cpu")
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device

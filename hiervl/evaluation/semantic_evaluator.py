@@ -11,6 +11,10 @@ Conventions, all in percent:
 * fwIoU: mean of the IoUs weighted by the classes' pixels in the truth.
 * mACC: mean over the classes that occur in the truth of the share of their pixels that is predicted right.
 * pACC: share of all pixels that is predicted right.
+* F1 of a class (its Dice coefficient): 2 · intersection / (pixels in truth + pixels in prediction). It is 0 and unknown
+  where IoU is; mF1 is its mean as mIoU is that of IoU.
+* precision of a class: share of the pixels predicted as it that are right, unknown (nan) where nothing is predicted as
+  it. recall: share of its pixels that is predicted right, unknown where it does not occur in the truth.
 
 Pixels that the truth ignores count nowhere, neither as truth nor as prediction.
 """
@@ -31,7 +35,9 @@ from hiervl.data.loading import readers
 from hiervl.utils.files import write_text
 
 TASK = "sem_seg"
-TABLE_ROWS = 25  # more classes than this continue in a further pair of columns
+TABLE_ROWS = 25  # more classes than this continue beside the first half
+OF_CLASSES = ("IoU", "F1", "precision", "recall")  # scores that every class has
+MEANS = ("mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC", "mF1")
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +113,8 @@ class SemanticEvaluator(DatasetEvaluator):
         path = image_inputs.get("sem_seg_file_name")
         if path is None:
             raise ValueError(f"{image_inputs.get('file_name')} has no sem_seg_file_name to compare with")
-        truth = self._read_label(path, len(self.class_names), self.ignore_label, tuple(image_size))
+        image_file = image_inputs.get("file_name", "")
+        truth = self._read_label(path, len(self.class_names), self.ignore_label, tuple(image_size), image_file)
         if truth.shape != tuple(image_size):
             raise ValueError(f"{path}: labels of size {truth.shape}, prediction of size {tuple(image_size)}")
         return truth
@@ -116,8 +123,9 @@ class SemanticEvaluator(DatasetEvaluator):
         """Metrics of the images seen since the last reset; None on all processes but the first.
 
         Returns:
-            ``{"sem_seg": {"mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC": percent, "IoU": {class name: percent},
-            "images": int}}``, see the module's conventions. Without any counted pixel all scores are nan.
+            ``{"sem_seg": {"mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC", "mF1": percent, "IoU", "F1", "precision",
+            "recall": {class name: percent}, "images": int}}``, see the module's conventions. Without any counted pixel
+            all scores are nan.
         """
         confusion, images = self.confusion, self.images
         if self.distributed and comm.get_world_size() > 1:
@@ -154,12 +162,13 @@ def confusion_matrix(
 
 
 def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """mIoU, fwIoU, mACC, pACC and each class's IoU, in percent, from a matrix (C, C) with rows of truth."""
+    """The means, and each class's IoU, F1, precision and recall, in percent, of a matrix (C, C) with rows of truth."""
     hits = np.diag(confusion).astype(np.float64)
     in_truth = confusion.sum(axis=1).astype(np.float64)
     in_prediction = confusion.sum(axis=0).astype(np.float64)
 
     iou = _ratio(hits, in_truth + in_prediction - hits)
+    f1 = _ratio(2 * hits, in_truth + in_prediction)
     accuracy = _ratio(hits, in_truth)
     frequency = _ratio(in_truth, in_truth.sum())
     return {
@@ -168,14 +177,22 @@ def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> 
         "fwIoU": 100 * float(np.sum((frequency * iou)[in_truth > 0])) if in_truth.any() else math.nan,
         "mACC": 100 * mean_of_known(accuracy),
         "pACC": 100 * float(_ratio(hits.sum(), in_truth.sum())),
-        "IoU": ClassScores((name, 100 * float(value)) for name, value in zip(class_names, iou)),
+        "mF1": 100 * mean_of_known(f1),
+        "IoU": _by_name(class_names, iou),
+        "F1": _by_name(class_names, f1),
+        "precision": _by_name(class_names, _ratio(hits, in_prediction)),
+        "recall": _by_name(class_names, accuracy),
     }
 
 
-def mean_of_known(values: Sequence[float]) -> float:
+def _by_name(class_names: Sequence[str], shares: np.ndarray) -> ClassScores:
+    return ClassScores((name, 100 * float(share)) for name, share in zip(class_names, shares))
+
+
+def mean_of_known(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the values that are not nan; nan if there are none."""
-    values = np.asarray(values, dtype=np.float64)
-    known = values[~np.isnan(values)]
+    numbers = np.asarray(values, dtype=np.float64)
+    known = numbers[~np.isnan(numbers)]
     return float(known.mean()) if known.size else math.nan
 
 
@@ -188,20 +205,22 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def format_results_table(results: dict[str, dict[str, Any]]) -> str:
     """What :meth:`SemanticEvaluator.evaluate` returns, as text: a table of the classes, then the means."""
     scores = results[TASK]
-    classes = [(name, _percent(value)) for name, value in scores["IoU"].items()]
-    blocks = [classes[start : start + TABLE_ROWS] for start in range(0, len(classes), TABLE_ROWS)]
+    classes = [(name, *(_percent(scores[kind][name]) for kind in OF_CLASSES)) for name in scores["IoU"]]
+    height = max(TABLE_ROWS, -(-len(classes) // 2))
+    blocks = [classes[start : start + height] for start in range(0, len(classes), height)]
+    empty = ("",) * (1 + len(OF_CLASSES))
     rows = [
-        [cell for block in blocks for cell in (block[index] if index < len(block) else ("", ""))]
+        [cell for block in blocks for cell in (block[index] if index < len(block) else empty)]
         for index in range(len(blocks[0]) if blocks else 0)
     ]
     class_table = tabulate(
         rows,
-        headers=["class", "IoU"] * len(blocks),
+        headers=["class", *OF_CLASSES] * len(blocks),
         tablefmt="pipe",
-        colalign=["left", "right"] * len(blocks),
+        colalign=["left", *["right"] * len(OF_CLASSES)] * len(blocks),
         disable_numparse=True,
     )
-    means = {name: _percent(scores[name]) for name in ("mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC")}
+    means = {name: _percent(scores[name]) for name in MEANS}
     mean_table = tabulate(
         [list(means.values()) + [str(scores["images"])]],
         headers=list(means) + ["images"],

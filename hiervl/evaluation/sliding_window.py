@@ -66,11 +66,16 @@ def plan_windows(
     for view, scale in enumerate(scales):
         side = max(1, round(crop_size / scale))
         height, width = (min(side, length) for length in image_size)
-        seen = tuple(crop_size if length == side else max(1, round(length * scale)) for length in (height, width))
+        seen = (_seen_length(height, side, scale, crop_size), _seen_length(width, side, scale, crop_size))
         tops = sliding_window_positions(image_size[0], height, overlap)
         lefts = sliding_window_positions(image_size[1], width, overlap)
         windows += [Window(top, left, height, width, seen, view) for top in tops for left in lefts]
     return sorted(windows, key=lambda window: (window.top, window.view, window.left))
+
+
+def _seen_length(length: int, side: int, scale: float, crop_size: int) -> int:
+    """Pixels in which the model is given an axis of a window; a whole window has the size of a crop, not rounded."""
+    return crop_size if length == side else max(1, round(length * scale))
 
 
 def averaged_strips(
@@ -119,17 +124,18 @@ def _strips_of_column(
     left, right = column
     batches = _batches(windows, window_batch)
     rows = _open_rows(batches)
-    total = weight = None
+    total: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
     done = 0  # rows above are handed out; the accumulator starts here
     for batch in batches:
         top = batch[0].top
-        if top > done:
+        if total is not None and weight is not None and top > done:
             yield done, _mean(total, weight, top - done)
             _move_up(total, top - done)
             _move_up(weight, top - done)
             done = top
         class_maps = _predict_windows(read, predict, batch)
-        if total is None:
+        if total is None or weight is None:
             total = class_maps.new_zeros((class_maps.shape[1], rows, right - left))
             weight = class_maps.new_zeros((rows, right - left))
         window_weight = _window_weight(class_maps, blend)
@@ -140,7 +146,8 @@ def _strips_of_column(
             total[(slice(None), *place)].addcmul_(class_map[..., part], window_weight[..., part])
             weight[place] += window_weight[..., part]
         del class_maps, class_map  # or they would be held while the next ones are made
-    yield done, _mean(total, weight, height - done)
+    if total is not None and weight is not None:
+        yield done, _mean(total, weight, height - done)
 
 
 def _batches(windows: Sequence[Window], window_batch: int) -> list[list[Window]]:

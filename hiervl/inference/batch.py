@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hiervl.data.loading.bands import Bands, has_rasterio
 from hiervl.data.loading.readers import read_image
-from hiervl.inference.geotiff import GeoReference, Raster, has_rasterio, is_tiff, read_values, write_raster
+from hiervl.inference.annotation_drafts import FORMATS as DRAFT_FORMATS
+from hiervl.inference.geotiff import GeoReference, Raster, is_tiff, read_values, write_raster
 from hiervl.inference.inputs import Item, Video
 from hiervl.inference.predictor import HierVLPredictor, Prediction
 from hiervl.inference.results import ResultFolder, confidence_bytes
@@ -47,7 +49,7 @@ class BatchPredictor:
         Raises:
             UserError: the results cannot be written.
         """
-        for item, source in read_ahead(items):
+        for item, source in read_ahead(items, self.predictor.bands):
             try:
                 self._predict(item, source)
             except UserError as error:
@@ -101,12 +103,13 @@ class BatchPredictor:
 
     def _by_windows(self, item: Item) -> None:
         """An image that is never in memory as a whole."""
-        if {"instances", "panoptic"} & set(self.results.kinds):
+        whole = {"instances", "panoptic", *DRAFT_FORMATS} & set(self.results.kinds)
+        if whole:
             raise UserError(
-                f"{item.path} is so large that it is read by windows, which instances and panoptic segments do not "
-                "support: leave them out of --save for it, or cut it into tiles."
+                f"{item.path} is so large that it is read by windows, which {', '.join(sorted(whole))} do not support: "
+                "leave them out of --save for it, or cut it into tiles."
             )
-        raster = Raster(item.path)
+        raster = Raster(item.path, self.predictor.bands)
         counts, sure = np.zeros(len(self.results.names)), np.zeros(len(self.results.names))
         georeference = raster.georeference
         with (
@@ -127,7 +130,7 @@ class BatchPredictor:
 
     def _preview(self, item: Item, raster: Raster) -> None:
         factor = min(1.0, PREVIEW_SIDE / max(raster.size))
-        size = tuple(max(1, round(length * factor)) for length in raster.size)
+        size = (max(1, round(raster.size[0] * factor)), max(1, round(raster.size[1] * factor)))
         labels = read_values(self.results.path("mask", item.name, ".tif"), size)
         prediction = Prediction(labels, np.zeros(0), None, None, self.predictor.classes)
         drawn = self.results.overlay(raster.read(reduced_to=size), prediction)
@@ -135,6 +138,11 @@ class BatchPredictor:
 
     def _video(self, item: Item) -> None:
         """Every frame as an image of its own, the overlays as a video; marked as done when all frames are."""
+        if self.results.drafts.formats:
+            raise UserError(
+                f"{item.path} is a video, which {', '.join(self.results.drafts.formats)} cannot annotate: save its "
+                "frames as images first."
+            )
         video = Video(item.path)
         path = self.results.path("overlay", item.name, ".mp4") if "overlay" in self.results.kinds else ""
         with whole_file(path, ending=".mp4") if path else nullcontext() as overlays:
@@ -161,12 +169,14 @@ class BatchPredictor:
         return count
 
 
-def read_ahead(items: Sequence[Item]) -> Iterator[tuple[Item, None | WholeImage | UserError]]:
+def read_ahead(
+    items: Sequence[Item], bands: Bands | None = None
+) -> Iterator[tuple[Item, None | WholeImage | UserError]]:
     """Items with their pixels, read while the network works; None: to be read piece by piece."""
     with ThreadPoolExecutor(1) as reader:
         waiting: list[tuple[Item, Future]] = []
         for item in items:
-            waiting.append((item, reader.submit(_read, item)))
+            waiting.append((item, reader.submit(_read, item, bands)))
             if len(waiting) > READ_AHEAD:
                 first, future = waiting.pop(0)
                 yield first, future.result()
@@ -174,18 +184,18 @@ def read_ahead(items: Sequence[Item]) -> Iterator[tuple[Item, None | WholeImage 
             yield item, future.result()
 
 
-def _read(item: Item) -> None | WholeImage | UserError:
+def _read(item: Item, bands: Bands | None) -> None | WholeImage | UserError:
     if item.is_video:
         return None
     try:
         if not (is_tiff(item.path) and has_rasterio()):
-            return WholeImage(read_image(item.path))
-        raster = Raster(item.path)
+            return WholeImage(read_image(item.path, bands))
+        raster = Raster(item.path, bands)
         try:
             if raster.size[0] * raster.size[1] > WHOLE_PIXELS:
                 return None
             if raster.georeference is None:
-                return WholeImage(read_image(item.path))
+                return WholeImage(read_image(item.path, bands))
             return WholeImage(raster.read(), raster.georeference)
         finally:
             raster.close()
@@ -203,7 +213,7 @@ def _frame_name(item: Item, index: int) -> str:
 
 
 def _video_writer(path: str, fps: float, shape) -> cv2.VideoWriter:
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), fps, (shape[1], shape[0]))
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), fps, (shape[1], shape[0]))
     if not writer.isOpened():
         raise UserError("this build of OpenCV cannot write MP4 videos: leave overlay out of --save.")
     return writer

@@ -1,18 +1,17 @@
 """TIFFs read and written by windows, with their place on Earth, where rasterio is installed."""
 
 import contextlib
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hiervl.data.loading.bands import TIFF_SUFFIXES, Bands, check_count
 from hiervl.evaluation.sliding_window import Window
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import whole_file
 
-TIFF_SUFFIXES = (".tif", ".tiff")
 BLOCK = 256  # side of the tiles in files that are written, in pixels
 CACHE_MEGABYTES = 256  # of GDAL, whose default is a share of the machine's memory
 
@@ -27,8 +26,15 @@ class GeoReference(NamedTuple):
 class Raster:
     """A TIFF of any size."""
 
-    def __init__(self, path: str):
-        """Raises: UserError: the file is broken, or its pixels are no image."""
+    def __init__(self, path: str, bands: Bands | None = None):
+        """
+        Args:
+            bands: which are read; None: the first three, or the first alone.
+
+        Raises:
+            UserError: the file is broken, or its pixels are no image.
+        """
+        self.bands = bands
         rasterio = _rasterio()
         self.path = path
         try:
@@ -37,7 +43,9 @@ class Raster:
         except rasterio.errors.RasterioIOError as error:
             raise UserError(f"{path} cannot be read as a TIFF ({error}): replace the file.") from None
         self.size: tuple[int, int] = (self._file.height, self._file.width)
-        if self._file.dtypes[0] not in ("uint8", "uint16"):
+        if bands is not None:
+            check_count(path, self._file.count, bands)
+        elif self._file.dtypes[0] not in ("uint8", "uint16"):
             self._file.close()
             raise UserError(f"{path} holds {self._file.dtypes[0]} values: save it with 8 or 16 bits.")
         is_palette = self._file.colorinterp[0].name == "palette"
@@ -57,25 +65,24 @@ class Raster:
         place = None
         if window is not None:
             place = rasterio.windows.Window(window.left, window.top, window.width, window.height)
-        count = 3 if self._file.count >= 3 else 1
-        shape = None if reduced_to is None else (count, *reduced_to)
+        numbers = [1, 2, 3] if self._file.count >= 3 else [1]
+        numbers = list(self.bands.numbers) if self.bands is not None else numbers
+        shape = None if reduced_to is None else (len(numbers), *reduced_to)
         try:
             with _settings():
-                bands = self._file.read(list(range(1, count + 1)), window=place, out_shape=shape)
+                bands = self._file.read(numbers, window=place, out_shape=shape)
         except rasterio.errors.RasterioIOError as error:
             raise UserError(f"{self.path} is damaged ({error}): replace the file.") from None
+        if self.bands is not None:
+            return self.bands.scale(bands, self.path).transpose(1, 2, 0)
         if self._palette is not None:
             return self._palette[bands[0]]
         if bands.dtype == np.uint16:
             bands = (bands >> 8).astype(np.uint8)
-        return np.repeat(bands, 3 // count, axis=0).transpose(1, 2, 0)
+        return np.repeat(bands, 3 // len(numbers), axis=0).transpose(1, 2, 0)
 
     def close(self) -> None:
         self._file.close()
-
-
-def has_rasterio() -> bool:
-    return importlib.util.find_spec("rasterio") is not None
 
 
 def is_tiff(path: str) -> bool:

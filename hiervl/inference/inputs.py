@@ -9,9 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from hiervl.data.folders.kinds import Unused, describe_unused, unused_files
+from hiervl.data.loading import file_types
 from hiervl.utils.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2")
+IMAGE_SUFFIXES = (*file_types.IMAGE_SUFFIXES, ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 DEFAULT_FPS = 25.0  # of videos that do not say
 
@@ -41,15 +43,32 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
     found: list[tuple[str, str]] = []  # path, name with suffix
     for text in inputs:
         found.extend(_files_of(text, results))
-    items, names, seen = [], set(), set()
+    items: list[Item] = []
+    names: set[str] = set()
+    seen: set[str] = set()
     for path, name in found:
         key = os.path.abspath(path)
         if key not in seen:
             seen.add(key)
             items.append(Item(path, _free_name(name, names)))
     if not items:
-        raise UserError(f"no images or videos in {', '.join(inputs)} ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}).")
+        others = describe_unused(left_out(inputs, output))
+        raise UserError(
+            f"no images or videos in {', '.join(inputs)}{f', but {others}' if others else ''} "
+            f"({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})."
+        )
     return items
+
+
+def left_out(inputs: Sequence[str], output: str) -> list[Unused]:
+    """Files in the folders among ``inputs`` that are neither images nor videos, without those below ``output``."""
+    results = os.path.abspath(output)
+    found = []
+    for folder in filter(os.path.isdir, inputs):
+        for unused in unused_files(folder, IMAGE_SUFFIXES + VIDEO_SUFFIXES):
+            files = tuple(file for file in unused.files if not _is_below(file, results))
+            found += [unused._replace(files=files)] if files else []
+    return found
 
 
 def _files_of(text: str, results: str) -> list[tuple[str, str]]:

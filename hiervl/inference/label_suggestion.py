@@ -126,14 +126,14 @@ class ScoreTable:
         """size: the most images that will be added."""
         self.size = size
         self.names: list[str] = []
-        self._columns: list[np.ndarray] | None = None
+        self._columns: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return len(self.names)
 
     def add(self, name: str, scores: ImageScores) -> None:
         """name: unique; breaks ties."""
-        if self._columns is None:
+        if not self._columns:
             self._columns = [np.empty((self.size, len(column)), np.float32) for column in scores]
         for column, row in zip(self._columns, scores):
             column[len(self.names)] = row
@@ -158,7 +158,7 @@ class ScoreTable:
 class Suggestion(NamedTuple):
     """A chosen image."""
 
-    index: int  # in the table
+    index: int  # type: ignore[assignment]  # in the table; it hides tuple.index
     novelty: float  # 0…2, distance of its embedding to the nearest image labelled or chosen before; 2 for the first
 
 
@@ -181,7 +181,7 @@ def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -
         Images in the order of their choice. Ties go to the first name; the order of the table does not matter.
     """
     order = sorted(range(len(table)), key=table.names.__getitem__)
-    unsure = sum(_against_mean(column[order]) for column in (table.uncertainty, table.disagreement))
+    unsure = _against_mean(table.uncertainty[order]) + _against_mean(table.disagreement[order])
     embeddings = table.embeddings[order]
     distance = np.full(len(order), 2.0, np.float32)
     for embedding in () if labelled is None else labelled:

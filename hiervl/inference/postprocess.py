@@ -242,10 +242,10 @@ def _best_of_each_object(labels: Tensor, inside: Tensor) -> list[int]:
     overlap = flat @ flat.T
     area = overlap.diagonal()
     is_same = (overlap > SAME_OBJECT_IOU * (area[:, None] + area - overlap)) & (labels[:, None] == labels)
-    is_same = is_same.cpu().numpy()
+    same = is_same.cpu().numpy()
     best: list[int] = []
     for row in range(len(labels)):
-        if not is_same[row, best].any():
+        if not same[row, best].any():
             best.append(row)
     return best
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiervl.data.classes.definitions import ClassDefinition
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.readers import read_image, rgb_of
 from hiervl.evaluation.label_maps import LabelStrip, assemble, label_strips, label_type
 from hiervl.evaluation.sliding_window import Window, cut, normalise_over_classes, plan_windows
@@ -79,6 +80,7 @@ class HierVLPredictor:
         flip: bool = False,
         things: Sequence[str] | None = None,
         min_score: float = 0.5,
+        bands: Bands | None = None,
     ):
         """
         Args:
@@ -92,6 +94,7 @@ class HierVLPredictor:
             flip: average with the mirrored image.
             things: names of the classes that come as separate objects; None: all but the background.
             min_score: instances of lower score are left out.
+            bands: which bands of TIFFs are read; None: they are read as other images.
         """
         _check_options(overlap, window_batch, scales, min_score)
         self.network = network
@@ -104,6 +107,7 @@ class HierVLPredictor:
         self.flip = flip
         self.things = _thing_indices(self.classes, things)
         self.min_score = min_score
+        self.bands = bands
 
     @classmethod
     def from_checkpoint(
@@ -135,6 +139,7 @@ class HierVLPredictor:
             "short_side": restored.cfg.INPUT.SHORT_SIDE,
             "overlap": restored.cfg.TEST.OVERLAP,
             "window_batch": restored.cfg.TEST.WINDOW_BATCH,
+            "bands": Bands.from_config(restored.cfg),
         }
         return cls(restored.network, classes or restored.classes, **{**usual, **options})
 
@@ -165,7 +170,7 @@ class HierVLPredictor:
                 0…1; or a torch tensor (3, H, W) or (1, H, W), RGB, uint8 in 0…255 or float in 0…1.
             instances, panoptic: False leaves them out.
         """
-        pixels = pixels_of(image).to(self.network.device)
+        pixels = pixels_of(image, self.bands).to(self.network.device)
         size = (pixels.shape[1], pixels.shape[2])
         taken_apart = instances or panoptic
         rows = InstanceCollector() if taken_apart and self.has_instance_rows else None
@@ -175,8 +180,8 @@ class HierVLPredictor:
             return Prediction(labels, confidence, None, None, self.classes)
         objects = objects_of_map(labels, confidence, self.things, rows.instances() if rows else None)
         segments = Panoptic(*panoptic_of_map(labels, confidence, self.things, objects)) if panoptic else None
-        objects = [found for found in objects if found.score >= self.min_score] if instances else None
-        return Prediction(labels, confidence, objects, segments, self.classes)
+        certain = [found for found in objects if found.score >= self.min_score] if instances else None
+        return Prediction(labels, confidence, certain, segments, self.classes)
 
     def strips(self, read: Callable[[Window], np.ndarray], size: tuple[int, int]) -> Iterator[LabelStrip]:
         """Segment an image that is read by windows, in bounded memory.
@@ -225,8 +230,8 @@ class HierVLPredictor:
             if self.flip:
                 mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
                 class_maps = (class_maps + mirrored) / 2
-            for index, window in enumerate(windows if collector is not None else ()):
-                if window.view == 0 and window not in done:
+            for index, window in enumerate(windows):
+                if collector is not None and window.view == 0 and window not in done:
                     done.add(window)
                     masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)
                     if window.seen_size != (window.height, window.width):
@@ -239,7 +244,7 @@ class HierVLPredictor:
         return predict
 
 
-def pixels_of(image: AnyImage) -> Tensor:
+def pixels_of(image: AnyImage, bands: Bands | None = None) -> Tensor:
     """Any image that :meth:`HierVLPredictor.__call__` takes → uint8 (3, H, W), RGB.
 
     Raises:
@@ -247,7 +252,7 @@ def pixels_of(image: AnyImage) -> Tensor:
         ValueError: the shape, the type or the range of an array is none of those.
     """
     if isinstance(image, (str, Path)):
-        array = read_image(str(image))
+        array = read_image(str(image), bands)
     elif isinstance(image, Image.Image):
         array = rgb_of(ImageOps.exif_transpose(image), "the image")
     elif isinstance(image, Tensor):

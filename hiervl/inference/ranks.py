@@ -29,7 +29,7 @@ class Ranks(NamedTuple):
         """What rank 0 makes, on every rank; a :class:`UserError` there is raised on all."""
         if self.world_size == 1:
             return make()
-        answer = [None, None]
+        answer: list[Any] = [None, None]
         if self.rank == 0:
             try:
                 answer = [make(), None]

@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 
 import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.config.defaults import get_hiervl_cfg
+from hiervl.config.older import with_older_meaning
 from hiervl.config.retired import without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.definitions import ClassDefinition
@@ -99,7 +100,8 @@ def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
     if "config" not in checkpoint:
         raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
     cfg = get_hiervl_cfg()
-    settings = without_retired(load_yaml(checkpoint["config"], f"the config in '{path}'"), str(path), saved=True)
+    saved = load_yaml(checkpoint["config"], f"the config in '{path}'")
+    settings = with_older_meaning(without_retired(saved, str(path), saved=True))
     try:
         cfg.merge_from_other_cfg(CfgNode(settings))
     except (KeyError, ValueError, AttributeError, TypeError, AssertionError) as error:

@@ -2,8 +2,8 @@
 
 ``{output}/`` holds ``classes.yaml`` (name, phrases and colour of every index), ``mask/``, ``overlay/``,
 ``confidence/``, ``panoptic/`` with a file per image, ``json/`` with what is known of each image, and
-``instances.json`` and ``panoptic.json`` in COCO's formats. An image's JSON file is written last: where it is, the
-image is done.
+``instances.json`` and ``panoptic.json`` in COCO's formats; ``labelme/``, ``cvat/``, ``label_studio/`` and ``yolo/``
+hold what these tools import. An image's JSON file is written last: where it is, the image is done.
 """
 
 import json
@@ -20,13 +20,15 @@ from pycocotools import mask as coco_mask
 
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.classes.records import to_records, write_classes
+from hiervl.inference.annotation_drafts import FORMATS as DRAFT_FORMATS
+from hiervl.inference.annotation_drafts import AnnotationDrafts, DraftImage, Region, regions_of
 from hiervl.inference.postprocess import Instance
 from hiervl.inference.predictor import Panoptic, Prediction
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import whole_file, write_json, write_png
 from hiervl.visualization.pictures import overlay_with_legend
 
-KINDS = ("mask", "overlay", "confidence", "instances", "panoptic")
+KINDS = ("mask", "overlay", "confidence", "instances", "panoptic", *DRAFT_FORMATS)
 SETTINGS_FILE = "predict.json"
 OUTLINE = (255, 255, 255)
 
@@ -47,6 +49,7 @@ class ResultFolder:
         self.colours = [definition.color for definition in classes]
         self.kinds = tuple(kinds)
         self.things = tuple(things)
+        self.drafts = AnnotationDrafts(self.folder, self.classes, self.kinds)
 
     def prepare(self, settings: dict[str, Any], overwrite: bool) -> None:
         """Make the folder; to be called by one process.
@@ -106,12 +109,16 @@ class ResultFolder:
             write_png(self.path("overlay", name), Image.fromarray(self.overlay(image, prediction)))
         counts, sure = self.count(prediction.semantic, prediction.confidence)
         extra: dict[str, Any] = {}
-        if "instances" in self.kinds:
+        if "instances" in self.kinds and prediction.instances is not None:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
-        if "panoptic" in self.kinds:
+        if "panoptic" in self.kinds and prediction.panoptic is not None:
             write_png(self.path("panoptic", name), Image.fromarray(panoptic_colours(prediction.panoptic.ids)))
             extra["panoptic"] = coco_segments(prediction.panoptic)
+        if self.drafts.formats:
+            regions = regions_of(prediction, self.classes)
+            self.drafts.write_image(DraftImage(name, file, prediction.semantic.shape, regions))
+            extra["regions"] = [{"label": region.label, "outline": region.outline} for region in regions]
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)
 
     def overlay(self, image: np.ndarray, prediction: Prediction, shown: Sequence[int] | None = None) -> np.ndarray:
@@ -160,6 +167,20 @@ class ResultFolder:
         for kind in ("instances", "panoptic"):
             if kind in self.kinds:
                 self._write_coco_file(kind, names)
+
+    def write_drafts(self, names: Sequence[str]) -> None:
+        """The annotation files of all images that are done together, in the order of ``names``."""
+        records = ((name, self.record(name)) for name in names)
+        self.drafts.write_all(
+            DraftImage(
+                name,
+                record["file"],
+                (record["height"], record["width"]),
+                [Region(region["label"], region["outline"]) for region in record["regions"]],
+            )
+            for name, record in records
+            if record is not None and "regions" in record
+        )
 
     def _write_coco_file(self, kind: str, names: Sequence[str]) -> None:
         """One image at a time, so that the number of images does not matter."""

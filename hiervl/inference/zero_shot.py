@@ -33,6 +33,10 @@ class ZeroShotMaps(NamedTuple):
 class ZeroShotClip(nn.Module):
     """CLIP's dense similarity to the phrases of the classes (MaskCLIP), one image at a time."""
 
+    phrase_text: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         clip: FrozenClip,
@@ -72,7 +76,7 @@ class ZeroShotClip(nn.Module):
     @torch.no_grad()
     def forward(self, image: np.ndarray) -> ZeroShotMaps:
         """image: (H, W, 3) uint8 RGB."""
-        size = image.shape[:2]
+        size = image.shape[0], image.shape[1]
         small = resize_image(image, short_side_size(*size, self.side))
         pixels = (image_tensor(small).to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std
         height, width = pixels.shape[1:]
@@ -155,7 +159,7 @@ class ClassPictures:
     def add(self, title: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, maps: ZeroShotMaps) -> None:
         """Consider an image (H, W, 3) with label maps (H, W)."""
         counts = np.bincount(truth.ravel(), minlength=len(self.class_names))
-        for label in np.flatnonzero(counts[: len(self.class_names)]):
+        for label in map(int, np.flatnonzero(counts[: len(self.class_names)])):
             if counts[label] <= self._best.get(label, (0,))[0]:
                 continue
             heat = heat_picture(image, maps.classes[label].cpu().numpy())

@@ -148,17 +148,17 @@ def _matched_rows(
             for logits, masks in zip(pred_logits, pred_masks)
         ]
     )
-    costs, is_free = costs.cpu().numpy(), is_free.cpu().numpy()
+    free_rows = is_free.cpu().numpy()
     found = []
-    for of_layer in costs:
+    for of_layer in costs.cpu().numpy():
         images, matched, segments = [], [], []
         for b, (cost, number) in enumerate(zip(of_layer, num_segments)):
-            free = np.flatnonzero(is_free[b])
+            free = np.flatnonzero(free_rows[b])
             chosen, of_segment = match(cost[free - rows.start, :number])
             images.append(np.full_like(chosen, b))
             matched.append(free[chosen])
             segments.append(of_segment)
-        found.append(tuple(np.concatenate(part) for part in (images, matched, segments)))
+        found.append((np.concatenate(images), np.concatenate(matched), np.concatenate(segments)))
     return found
 
 

@@ -260,6 +260,7 @@ class SupervisedCriterion(nn.Module):
     def _align_loss(self, predictions: QueryPredictions, text: TextFeatures, assignment: Assignment) -> Tensor:
         """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""
         joint = predictions.joint_embeddings
+        assert joint is not None  # the decoder makes them where this loss counts
         chosen = predictions.row_classes[assignment.image, assignment.row] < 0
         num_chosen = mean_over_processes(chosen.sum().to(joint.device))  # by every process, also without rows
         if not assignment.row.numel():

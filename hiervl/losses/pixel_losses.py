@@ -79,7 +79,7 @@ def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
         return scores.gather(1, labels.unsqueeze(1)).squeeze(1)
     flat = scores.flatten(1)
     first = labels * (height * width)  # of the label's map
-    result = 0.0
+    result = scores.new_zeros(labels.shape)
     for row, of_row in _neighbours(size[0], height, scores):
         for column, of_column in _neighbours(size[1], width, scores):
             place = first + (row[:, None] * width + column)

@@ -47,7 +47,7 @@ class PromptRegularizer(nn.Module):
         losses = {}
         if self.topology:
             losses["loss_prompt_topology"] = self.topology * prompt_topology_loss(text_embeddings, prototypes)
-        if self.anchor:
+        if self.projector is not None:
             projected = self.projector(text_embeddings)
             losses["loss_prompt_anchor"] = self.anchor * prompt_anchor_loss(
                 projected, prototypes, self.temperature, self.separation

@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from hiervl.utils.errors import UserError
 
+from .clip_weights import (
+    has_quick_gelu,
+    load_state,
+    read_foreign,
+    refuse_other_architecture,
+    uses_quick_gelu,
+    with_activation,
+)
 from .tokens import TextTokens, load_tokens
 
 logger = logging.getLogger(__name__)
@@ -27,6 +36,7 @@ SHIPPED_WEIGHTS = "weights.safetensors"
 CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 # Weights that a checkpoint brings: random ones are as good until it is loaded.
 FROM_CHECKPOINT = "checkpoint"
+ACTIVATIONS = ("GELU", "QuickGELU")
 
 
 def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Module, TextTokens]:
@@ -45,13 +55,13 @@ def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Modul
     return load_model(name, pretrained), tokens
 
 
-def load_model(name: str, pretrained: str) -> nn.Module:
+def load_model(name: str, pretrained: str) -> Any:
     """Build a CLIP, without its tokenizer.
 
     Args:
         name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
-        pretrained: an open_clip tag, a file of weights, a key of ``SHIPPED``, "checkpoint" where a checkpoint is loaded
-            afterwards, or "" for random weights.
+        pretrained: an open_clip tag, a file of weights (open_clip's, OpenAI's or transformers'), a key of ``SHIPPED``,
+            "checkpoint" where a checkpoint is loaded afterwards, or "" for random weights.
 
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
@@ -69,6 +79,8 @@ def load_model(name: str, pretrained: str) -> nn.Module:
         logger.warning(
             "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its language carries no knowledge."
         )
+    else:
+        name = name_of_weights(name, pretrained)
     return _create(name, pretrained)
 
 
@@ -86,6 +98,46 @@ def check_text_side(name: str, config: dict[str, Any]) -> None:
         raise UserError(
             f"MODEL.CLIP.NAME '{name}': {reason}, which HierVL does not support; docs/encoders.md lists what it does."
         )
+
+
+def name_of_weights(name: str, pretrained: str) -> str:
+    """``MODEL.CLIP.NAME`` with the activation that a file of weights was trained with.
+
+    OpenAI's weights need QuickGELU, open_clip's ViT-B-16 has GELU. Where the file says which one it needs, the model
+    with that one is taken; where it does not, the log says what to look at.
+
+    Args:
+        name: a model that open_clip knows; others are returned as they are.
+
+    Raises:
+        UserError: no model of that name has the activation.
+    """
+    if not Path(pretrained).is_file() or open_clip.get_model_config(name) is None:
+        return name
+    has, needs = has_quick_gelu(name), uses_quick_gelu(pretrained)
+    if needs is None:
+        if not has and with_activation(name, True) != name:
+            _say_once(
+                f"MODEL.CLIP.NAME '{name}' computes with GELU, and '{pretrained}' does not say what it was trained "
+                f"with: if it holds OpenAI's weights, set MODEL.CLIP.NAME to {with_activation(name, True)}."
+            )
+        return name
+    if has == needs:
+        return name
+    fitting = with_activation(name, needs)
+    if fitting == name:
+        raise UserError(
+            f"MODEL.CLIP.NAME '{name}' computes with {ACTIVATIONS[has]}, but '{pretrained}' was trained with "
+            f'{ACTIVATIONS[needs]}: set "quick_gelu": {str(needs).lower()} in the model config.'
+        )
+    _say_once(
+        f"'{pretrained}' was trained with {ACTIVATIONS[needs]}: MODEL.CLIP.NAME is {fitting} in this run, not {name}."
+    )
+    return fitting
+
+
+def _say_once(message: str) -> None:
+    log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 
 def read_clip_config(name: str) -> str | None:
@@ -135,7 +187,9 @@ def config_file(name: str) -> Path | None:
 
 def _create(name: str, pretrained: str) -> nn.Module:
     known_tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in known_tags and not Path(pretrained).is_file():
+    if pretrained not in known_tags and Path(pretrained).is_file():
+        return _from_file(name, pretrained)
+    if pretrained and pretrained not in known_tags:
         tags = f"one of the tags {', '.join(known_tags)}" if known_tags else "empty (the model has no open_clip tags)"
         raise UserError(
             f"MODEL.CLIP.PRETRAINED: no weights at '{pretrained}'; give an existing file, or {tags}, or leave it empty."
@@ -154,6 +208,35 @@ def _create(name: str, pretrained: str) -> nn.Module:
             f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
             "machine with network access and give the file as MODEL.CLIP.PRETRAINED."
         ) from error
+
+
+def _from_file(name: str, path: str) -> nn.Module:
+    state = read_foreign(path)
+    if state is not None:
+        with _without("initialized randomly"):
+            model = open_clip.create_model(name)
+        load_state(model, state, name, path)
+        return model
+    try:
+        return open_clip.create_model(name, pretrained=path, weights_only=True)
+    except Exception as error:  # open_clip raises what its many back ends raise: pickle, zip, shapes
+        _refuse_other_weights(name, path)
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
+        raise UserError(
+            f"MODEL.CLIP.PRETRAINED: '{path}' cannot be read as weights of CLIP ({reason}): it is damaged, or of "
+            "another program; give the file of weights itself."
+        ) from error
+
+
+def _refuse_other_weights(name: str, path: str) -> None:
+    """A UserError if a file that could not be loaded is whole, but of another architecture."""
+    try:
+        state = open_clip.factory.load_state_dict(path, weights_only=True)
+        with _without("initialized randomly"):
+            model = open_clip.create_model(name)
+    except Exception:  # as above: the file says nothing
+        return
+    refuse_other_architecture(model, state, name, path)
 
 
 @contextlib.contextmanager

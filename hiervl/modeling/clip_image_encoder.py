@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -15,6 +16,8 @@ from hiervl.utils.recompute import maybe_recomputed
 from .image_encoder import MAPS, ImageEncoder, check_trainable, freeze
 from .layers import ChannelNorm
 
+DENSE_EMBEDDINGS = ("maskclip", "value")
+
 
 class ClipImageEncoder(ImageEncoder):
     """A ViT of the CLIP layout, read out at four blocks.
@@ -23,17 +26,18 @@ class ClipImageEncoder(ImageEncoder):
     2. the transformer's blocks, four of which are kept;
     3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16), to the finest
        of which (or more of them) a convolutional stem adds the edges that patches have lost;
-    4. ``pooled_embedding``: the class token, ``dense_embedding``: the value path of the last block for every patch
-       (MaskCLIP), both through CLIP's final norm and projection, of length 1.
+    4. ``pooled_embedding``: the class token, ``dense_embedding``: every patch, attending to itself alone in the last
+       block (MaskCLIP), both through CLIP's final norm and projection, of length 1.
     """
 
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Any,
         *,
         blocks: Sequence[int] = (),
         num_prompts: int = 8,
         trainable: str = "attention",
+        dense: str = "maskclip",
         frozen_stages: int = 0,
         detail_maps: int = 1,
         recompute: bool = False,
@@ -44,6 +48,8 @@ class ClipImageEncoder(ImageEncoder):
             blocks: the four blocks (0-based, ascending) that are read out; empty: :func:`spread_blocks`.
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
+            dense: what the last block makes of a patch for the dense embedding: "maskclip" (value path, residual and
+                feed-forward part, as in MaskCLIP and SemiVL) or "value" (the value path alone).
             frozen_stages: so many first blocks, and all before them, are not trained.
             detail_maps: how many of the maps, finest first, :class:`DetailStem` adds to; 0: all come from the patches
                 alone.
@@ -55,6 +61,9 @@ class ClipImageEncoder(ImageEncoder):
         check_trainable(trainable)
         check_blocks(blocks, depth)
         check_frozen_blocks(frozen_stages, depth)
+        if dense not in DENSE_EMBEDDINGS:
+            raise UserError(f"MODEL.CLIP.DENSE is one of {', '.join(DENSE_EMBEDDINGS)}, not '{dense}'.")
+        self.dense = dense
         self.visual = visual
         self.blocks = tuple(blocks)
         self.patch_size = self.dense_stride = visual.patch_size[0]
@@ -70,7 +79,7 @@ class ClipImageEncoder(ImageEncoder):
         self._freeze(trainable, frozen_stages)
 
     @classmethod
-    def takes(cls, visual: nn.Module) -> bool:
+    def takes(cls, visual: Any) -> bool:
         resblocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
         return (
             resblocks is not None
@@ -80,13 +89,14 @@ class ClipImageEncoder(ImageEncoder):
         )
 
     @classmethod
-    def from_config(cls, cfg, visual: nn.Module) -> "ClipImageEncoder":
+    def from_config(cls, cfg, visual: Any) -> "ClipImageEncoder":
         clip = cfg.MODEL.CLIP
         return cls(
             visual,
             blocks=clip.BLOCKS,
             num_prompts=clip.VISUAL_PROMPTS,
             trainable=clip.TRAINABLE,
+            dense=clip.DENSE,
             frozen_stages=clip.FROZEN_STAGES,
             detail_maps=clip.DETAIL_MAPS,
             recompute="encoder" in cfg.MODEL.RECOMPUTE,
@@ -134,7 +144,7 @@ class ClipImageEncoder(ImageEncoder):
         last = len(self.visual.transformer.resblocks) - 1
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == last:
-                dense = self._to_joint_space(_value_path(block, self._patches(tokens)))
+                dense = self._to_joint_space(self._alone(block, self._patches(tokens)))
             tokens = maybe_recomputed(self.recompute, block, tokens)
             if index in self.blocks:
                 kept.append(self._to_map(self._patches(tokens), grid))
@@ -155,8 +165,14 @@ class ClipImageEncoder(ImageEncoder):
         *first, last = self.visual.transformer.resblocks
         for block in first:
             tokens = maybe_recomputed(self.recompute, block, tokens)
-        dense = self._to_map(self._to_joint_space(_value_path(last, self._patches(tokens))), grid)
+        dense = self._to_map(self._to_joint_space(self._alone(last, self._patches(tokens))), grid)
         return dense, self._to_joint_space(last(tokens)[:, 0]) if pooled else None
+
+    def _alone(self, block: nn.Module, patches: Tensor) -> Tensor:
+        """What a block makes of patches (B, P, width) that attend to themselves alone, as ``MODEL.CLIP.DENSE`` says."""
+        if self.dense == "value":
+            return _value_path(block, patches)
+        return maybe_recomputed(self.recompute, _block_of_lone_tokens, block, patches)
 
     def _embed(self, images: Tensor, grid) -> Tensor:
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
@@ -248,7 +264,7 @@ def _halving(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [convolution, ChannelNorm(channels_out), nn.GELU()]
 
 
-def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
+def _value_path(block: Any, tokens: Tensor) -> Tensor:
     """The block's attention with every patch attending to itself alone: value projection → output projection."""
     attention = block.attn
     width = attention.embed_dim
@@ -257,6 +273,12 @@ def _value_path(block: nn.Module, tokens: Tensor) -> Tensor:
         block.ln_1(tokens), attention.in_proj_weight[2 * width :], None if bias is None else bias[2 * width :]
     )
     return attention.out_proj(value)
+
+
+def _block_of_lone_tokens(block: Any, tokens: Tensor) -> Tensor:
+    """The whole block, its attention being the value path: both residuals and the feed-forward part are kept."""
+    tokens = tokens + block.ls_1(_value_path(block, tokens))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 def spread_blocks(depth: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Convolutional image encoders: trunks of timm (EfficientNet, ConvNeXt, MobileCLIP …) and OpenAI's ResNets."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -73,7 +73,7 @@ class ConvolutionalEncoder(ImageEncoder):
             freeze(_parameters_up_to(self._parts(), self.layout.modules[frozen_stages - 1]))
 
     @classmethod
-    def takes(cls, visual: nn.Module) -> bool:
+    def takes(cls, visual: Any) -> bool:
         if not isinstance(visual, TimmModel) or not hasattr(visual.trunk, "forward_intermediates"):
             return False
         if getattr(visual.trunk, "output_fmt", "NCHW") != "NCHW":  # Swin's windows have a fixed size
@@ -82,7 +82,7 @@ class ConvolutionalEncoder(ImageEncoder):
         return strides.issuperset(STRIDES)
 
     @classmethod
-    def from_config(cls, cfg, visual: nn.Module) -> "ConvolutionalEncoder":
+    def from_config(cls, cfg, visual: Any) -> "ConvolutionalEncoder":
         clip = cfg.MODEL.CLIP
         return cls(
             visual,

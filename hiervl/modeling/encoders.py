@@ -1,9 +1,10 @@
 """The image encoder that a config names, of whatever family (docs/encoders.md)."""
 
+from typing import Any
+
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY
 from open_clip.model import _build_vision_tower
-from torch import nn
 
 from hiervl.utils.errors import UserError
 
@@ -17,7 +18,7 @@ from .vision_encoder import build_vision_encoder
 ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, TimmVitEncoder, ResNetEncoder, ConvolutionalEncoder)
 
 
-def encoder_class(visual: nn.Module, name: str) -> type[ImageEncoder]:
+def encoder_class(visual: Any, name: str) -> type[ImageEncoder]:
     """The class of encoders that reads an image tower of open_clip.
 
     Args:

@@ -17,6 +17,7 @@ from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import ClipEmbeddings, FrozenClip
+from .image_encoder import ImageEncoder
 from .image_statistics import image_statistics
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
@@ -66,7 +67,7 @@ class HierVL(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         query_generator: HierarchicalSemanticQueryGenerator | None,
         pixel_decoder: nn.Module,
@@ -237,7 +238,7 @@ class HierVL(ClipSegmenter):
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
         images = self.normalise([item["image"] for item in batched_inputs])
-        targets = self.criterion.prepare_targets(batched_inputs, images.shape[2:], self.device)
+        targets = self.criterion.prepare_targets(batched_inputs, (images.shape[2], images.shape[3]), self.device)
         presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
         given = presence if self.ground_truth_presence else None
         output = self.segment(
@@ -302,6 +303,7 @@ class HierVL(ClipSegmenter):
             linear = self.open_vocabulary(linear, predictions.joint_embeddings, predictions.row_classes, own, text)
         if self.classifier == "linear":
             return linear
+        assert predictions.joint_embeddings is not None  # the decoder makes them where text classifies
         similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
         # The text scores share the linear head's probability of "some object" between the classes.
         log_object = torch.logsumexp(linear[..., :-1], dim=-1, keepdim=True)
@@ -352,7 +354,7 @@ class HierVL(ClipSegmenter):
         self.open_vocabulary = None
         if not is_trained:
             self.open_vocabulary = OpenVocabularyClassifier(known, self.temperature, always_active).to(self.device)
-        linear_class = None if is_trained else self.open_vocabulary.linear_class
+        linear_class = None if self.open_vocabulary is None else self.open_vocabulary.linear_class
         self.query_decoder.set_classes(linear_class, always_active)
         if self.query_generator is not None:
             self.query_generator.always_active = tuple(always_active)

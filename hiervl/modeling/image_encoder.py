@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -30,18 +31,18 @@ class ImageEncoder(HasExportForm, Backbone, abc.ABC):
     :meth:`from_config`, :meth:`output_shape`, :meth:`forward` and :meth:`embeddings`.
     """
 
-    visual: nn.Module
+    visual: Any  # the pretrained part, a module without types
     embed_dim: int  # D, of the dense, the pooled and the text embeddings
     dense_stride: int
 
     @classmethod
     @abc.abstractmethod
-    def takes(cls, visual: nn.Module) -> bool:
+    def takes(cls, visual: Any) -> bool:
         """Whether this class reads an image tower that open_clip has built."""
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, cfg, visual: nn.Module) -> "ImageEncoder":
+    def from_config(cls, cfg, visual: Any) -> "ImageEncoder":
         """The encoder of ``MODEL.CLIP`` around a tower that it takes."""
 
     @property
@@ -93,7 +94,7 @@ def check_trainable(trainable: str) -> None:
         raise UserError(f"MODEL.CLIP.TRAINABLE is one of {', '.join(TRAINABLE_PARTS)}, not '{trainable}'.")
 
 
-def embed_dim_of(visual: nn.Module) -> int:
+def embed_dim_of(visual: Any) -> int:
     """Width of the embedding of open_clip's ``TimmModel``: what its head, or else the trunk's own head, gives."""
     linear = [part for part in visual.head.modules() if isinstance(part, nn.Linear)]
     if linear:

@@ -99,8 +99,8 @@ class InstanceSeeds(nn.Module):
     def _peaks(self, probability: Tensor) -> Tensor:
         """(B, C, h, w) → places (B, N), row by row: the highest peaks of single classes, then whatever else is likely
         to be an object, then numbers above h·w."""
-        objects = [of_class for c, of_class in enumerate(probability.unbind(1)) if c not in self.background]
-        objects = torch.stack(objects, dim=1) if objects else probability
+        foreground = [of_class for c, of_class in enumerate(probability.unbind(1)) if c not in self.background]
+        objects = torch.stack(foreground, dim=1) if foreground else probability
         # Whole numbers: where CLIP is sure, many places are equal but for rounding. Which of them count is then the
         # same on every device and in every export, and one of neighbours alone is a peak.
         objects = (objects / RESOLUTION).round()

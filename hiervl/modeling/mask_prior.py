@@ -20,6 +20,7 @@ class TextMaskPrior(nn.Module):
     not ``known`` to CLIP it is 0; they take part in the softmax all the same, where their pixels belong.
     """
 
+    known: Tensor  # (C,) bool
     bound = 6.0  # log-odds: what an untrained prior may claim at most
 
     def __init__(self, logit_scale: float, num_classes: int):

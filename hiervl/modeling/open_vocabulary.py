@@ -26,6 +26,9 @@ class OpenVocabularyClassifier(nn.Module):
     CLIP decides between them (:meth:`share_pixels`).
     """
 
+    columns: Tensor  # (C',) int64: of each class in the linear head, −1 for none
+    is_background: Tensor  # (C',) bool
+
     def __init__(self, known: Sequence[int | None], temperature: float, background: Sequence[int] = ()):
         """
         Args:

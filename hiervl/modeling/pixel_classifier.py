@@ -14,6 +14,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import ClipEmbeddings
+from .image_encoder import ImageEncoder
 from .image_statistics import image_statistics
 from .layers import group_norm
 from .segmenter import ClipSegmenter, classes_of
@@ -42,7 +43,7 @@ class PixelClassifier(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         dim: int,
         class_names: Sequence[str],

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
+from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,8 @@ class DeformableLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, position: Tensor, points: Tensor, shapes) -> Tensor:
@@ -82,9 +85,10 @@ class DeformablePixelDecoder(nn.Module):
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(input_shape[name].channels, dim, 1), group_norm(dim)) for name in self.coarse_first
         )
-        for projection in self.input_projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for part in self.input_projections.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.get_parameter("bias"))
         num_maps = len(self.coarse_first)
         self.map_embedding = nn.Parameter(torch.randn(num_maps, dim))
         self.position_embedding = SinePositionEmbedding(dim)
@@ -101,6 +105,8 @@ class DeformablePixelDecoder(nn.Module):
         self.lateral = nn.Sequential(nn.Conv2d(input_shape[self.finest].channels, dim, 1, bias=False), group_norm(dim))
         self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU())
         self.mask_projection = nn.Conv2d(dim, dim, 1)
+        for convolution in (self.lateral[0], self.output[0], self.mask_projection):
+            c2_xavier_fill(convolution)
 
     def forward(self, features: dict[str, Tensor], text: TextQueries | None) -> PixelFeatures:
         """features: the backbone's maps (B, C_l, H_l, W_l); text: the text rows, if there are any."""

@@ -84,6 +84,8 @@ class MaskedAttentionLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(
@@ -187,7 +189,7 @@ class DualQueryDecoder(QueryDecoder):
         coarse = [_resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features]
         class_start = self.own_class_logit * self._in_columns(row_classes)  # (B, Q, C + 1)
         row_prior = _of_rows(mask_prior, row_classes)
-        if self.instance_seeds is not None and mask_prior is not None:
+        if self.instance_seeds is not None and mask_prior is not None and row_prior is not None:
             finest, place = pixels.pixel_features[-1], positions[-1]
             place = place.transpose(1, 2).unflatten(2, finest.shape[2:])
             seeds = self.instance_seeds(mask_prior, finest, place, known)
@@ -244,7 +246,7 @@ class DualQueryDecoder(QueryDecoder):
         classes = torch.full((batch, num_instances), INSTANCE_ROW, device=features.device)
         valid = torch.ones(batch, num_instances, dtype=torch.bool, device=features.device)
         bias = None
-        if self.use_text and text is not None:
+        if self.use_text and text is not None and pixels.text_queries is not None:
             bias = torch.cat((text.log_relevance, text.log_relevance.new_zeros(batch, num_instances)), dim=1)
             rows = torch.cat((pixels.text_queries, rows.to(pixels.text_queries.dtype)), dim=1)
             position = torch.cat((text.position, position), dim=1)

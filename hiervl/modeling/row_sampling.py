@@ -44,7 +44,7 @@ class _SumOfRows(torch.autograd.Function):
         batch, _, heads, head_dim = value.shape
         table, per_bag = value.reshape(-1, head_dim), weights.shape[3] * weights.shape[4]
         weights = weights.flatten(2)
-        out = 0
+        out = value.new_zeros(())
         for x, y in _corners(value, shapes, locations):
             rows, factor = (y.row + x.row).view(-1, per_bag), (weights * y.factor * x.factor).view(-1, per_bag)
             out = out + F.embedding_bag(rows, table, per_sample_weights=factor, mode="sum")
@@ -57,7 +57,7 @@ class _SumOfRows(torch.autograd.Function):
         shape, per_bag = weights.shape, weights.shape[3] * weights.shape[4]
         table, grad = value.reshape(-1, value.shape[-1]), grad.reshape(-1, value.shape[-1])
         weights = weights.flatten(2)
-        of_value, of_weights, of_x, of_y = 0, 0, 0, 0
+        of_value = of_weights = of_x = of_y = value.new_zeros(())
         for x, y in _corners(value, ctx.shapes, locations):
             rows = (y.row + x.row).view(-1, per_bag)
             of_value = of_value + _scatter(rows, weights * y.factor * x.factor, grad, len(table))

@@ -15,6 +15,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
 from .frozen_clip import ClipEmbeddings, FrozenClip
+from .image_encoder import ImageEncoder
 from .semantic_queries import HierarchicalSemanticQueryGenerator
 from .text_encoder import PromptedTextEncoder
 
@@ -30,11 +31,13 @@ class ClipSegmenter(nn.Module, abc.ABC):
         class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
     """
 
+    pixel_mean: Tensor  # (3, 1, 1)
+    pixel_std: Tensor
     class_rows: tuple[str, ...] = ()
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: ImageEncoder,
         text_encoder: PromptedTextEncoder,
         class_names: Sequence[str],
         pixel_mean: Sequence[float],
@@ -183,7 +186,9 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """Normalised images (B, 3, H, W) → (B, D), length 1: of the frozen CLIP where there is one."""
         if self.frozen_clip is None:
             return self.backbone(images)["pooled_embedding"]
-        return self.frozen_clip.embed(images, pooled=True).pooled
+        pooled = self.frozen_clip.embed(images, pooled=True).pooled
+        assert pooled is not None  # it was asked for
+        return pooled
 
     @torch.no_grad()
     def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
@@ -205,7 +210,8 @@ def resized_and_cropped(scores: Tensor, padded_size: Sequence[int], size: Sequen
 
 
 def classes_of(cfg):
-    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset."""
+    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset; with
+    MODEL.TEXT.PHRASES off the names are the phrases."""
     dataset = next(iter(cfg.DATASETS.TRAIN), None)
     metadata = MetadataCatalog.get(dataset) if dataset else None
     registered = list(getattr(metadata, "stuff_classes", ()))
@@ -219,6 +225,6 @@ def classes_of(cfg):
             f"no class names: dataset '{dataset}' (DATASETS.TRAIN) has none registered and MODEL.CLASS_NAMES is empty."
         )
     definitions = getattr(metadata, "class_definitions", ())
-    if [definition.name for definition in definitions] == names:
+    if cfg.MODEL.TEXT.PHRASES and [definition.name for definition in definitions] == names:
         return names, [list(definition.phrases) for definition in definitions]
     return names, [[name] for name in names]

@@ -39,6 +39,10 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
     score towards the row.
     """
 
+    threshold: Tensor  # (): relevance from which on a class is active
+    text_mean: Tensor  # (D,)
+    text_spread: Tensor  # ()
+
     def __init__(
         self,
         embed_dim: int,

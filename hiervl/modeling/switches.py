@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from torch import nn
-
 from hiervl.utils.errors import UserError
 
 from .clip import FROM_CHECKPOINT
 from .encoders import build_clip_tower
 from .frozen_clip import FrozenClip
+from .image_encoder import ImageEncoder
 from .image_statistics import clip_statistics, image_statistics
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def seeds_instances(cfg) -> bool:
     return bool(decoder.INSTANCE_SEEDS and decoder.MASK_PRIOR and decoder.INSTANCE_QUERIES)
 
 
-def build_frozen_clip(cfg, backbone: nn.Module, logit_scale: float, share: bool = False) -> FrozenClip:
+def build_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float, share: bool = False) -> FrozenClip:
     """The tower as CLIP's weights made it; to be called before it is trained or anything is loaded into it.
 
     Raises:
@@ -71,7 +70,7 @@ def build_frozen_clip(cfg, backbone: nn.Module, logit_scale: float, share: bool 
     return FrozenClip(backbone, logit_scale, share)
 
 
-def build_frozen_judge(cfg, backbone: nn.Module, logit_scale: float) -> FrozenClip | None:
+def build_frozen_judge(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
     """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``), or where
     the trained encoder knows no language (``MODEL.ENCODER``).
 

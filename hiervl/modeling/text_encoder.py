@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,14 @@ class PromptedTextEncoder(nn.Module):
     begins or ends. Whoever writes weights in another way calls :func:`weights_changed`.
     """
 
+    tower: "_TextTower"
+    phrase_class: Tensor  # (K,): the class that each phrase describes
+    _cache: tuple[tuple, TextFeatures] | None
+    _fixed_cache: tuple[tuple, Tensor] | None
+
     def __init__(
         self,
-        clip: nn.Module,
+        clip: Any,
         tokens: TextTokens,
         class_phrases: Sequence[Sequence[str]],
         *,
@@ -197,6 +203,7 @@ def build_text_encoder(
     cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
 ) -> tuple[PromptedTextEncoder, float]:
     """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
+    clip: Any
     clip, tokens = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.CLIP.TOKENIZER)
     encoder = PromptedTextEncoder(
         clip,
@@ -216,7 +223,9 @@ class _TextTower(nn.Module):
     both ways, at the padding too, or read the last place (SigLIP) or the first one: they get their whole context.
     """
 
-    def __init__(self, clip: nn.Module):
+    attn_mask: Tensor | None
+
+    def __init__(self, clip: Any):
         super().__init__()
         text = getattr(clip, "text", clip)
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")

@@ -1,6 +1,7 @@
 """ViTs of timm as image encoders: EVA02-CLIP, SigLIP and SigLIP 2, PE, MobileCLIP-B, ViTamin, DINOv2, DINOv3 …"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -183,8 +184,8 @@ class TimmVitEncoder(ImageEncoder):
         trunk = self.visual.trunk
         batch = patches.shape[0]
         patches = patches.flatten(1, 2)
-        prefix = [token for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
-        prefix = torch.cat(prefix, dim=1) if prefix else patches.new_zeros(1, 0, patches.shape[2])
+        learnt_tokens = [token for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
+        prefix = torch.cat(learnt_tokens, dim=1) if learnt_tokens else patches.new_zeros(1, 0, patches.shape[2])
         position = trunk.pos_embed
         if position is not None:
             first = position.shape[1] - trunk.patch_embed.num_patches  # of the prefix, where it has positions
@@ -234,7 +235,7 @@ def _to_map(tokens: Tensor, grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def _of_any_size(trunk: nn.Module) -> nn.Module:
+def _of_any_size(trunk: Any) -> nn.Module:
     """The same trunk with the same weights, built for images of any size."""
     if trunk.dynamic_img_size:
         return trunk

@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hiervl.utils.errors import UserError
+
 from .pseudo_labels import PseudoLabels
+
+SOFTMAX_AT = ("patches", "pixels")
 
 
 class ClipGuidance:
     """Labels from the frozen CLIP where its confidence reaches a threshold, with a weight that changes linearly.
 
-    It is not believed where it says background: no caption describes one, and it takes the rims of objects for it.
+    By default it is not believed where it says background: no caption describes one, and it takes the rims of objects
+    for it.
     """
 
     def __init__(
@@ -23,13 +28,19 @@ class ClipGuidance:
         first_weight: float,
         last_weight: float,
         max_iter: int,
+        softmax_at: str = "patches",
     ):
         """
         Args:
             background: classes that give no guidance. :attr:`mute` silences more of them.
             confidence: pixels of at least this zero-shot probability count.
             first_weight, last_weight: weight of the loss at iteration 0 and at ``max_iter``.
+            softmax_at: "patches": probabilities of the patches are resized to the pixels; "pixels": the similarities
+                are, and the softmax is taken of each pixel, as in SemiVL's code, which keeps more pixels.
         """
+        if softmax_at not in SOFTMAX_AT:
+            raise UserError(f"SEMI.GUIDANCE_SOFTMAX is one of {', '.join(SOFTMAX_AT)}, not '{softmax_at}'.")
+        self.softmax_at = softmax_at
         self.mute = set(background)
         self.confidence = confidence
         self.first_weight, self.last_weight = first_weight, last_weight
@@ -37,13 +48,14 @@ class ClipGuidance:
 
     @classmethod
     def from_config(cls, cfg, background: Sequence[int]) -> "ClipGuidance":
-        """``SEMI.GUIDANCE_*`` of the config."""
+        """``SEMI.GUIDANCE_*`` of the config; ``background``: the classes that are one."""
         return cls(
-            background=background,
+            background=() if cfg.SEMI.GUIDANCE_OF_BACKGROUND else background,
             confidence=cfg.SEMI.GUIDANCE_CONFIDENCE,
             first_weight=cfg.SEMI.GUIDANCE_WEIGHT,
             last_weight=cfg.SEMI.GUIDANCE_LAST_WEIGHT,
             max_iter=cfg.SOLVER.MAX_ITER,
+            softmax_at=cfg.SEMI.GUIDANCE_SOFTMAX,
         )
 
     def weight(self, iteration: int) -> float:
@@ -63,10 +75,20 @@ class ClipGuidance:
         """
         found = []
         for of_image in probability.unsqueeze(1):  # one by one: maps of all classes at full size are large
-            resized = F.interpolate(of_image, size=tuple(padded_size), mode="bilinear", align_corners=False)
+            resized = self._at_pixels(of_image, (padded_size[0], padded_size[1]))
             found.append(resized[0, :, : valid.shape[1], : valid.shape[2]].max(dim=0))
         confidence, labels = (torch.stack(part) for part in zip(*found))
         keep = valid & (confidence >= self.confidence)
         for label in self.mute:
             keep &= labels != label
         return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)
+
+    def _at_pixels(self, probability: Tensor, size: tuple[int, int]) -> Tensor:
+        """Probabilities (1, C, h, w) of patches → (1, C, *size) of pixels."""
+        if self.softmax_at == "patches":
+            return F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
+        # log p is the similarity minus a number that all classes of a patch share. Resizing is linear, so that they
+        # share one at every pixel, too, where the softmax takes it out again. (Under CLIP's factor of 100, similarities
+        # that differ by more than 0.8 are cut there; CLIP's differ by a few tenths.)
+        logarithm = probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
+        return F.interpolate(logarithm, size=size, mode="bilinear", align_corners=False).softmax(1)

@@ -4,10 +4,11 @@ import logging
 from typing import Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from hiervl.losses.masked_consistency import hide_random_class, masked_consistency_loss, pixel_text_loss
+from hiervl.modeling.segmenter import ClipSegmenter
 from hiervl.structures import TextFeatures
 from hiervl.utils.transfer import to_device
 
@@ -29,7 +30,7 @@ class MaskedConsistency:
         self.ignore_value = ignore_value
 
     @classmethod
-    def from_config(cls, cfg, student: nn.Module) -> Optional["MaskedConsistency"]:
+    def from_config(cls, cfg, student: ClipSegmenter) -> Optional["MaskedConsistency"]:
         """``LOSS.MASKED_CONSISTENCY`` and ``LOSS.PIXEL_TEXT`` of the config; None where there is nothing to do."""
         if not (cfg.LOSS.MASKED_CONSISTENCY or cfg.LOSS.PIXEL_TEXT):
             return None
@@ -52,7 +53,7 @@ class MaskedConsistency:
         return bool(self.consistency)
 
     def losses(
-        self, student: nn.Module, items: list[dict], images: Tensor, whole: Tensor | None, text: TextFeatures
+        self, student: ClipSegmenter, items: list[dict], images: Tensor, whole: Tensor | None, text: TextFeatures
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -71,7 +72,7 @@ class MaskedConsistency:
         losses: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):
             masked = masked.float()
-            if self.consistency:
+            if self.consistency and whole is not None:
                 whole = whole.float()
                 if whole.shape[2:] != masked.shape[2:]:  # a frozen CLIP of another grid
                     whole = F.interpolate(whole, size=masked.shape[2:], mode="bilinear", align_corners=False)
@@ -79,7 +80,7 @@ class MaskedConsistency:
                 losses["loss_masked_consistency"] = self.consistency * loss
             if self.pixel_text:
                 # The image side moves to the text, not the text to the image.
-                fixed = TextFeatures(*(None if part is None else part.detach() for part in text))
+                fixed = TextFeatures._make(None if part is None else part.detach() for part in text)
                 similarity = fixed.class_similarity(masked.permute(0, 2, 3, 1))
                 loss = pixel_text_loss(similarity, hidden.classes, hidden.patches, self.temperature)
                 losses["loss_pixel_text"] = self.pixel_text * loss

@@ -31,6 +31,10 @@ class ConfidenceThreshold(nn.Module):
     Classes that it has not predicted yet have no part in this.
     """
 
+    mean_confidence: Tensor  # (C,), moving
+    updates: Tensor  # (C,): how often the class was predicted
+    pixels: Tensor  # (C,)
+
     momentum = 0.99
 
     def __init__(self, num_classes: int, threshold: float, mode: str = "fixed"):

@@ -139,11 +139,16 @@ class SemiSupervisedStep(nn.Module):
         the memory of one of them is needed at a time. The text's own graph, which they share, comes last.
         """
         text = self.student.encode_text()
-        held = TextFeatures(*(_cut_off(tensor) for tensor in text))
+        held = TextFeatures._make(map(_cut_off, text))
         yield from self._parts(batch, held)
-        pairs = [(tensor, leaf) for tensor, leaf in zip(text, held) if leaf is not tensor and leaf.grad is not None]
-        if pairs:
-            torch.autograd.backward([tensor for tensor, _ in pairs], [leaf.grad for _, leaf in pairs])
+        tensors: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for tensor, leaf in zip(text, held):
+            if tensor is not None and leaf is not None and leaf is not tensor and leaf.grad is not None:
+                tensors.append(tensor)
+                gradients.append(leaf.grad)
+        if tensors:
+            torch.autograd.backward(tensors, gradients)
 
     def _parts(self, batch: dict[str, list[dict]], text: TextFeatures) -> Iterator[dict[str, Tensor]]:
         self.statistics, self.last_pseudo = {}, None
@@ -277,7 +282,7 @@ class SemiSupervisedStep(nn.Module):
 
     def _other_losses(self, scores, views: UnlabelledImages, guide: PseudoLabels | None, size) -> dict[str, Tensor]:
         """Guidance by the frozen CLIP, and the entropy of the strong views."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if guide is not None:
             losses["loss_clip_guidance"] = self.student.loss_scale * self._guidance_loss(scores, views, guide, size)
         if self.objective.entropy_weight:
@@ -286,11 +291,12 @@ class SemiSupervisedStep(nn.Module):
                 for of_view, inside in zip(scores, views.inside)
             ]
             weight = self.student.loss_scale * self.objective.entropy_weight
-            losses["loss_entropy"] = weight * sum(entropies) / len(entropies)
+            losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)
         return losses
 
     def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
         """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
+        assert self.guidance is not None and self.frozen_clip is not None  # it is called where there is guidance
         seen = self.student.padded_size(views.weak.shape[2:])
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
@@ -302,7 +308,8 @@ class SemiSupervisedStep(nn.Module):
         ]
         if self.objective.perturbation_weight:
             losses.append(self._pixel_loss(scores[-1], guide, size))
-        return self.guidance.weight(self.iteration) * sum(losses)
+        assert self.guidance is not None
+        return self.guidance.weight(self.iteration) * functools.reduce(torch.add, losses)
 
     def _pixel_loss(self, scores: Tensor, target: PseudoLabels, size, balance: float = 0.0) -> Tensor:
         labels, keep = (self._pad(x, size) for x in target)

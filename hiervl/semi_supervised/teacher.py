@@ -1,10 +1,12 @@
 """The network that makes the pseudo-labels (mean teacher; decay as in UniMatch V2)."""
 
 import copy
+from typing import cast
 
 import torch
 from torch import nn
 
+from hiervl.modeling import HierVL
 from hiervl.modeling.text_encoder import weights_changed
 
 
@@ -14,6 +16,8 @@ class EmaTeacher(nn.Module):
     Weights that the student never trains are shared with it instead of copied.
     """
 
+    network: HierVL
+
     def __init__(self, student: nn.Module, max_decay: float = 0.996):
         """
         Args:
@@ -21,7 +25,7 @@ class EmaTeacher(nn.Module):
             max_decay: decay once the average has warmed up.
         """
         super().__init__()
-        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+        self.network = cast(HierVL, copy.deepcopy(student).requires_grad_(False).eval())
         self.max_decay = max_decay
         for own, followed in zip(self.network.parameters(), student.parameters()):
             if not followed.requires_grad:
@@ -50,12 +54,12 @@ class EmaTeacher(nn.Module):
 class StudentAsTeacher(nn.Module):
     """The student itself in evaluation mode makes the pseudo-labels (UniMatch V1)."""
 
-    def __init__(self, student: nn.Module):
+    def __init__(self, student: HierVL):
         super().__init__()
         self._student = [student]  # in a list: its weights must not be registered a second time
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> HierVL:
         return self._student[0]
 
     def update(self, student: nn.Module, step: int) -> None:

@@ -61,8 +61,8 @@ def read_rows(rows: Any) -> ChosenClasses:
 
 def _class_of_row(row: Row) -> ClassDefinition:
     texts = [str(row["name"]), *str(row.get("phrases", "")).split(SEPARATOR)]
-    name, *phrases = (" ".join(text.split()) for text in texts)
-    phrases = tuple(phrase for phrase in phrases if phrase) or (name,)
+    name, *others = (" ".join(text.split()) for text in texts)
+    phrases = tuple(phrase for phrase in others if phrase) or (name,)
     longest = max((name, *phrases), key=len)
     if len(longest) > MAX_TEXT:
         raise UserError(f"'{longest[:30]}…' is longer than {MAX_TEXT} characters: shorten it.")

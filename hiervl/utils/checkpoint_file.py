@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import whole_file
+from hiervl.utils.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _check_sums(path: str) -> None:
             raise ValueError(f"its part {damaged} is damaged")
 
 
-def load_network(network: nn.Module, path: str, which: str) -> None:
+def load_network(network: Any, path: str, which: str) -> None:
     """Load the weights of the "teacher" or the "student" of a checkpoint into a network for evaluation.
 
     Raises:
@@ -75,7 +75,7 @@ def load_network(network: nn.Module, path: str, which: str) -> None:
     load_weights(network, read_checkpoint(path), path, which)
 
 
-def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: str, which: str) -> None:
+def load_weights(network: Any, checkpoint: dict[str, Any], path: str, which: str) -> None:
     """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
     check_classes(checkpoint, network.class_names, path)
     has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
@@ -97,8 +97,8 @@ def check_classes(checkpoint: dict[str, Any], class_names: list[str], path: str,
         return
     if len(saved) != len(class_names):
         raise UserError(
-            f"'{path}' was trained on {len(saved)} classes ({', '.join(saved[:4])}, …) but the config has "
-            f"{len(class_names)} ({', '.join(class_names[:4])}, …): use the config and dataset it was trained with."
+            f"'{path}' was trained on {len(saved)} classes ({listed(saved)}) but the config has "
+            f"{len(class_names)} ({listed(class_names)}): use the config and dataset it was trained with."
         )
     if list(saved) != list(class_names):
         if must_be_equal:

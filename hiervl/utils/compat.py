@@ -71,7 +71,7 @@ def restore_pillow_filter() -> None:
     except ImportError:
         return
     if not hasattr(Image, "LINEAR"):
-        Image.LINEAR = Image.BILINEAR
+        Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
         applied.append("PIL.Image.LINEAR")
 
 
@@ -82,10 +82,12 @@ def replace_compiled_module(directory: Path) -> None:
         return
     module = types.ModuleType(COMPILED_MODULE, "Stand-in for the compiled operations: there are none.")
     module.__spec__ = importlib.machinery.ModuleSpec(COMPILED_MODULE, loader=None, origin="hiervl.utils.compat")
-    module.get_compiler_version = lambda: "not compiled"
-    module.get_cuda_version = lambda: "not available"
-    module.has_cuda = lambda: False
-    module.__getattr__ = explain_missing_operation
+    vars(module).update(
+        get_compiler_version=lambda: "not compiled",
+        get_cuda_version=lambda: "not available",
+        has_cuda=lambda: False,
+        __getattr__=explain_missing_operation,
+    )
     sys.modules[COMPILED_MODULE] = module
     applied.append(COMPILED_MODULE)
 
@@ -93,5 +95,5 @@ def replace_compiled_module(directory: Path) -> None:
 def explain_missing_operation(name: str):
     raise AttributeError(
         f"detectron2._C.{name} is a compiled operation, and Detectron2 was installed without them: "
-        "install it with `python tools/install_detectron2.py --official`."
+        "install it with `python -m hiervl install-detectron2 --official`."
     )

@@ -61,10 +61,10 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> No
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
-def write_png(path: str | Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, as a :func:`whole_file`."""
+def write_png(path: str | Path, picture: Image.Image, **options: Any) -> None:
+    """Write a picture as PNG, as a :func:`whole_file`; ``options`` are Pillow's, such as ``compress_level``."""
     with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", **options)
 
 
 def _flush(path: Path) -> None:

@@ -69,7 +69,8 @@ class EvaluationGallery(DatasetEvaluator):
     def _consider(self, inputs: dict, labels: np.ndarray, confidence: np.ndarray) -> None:
         """Keep the image in the groups where it belongs among the first."""
         names, ignored = self.evaluator.class_names, self.evaluator.ignore_label
-        truth = read_label(inputs["sem_seg_file_name"], len(names), ignored, labels.shape)
+        image_file = inputs.get("file_name", "")
+        truth = read_label(inputs["sem_seg_file_name"], len(names), ignored, labels.shape, image_file)
         confusion = confusion_matrix(truth, labels, len(names), ignored)
         if not confusion.any():
             return

@@ -162,7 +162,8 @@ def _comparison_row(inputs: dict, predictions: dict[str, np.ndarray], num_classe
     panels = [("image", inputs["image"].permute(1, 2, 0).cpu().numpy())]
     if "sem_seg_file_name" in inputs:
         size = next(iter(predictions.values())).shape
-        panels.append(("truth", read_label(inputs["sem_seg_file_name"], num_classes, ignore_label, size)))
+        truth = read_label(inputs["sem_seg_file_name"], num_classes, ignore_label, size, inputs["file_name"])
+        panels.append(("truth", truth))
     panels.extend(predictions.items())
     return Path(inputs["file_name"]).stem, panels
 
@@ -210,7 +211,9 @@ def _legend_entries(
     label_maps = [picture for _, panels in rows for _, picture in panels if picture.ndim == 2]
     labels = sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
     known = [label for label in labels if 0 <= label < len(colours)]
-    entries = [(class_names[label], tuple(int(part) for part in colours[label])) for label in known]
+    entries: list[tuple[str, Sequence[int]]] = [
+        (class_names[label], tuple(int(part) for part in colours[label])) for label in known
+    ]
     return entries + ([(IGNORED_NAME, IGNORED_COLOUR)] if len(known) < len(labels) else [])
 
 

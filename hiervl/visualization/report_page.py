@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hiervl.evaluation.semantic_evaluator import MEANS
 from hiervl.visualization.run_data import RunData
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
@@ -76,14 +77,14 @@ def _own_text(name: str) -> Markup:
 
 
 def _facts(scores: dict[str, Any]) -> dict[str, str]:
-    facts = {label: _percent(scores.get(label)) for label in ("mIoU", "fwIoU", "mACC", "pACC")}
+    facts = {label: _percent(scores[label]) for label in MEANS if label in scores}
     return {**facts, "images": str(scores.get("images", "–"))}
 
 
 def _comparison(scores: dict[str, Any], other: RunData | None, dataset: str) -> dict[str, Any] | None:
     """What unlabelled images have gained over the supervised-only run."""
     theirs = None if other is None else other.scores().get(dataset)
-    if theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
+    if other is None or theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
         return None
     gain = scores["mIoU"] - theirs["mIoU"]
     return {"gain": gain, "tone": "good" if gain > 0 else "bad", "run": other.name, "miou": theirs["mIoU"]}
@@ -195,17 +196,23 @@ def _chart(title: str, curves: Curves) -> Chart:
 # ---------------------------------------------------------------------------- classes
 
 
-def _classes(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the table; a class without a score is sorted last."""
-    return [
+def _classes(scores: dict[str, Any]) -> dict[str, Any]:
+    """The heads and rows of the table; a class without a score is sorted last."""
+    others = [kind for kind in ("F1", "precision", "recall") if kind in scores]
+    rows = [
         {
             "name": name,
-            "shown": _percent(value),
-            "order": -1 if value is None else value,
+            **_score_cell(value),
             "width": f"{max(0.0, value or 0.0):.1f}",
+            "others": [_score_cell(scores[kind].get(name)) for kind in others],
         }
         for name, value in scores.get("IoU", {}).items()
     ]
+    return {"others": ["Dice / F1" if kind == "F1" else kind for kind in others], "rows": rows}
+
+
+def _score_cell(value: float | None) -> dict[str, Any]:
+    return {"shown": _percent(value), "order": -1 if value is None else value}
 
 
 def _confusions(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ NASTY = "<img src=x onerror=alert(1)> {{value}} ${1+1} `"
 @pytest.fixture
 def served(save_run, tmp_path):
     """→ the address of a page whose uploads have at most 100 kB and 64 × 64 pixels."""
-    pytest.importorskip("gradio", reason="requirements-serve.txt is not installed")
+    pytest.importorskip("gradio", reason="requirements/serve.txt is not installed")
     import uvicorn
 
     from hiervl.serving.server import build_app

@@ -1,5 +1,6 @@
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +39,10 @@ def test_a_missing_package_is_reported_once(shipped_weights, monkeypatch, capsys
     monkeypatch.setattr(doctor, "check_detectron2", lambda report: None)
     assert run_doctor() == 1
     problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem:")]
-    mend = f"`{sys.executable} -m pip install -r requirements.txt`."
+    install = f"{sys.executable} -m pip install"
     assert problems == [
-        f"problem: scipy is not installed: run {mend}",
-        f"problem: absent-package is not installed: run {mend}",
+        f"problem: scipy is not installed: run `{install} scipy`.",
+        f"problem: absent-package is not installed: run `{install} absent-package`.",
     ]
 
 
@@ -57,10 +58,12 @@ def test_a_broken_package_is_reported_with_its_cause(shipped_weights, tmp_path, 
 
 
 def test_versions_with_known_faults_are_noted(tmp_path, monkeypatch):
-    """The same floors as pip's."""
+    """The same floors as pip's, and the same packages."""
     requirements = (REPOSITORY_ROOT / "requirements.txt").read_text().splitlines()
     for module, (major, minor) in doctor.OLDEST_SAFE.items():
         assert f"{doctor.PACKAGES[module]}>={major}.{minor}" in requirements
+    names = {re.split("[<>=]", line)[0] for line in requirements if not line.startswith("#")}
+    assert names == {*doctor.PACKAGES.values(), "setuptools", "wheel"}
     monkeypatch.syspath_prepend(str(tmp_path))
     for version, notes in (("2.9.1+cpu", 1), ("2.10.0", 0), ("3.0", 0)):
         (tmp_path / f"reader{notes}{version[0]}.py").write_text(f"__version__ = '{version}'\n")
@@ -82,7 +85,7 @@ sys.exit(main(["doctor"]))
     )
     assert done.returncode == 1, done.stderr
     problems = [line for line in done.stdout.splitlines() if line.startswith("problem: torch")]
-    assert problems == [f"problem: torch is not installed: run `{doctor.PIP} install -r requirements.txt`."]
+    assert problems == [f"problem: torch is not installed: run `{doctor.PIP} install torch`."]
     assert "torchvision cannot" not in done.stdout
     assert "ShapesWorld" in done.stdout
 
@@ -102,7 +105,8 @@ def test_weights_that_are_missing_or_cut_short(shipped_weights, capsys, size, de
     report = doctor.Report()
     doctor.check_weights(report)
     assert report.problems == [
-        f"The demo's weights file weights.safetensors {defect}: restore it with `git checkout -- hiervl/assets`."
+        f"The demo's weights file weights.safetensors {defect}: "
+        "restore it with `git checkout -- hiervl/assets`, or install HierVL again."
     ]
 
 

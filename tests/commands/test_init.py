@@ -69,6 +69,62 @@ def test_parts_unlabelled_images_and_patterns_of_names(tmp_path, capsys):
     assert layout.class_map.class_names == ["colour 0 0 0", "colour 0 0 200", "colour 200 0 0"]
 
 
+def coco_in_three_folders(root):
+    """Roboflow's: the same names in every folder."""
+    for split in ("train", "valid", "test"):
+        exports.roboflow_coco(root / split)
+        for path in (root / split / "train").iterdir():
+            path.rename(root / split / path.name)
+        (root / split / "train").rmdir()
+    return "train", "train/_annotations.coco.json", "valid", "valid/_annotations.coco.json"
+
+
+def yolo_in_two_folders(root):
+    for split in ("train", "valid"):
+        exports.yolo(root / "export")
+        for kind in ("images", "labels"):
+            (root / split).mkdir(exist_ok=True)
+            (root / "export" / kind / "train").rename(root / split / kind)
+    (root / "export/data.yaml").rename(root / "data.yaml")
+    return "train/images", "train/labels", "valid/images", "valid/labels"
+
+
+def cityscapes(root):
+    """Folders by city, numbers that occur in every city, and names that pair by two patterns."""
+    for split in ("train", "val"):
+        for city in ("jena", "ulm"):
+            names = [f"{city}_{number}" for number in range(3)]
+            exports.write_images(root / "leftImg8bit" / split / city, ".png", [f"{name}_leftImg8bit" for name in names])
+            (root / "gtFine" / split / city).mkdir(parents=True)
+            for number, name in enumerate(names):
+                labels = exports.label_map(number)
+                Image.fromarray(labels).save(root / f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png")
+    return "leftImg8bit/train", "gtFine/train", "leftImg8bit/val", "gtFine/val"
+
+
+@pytest.mark.parametrize("make", [coco_in_three_folders, yolo_in_two_folders, cityscapes])
+def test_images_and_annotations_of_one_part_belong_together(tmp_path, make):
+    folder = tmp_path / "mushrooms"
+    folder.mkdir()
+    images, masks, val_images, val_masks = make(folder)
+    layout = init(folder)
+    assert (layout.source.images, layout.source.masks) == (images, masks)
+    assert tuple(layout.source.val) == (val_images, val_masks)
+    assert len(layout.division["train"]) == len(layout.division["val"]) == 6
+
+
+def test_one_of_several_masks_has_to_be_named(tmp_path, capsys):
+    folder = tmp_path / "mushrooms"
+    cityscapes(folder)
+    for path in sorted(folder.rglob("*_labelIds.png")):
+        colors = np.array([exports.COLORS[label] for label in range(3)], dtype=np.uint8)
+        Image.fromarray(colors[np.array(Image.open(path))]).save(path.with_name(path.name.replace("labelIds", "color")))
+    assert main(["init", str(folder)]) == 2
+    assert "images have several masks, and not each shows one class" in capsys.readouterr().err
+    layout = init(folder, "--mask-suffix", "_labelIds")
+    assert len(layout.division["train"]) == 6 and layout.source.mask_suffix == "_gtFine_labelIds"
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     folder = tmp_path / "mushrooms"
     folder.mkdir()

@@ -18,7 +18,7 @@ from hiervl.inference.zero_shot import ZeroShotScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAMVID = REPOSITORY.parent / "shared" / "datasets" / "camvid"
-SHAPESWORLD_CLIP = "MODEL: {CLIP: {NAME: shapesworld, PRETRAINED: shapesworld, BLOCKS: [1, 2, 3, 5]}}"
+SHAPESWORLD_CLIP = "MODEL: {CLIP: {NAME: shapesworld, PRETRAINED: shapesworld, BLOCKS: [1, 2, 3, 5], DENSE: value}}"
 
 
 def run(*arguments):
@@ -196,13 +196,11 @@ def test_a_strangers_run(streets, capsys):
 
 
 def test_training_says_what_is_wrong_in_one_sentence(own):
-    from detectron2.engine import default_argument_parser
-
-    import train_net
+    from hiervl.engine import main as engine_main
 
     (own.root / "labelled/masks/03.png").unlink()
-    arguments = default_argument_parser().parse_args(["--config-file", own.config()])
+    arguments = engine_main.argument_parser().parse_args(["--config-file", own.config()])
     with pytest.raises(SystemExit) as ended:
-        train_net.run(arguments)
+        engine_main.run(arguments)
     message = str(ended.value)
     assert message.startswith("error: DATASET.LABELED: ") and "03.png has no mask" in message and "\n" not in message

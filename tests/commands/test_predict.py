@@ -21,7 +21,7 @@ from hiervl.data.classes.definitions import ClassDefinition, read_classes
 from hiervl.evaluation import label_maps
 from hiervl.inference import batch
 from hiervl.inference.batch import BatchPredictor
-from hiervl.inference.inputs import Item, list_items
+from hiervl.inference.inputs import Item, left_out, list_items
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.results import ResultFolder
 from hiervl.utils.errors import UserError
@@ -121,6 +121,19 @@ def test_everything_is_written_and_can_be_read_by_others(brightest, tmp_path):
         assert (top, top + height - 1) == (rows.min(), rows.max())
         assert (left, left + width - 1) == (columns.min(), columns.max())
     assert (ids > 0).all()
+
+
+def test_drafts_for_annotation_tools(brightest, tmp_path):
+    """The files of all images together hold those of an earlier call, too."""
+    pictures(tmp_path / "in", "a.png", "b/c.png", height=40, width=60)
+    tools = ("labelme", "cvat", "label_studio", "yolo")
+    assert brightest("--input", tmp_path / "in/a.png", "--save", *tools) == 0
+    assert brightest("--input", tmp_path / "in", "--save", *tools) == 0
+    out = tmp_path / "out"
+    assert (out / "labelme/b/c.json").is_file() and (out / "yolo/labels/a.txt").is_file()
+    assert "names" in (out / "yolo/data.yaml").read_text()
+    assert (out / "cvat/annotations.xml").read_text().count("<image ") == 2
+    assert len(json.loads((out / "label_studio/tasks.json").read_text())) == 2
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(brightest, tmp_path, capsys):
@@ -308,3 +321,18 @@ def test_a_missing_checkpoint_is_a_sentence(tmp_path, capsys):
     arguments = ["--weights", str(tmp_path / "none"), "--input", "x", "--output", str(tmp_path / "out")]
     assert entry.main(["predict", *arguments]) == 2
     assert "neither a checkpoint nor a run" in capsys.readouterr().err
+
+
+def test_files_that_are_left_out_are_named(tmp_path):
+    for name in ("in/a.jfif", "in/b.JPG", "in/out/c.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    folder, output = str(tmp_path / "in"), str(tmp_path / "in/out")
+    assert [item.name for item in list_items([folder], output)] == ["a", "b"]
+    ((what, _, files, _),) = left_out([folder], output)
+    assert what == ".heic (HEIC photograph)" and files == (str(tmp_path / "in/IMG_1.HEIC"),)
+    for name in ("a.jfif", "b.JPG"):
+        (tmp_path / "in" / name).unlink()
+    with pytest.raises(UserError, match="no images or videos in .*, but 1 .heic .HEIC photograph: convert"):
+        list_items([folder], output)

@@ -64,7 +64,7 @@ class Server:
 
 @pytest.fixture
 def server(save_run, tmp_path):
-    pytest.importorskip("gradio", reason="requirements-serve.txt is not installed")
+    pytest.importorskip("gradio", reason="requirements/serve.txt is not installed")
     started = Server(save_run()[1], tmp_path / "temporary")
     yield started
     started.process.kill()
@@ -164,7 +164,7 @@ def test_a_missing_gradio_is_a_sentence_with_the_command_that_installs_it(monkey
         monkeypatch.setitem(sys.modules, name, None)
     assert entry.main(["serve", "--weights", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "serve needs Gradio" in error and "pip install -r requirements-serve.txt" in error
+    assert "serve needs Gradio" in error and "pip install 'gradio>=6' 'pillow<13'` installs" in error
 
 
 def test_wrong_limits_are_a_sentence(tmp_path, capsys):
@@ -173,7 +173,7 @@ def test_wrong_limits_are_a_sentence(tmp_path, capsys):
 
 
 def test_a_port_that_is_taken_is_a_sentence(capsys):
-    pytest.importorskip("gradio", reason="requirements-serve.txt is not installed")
+    pytest.importorskip("gradio", reason="requirements/serve.txt is not installed")
     from hiervl.serving.server import serve
     from hiervl.utils.errors import UserError
 

@@ -43,7 +43,7 @@ def rows_of(folder):
 
 
 def test_from_the_unlabelled_images_of_the_run(own, trained, capsys):
-    assert run(trained, "--count", 5) == 0
+    assert run(trained, "--count", 5, "--formats", "labelme", "cvat") == 0
     out = trained / "suggested_labels"
     names = (out / "suggested.txt").read_text().split()
     # the four without a mask and the four that the list leaves out; none of the six that training sees
@@ -66,6 +66,8 @@ def test_from_the_unlabelled_images_of_the_run(own, trained, capsys):
             inside = coco.annToMask(annotation).astype(bool)
             assert (mask[inside] == annotation["category_id"] - 1).mean() > 0.9
     assert coco.anns
+    assert sorted(path.stem for path in (out / "labelme").iterdir()) == sorted(names)
+    assert (out / "cvat/annotations.xml").read_text().count("<polygon ") == len(coco.anns)
     assert Image.open(out / "contact_sheet.png").height > 5 * 200
     assert run(trained, "--count", 5, "--output", own.root / "again") == 0
     assert rows_of(own.root / "again") == rows

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 import hiervl
 from hiervl.config import defaults as config
 from hiervl.config.check import check_config
+from hiervl.config.keys import keys_of_user
 from hiervl.config.keys_read import as_read, keys_read
 from hiervl.engine.run_config import config_from_text, load_config, prepare_config, settle_device
 from hiervl.utils.errors import UserError
@@ -75,6 +76,8 @@ def test_delta_lies_on_any_config(path):
         plain, changed = load_config(str(base)), load_config(str(base), deltas=[str(path)])
         assert changed.OUTPUT_DIR == f"{plain.OUTPUT_DIR}_{path.stem}"
         assert changed.MODEL.META_ARCHITECTURE in ("HierVL", "PixelClassifier")
+        if path.stem == "paper":  # whose method these two belong to
+            plain.INPUT.REGIONS_AS_INSTANCES, plain.MODEL.CLIP.DETAIL_MAPS = False, 0
         for section in ("DATASETS", "INPUT", "SOLVER", "TEST"):
             assert changed[section] == plain[section]
         assert changed.MODEL.CLIP == plain.MODEL.CLIP
@@ -204,6 +207,38 @@ def test_device_that_is_not_there_is_a_user_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match="MODEL.DEVICE cuda:x cannot be used here"):
         settle_device(load_config("", ["MODEL.DEVICE", "cuda:x"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("DATASET.VAL", "{IMAGES: a b, MASKS: c}", ["a b", "c"]),
+        ("DATASET.VAL", "0.3", 0.3),
+        ("DATASET.VAL", "lists/val.txt", "lists/val.txt"),
+        ("DATASET.VAL", "null", None),
+        ("DATASET.UNLABELED", "[more photos, x/y]", ["more photos", "x/y"]),
+        ("DATASET.NAME", "12", "12"),
+        ("DATASET.NAME", "'12'", "12"),
+        ("SEMI.ENABLED", "false", False),
+        ("INPUT.SCALE", "[0.5, 1]", (0.5, 1)),
+        ("DATASETS.TEST", "[a, b]", ("a", "b")),
+        ("DATASETS.TEST", "('a',)", ("a",)),
+        ("SOLVER.BASE_LR", "1e-3", 0.001),
+    ],
+)
+def test_the_command_line_takes_what_yaml_takes(key, text, value):
+    cfg = load_config("", [key, text])
+    for part in key.split("."):
+        cfg = cfg[part]
+    assert cfg == value and type(cfg) is type(value)
+
+
+def test_a_section_on_the_command_line(tmp_path):
+    cfg = load_config("", ["DATASET.LABELED", "{IMAGES: a, MASKS: b}"])
+    assert (cfg.DATASET.LABELED.IMAGES, cfg.DATASET.LABELED.MASKS) == ("a", "b")
+    assert "DATASET.LABELED.IMAGES" in keys_of_user(cfg)
+    with pytest.raises(UserError, match="the command line: DATASET.VAL needs IMAGES and MASKS, not IMAGES"):
+        load_config("", ["DATASET.VAL", "{IMAGES: a}"])
 
 
 @pytest.mark.parametrize(

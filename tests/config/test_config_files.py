@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hiervl.config.files import SHIPPED_BASE, read_layers, written_keys
+from hiervl.config.files import SHIPPED, SHIPPED_BASE, find_config, read_layers, written_keys
 from hiervl.config.keys import keys_of_user
 from hiervl.data.registered.datasets import dataset_root
 from hiervl.engine.run_config import load_config
@@ -71,3 +71,15 @@ def test_a_written_config_reads_back(tmp_path):
     dumped = write(tmp_path / "out", "config.yaml", cfg.dump())
     again = load_config(str(dumped))
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+
+def test_a_shipped_config_is_found_by_its_name_and_a_file_here_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("baselines/unimatch.yaml", "configs/baselines/unimatch.yaml"):
+        assert find_config(name) == SHIPPED / "baselines" / "unimatch.yaml"
+    with pytest.raises(UserError, match="^there is no config file 'coco_233.yaml'; did you mean .*coco_232.yaml.$"):
+        find_config("coco_233.yaml")
+    write(tmp_path, "coco_232.yaml", "SEED: 3\n")
+    assert find_config("coco_232.yaml").resolve() == tmp_path / "coco_232.yaml"
+    cfg = load_config("quickstart.yaml", deltas=["baselines/unimatch.yaml"])
+    assert cfg.OUTPUT_DIR.endswith("quickstart_unimatch") and cfg.DATASET.ROOT == str(SHIPPED)

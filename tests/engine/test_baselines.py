@@ -43,6 +43,7 @@ EXPECTED = {
     "with_feature_perturbation": EVERYTHING,
     "with_ground_truth_presence": EVERYTHING,
     "with_frozen_relevance": EVERYTHING,
+    "paper": EVERYTHING - {"loss_relevance"},
 }
 
 

@@ -53,16 +53,16 @@ def test_an_evaluation_that_exhausts_the_memory_of_a_gpu_says_what_to_lower(monk
 @pytest.mark.parametrize("command", [["--eval-only"], [], ["--replay", "step.pth"]], ids=["eval", "train", "replay"])
 def test_a_full_gpu_is_one_sentence(command, monkeypatch, tmp_path):
     """Wherever it is met: here by building the network, or by reading what is to be repeated."""
-    import train_net
+    from hiervl.engine import main as engine_main
     from hiervl.engine.trainer import SemiSupervisedTrainer
 
     for name in ("build_model", "replay"):
         monkeypatch.setattr(SemiSupervisedTrainer, name, exhaust_memory)
-    monkeypatch.setattr(train_net, "launch", lambda work, args, **_: work(args))
+    monkeypatch.setattr(engine_main, "launch", lambda work, args, **_: work(args))
     config = str(REPOSITORY / "configs" / "quickstart.yaml")
     values = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth", "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(SystemExit, match="error: the GPU's memory is exhausted: end other programs"):
-        train_net.run(train_net.argument_parser().parse_args(["--config-file", config, *command, *values]))
+        engine_main.run(engine_main.argument_parser().parse_args(["--config-file", config, *command, *values]))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ IGNORE = 255
 def evaluator_of(truths, class_names, **options):
     """An evaluator whose label files are the entries of ``truths``, named by their index."""
 
-    def read_label(path, num_classes, ignore_label, image_size):
+    def read_label(path, num_classes, ignore_label, image_size, image_file):
         return truths[int(path)]
 
     return SemanticEvaluator(class_names, read_label=read_label, **options)
@@ -100,6 +100,11 @@ def test_scores_by_hand():
     assert scores["fwIoU"] == pytest.approx(100 * (0.6 * 4 / 7 + 0.4 * 1 / 2))
     assert scores["mACC"] == pytest.approx(100 * (4 / 6 + 3 / 4) / 2)
     assert scores["pACC"] == pytest.approx(70)
+    # a: 4 right of 5 predicted and 6 true. b: 3 right of 5 predicted and 4 true.
+    assert scores["precision"] == pytest.approx({"a": 80, "b": 60})
+    assert scores["recall"] == pytest.approx({"a": 100 * 4 / 6, "b": 75})
+    assert scores["F1"] == pytest.approx({"a": 100 * 8 / 11, "b": 100 * 6 / 9})
+    assert scores["mF1"] == pytest.approx(100 * (8 / 11 + 6 / 9) / 2)
 
 
 def test_convention_for_classes_that_do_not_occur():
@@ -113,12 +118,18 @@ def test_convention_for_classes_that_do_not_occur():
     assert scores["mIoU_in_truth"] == pytest.approx(75)
     assert scores["mACC"] == pytest.approx(75)
     assert scores["fwIoU"] == pytest.approx(75)
+    assert scores["F1"]["a"] == pytest.approx(100 * 6 / 7) and scores["F1"]["b"] == 0
+    assert scores["precision"]["a"] == 100 and scores["precision"]["b"] == 0
+    assert scores["recall"]["a"] == pytest.approx(75)
+    assert math.isnan(scores["recall"]["b"])  # it does not occur
+    assert all(math.isnan(scores[kind]["c"]) for kind in ("F1", "precision", "recall"))
+    assert scores["mF1"] == pytest.approx(100 * 6 / 7 / 2)
 
 
 def test_without_any_pixel_all_scores_are_nan():
     scores = scores_from_confusion(np.zeros((2, 2), dtype=np.int64), ["a", "b"])
-    assert all(math.isnan(scores[name]) for name in ("mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC"))
-    assert all(math.isnan(iou) for iou in scores["IoU"].values())
+    assert all(math.isnan(scores[name]) for name in ("mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC", "mF1"))
+    assert all(math.isnan(value) for kind in ("IoU", "F1", "precision", "recall") for value in scores[kind].values())
 
 
 @pytest.mark.parametrize("missing", [(), (3,), (0, 2)])
@@ -271,7 +282,7 @@ def test_works_with_detectron2(caplog):
     with caplog.at_level(logging.INFO):
         results = inference_on_dataset(model, loader, evaluator)
         print_csv_format(results)
-    assert "mIoU,mIoU_in_truth,fwIoU,mACC,pACC,IoU,images" in caplog.text
+    assert "mIoU,mIoU_in_truth,fwIoU,mACC,pACC,mF1,IoU,F1,precision,recall,images" in caplog.text
     assert "traffic-light" in caplog.text  # the table
 
     flat = flatten_results_dict(results)
@@ -316,7 +327,7 @@ def test_table_lists_every_class_and_leaves_unknown_ones_open():
     scores["images"] = 12
     table = format_results_table({"sem_seg": scores})
     assert all(f" {name} " in table for name in names)
-    assert table.count("100.00") == 59 + 5
+    assert table.count("100.00") == 4 * 59 + 6
     assert "nan" not in table
     lines = table.splitlines()
     assert len({len(line) for line in lines[: lines.index("")]}) == 1  # aligned

@@ -10,6 +10,8 @@ import torch
 from hiervl.data.classes.definitions import ClassDefinition, distinct_color, read_classes
 from hiervl.data.classes.records import from_records, to_records, write_classes
 from hiervl.data.registered.catalogs import definitions_of, register_in_catalogs, remove_from_catalogs
+from hiervl.engine.resume_check import check_resumed_config
+from hiervl.engine.run_config import load_config
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.inference.restore import find_checkpoint, restore_network
 from hiervl.modeling.clip import load_clip
@@ -86,6 +88,22 @@ def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
         torch.testing.assert_close(restored.network.encode_text(), network.encode_text())
 
 
+def test_names_alone_travel_where_the_training_asked_with_them(save_run):
+    name = "restore_test_names"
+    names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
+    classes = [ClassDefinition(n, (f"some {n}", f"any {n}"), (1, 2, 3)) for n in names]
+    register_in_catalogs(name, list, classes)
+    try:
+        options = ("DATASETS.TRAIN", (name,), "MODEL.CLASS_NAMES", [], "MODEL.TEXT.PHRASES", False)
+        network, folder = save_run(*options)
+    finally:
+        remove_from_catalogs(name)
+    restored = restore_network(str(folder), device="cpu")
+    assert [definition.phrases for definition in restored.classes] == [(n,) for n in names]
+    with torch.no_grad():
+        torch.testing.assert_close(restored.network.encode_text(), network.encode_text())
+
+
 def test_a_checkpoint_without_class_records_names_its_classes(save_run):
     _, folder = save_run()
     path = folder / "model_final.pth"
@@ -130,3 +148,22 @@ def test_records_are_a_class_file(tmp_path):
 def test_classes_of_an_unknown_dataset_have_colours_of_their_own():
     first, second = definitions_of(["a", "b"], "no_such_dataset", ["b"])
     assert first.phrases == ("a",) and first.color != second.color and second.background
+
+
+@pytest.mark.parametrize("saved, expected", [("maskclip", "maskclip"), ("value", "value"), (None, "value")])
+def test_the_dense_embedding_is_that_of_the_training(save_run, tmp_path, saved, expected):
+    """The key is newer than the first checkpoints, whose networks learnt from the value path alone."""
+    _, folder = save_run(*(() if saved is None else ("MODEL.CLIP.DENSE", saved)))
+    path = folder / "model_final.pth"
+    if saved is None:
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint["config"] = "".join(
+            line for line in checkpoint["config"].splitlines(keepends=True) if "DENSE:" not in line
+        )
+        torch.save(checkpoint, path)
+        (tmp_path / "config.yaml").write_text(checkpoint["config"])  # as it lies beside the checkpoint
+        assert load_config(str(tmp_path / "config.yaml")).MODEL.CLIP.DENSE == "value"
+        with pytest.raises(UserError, match="MODEL.CLIP.DENSE 'value', but the config has 'maskclip'"):
+            check_resumed_config(checkpoint["config"], "MODEL: {CLIP: {DENSE: maskclip}}", "a.pth")
+    restored = restore_network(str(path), device="cpu")
+    assert (restored.network.backbone.dense, restored.cfg.MODEL.CLIP.DENSE) == (expected, expected)

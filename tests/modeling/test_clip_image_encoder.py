@@ -5,12 +5,13 @@ from torch.nn import functional as F
 
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.clip_image_encoder import MAPS, ClipImageEncoder, DetailStem
+from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.utils.errors import UserError
 
 
-def value_path(visual, images):
-    """MaskCLIP's dense embedding, written from its description: in the last block every patch attends to itself
-    alone, without residual; then the final norm and the projection. Hooks on open_clip's own pass give the input."""
+def dense_embedding(visual, images, dense):
+    """Written from MaskCLIP's description: in the last block every patch attends to itself alone; then the final norm
+    and the projection. A hook on open_clip's own pass gives what enters that block."""
     last = visual.transformer.resblocks[-1]
     entering = []
     handle = last.register_forward_pre_hook(
@@ -21,10 +22,14 @@ def value_path(visual, images):
     args, kwargs = entering[0]
     tokens = (args[0] if args else kwargs["q_x"])[:, 1:]  # without the class token
     batch, count, width = tokens.shape
-    # One token a sequence: softmax over a single key is 1, so that attention is its value path.
-    alone = last.ln_1(tokens).reshape(batch * count, 1, width)
-    out = last.attn(alone, alone, alone, need_weights=False)[0].view(batch, count, width)
-    dense = F.normalize(visual.ln_post(out) @ visual.proj, dim=-1)
+    # One token a sequence: softmax over a single key is 1, so that open_clip's own attention is its value path.
+    alone = tokens.reshape(batch * count, 1, width)
+    if dense == "maskclip":
+        out = last(alone)
+    else:
+        normed = last.ln_1(alone)
+        out = last.attn(normed, normed, normed, need_weights=False)[0]
+    dense = F.normalize(visual.ln_post(out.view(batch, count, width)) @ visual.proj, dim=-1)
     height, width = images.shape[2] // visual.patch_size[0], images.shape[3] // visual.patch_size[1]
     return dense.transpose(1, 2).reshape(batch, -1, height, width)
 
@@ -37,20 +42,39 @@ def randomise(visual):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("name", ["tiny", "ViT-B-16-quickgelu"])
-def test_embeddings_equal_open_clip(name, clip_file):
+@pytest.mark.parametrize("name, dense", [("tiny", "maskclip"), ("tiny", "value"), ("ViT-B-16-quickgelu", "maskclip")])
+def test_embeddings_equal_open_clip(name, dense, clip_file):
     torch.manual_seed(0)
     clip, *_ = load_clip(clip_file if name == "tiny" else name, "")
     clip.eval()
     randomise(clip.visual)
     last = len(clip.visual.transformer.resblocks) - 1
-    encoder = ClipImageEncoder(clip.visual, blocks=(0, 1, 2, last), num_prompts=0).eval()
+    encoder = ClipImageEncoder(clip.visual, blocks=(0, 1, 2, last), num_prompts=0, dense=dense).eval()
     images = torch.randn(2, 3, *clip.visual.image_size)
     with torch.no_grad():
         out = encoder(images)
         expected = clip.encode_image(images, normalize=True)
         torch.testing.assert_close(out["pooled_embedding"], expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(out["dense_embedding"], value_path(clip.visual, images), atol=1e-5, rtol=0)
+        by_open_clip = dense_embedding(clip.visual, images, dense)
+        torch.testing.assert_close(out["dense_embedding"], by_open_clip, atol=1e-5, rtol=0)
+        assert torch.equal(encoder.dense_embedding(images), out["dense_embedding"])
+
+
+def test_dense_embedding_is_one_of_two(make_network):
+    by_default = make_network().backbone
+    assert by_default.dense == "maskclip"
+    with pytest.raises(UserError, match="MODEL.CLIP.DENSE is one of maskclip, value, not 'mean'"):
+        make_network("MODEL.CLIP.DENSE", "mean")
+
+
+def test_frozen_copy_has_the_dense_embedding_of_its_encoder(make_network):
+    images = torch.randn(1, 3, 64, 64)
+    found = []
+    for dense in ("maskclip", "value"):
+        backbone = make_network("MODEL.CLIP.DENSE", dense, "MODEL.CLIP.VISUAL_PROMPTS", 0).backbone.eval()
+        found.append(FrozenClip(backbone, 100.0).embed(images).dense)
+        torch.testing.assert_close(found[-1], backbone(images)["dense_embedding"])
+    assert not torch.allclose(*found, atol=0.1)
 
 
 def test_maps_have_the_announced_channels_and_strides(clip):

@@ -3,8 +3,13 @@
 import pytest
 import torch
 
+from hiervl.config.files import SHIPPED, SHIPPED_BASE
+from hiervl.engine.run_config import load_config
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.semi_supervised.guidance import ClipGuidance
+from hiervl.utils.errors import UserError
+
+SEMIVL = "baselines/semivl.yaml"
 
 
 def says():
@@ -39,6 +44,32 @@ def test_background_gives_no_guidance():
     guidance = ClipGuidance(background=[1], confidence=0.55, first_weight=1.0, last_weight=1.0, max_iter=1)
     labels, keep = guidance.labels(says(), (4, 8), torch.ones(1, 4, 8, dtype=torch.bool), ignore_value=255)
     assert not keep[labels == 1].any() and keep[:, :, 7].all()
+
+
+def test_softmax_at_the_pixels_is_that_of_resized_similarities():
+    """As SemiVL's code: the similarities are resized, then CLIP's factor and the softmax. Surer between two patches."""
+    torch.manual_seed(0)
+    similarity = 0.4 * torch.nn.functional.normalize(torch.randn(2, 5, 3, 4), dim=1)  # CLIP's differ by less
+    probability = (100 * similarity).softmax(1)
+    valid = torch.ones(2, 9, 14, dtype=torch.bool)
+    resized = torch.nn.functional.interpolate(similarity, size=(12, 16), mode="bilinear", align_corners=False)
+    confidence, labels = (100 * resized).softmax(1)[:, :, :9, :14].max(1)
+    kept = {}
+    for softmax_at in ("patches", "pixels"):
+        guidance = ClipGuidance(confidence=0.9, first_weight=1.0, last_weight=1.0, max_iter=1, softmax_at=softmax_at)
+        kept[softmax_at] = guidance.labels(probability, (12, 16), valid, ignore_value=255)
+    found, keep = kept["pixels"]
+    assert torch.equal(found, labels) and torch.equal(keep, confidence >= 0.9)
+    assert keep.sum() > kept["patches"].keep.sum()
+    with pytest.raises(UserError, match="SEMI.GUIDANCE_SOFTMAX is one of patches, pixels, not 'both'"):
+        ClipGuidance(confidence=0.9, first_weight=1.0, last_weight=1.0, max_iter=1, softmax_at="both")
+
+
+def test_the_semivl_baseline_guides_as_its_code():
+    plain, semivl = (load_config(str(SHIPPED_BASE), deltas=deltas) for deltas in ([], [str(SHIPPED / SEMIVL)]))
+    guidance = [ClipGuidance.from_config(cfg, [0]) for cfg in (plain, semivl)]
+    assert [(each.softmax_at, each.mute) for each in guidance] == [("patches", {0}), ("pixels", set())]
+    assert semivl.MODEL.TEXT.TEMPLATE.format("dog") == "a photo of a dog"
 
 
 def test_weight_falls_linearly():

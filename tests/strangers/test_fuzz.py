@@ -17,6 +17,7 @@ from PIL import Image
 from hiervl.data.classes.definitions import read_classes
 from hiervl.data.loading import readers
 from hiervl.engine.run_config import load_config
+from hiervl.modeling.clip_weights import read_foreign
 from hiervl.utils.checkpoint_file import read_checkpoint
 from hiervl.utils.errors import UserError
 
@@ -54,6 +55,14 @@ def images():
 def checkpoint():
     buffer = io.BytesIO()
     torch.save({"model": {"a": torch.zeros(4)}, "class_names": ["a"], "trainer": {"iteration": 1}}, buffer)
+    return buffer.getvalue()
+
+
+def clip_archive():
+    """In OpenAI's form."""
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2).half())
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), buffer)
     return buffer.getvalue()
 
 
@@ -134,3 +143,10 @@ def test_yaml_readers(tmp_path_factory, content):
 def test_checkpoint_reader(tmp_path_factory, content):
     read = answer(read_checkpoint, tmp_path_factory.getbasetemp() / "fuzz.pth", content)
     assert read is None or "model" in read
+
+
+@FUZZ
+@given(content=mutated([clip_archive()]))
+def test_reader_of_clip_archives(tmp_path_factory, content):
+    read = answer(read_foreign, tmp_path_factory.getbasetemp() / "fuzz.pt", content)
+    assert read is None or all(isinstance(tensor, torch.Tensor) for tensor in read.values())

@@ -62,6 +62,10 @@ def make_run(folder, miou, enabled=True, gallery=True):
     (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 4')
     scores = {"mIoU": miou, "fwIoU": 70.0, "mACC": 60.0, "pACC": 80.0, "images": 2}
     scores["IoU"] = {"sky": 90.0, NASTY: miou, "bus": None}
+    scores.update(
+        mF1=65.5, F1={"sky": 94.7, NASTY: 71.4, "bus": None}, precision={"sky": 91.0, NASTY: 88.0, "bus": None}
+    )
+    scores["recall"] = {"sky": 98.9, NASTY: 60.1, "bus": None}
     (folder / "results.json").write_text(json.dumps({"sem_seg": scores}))
     if gallery:
         pixel = data_url(np.zeros((2, 2, 3), np.uint8), "PNG")
@@ -124,6 +128,8 @@ def test_classes_can_be_sorted_and_have_bars(page):
     assert [table["class"] for table in parsed.elements["table"]] == ["classes sortable", "confusion"]
     values = [float(cell["data-value"]) for cell in parsed.elements["td"] if cell.get("class") == "bar"]
     assert values == [90.0, 55.5, -1]  # a class without a score sorts last
+    words = " ".join("".join(parsed.text).split())
+    assert "Dice / F1" in words and all(number in words for number in ("65.50", "94.70", "88.00", "60.10"))
     assert [i["style"] for i in parsed.elements["i"]] == ["width:90.0%", "width:55.5%", "width:0.0%"]
 
 
@@ -137,6 +143,7 @@ def test_every_viewer_has_four_pictures_and_a_slider(page):
     parsed = page[1]
     assert len(parsed.elements["input"]) == 3
     assert {slider["max"] for slider in parsed.elements["input"]} == {"3"}
+    assert {slider["value"] for slider in parsed.elements["input"]} == {"2"}  # where the prediction is
     assert len(parsed.elements["img"]) == 12
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from hiervl.data.checking.duplicates import near_duplicates
 from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.object_findings import object_findings
-from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.checking.registered_layout import LabelFiles, RegisteredLayout
 from hiervl.data.checking.values import (
     ERROR,
     NOTE,
@@ -20,12 +20,13 @@ from hiervl.data.checking.values import (
     registered_findings,
     value_findings,
 )
-from hiervl.data.folders.dataset import nothing_left, single_class
-from hiervl.data.folders.facts import FactsStore
+from hiervl.data.folders.dataset import nothing_left, single_class, single_class_shown
+from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
-from hiervl.data.folders.masks import AUTO
-from hiervl.data.loading.readers import image_header
+from hiervl.data.folders.masks import AUTO, MaskFolder
+from hiervl.data.loading.readers import DOUBTFUL, file_frame
+from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
 
 LEVELS = (ERROR, WARNING, NOTE)
@@ -58,6 +59,7 @@ class Report:
         splits: paths of the images of "train", "val", "test", "unlabelled"; "labelled" alone where the division failed.
         pixels: (C,) pixels of every class, by image path.
         findings: the faults, worst first.
+        doubtful: paths of images of which nobody can tell how their mask lies on them.
     """
 
     class_names: list[str]
@@ -65,6 +67,7 @@ class Report:
     splits: dict[str, list[str]] = field(default_factory=dict)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)
 
     @property
     def is_sound(self) -> bool:
@@ -98,7 +101,7 @@ def check(
     unlabeled = layout.unlabeled_files
     report.findings += _matching(layout, pools) + _unused(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    report.findings += _read_images(report, labeled_images, unlabeled, max_damaged, layout.store)
+    report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
@@ -153,11 +156,11 @@ def _unused(layout: Layout) -> list[Finding]:
 
 
 def _read_images(
-    report: Report, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float, store: FactsStore
+    report: Report, layout: Layout, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float
 ) -> list[Finding]:
     """``needed`` are the labelled images, of which every one has to be whole."""
     paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
-    facts = dict(zip(paths, read_image_facts(paths, store)))
+    facts = dict(zip(paths, read_image_facts(paths, layout.store, layout.bands)))
     report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
     corrupt = [(path, str(found)) for path, found in facts.items() if isinstance(found, UserError)]
     dark = [path for path, found in report.images.items() if found.brightest < DARK]
@@ -191,7 +194,7 @@ def _broken(files: Sequence[tuple[str, str]], what: str, stops: bool = True) -> 
 def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
     form = layout.source.mask_values if isinstance(layout, FolderLayout) else AUTO
     statistics = ValueStatistics(layout.class_map, form)
-    corrupt, unequal, turned = [], [], []
+    corrupt, unequal, turned, doubtful = [], [], [], []
     for pool in pools.values():
         samples = list(pool.samples.values())
         for sample, facts in zip(samples, layout.mask_facts(samples)):
@@ -200,10 +203,19 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
                 corrupt.append((name, str(facts)))
                 continue
             report.pixels[image] = statistics.add(name, facts)
-            size = report.images[image].size if image in report.images else facts.shape
-            if facts.shape != size:
-                both = f"{name} ({facts.shape[1]}×{facts.shape[0]}, its image {size[1]}×{size[0]})"
-                (turned if _is_unrotated(sample, facts.shape) else unequal).append(both)
+            if image not in report.images:
+                continue
+            of_image, of_mask = image_frame(Path(image)).orientation, _own_orientation(sample)
+            size, stored = tuple(report.images[image].size), tuple(facts.shape)
+            orientation = fitting_orientation(stored, of_mask, size, of_image if _may_turn(sample) else None)
+            both = f"{name} ({stored[1]}×{stored[0]}, its image {size[1]}×{size[0]})"
+            if turned_size(stored, orientation) != size:
+                unequal.append(both)
+            elif orientation not in (None, UPRIGHT) and of_mask is None:
+                turned.append(both)
+            elif is_doubtful(stored, of_mask, size, of_image):
+                doubtful.append(name)
+                report.doubtful.add(image)
     findings = [_broken(corrupt, "masks")] if corrupt else []
     if unequal:
         findings.append(Finding(
@@ -211,24 +223,30 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
         ))  # fmt: skip
     if turned:
         findings.append(Finding(
-            ERROR,
-            "masks have the size of the photograph before its EXIF rotation: rotate these masks, or remove the "
-            "rotation from the photographs' EXIF data.",
+            WARNING,
+            "masks have the size of the photograph before its EXIF rotation, and are turned with it: look at the "
+            "overlays.",
             tuple(turned),
         ))  # fmt: skip
+    if doubtful:
+        findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
     judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
     return findings + object_findings(statistics) + judge(statistics)
 
 
-def _is_unrotated(sample: Sample, shape: tuple[int, int]) -> bool:
-    """The mask fits the pixels as they are stored, which EXIF asks to be turned."""
-    if sample.masks.has_instances:
-        return False
+def _may_turn(sample: Sample) -> bool:
+    """Mask files are turned as their image is; annotations lie as they were drawn."""
+    return isinstance(sample.masks, (MaskFolder, LabelFiles))
+
+
+def _own_orientation(sample: Sample) -> int | None:
+    """What the EXIF data of a mask file says."""
+    if not _may_turn(sample):
+        return None
     try:
-        with image_header(sample.image) as image:
-            return image.size == (shape[1], shape[0])
-    except UserError:
-        return False
+        return file_frame(sample.masks.name(sample.key)).orientation
+    except UserError:  # a file of another kind, which has no such data
+        return None
 
 
 def _divide(report: Report, layout: Layout, pools: dict[str, Pool]) -> None:
@@ -260,11 +278,7 @@ def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     total = sum(report.pixels.values(), np.zeros(len(names), dtype=np.int64))
     if np.count_nonzero(total) == 1:
         only = names[int(np.argmax(total))]
-        return [Finding(
-            ERROR,
-            f"all masks together show a single class ('{only}'): check that the masks' values are those of the class "
-            "file, and label images of other classes.",
-        )]  # fmt: skip
+        return [Finding(ERROR, single_class_shown(only))]
     findings = []
     named: list[str] = []
     for split in ("train", "val"):

@@ -32,7 +32,7 @@ def near_duplicates(first: dict[str, Fingerprint], second: dict[str, Fingerprint
     names = list(second)
     bits = np.stack([second[name].bits for name in names]).view(np.uint16)
     thumbnails = np.stack([second[name].thumbnail for name in names]).astype(np.float32)
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for name, mark in first.items():
         close = np.flatnonzero(BITS_SET[bits ^ mark.bits.view(np.uint16)].sum(axis=1, dtype=np.int32) <= MAX_BITS)
         grey = np.abs(thumbnails[close] - mark.thumbnail).mean(axis=(1, 2))

@@ -1,5 +1,6 @@
 """What ``check-data`` keeps of an image: its size, a fingerprint, how bright it is."""
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from hiervl.data.checking.duplicates import Fingerprint, fingerprint
 from hiervl.data.folders.facts import FactsStore, file_stamp, key_of, processes
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.readers import read_overview
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files
@@ -30,20 +32,27 @@ class ImageFacts(NamedTuple):
         return cls((size[0], size[1]), mark, brightest)
 
 
-def read_image_facts(paths: Sequence[str], store: FactsStore) -> list[ImageFacts | UserError]:
+def read_image_facts(
+    paths: Sequence[str], store: FactsStore, bands: Bands | None = None
+) -> list[ImageFacts | UserError]:
     """Facts of images, or the error with which one cannot be read; read in several processes where they are not
     remembered."""
-    keys = [key_of("image", file_stamp(path)) for path in paths]
+    keys = [key_of("image", (file_stamp(path), bands)) for path in paths]
     known = store.get(keys)
     new = [index for index, key in enumerate(keys) if key not in known]
-    read = dict(zip(new, map_files(_read, [paths[index] for index in new], "images", processes())))
+    read = dict(
+        zip(
+            new,
+            map_files(functools.partial(_read, bands=bands), [paths[index] for index in new], "images", processes()),
+        )
+    )
     store.put({keys[index]: facts.to_json() for index, facts in read.items() if isinstance(facts, ImageFacts)})
     return [read[index] if index in read else ImageFacts.from_json(known[key]) for index, key in enumerate(keys)]
 
 
-def _read(path: str) -> ImageFacts | UserError:
+def _read(path: str, bands: Bands | None) -> ImageFacts | UserError:
     try:
-        size, image = read_overview(path)
+        size, image = read_overview(path, bands)
     except UserError as error:
         return error
     return ImageFacts(size, fingerprint(image), int(image.max()))

@@ -15,7 +15,7 @@ from hiervl.data.folders.facts import FactsStore, MaskFacts, file_stamp, read_ma
 from hiervl.data.folders.layout import Pool, Sample, cache_folder
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
-from hiervl.data.loading.readers import read_instances, read_label
+from hiervl.data.loading.readers import read_image, read_label, read_stored
 from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.utils.errors import UserError
@@ -40,11 +40,11 @@ class LabelFiles:
         Raises:
             UserError: the file is missing, broken, or holds colours.
         """
-        return RawMask(INDEX, read_instances(key).astype(np.int32))
+        return RawMask(INDEX, read_stored(key).astype(np.int32))
 
-    def read(self, key: str, image_size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(self, key: str, image_size: tuple[int, int] | None = None, image_file: str = "") -> np.ndarray:
         """Label map (H, W) with 255 where nothing counts; errors as :func:`read_label`."""
-        label = read_label(key, self.num_classes, self.ignore_label, image_size)
+        label = read_label(key, self.num_classes, self.ignore_label, image_size, image_file)
         return np.where(label == self.ignore_label, IGNORED, label)
 
 
@@ -97,6 +97,13 @@ class RegisteredLayout:
         class_names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(cfg.DATASETS.TRAIN[0])
         return cls(names, dicts, class_names, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
 
+    bands = None  # of TIFFs: they are read as other images
+
+    @staticmethod
+    def read_image(path: str | Path) -> np.ndarray:
+        """An image as training sees it; errors as :func:`read_image`."""
+        return read_image(str(path))
+
     def _pool(self, dicts: Sequence[dict]) -> Pool:
         masks = LabelFiles(len(self.class_map.classes), self.ignore_label)
         samples: dict[str, Sample] = {}
@@ -144,4 +151,4 @@ class RegisteredLayout:
 
     def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """As :meth:`FolderLayout.label`."""
-        return sample.masks.read(sample.key, image_size)
+        return sample.masks.read(sample.key, image_size, str(sample.image))

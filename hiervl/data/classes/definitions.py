@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiervl.config.files import SHIPPED
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.class_lists import entries_of_yaml, is_class_list, read_class_list
 from hiervl.utils.errors import UserError
 
-CLASS_FILES = Path(__file__).resolve().parents[3] / "configs" / "classes"  # of the datasets HierVL registers itself
+CLASS_FILES = SHIPPED / "classes"  # of the datasets HierVL registers itself
 KEYS = ("name", "phrases", "color", "background")
 BACKGROUND_COLOR = (128, 128, 128)  # grey, so that an overlay leaves what surrounds the objects as it is
 GOLDEN_RATIO = 0.618033988749895  # steps of this share of the colour circle never come close to an earlier one

@@ -92,6 +92,9 @@ def settle_parts(cfg, layout: FolderLayout) -> list[str]:
     """
     if len(layout.class_map.classes) == 1:
         raise UserError(single_class(layout.class_map.class_names[0]))
+    train = layout.presence(list(layout.division["train"].values())).any(axis=0)
+    if train.sum() == 1:
+        raise UserError(single_class_shown(layout.class_map.class_names[int(train.argmax())]))
     name = layout.source.name
     sentences = []
     if f"{name}_unlabeled" in cfg.DATASETS.UNLABELED and not layout.unlabeled:
@@ -110,6 +113,14 @@ def single_class(name: str) -> str:
     return (
         f"there is a single class ('{name}'), so that every pixel is right: add a class for whatever is not '{name}', "
         "such as `{name: background, background: true}`."
+    )
+
+
+def single_class_shown(name: str) -> str:
+    """That one class alone is labelled, as a sentence."""
+    return (
+        f"all masks together show a single class ('{name}'): check that the masks' values are those of the class file, "
+        "and label images of other classes."
     )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.kinds import refuse_file
+from hiervl.data.loading.bands import TIFF_SUFFIXES, has_rasterio, tiff_size
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
-from hiervl.data.loading.readers import EXIF_ORIENTATION, QUARTER_TURNS, image_header
+from hiervl.data.loading.readers import Frame, file_frame
+from hiervl.data.loading.turns import turned_size
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import write_text
 
@@ -88,16 +90,23 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[s
     return dict(sorted(found.items()))
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as it is shown (EXIF rotation obeyed), from its header alone.
+def image_frame(path: Path) -> Frame:
+    """Stored size and orientation of an image, from its header alone.
 
     Raises:
-        UserError: it is missing or no image.
+        UserError: the file is missing or no image.
     """
-    with image_header(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
-    return (width, height) if turned else (height, width)
+    try:
+        return file_frame(path)
+    except UserError:
+        if str(path).lower().endswith(TIFF_SUFFIXES) and has_rasterio():  # of bands that Pillow does not decode
+            return Frame(tiff_size(str(path)), None)
+        raise
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an upright image; errors as :func:`image_frame`."""
+    return turned_size(*image_frame(path))
 
 
 # ---------------------------------------------------------------------------- lists of names

@@ -16,6 +16,7 @@ from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array, whole_numbers
 from hiervl.data.loading import readers
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
 FORMS = (AUTO, INDEX, COLOR)
@@ -156,11 +157,10 @@ def label_of_code(raw: RawMask, class_map: ClassMap) -> dict[int, int]:
 
 
 def describe_codes(form: str, codes: list[int]) -> str:
-    """For a sentence: "the values 3, 7, …" or "the colours [1, 2, 3], …"."""
-    shown = [str(list(decode_color(code)) if form == COLOR else code) for code in codes[:MAX_LISTED]]
+    """For a sentence: "the values 3, 7 and 4 more" or "the colours [1, 2, 3], [4, 5, 6]"."""
+    shown = [list(decode_color(code)) if form == COLOR else code for code in codes]
     noun = "colour" if form == COLOR else "value"
-    more = ", …" if len(codes) > MAX_LISTED else ""
-    return f"the {noun}{'s' if len(codes) > 1 else ''} {', '.join(shown)}{more}"
+    return f"the {noun}{'s' if len(codes) > 1 else ''} {listed(shown, MAX_LISTED)}"
 
 
 def describe_names(counts: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hiervl.data.folders.formats.opening import FORMATS
 from hiervl.data.folders.masks import AUTO, FORMS
 from hiervl.data.folders.pairing import ANY, NamePattern
+from hiervl.data.loading.bands import Bands
 from hiervl.utils.errors import UserError
 
 DEFAULT_VAL = 0.2
@@ -32,6 +33,7 @@ class FolderSource:
             such as ``_sat`` and ``_mask``, or patterns with ``{}`` for the common part, such as ``label_{}``.
         mask_variable: which map of a NumPy or MATLAB file that holds several; "": the only one.
         format: of the annotations, one of ``formats.opening.FORMATS``.
+        bands: which bands of TIFFs are read; None: they are read as other images.
         seed: of the fractions.
         cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
     """
@@ -50,6 +52,7 @@ class FolderSource:
     mask_suffix: str = ""
     mask_variable: str = ""
     format: str = AUTO
+    bands: Bands | None = None
     seed: int = 0
     cache: str = ""
 
@@ -107,6 +110,7 @@ class FolderSource:
             mask_suffix=node.MASK_SUFFIX,
             mask_variable=node.MASK_VARIABLE,
             format=node.FORMAT,
+            bands=Bands.from_config(cfg),
             seed=node.SEED,
             cache=node.CACHE,
         )

@@ -28,7 +28,7 @@ def choose_validation(presence: np.ndarray, count: int, seed: int = 0) -> list[i
 
     No image is taken that is the last one of a class: training needs it more. So there may be fewer than ``count``.
     """
-    chosen = []
+    chosen: list[int] = []
     for image in _draw(presence, seed, keep_one=True):
         if len(chosen) == count:
             break

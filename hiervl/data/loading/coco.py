@@ -52,7 +52,7 @@ def paint_coco_maps(
     number = 0
     for item in sorted(objects, key=lambda item: (not item.is_crowd, -int(item.mask.sum()))):
         classes[item.mask] = item.label
-        is_instance = not item.is_crowd and item.label != IGNORE_LABEL and item.mask.any()
+        is_instance = not item.is_crowd and item.label != IGNORE_LABEL and bool(item.mask.any())
         number += is_instance
         instances[item.mask] = number if is_instance else 0
     return classes, instances

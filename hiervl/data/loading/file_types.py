@@ -1,12 +1,20 @@
 """What a file is, told by its first bytes or its suffix, and how it can be used."""
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
+# Of HEIC photographs, which pillow-heif decodes where it is installed, and of AVIF images, which most Pillows decode.
+HEIC_SUFFIXES, AVIF_SUFFIX = (".heic", ".heif", ".hif"), ".avif"
+HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+HAS_AVIF = ".avif" in Image.registered_extensions()
 # Suffixes of the formats that ``readers.py`` decodes.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm",
+    *(HEIC_SUFFIXES if HAS_HEIC else ()), *([AVIF_SUFFIX] if HAS_AVIF else []),
 )  # fmt: skip
 HEAD = 512  # bytes that are looked at
 CONVERT = "convert to JPEG or PNG"
@@ -32,9 +40,9 @@ VIDEO = "extract frames, for example with `ffmpeg -i FILE frames/%05d.png`"
 
 # By suffix, in lower case. Annotation files are told apart by their content: ``folders/kinds.py``.
 TYPES: dict[str, FileType] = {
+    **dict.fromkeys(HEIC_SUFFIXES, FileType("a HEIC photograph", f"install pillow-heif, or {CONVERT}")),
+    AVIF_SUFFIX: FileType("an AVIF image", f"install Pillow 11.3 or later, or {CONVERT}"),
     **dict.fromkeys(IMAGE_SUFFIXES, IMAGE),
-    **dict.fromkeys((".heic", ".heif", ".hif"), FileType("a HEIC photograph", CONVERT)),
-    ".avif": FileType("an AVIF image", CONVERT),
     ".jxl": FileType("a JPEG XL image", CONVERT),
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), FileType("a JPEG 2000 image", CONVERT)),
     **dict.fromkeys(

@@ -1,9 +1,10 @@
 """The loaders of training and test images, built from the configuration; what they iterate is in ``streams.py``."""
 
 import itertools
+import logging
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from hiervl.data.loading.damage import DamageCount
 from hiervl.data.loading.mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from hiervl.data.loading.packed import PackedDicts, UnlabeledDicts
+from hiervl.data.loading.readers import DOUBTFUL, is_doubtful_mask
 from hiervl.data.loading.streams import (
     LABELED,
     UNLABELED,
@@ -31,6 +33,8 @@ from hiervl.data.loading.streams import (
 )
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # So often a waiting process looks whether its workers live.
 WORKER_CHECK_SECONDS = 2.0
@@ -52,7 +56,9 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
             iterating: an image or label is.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sources = {LABELED: (load_labeled(cfg), _labeled_mapper(cfg))}
+    sources: dict[str, tuple[Sequence[dict], Callable[..., Any]]] = {LABELED: (load_labeled(cfg), _labeled_mapper(cfg))}
+    if comm.is_main_process():
+        _warn_of_doubtful_masks(sources[LABELED][0])
     batch_sizes = {LABELED: _checked_batch_size(cfg, "IMS_PER_BATCH")}
     if cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
         sources[UNLABELED] = (load_unlabeled(cfg), UnlabeledMapper.from_config(cfg))
@@ -152,6 +158,13 @@ def _labeled_mapper(cfg) -> LabeledMapper:
     train = cfg.DATASETS.TRAIN[0]
     num_classes = len(cfg.MODEL.CLASS_NAMES or class_names_of(train))
     return LabeledMapper.from_config(cfg, num_classes, ignore_label_of(train))
+
+
+def _warn_of_doubtful_masks(dicts: Sequence[dict]) -> None:
+    files = ((entry["file_name"], entry["sem_seg_file_name"]) for entry in dicts)
+    doubtful = [mask for image, mask in files if is_doubtful_mask(image, mask)]
+    if doubtful:
+        logger.warning("%d %s. The first is %s.", len(doubtful), DOUBTFUL, doubtful[0])
 
 
 def _checked_batch_size(cfg, key: str) -> int:

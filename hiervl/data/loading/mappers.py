@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hiervl.data.loading import augmentation
+from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.readers import read_image, read_instances, read_label
 from hiervl.data.loading.regions import NO_INSTANCE, regions_as_instances
 from hiervl.utils.errors import UserError
@@ -27,6 +28,7 @@ class LabeledMapper:
         ignore_label: int = 255,
         ignore_value: int = 255,
         regions_as_instances: bool = False,
+        bands: Bands | None = None,
     ):
         """
         Args:
@@ -38,8 +40,10 @@ class LabeledMapper:
             ignore_label: label, in the dataset's files, of the pixels that do not count.
             ignore_value: what those pixels and padding are labelled in the sample.
             regions_as_instances: in a dataset without instances, connected regions of a class stand for them.
+            bands: which bands of TIFFs are read; None: as ``read_image`` does without.
         """
-        self.geometry = {
+        self.bands = bands
+        self.geometry: dict[str, Any] = {
             "crop_size": crop_size,
             "short_side": short_side,
             "scale": tuple(scale),
@@ -67,6 +71,7 @@ class LabeledMapper:
             num_classes=num_classes,
             ignore_label=ignore_label,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            bands=Bands.from_config(cfg),
             regions_as_instances=cfg.INPUT.REGIONS_AS_INSTANCES and cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES > 0,
             **geometry_from_config(cfg),
         )
@@ -80,9 +85,10 @@ class LabeledMapper:
         Raises:
             UserError: a file is missing, broken, of another size than its image, or holds a value that is no class.
         """
-        image = read_image(dataset_dict["file_name"])
+        image_file = dataset_dict["file_name"]
+        image = read_image(image_file, self.bands)
         size = image.shape[:2]
-        label = read_label(dataset_dict["sem_seg_file_name"], self.num_classes, self.ignore_label, size)
+        label = read_label(dataset_dict["sem_seg_file_name"], self.num_classes, self.ignore_label, size, image_file)
         if not 0 <= self.ignore_value <= np.iinfo(label.dtype).max:
             label = label.astype(np.int32)
         if self.ignore_label != self.ignore_value:
@@ -93,7 +99,7 @@ class LabeledMapper:
             "sem_seg": map_tensor(view.map(label, self.ignore_value)),
         }
         if "instance_file_name" in dataset_dict:
-            instances = read_instances(dataset_dict["instance_file_name"], size)
+            instances = read_instances(dataset_dict["instance_file_name"], size, image_file)
             sample["instance_ids"] = map_tensor(view.map(instances, NO_INSTANCE))
         elif self.regions_as_instances:
             sample["instance_ids"] = map_tensor(regions_as_instances(sample["sem_seg"].numpy(), self.ignore_value))
@@ -112,6 +118,7 @@ class UnlabeledMapper:
         strong: augmentation.StrongParameters,
         cutmix_probability: float,
         strong_views: int = 2,
+        bands: Bands | None = None,
     ):
         """
         Args:
@@ -119,8 +126,10 @@ class UnlabeledMapper:
             strong: ranges of the strong augmentation.
             cutmix_probability: probability that a strong view is given a CutMix box.
             strong_views: 1 or 2.
+            bands: as of :class:`LabeledMapper`.
         """
-        self.geometry = {
+        self.bands = bands
+        self.geometry: dict[str, Any] = {
             "crop_size": crop_size,
             "short_side": short_side,
             "scale": tuple(scale),
@@ -143,6 +152,7 @@ class UnlabeledMapper:
             strong=strong,
             cutmix_probability=cfg.SEMI.CUTMIX_PROBABILITY,
             strong_views=cfg.SEMI.STRONG_VIEWS,
+            bands=Bands.from_config(cfg),
             **geometry_from_config(cfg),
         )
 
@@ -156,7 +166,7 @@ class UnlabeledMapper:
         Raises:
             UserError: the image is missing or broken.
         """
-        image = read_image(dataset_dict["file_name"])
+        image = read_image(dataset_dict["file_name"], self.bands)
         view = augmentation.weak_view(rng, *image.shape[:2], **self.geometry)
         weak = view.image(image)
         sample = {"image_weak": image_tensor(weak), "valid": torch.from_numpy(np.ascontiguousarray(view.valid()))}
@@ -172,16 +182,18 @@ class TestMapper:
 
     __test__ = False  # pytest: this is no test
 
-    def __init__(self, short_side: int = 0):
+    def __init__(self, short_side: int = 0, bands: Bands | None = None):
         """
         Args:
             short_side: the shorter side, in pixels, that images are resized to; 0: their own.
+            bands: as of :class:`LabeledMapper`.
         """
+        self.bands = bands
         self.short_side = short_side
 
     @classmethod
     def from_config(cls, cfg) -> "TestMapper":
-        return cls(cfg.INPUT.SHORT_SIDE)
+        return cls(cfg.INPUT.SHORT_SIDE, Bands.from_config(cfg))
 
     def __call__(self, dataset_dict: dict[str, str]) -> dict[str, Any]:
         """
@@ -192,7 +204,7 @@ class TestMapper:
         Raises:
             UserError: the image is missing or broken.
         """
-        image = read_image(dataset_dict["file_name"])
+        image = read_image(dataset_dict["file_name"], self.bands)
         height, width = image.shape[:2]
         size = augmentation.short_side_size(height, width, self.short_side)
         sample = {

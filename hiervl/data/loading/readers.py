@@ -6,12 +6,16 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from hiervl.data.loading.file_types import HEAD, IMAGE, type_of_bytes
+from hiervl.data.loading.bands import Bands, read_bands
+from hiervl.data.loading.file_types import HAS_AVIF, HAS_HEIC, HEAD, IMAGE, type_of_bytes
+from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, orientation_of, turned, turned_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 # Pillow logs what it then raises; the sentence of the error says it better.
 logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
@@ -23,20 +27,26 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
 MAX_LISTED_VALUES = 5
 # Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", *(["AVIF"] if HAS_AVIF else []))
+if HAS_HEIC:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    FORMATS += ("HEIF",)
 # A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
 MAX_PIXELS = 178_956_970
 OVERVIEW_SIDE = 128  # least shorter side of an image that is decoded at a reduced size
 FULL_SIZE = "hiervl full size"
-EXIF_ORIENTATION = 0x0112
-QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
     """Read an image as it is meant to be seen.
 
     Grey, palette, CMYK and transparent images become RGB (transparency is dropped, not blended), 16-bit ones are
     scaled to 8 bits, and the orientation that the EXIF data asks for is applied.
+
+    Args:
+        bands: of TIFFs, which bands are red, green and blue, and what is black and white; None: read as other images.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -45,22 +55,30 @@ def read_image(path: str) -> np.ndarray:
         UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
             that is no image.
     """
+    if bands is not None and bands.applies_to(path):
+        return read_bands(path, bands)
     return rgb_of(open_image(path, upright=True), path)
 
 
-def read_overview(path: str) -> tuple[tuple[int, int], np.ndarray]:
+def read_overview(path: str, bands: Bands | None = None) -> tuple[tuple[int, int], np.ndarray]:
     """Height and width of an image, and the image itself, of which a JPEG is decoded at a reduced size; errors as
     :func:`read_image`.
 
     All of the file is read, so that a truncated one is noticed, but a large JPEG takes a third of the time.
 
+    Args:
+        bands: as of :func:`read_image`.
+
     Returns:
         The size of the upright image, and (H, W, 3) uint8 RGB, upright, perhaps smaller.
     """
+    if bands is not None and bands.applies_to(path):
+        pixels = read_bands(path, bands)
+        return (pixels.shape[0], pixels.shape[1]), pixels
     image = open_image(path, upright=False, reduced=True)
     height, width = image.info.pop(FULL_SIZE, image.size[::-1])
-    turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
-    return (width, height) if turned else (height, width), rgb_of(_upright(image, path), path)
+    height, width = turned_size((height, width), orientation_of(image))
+    return (height, width), rgb_of(_upright(image, path), path)
 
 
 def _upright(image: Image.Image, path: str) -> Image.Image:
@@ -84,14 +102,19 @@ def rgb_of(image: Image.Image, path: str) -> np.ndarray:
 
 
 def read_label(
-    path: str, num_classes: int, ignore_label: int = 255, image_size: tuple[int, int] | None = None
+    path: str,
+    num_classes: int,
+    ignore_label: int = 255,
+    image_size: tuple[int, int] | None = None,
+    image_file: str = "",
 ) -> np.ndarray:
-    """Read a label file and check it.
+    """Read a label file and check it; it is turned as its image is, see ``turns.py``.
 
     Args:
         path: image file with one class index per pixel (grey or palette).
         num_classes: C; valid labels are 0 … C-1 and ``ignore_label``.
-        image_size: height and width of the image; not compared where None.
+        image_size: height and width of the upright image; not compared where None.
+        image_file: the image, whose EXIF data may say how a label of another size is to be turned.
 
     Returns:
         (H, W) uint8, or int32 where a value exceeds 255.
@@ -100,23 +123,22 @@ def read_label(
         UserError: the file is missing, cannot be decoded, holds colours, differs from the image in size, or holds a
             value that is no class.
     """
-    label = _read_indices(path, image_size)
+    label = _read_indices(path, image_size, image_file)
     values = _values_in(label)
     wrong = [value for value in values if not (0 <= value < num_classes or value == ignore_label)]
     if wrong:
-        more = ", …" if len(wrong) > MAX_LISTED_VALUES else ""
         raise UserError(
-            f"{path} holds {', '.join(map(str, wrong[:MAX_LISTED_VALUES]))}{more}, but the {num_classes} classes are "
+            f"{path} holds {listed(wrong, MAX_LISTED_VALUES)}, but the {num_classes} classes are "
             f"0 to {num_classes - 1} and {ignore_label} is ignored: correct the file or the list of classes."
         )
     return label
 
 
-def read_instances(path: str, image_size: tuple[int, int] | None = None) -> np.ndarray:
+def read_instances(path: str, image_size: tuple[int, int] | None = None, image_file: str = "") -> np.ndarray:
     """Read a file of instance numbers: one number per pixel, 0 where there is none.
 
     Args:
-        image_size: height and width of the image; not compared where None.
+        image_size, image_file: as of :func:`read_label`.
 
     Returns:
         (H, W) uint8, or int32 where a number exceeds 255.
@@ -124,23 +146,38 @@ def read_instances(path: str, image_size: tuple[int, int] | None = None) -> np.n
     Raises:
         UserError: as :func:`read_label`, except for the values.
     """
-    return _read_indices(path, image_size)
+    return _read_indices(path, image_size, image_file)
 
 
-def _read_indices(path: str, image_size: tuple[int, int] | None) -> np.ndarray:
+def read_stored(path: str) -> np.ndarray:
+    """The numbers (H, W) of a mask file as they are stored, whatever turn its EXIF data asks for.
+
+    Raises:
+        UserError: the file is missing, cannot be decoded or holds colours.
+    """
+    return _stored_indices(path)[0]
+
+
+def _stored_indices(path: str) -> tuple[np.ndarray, int | None]:
+    """The numbers and the orientation of a mask file."""
     image = open_image(path)
     if image.mode not in INDEX_MODES:
         raise UserError(f"{path} holds {image.mode} colours: save it with one class or instance index per pixel.")
     indices = np.array(image)
+    if indices.dtype == bool:
+        indices = indices.astype(np.uint8)
+    if indices.dtype != np.uint8:
+        indices = indices.astype(np.uint8 if 0 <= indices.min() and indices.max() <= MAX_8_BIT else np.int32)
+    return indices, orientation_of(image)
+
+
+def _read_indices(path: str, image_size: tuple[int, int] | None, image_file: str) -> np.ndarray:
+    indices = as_image_is_turned(*_stored_indices(path), image_size, image_file)
     if image_size is not None and indices.shape != tuple(image_size):
         raise UserError(
             f"{path} is {indices.shape[1]}×{indices.shape[0]} pixels, but its image is "
             f"{image_size[1]}×{image_size[0]}: the two must have the same size."
         )
-    if indices.dtype == bool:
-        return indices.astype(np.uint8)
-    if indices.dtype != np.uint8:
-        return indices.astype(np.uint8 if 0 <= indices.min() and indices.max() <= MAX_8_BIT else np.int32)
     return indices
 
 
@@ -196,15 +233,69 @@ def decode_image(
         raise _unreadable(name, error) from None
 
 
+def as_image_is_turned(
+    stored: np.ndarray, of_mask: int | None, image_size: tuple[int, int] | None, image_file: str = ""
+) -> np.ndarray:
+    """The stored pixels (H, W) of a mask in the frame of its upright image; see ``turns.py``.
+
+    Args:
+        of_mask: the orientation that the mask's own EXIF data says.
+        image_size: height and width of the upright image; None: unknown.
+        image_file: the image; asked for its orientation only where the size does not fit.
+    """
+    if image_size is None:
+        return turned(stored, of_mask)
+    fits = tuple(image_size) in (stored.shape, turned_size(stored.shape, of_mask))
+    of_image = None if fits or not image_file else file_frame(image_file).orientation
+    return turned(stored, fitting_orientation(stored.shape, of_mask, image_size, of_image))
+
+
+# Of masks for which is_doubtful_mask holds, in the plural.
+DOUBTFUL = (
+    "masks say nothing of the turn or mirror image that their photographs' EXIF data asks for, and their size fits "
+    "either way: they are taken for drawn on the upright photograph; look at the overlays of `python -m hiervl "
+    "check-data`, and if masks are turned or mirrored there, remove the rotation from their photographs' EXIF data"
+)
+
+
+class Frame(NamedTuple):
+    """What a file says of its stored pixels."""
+
+    size: tuple[int, int]  # height, width
+    orientation: int | None  # of its EXIF data
+
+
+def file_frame(path: str | os.PathLike) -> Frame:
+    """Size and orientation, from the header alone.
+
+    Raises:
+        UserError: the file is missing or no image.
+    """
+    with image_header(path) as image:
+        return Frame((image.height, image.width), orientation_of(image))
+
+
+def is_doubtful_mask(image_file: str, mask_file: str) -> bool:
+    """Whether nobody can tell how a mask lies on its image, see ``turns.py``; not where a file cannot be read."""
+    try:
+        image = file_frame(image_file)
+        if image.orientation in (None, UPRIGHT):
+            return False
+        mask = file_frame(mask_file)
+    except UserError:
+        return False
+    return is_doubtful(mask.size, mask.orientation, turned_size(image.size, image.orientation), image.orientation)
+
+
 def _why_unidentified(data: bytes) -> str:
     """Why no decoder takes a file: what it is instead, or what its TIFF header says; the end of a sentence."""
     tiff = _tiff_samples(data)
     if tiff is not None:
         bands, bits = tiff
-        pick = "-b 3 -b 2 -b 1 " if bands > 4 else ""
         return (
-            f"is a TIFF of {bands} bands of {bits} bits: read are 1, 3 or 4 bands of 8 bits, and 1 of 16; make one by "
-            f"`gdal_translate {pick}-ot Byte -scale IN.tif OUT.tif`{' with the three that show most' if pick else ''}."
+            f"is a TIFF of {bands} bands of {bits} bits: set DATASET.BANDS to the three that are red, green and blue, "
+            f"such as {'[4, 3, 2]' if bands > 4 else '[1, 2, 3]'}, and DATASET.BAND_RANGE to the values that are black "
+            "and white."
         )
     found = type_of_bytes(data[:HEAD])
     if found is None or found is IMAGE:
@@ -233,7 +324,7 @@ def _unreadable(name: str, error: BaseException) -> UserError:
 
 
 @contextlib.contextmanager
-def image_header(path: str) -> Iterator[Image.Image]:
+def image_header(path: str | os.PathLike) -> Iterator[Image.Image]:
     """A file whose pixels are not decoded, for its size, kind and EXIF data.
 
     Raises:
@@ -246,7 +337,7 @@ def image_header(path: str) -> Iterator[Image.Image]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        open_image(path)  # whose error says what the file is
-        raise _unreadable(path, ValueError("its header is damaged")) from None
+        open_image(os.fspath(path))  # whose error says what the file is
+        raise _unreadable(os.fspath(path), ValueError("its header is damaged")) from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise _unreadable(path, error) from None
+        raise _unreadable(os.fspath(path), error) from None

@@ -6,10 +6,19 @@ import numpy as np
 from PIL import Image
 
 from hiervl.data.loading.readers import MAX_8_BIT
+from hiervl.data.loading.turns import ORIENTATION, UPRIGHT
 from hiervl.utils.files import write_png
 
 
-def write_map(path: Path, values: np.ndarray) -> None:
-    """Write a map (H, W) of whole numbers 0 … 65535 as a gray PNG, of 8 bits where they suffice; it appears whole."""
+def write_map(path: Path, values: np.ndarray, *, says_upright: bool = False, **options: int) -> None:
+    """Write a map (H, W) of whole numbers 0 … 65535 as a gray PNG, of 8 bits where they suffice; it appears whole.
+
+    Args:
+        says_upright: its EXIF data says that it is not to be turned.
+        options: Pillow's for PNG, such as ``compress_level``.
+    """
     kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16
-    write_png(path, Image.fromarray(values.astype(kind)))
+    exif = Image.Exif()
+    if says_upright:
+        exif[ORIENTATION] = UPRIGHT
+    write_png(path, Image.fromarray(values.astype(kind)), exif=exif, **options)

@@ -1,5 +1,6 @@
 """Archives as the publishers of a dataset give them out: fetched, checked, unpacked."""
 
+import functools
 import hashlib
 import http.client
 import os
@@ -193,12 +194,19 @@ def _members(path: Path) -> Iterator[Member]:
             for entry in archive.infolist():
                 if not entry.is_dir():
                     is_link = stat.S_ISLNK(entry.external_attr >> 16)
-                    yield entry.filename, entry.file_size, not is_link, lambda entry=entry: archive.open(entry)
+                    yield entry.filename, entry.file_size, not is_link, functools.partial(archive.open, entry)
         return
-    with tarfile.open(path) as archive:
-        for entry in archive:
-            if not entry.isdir():
-                yield entry.name, entry.size, entry.isfile(), lambda entry=entry: archive.extractfile(entry)
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if not member.isdir():
+                yield member.name, member.size, member.isfile(), functools.partial(_extracted, tar, member)
+
+
+def _extracted(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """The content of a plain file; other members are refused before."""
+    content = tar.extractfile(member)
+    assert content is not None
+    return content
 
 
 def _inside(folder: Path, relative: str, name: str, path: Path, is_file: bool) -> Path:

@@ -15,7 +15,8 @@ from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, P
 from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_end, by_folder
 from hiervl.data.folders.formats.via import attribute_values, read_regions
 from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
-from hiervl.data.preparation.survey import NO_CLASSES, Survey, read_coco
+from hiervl.data.preparation.survey_contents import NO_CLASSES, Survey
+from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError
 
 MAX_READ = 200  # masks or annotations that are read for their classes

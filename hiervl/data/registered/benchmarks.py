@@ -9,6 +9,7 @@ images of a subset are all other training images: the published lists of unlabel
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,9 @@ BENCHMARKS = (PASCAL, COCO, ADE20K, CITYSCAPES)
 def register_benchmarks() -> None:
     """Register the four in Detectron2's catalogs. Calling it again changes nothing."""
     for benchmark in BENCHMARKS:
-        loaders = {split: functools.partial(load_split, benchmark, split) for split in benchmark.splits}
+        loaders: dict[str, Callable[[], list[dict]]] = {
+            split: functools.partial(load_split, benchmark, split) for split in benchmark.splits
+        }
         for count in benchmark.subsets:
             loaders[f"train_{count}"] = functools.partial(load_labeled, benchmark, count)
             loaders[f"train_{count}{UNLABELED_SUFFIX}"] = functools.partial(load_unlabeled, benchmark, count)

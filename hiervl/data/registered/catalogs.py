@@ -52,7 +52,8 @@ def registered_classes(name: str) -> list[ClassDefinition]:
         return list(definitions)
     colors = metadata.get("stuff_colors", None) or [distinct_color(index) for index in range(len(names))]
     return [
-        ClassDefinition(name, (name,), tuple(int(channel) for channel in color)) for name, color in zip(names, colors)
+        ClassDefinition(name, (name,), (int(red), int(green), int(blue)))
+        for name, (red, green, blue) in zip(names, colors)
     ]
 
 
@@ -67,7 +68,7 @@ def definitions_of(
         background: names of the classes that are always active.
     """
     names = list(class_names)
-    known = registered_classes(dataset) if dataset in DatasetCatalog.list() else []
+    known = registered_classes(dataset) if dataset is not None and dataset in DatasetCatalog.list() else []
     if [definition.name for definition in known] != names:
         known = [ClassDefinition(name, (name,), distinct_color(index)) for index, name in enumerate(names)]
     return [replace(definition, background=definition.name in background) for definition in known]

@@ -81,7 +81,9 @@ def register_all() -> None:
 
 def register(dataset: FolderDataset) -> None:
     """Register a dataset's splits, and its labelled subsets with their unlabelled rests, in Detectron2's catalogs."""
-    loaders = {split: functools.partial(load_split, dataset, split) for split in dataset.splits}
+    loaders: dict[str, Callable[[], list[dict]]] = {
+        split: functools.partial(load_split, dataset, split) for split in dataset.splits
+    }
     for count in dataset.label_counts:
         loaders[f"train_{count}"] = functools.partial(load_labeled, dataset, count)
         loaders[f"train_{count}{UNLABELED_SUFFIX}"] = functools.partial(load_unlabeled, dataset, count)

@@ -44,6 +44,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: dict) -> None:
             optimize=False,  # its search for patterns takes minutes; ONNX Runtime does the same when it loads a file
             verbose=False,
         )
+        assert exported is not None  # dynamo=True returns the program
         onnxscript.optimizer.fold_constants(exported.model)
     common.RemoveUnusedNodesPass()(exported.model)
     common.ClearMetadataAndDocStringPass()(exported.model)  # a stack trace per node

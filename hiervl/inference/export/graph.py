@@ -25,6 +25,10 @@ class FixedClassSegmenter(nn.Module):
     crop back are inside. H and W are at least ``smallest_side``.
     """
 
+    network: ClipSegmenter
+    pixel_mean: Tensor  # (3, 1, 1)
+    pixel_std: Tensor
+
     def __init__(self, network: ClipSegmenter):
         """network: in evaluation mode, with its classes set; it is copied.
 

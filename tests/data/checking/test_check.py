@@ -241,7 +241,15 @@ def unrotated_mask(own):
     exif[0x0112] = 6
     photograph.save(own.root / "labelled/images/00.png", exif=exif)
     own.mask(FIRST, own.labels(size=(32, 64)))
-    return "error", ["before its EXIF rotation", "rotate these masks"], "masks/00.png"
+    return "warning", ["before its EXIF rotation", "turned with it"], "masks/00.png"
+
+
+def half_turned_photograph(own):
+    path = own.root / "labelled/images/00.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    return "warning", ["taken for drawn on the upright photograph", "look at the overlays"], "masks/00.png"
 
 
 def dark_16_bit(own):
@@ -257,7 +265,7 @@ FAULTS = [
     index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
-    unrotated_mask, dark_16_bit,
+    unrotated_mask, half_turned_photograph, dark_16_bit,
 ]  # fmt: skip
 
 
@@ -316,10 +324,10 @@ def test_unlabelled_images_that_training_does_without_are_a_warning(own):
 
 
 def test_files_that_nothing_reads_are_named(own):
-    (own.root / "unlabelled/IMG_1.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
+    (own.root / "unlabelled/IMG_1.JXL").write_bytes(b"\x00\x00\x00\x0cJXL " + bytes(40))
     (own.root / "labelled/masks/notes.md").write_text("made by hand")
     first, second = findings(own)
-    assert first.level == "warning" and "unlabelled: 1 .heic (HEIC photograph: convert to" in first.sentence
+    assert first.level == "warning" and "unlabelled: 1 .jxl (JPEG XL image: convert to" in first.sentence
     assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 

@@ -120,7 +120,8 @@ def test_ignore_label_of_the_dataset(look):
 
 def test_prompts(camvid, camvid_12, tmp_path, capsys):
     clip = ["MODEL.CLIP.NAME", "shapesworld", "MODEL.CLIP.PRETRAINED", "shapesworld",
-            "MODEL.CLIP.BLOCKS", "[1, 2, 3, 5]", "MODEL.TEXT.TEMPLATE", "a {}."]  # fmt: skip
+            "MODEL.CLIP.BLOCKS", "[1, 2, 3, 5]", "MODEL.CLIP.DENSE", "value",
+            "MODEL.TEXT.TEMPLATE", "a {}."]  # fmt: skip
     options = [*camvid_12, *clip, "INPUT.CROP_SIZE", "64", "OUTPUT_DIR", str(tmp_path)]
     assert run("prompts", "Base-HierVL.yaml", *options) == 0
     printed = capsys.readouterr().out

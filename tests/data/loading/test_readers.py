@@ -104,7 +104,7 @@ class TestBadFiles:
             directory.save(file)
         with pytest.raises(UserError) as error:
             read_image(str(path))
-        assert_one_sentence(error, "12 bands of 16 bits", "gdal_translate -b 3 -b 2 -b 1")
+        assert_one_sentence(error, "12 bands of 16 bits", "set DATASET.BANDS", "[4, 3, 2]")
 
 
 class TestReadLabel:

@@ -20,6 +20,7 @@ from hiervl.data.folders.kinds import LABEL_STUDIO, kind_of_file
 from hiervl.data.folders.masks import LABEL, MAX_LISTED, RawMask
 from hiervl.data.loading import readers
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 KIND = "one mask per class"
 SEPARATORS = "_-. /"
@@ -83,7 +84,7 @@ class ClassMasks:
 
     def raw(self, key: str) -> RawMask:
         labels, overlapping = self._paint(key)
-        return RawMask(LABEL, labels.astype(np.int32), remarks={OVERLAPS: overlapping} if overlapping else {})
+        return RawMask(LABEL, labels, remarks={OVERLAPS: overlapping} if overlapping else {})
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, None]:
         """
@@ -133,8 +134,8 @@ def read_binary(path: Path) -> np.ndarray:
     shown = np.unique(values)
     if len(shown) > 2 or (len(shown) == 2 and shown[0] != 0):
         raise UserError(
-            f"{path} holds {len(shown)} values ({', '.join(map(str, shown[:MAX_LISTED]))}"
-            f"{', …' if len(shown) > MAX_LISTED else ''}), but a mask of one class holds 0 and one other: export it as "
+            f"{path} holds {len(shown)} values ({listed(list(shown), MAX_LISTED)}), but a mask of one class holds 0 "
+            "and one other: export it as "
             "PNG without smoothing, or set DATASET.MASK_SUFFIX if these masks show all classes."
         )
     return values != 0

@@ -125,8 +125,9 @@ class AnnotationSource:
         """
         annotation = self.read(key)
         with reading(self.name(key), self.kind):
-            labels, _, unknown, left = self._paint(annotation, annotation.size or image_size(self.images[key]))
-        return RawMask(LABEL, labels.astype(np.int32), unknown_names=unknown, remarks=left)
+            size = annotation.size or image_size(self.images[key])
+            labels, _, unknown, left = self._paint(annotation, size, instances_too=False)
+        return RawMask(LABEL, labels, unknown_names=unknown, remarks=left)
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -156,14 +157,14 @@ class AnnotationSource:
         with reading(self.name(key), self.kind):
             return self.annotation(key)
 
-    def _paint(self, annotation: Annotation, size: tuple[int, int]) -> tuple:
-        """→ labels (H, W) uint8, instances (H, W) int32, names that are no class and remarks, counted."""
+    def _paint(self, annotation: Annotation, size: tuple[int, int], instances_too: bool = True) -> tuple:
+        """→ labels (H, W) uint8, instances (H, W) int32 (else None), names that are no class and remarks, counted."""
         height, width = map(int, size)
         if not 0 < height * width <= MAX_PIXELS:
             raise UserError(f"{self.path} has an image of {width}×{height} pixels, which cannot be read.")
         background = self.class_map.background
         labels = np.full((height, width), IGNORED if background is None else background, dtype=np.uint8)
-        instances = np.zeros((height, width), dtype=np.int32)
+        instances = np.zeros((height, width), dtype=np.int32) if instances_too else None
         unknown: Counter = Counter()
         left = Counter(annotation.remarks)
         numbers: dict[Any, int] = {}
@@ -181,9 +182,12 @@ class AnnotationSource:
                 continue
             counts = label is not None and label != IGNORED and not shape.problem
             patch.of(labels)[patch.pixels] = label if counts else IGNORED
+            if instances is None:
+                continue
             if shape.group is not None:
                 number = numbers.setdefault((shape.name, shape.group), number)
-            patch.of(instances)[patch.pixels] = number if counts and label != background and not shape.is_crowd else 0
+            is_object = counts and label != background and not shape.is_crowd
+            patch.of(instances)[patch.pixels] = number if is_object else 0
         return labels, instances, dict(unknown), dict(left)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "hiervl" / "commands" / "install_detectron2.py"
 
 SDIST_FILES = {
     "LICENSE": b"Apache License\n",
@@ -155,3 +155,11 @@ def test_an_unreadable_archive_is_an_error_of_one_sentence(installer, tmp_path, 
     assert installer.main(["--wheel-dir", str(tmp_path), "--sdist", str(missing)]) == 1
     error = f"error: The source archive {missing} cannot be read: No such file or directory.\n"
     assert capsys.readouterr().err == error
+
+
+def test_the_tool_runs_where_nothing_is_installed(tmp_path):
+    tool = SCRIPT.parents[2] / "tools" / "install_detectron2.py"
+    command = [sys.executable, "-I", "-S", str(tool), "--wheel-dir", str(tmp_path), "--sdist", "missing.tar.gz"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: The source archive missing.tar.gz cannot be read: No such file or directory.\n"

@@ -1,0 +1,121 @@
+"""TIFFs of many bands, as satellites and multispectral cameras deliver them: three bands become red, green and blue.
+
+They are read by rasterio, which is optional; Pillow decodes at most four bands.
+"""
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hiervl.utils.errors import UserError
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Which bands of a TIFF are read, and which of their values become black and white.
+
+    Attributes:
+        numbers: of the bands that are red, green and blue, counted from 1.
+        value_range: the values that become 0 and 255, those between on a straight line; None: all that the file's type
+            can hold.
+    """
+
+    numbers: tuple[int, int, int]
+    value_range: tuple[float, float] | None = None
+
+    @classmethod
+    def from_config(cls, cfg) -> "Bands | None":
+        """Of ``DATASET.BANDS`` and ``BAND_RANGE``; None where there are none.
+
+        Raises:
+            UserError: they are no three numbers from 1, or no two ascending values.
+        """
+        numbers, values = list(cfg.DATASET.BANDS), list(cfg.DATASET.BAND_RANGE)
+        if not numbers and not values:
+            return None
+        if len(numbers) != 3 or not all(type(number) is int and number > 0 for number in numbers):
+            raise UserError(
+                f"DATASET.BANDS names three bands, for red, green and blue, counted from 1, such as [4, 3, 2], not "
+                f"{numbers}."
+            )
+        if values and (len(values) != 2 or not values[0] < values[1]):
+            raise UserError(f"DATASET.BAND_RANGE is two values, the dark one first, such as [0, 3000], not {values}.")
+        return cls(tuple(numbers), (float(values[0]), float(values[1])) if values else None)
+
+    def applies_to(self, path: str) -> bool:
+        """Other files than TIFFs are read as ever."""
+        return str(path).lower().endswith(TIFF_SUFFIXES)
+
+    def scale(self, values: np.ndarray, path: str) -> np.ndarray:
+        """Values of any type → uint8.
+
+        Raises:
+            UserError: they are floating-point numbers, and no range is given.
+        """
+        if values.dtype == np.uint8 and self.value_range is None:
+            return values
+        if self.value_range is not None:
+            low, high = self.value_range
+        elif values.dtype.kind in "iu":
+            low, high = 0.0, float(np.iinfo(values.dtype).max)
+        else:
+            raise UserError(
+                f"{path} holds {values.dtype} values, whose range is unknown: write the values that are black and "
+                "white as DATASET.BAND_RANGE, such as [0, 1]."
+            )
+        scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+        return np.nan_to_num(scaled, nan=0.0).clip(0, 255).round().astype(np.uint8)
+
+
+def read_bands(path: str, bands: Bands) -> np.ndarray:
+    """Three bands of a TIFF: (H, W, 3) uint8.
+
+    Raises:
+        UserError: rasterio is not installed, the file is broken, or it has fewer bands.
+    """
+    with _opened(path) as file:
+        check_count(path, file.count, bands)
+        values = _rasterio_call(path, lambda: file.read(list(bands.numbers)))
+    return bands.scale(values, path).transpose(1, 2, 0)
+
+
+def tiff_size(path: str) -> tuple[int, int]:
+    """Height and width of a TIFF of any number of bands, from its header; errors as :func:`read_bands`."""
+    with _opened(path) as file:
+        return file.height, file.width
+
+
+def check_count(path: str, count: int, bands: Bands) -> None:
+    """Raise a UserError unless a file of ``count`` bands has those that are wanted."""
+    if max(bands.numbers) > count:
+        wanted = list(bands.numbers)
+        raise UserError(f"{path} has {count} bands, but DATASET.BANDS is {wanted}: choose from 1 to {count}.")
+
+
+def has_rasterio() -> bool:
+    return importlib.util.find_spec("rasterio") is not None
+
+
+def _opened(path: str) -> Any:
+    if not has_rasterio():
+        raise UserError(f"{path} is a TIFF that DATASET.BANDS is for: install rasterio (`pip install rasterio`).")
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+        return _rasterio_call(path, lambda: rasterio.open(path))
+
+
+def _rasterio_call(path: str, call) -> Any:
+    from rasterio.errors import RasterioError
+
+    try:
+        return call()
+    except (RasterioError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a TIFF ({reason}): replace the file.") from None

@@ -1,0 +1,158 @@
+"""What lies in a folder: images and annotation files by their folders, and what a survey of them finds."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hiervl.data.classes.class_maps import ClassMap
+from hiervl.data.folders import kinds
+from hiervl.data.folders.files import MASK_SUFFIXES
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
+from hiervl.data.folders.formats.opening import MASKS, OF_KIND
+from hiervl.data.folders.kinds import Kind, kind_of_file
+from hiervl.data.loading.readers import open_image
+from hiervl.utils.errors import UserError
+
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "trn": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+SKIPPED = ("output", "outputs", "runs", "node_modules", "__pycache__", "__MACOSX")
+LOOKED_AT = 12  # images of a folder that are opened to tell photographs from masks
+FEW_VALUES = 64  # values or colours of a mask
+READ_SINGLY = 20  # annotation files of a folder that are looked into one by one
+NO_CLASSES = ClassMap((), {}, {}, {}, (), Path())
+
+
+@dataclass
+class Place:
+    """Images and their annotations, as paths below the folder."""
+
+    images: str
+    masks: str
+
+
+@dataclass
+class Survey:
+    """What was found.
+
+    Attributes:
+        folder: that was looked at; all paths are relative to it.
+        form: of DATASET.FORMAT.
+        places: of "train" (or the whole), "val" and "test".
+        image_suffix, mask_suffix: of DATASET.
+        unlabeled: folders of images without annotations.
+        lists: list files of "train" and "val".
+        class_lists: files that list classes.
+        notes: what was not used, and why.
+    """
+
+    folder: Path
+    form: str = MASKS
+    places: dict[str, Place] = field(default_factory=dict)
+    image_suffix: str = ""
+    mask_suffix: str = ""
+    unlabeled: list[str] = field(default_factory=list)
+    lists: dict[str, str] = field(default_factory=dict)
+    class_lists: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def path(self, relative: str) -> Path:
+        """Where a path of the survey is."""
+        return self.folder / relative
+
+
+@dataclass
+class Contents:
+    """Files of the whole tree: images by their folder, annotation files by format and folder."""
+
+    images: dict[str, list[str]] = field(default_factory=dict)  # folder → stems
+    files: dict[str, list[Path]] = field(default_factory=dict)  # folder → image files
+    annotations: dict[str, dict[str, list[Path]]] = field(default_factory=dict)  # format → folder → files
+    class_lists: list[Path] = field(default_factory=list)
+    lists: list[Path] = field(default_factory=list)
+
+
+def scan(folder: Path) -> Contents:
+    contents = Contents()
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
+        relative = Path(place).relative_to(folder).as_posix().removeprefix(".")
+        others: dict[str, list[Path]] = {}
+        for name in sorted(names):
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in MASK_SUFFIXES:
+                contents.images.setdefault(relative, []).append(os.path.splitext(name)[0])
+                contents.files.setdefault(relative, []).append(Path(place) / name)
+            elif suffix in (".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"):
+                others.setdefault(suffix, []).append(Path(place) / name)
+        for files in others.values():
+            _enter(contents, relative, files)
+    return contents
+
+
+def keep_masks(contents: Contents, mask_suffix: str) -> None:
+    """Forget the masks of other names."""
+    for place, files in list(contents.files.items()):
+        kept = [path for path in files if path.stem.endswith(mask_suffix) or not looks_like_a_mask(path)]
+        contents.files[place], contents.images[place] = kept, [path.stem for path in kept]
+        if not kept:
+            del contents.files[place], contents.images[place]
+
+
+def _enter(contents: Contents, place: str, files: Sequence[Path]) -> None:
+    """Files of one suffix in one folder; of many, the first say what all are."""
+    looked_at = files if len(files) <= READ_SINGLY else files[: kinds.LOOKED_AT]
+    found = {path: kind_of_file(path) for path in looked_at}
+    common: Kind | None = (
+        Counter(kind for kind in found.values() if kind).most_common(1)[0][0] if any(found.values()) else None
+    )
+    for path in files:
+        kind = found.get(path, common)
+        if kind in OF_KIND:
+            contents.annotations.setdefault(OF_KIND[kind], {}).setdefault(place, []).append(path)
+        elif kind in kinds.CLASS_LISTS or path.name.lower() in ("class_names.txt", "classes.txt", "obj.names"):
+            contents.class_lists.append(path)
+        elif path.suffix.lower() == ".txt":
+            contents.lists.append(path)
+
+
+def share_of_masks(files: Sequence[Path]) -> float:
+    sample = files[:: max(1, len(files) // LOOKED_AT)]
+    return sum(map(looks_like_a_mask, sample)) / len(sample)
+
+
+def looks_like_a_mask(path: Path) -> bool:
+    """Few values or colours, and no JPEG; an array that is saved as such is a mask."""
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return True
+    try:
+        return 0 < count_values(path) <= FEW_VALUES
+    except UserError:
+        return False
+
+
+def count_values(path: Path) -> int:
+    """How many values or colours an image has; 0: it is a JPEG."""
+    image = open_image(str(path))
+    if image.format == "JPEG":
+        return 0
+    values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
+    if values.ndim == 3:
+        values = values.astype(np.int32) @ np.array([65536, 256, 1])
+    return len(np.unique(values))
+
+
+def split_of(path: str) -> str:
+    """ "train", "val" or "test" by the words in a path, the last one counts; "train" where there is none."""
+    words = re.split(r"[^a-z]+", path.lower())  # train2017 is train
+    found = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    return found[-1] if found else "train"

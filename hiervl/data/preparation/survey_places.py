@@ -1,0 +1,216 @@
+"""Which images belong to which annotations: by the names that annotation files have, or by the names of mask files."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hiervl.data.folders import kinds
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
+from hiervl.data.folders.formats.image_names import ImageNames
+from hiervl.data.folders.formats.opening import IN_ONE_FILE, PER_CLASS, PER_IMAGE
+from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG
+from hiervl.data.folders.formats.source import load_json, reading
+from hiervl.data.folders.pairing import NamePattern, find_patterns, match_masks
+from hiervl.data.preparation.survey_contents import (
+    LOOKED_AT,
+    NO_CLASSES,
+    Contents,
+    Place,
+    Survey,
+    count_values,
+    looks_like_a_mask,
+    share_of_masks,
+    split_of,
+)
+from hiervl.utils.errors import UserError
+
+MIN_SHARE = 0.5  # of names that have to belong together
+_NO_PLACE = (False, -1, -1)
+
+
+# ---------------------------------------------------------------------------- annotation files
+
+
+def annotated(contents: Contents, result: Survey) -> dict[str, list[Place]]:
+    """Places by split of the annotation format that reaches most images; {} where there is none."""
+    photographs = {place: stems for place, stems in contents.images.items() if stems}
+    best: tuple[int, str, dict[str, list[Place]]] = (0, "", {})
+    reached: dict[str, int] = {}
+    for form, folders in contents.annotations.items():
+        places: dict[str, list[Place]] = {}
+        count = 0
+        for folder, files in folders.items():
+            masks = files if form in IN_ONE_FILE else [result.folder / folder]
+            for path in masks:
+                try:
+                    images, hits = _images_of(form, path, photographs, result.folder)
+                except UserError as error:
+                    result.notes.append(str(error).rstrip("."))
+                    continue
+                if hits:
+                    count += hits
+                    relative = path.relative_to(result.folder).as_posix()
+                    split = split_of(f"{relative}/{images}")
+                    places.setdefault(split, []).append(Place(images or ".", relative))
+        reached[form] = count
+        best = max(best, (count, form, places), key=lambda entry: entry[0])
+    count, form, places = best
+    if count and LABEL_STUDIO_PNG.fullmatch(_some_mask_stem(contents)):
+        return {}  # the masks are beside the export that names their images
+    for other, hits in reached.items():
+        if other != form and hits:
+            result.notes.append(
+                f"annotations of the format {other} for {hits} images were found, too, and are not used"
+            )
+    result.form = form or result.form
+    return places
+
+
+def _some_mask_stem(contents: Contents) -> str:
+    stems = [stem for stems in contents.images.values() for stem in stems[:1]]
+    return next((stem for stem in stems if LABEL_STUDIO_PNG.fullmatch(stem)), "")
+
+
+def _images_of(form: str, path: Path, photographs: dict[str, list[str]], root: Path) -> tuple[str, int]:
+    """The folder whose images the annotations name, and how many; of folders with as many, the nearest."""
+    written = _written_names(form, path)
+    relative = path.relative_to(root).as_posix()
+    best, most, nearest = "", 0, _NO_PLACE
+    for place in _with_parents(photographs):
+        stems = [
+            f"{folder[len(place) :].lstrip('/')}/{stem}".lstrip("/")
+            for folder, own in photographs.items()
+            if folder == place or folder.startswith(f"{place}/" if place else "")
+            for stem in own
+        ]
+        names = ImageNames(stems)
+        hits = len({found for name in written if (found := names.find(name)) is not None})
+        near = _nearness(place, relative)
+        if hits and (hits, near) > (most, nearest):
+            best, most, nearest = place, hits, near
+    return best, most
+
+
+def _written_names(form: str, path: Path) -> list[str]:
+    """What the annotations call their images."""
+    if form == "coco":
+        return [str(image["file_name"]) for image in read_coco(path)["images"]]
+    if form in IN_ONE_FILE:
+        return list(IN_ONE_FILE[form](path, NO_CLASSES, {}).keys)
+    return list(PER_IMAGE[form](path, NO_CLASSES, {}).keys)
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: it cannot be read or has no images and annotations.
+    """
+    with reading(str(path), kinds.COCO.name):
+        content = load_json(path)
+        return {key: list(content[key]) for key in ("images", "annotations", "categories")}
+
+
+def _with_parents(folders: Iterable[str]) -> list[str]:
+    """The folders, and what lies above several of them, the upper ones first."""
+    found = {""} | {parent for folder in folders for parent in [folder, *map(str, PurePosixPath(folder).parents)]}
+    return sorted({"" if folder == "." else folder for folder in found}, key=len)
+
+
+# ---------------------------------------------------------------------------- mask files
+
+
+def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
+    """Places by split of folders of masks whose names belong to those of photographs."""
+    is_mask = {place: share_of_masks(files) for place, files in contents.files.items()}
+    photographs = {place: contents.images[place] for place, share in is_mask.items() if share < 1}
+    pairs: list[tuple[str, str]] = []  # folder of images, folder of masks
+    patterns: Counter = Counter()
+    per_class = False
+    for place, share in is_mask.items():
+        if share == 0:
+            continue
+        if share < 1:
+            pattern = _pattern_within(contents.files[place])
+            if pattern is not None:
+                pairs.append((place, place))
+                per_class |= pattern == PER_CLASS
+                patterns[pattern if pattern != PER_CLASS else ("", "")] += 1
+            continue
+        masks = contents.images[place]
+        if any(map(LABEL_STUDIO_PNG.fullmatch, masks)):
+            images = max(photographs, key=lambda other: len(photographs[other]))
+            pairs.append((images, place))
+            per_class = True
+            continue
+        match = _best_photographs(place, masks, photographs)
+        if match is not None:
+            images, pattern, is_per_class = match
+            pairs.append((images, place))
+            per_class |= is_per_class
+            patterns[pattern] += 1
+    if not pairs:
+        return {}
+    per_class |= _several_folders(pairs)
+    if per_class:
+        _require_two_values([path for _, place in pairs for path in contents.files[place][:LOOKED_AT]])
+        result.form = PER_CLASS
+    elif patterns:
+        result.image_suffix, result.mask_suffix = patterns.most_common(1)[0][0]
+    places: dict[str, list[Place]] = {}
+    for images, of_images in pairs:
+        places.setdefault(split_of(f"{of_images}/{images}"), []).append(Place(images or ".", of_images or "."))
+    return places
+
+
+def _require_two_values(masks: Sequence[Path]) -> None:
+    """Raise a UserError if masks of which an image has several do not show one class each."""
+    for path in masks:
+        if path.suffix.lower() not in ARRAY_SUFFIXES and looks_like_a_mask(path) and count_values(path) > 2:
+            raise UserError(
+                f"images have several masks, and not each shows one class ({path} holds more than two values): say by "
+                "--mask-suffix what the names of those that count end in, such as _labelIds."
+            )
+
+
+def _several_folders(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Several folders of masks have the same images."""
+    return any(count > 1 for count in Counter(images for images, _ in pairs).values())
+
+
+def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
+    """How masks that lie among their images are named; "per_class": there are several for an image."""
+    images = [path.stem for path in files if not looks_like_a_mask(path)][:LOOKED_AT]
+    masks = [path.stem for path in files if any(path.stem.startswith(stem) or stem in path.stem for stem in images)]
+    found = find_patterns(images, [stem for stem in masks if stem not in images])
+    if found is None:
+        return None
+    return PER_CLASS if len(found.masks) > 1 else (str(found.image), str(found.masks[0]))
+
+
+def _best_photographs(
+    place: str, masks: Sequence[str], photographs: dict[str, list[str]]
+) -> tuple[str, tuple[str, str], bool] | None:
+    """The folder of photographs that a folder of masks belongs to, the patterns of the names, and whether there are
+    several masks for an image."""
+    found: list[tuple[tuple, tuple[str, tuple[str, str], bool]]] = []
+    for other, stems in photographs.items():
+        common = len(set(masks) & set(stems))
+        if common and common >= MIN_SHARE * min(len(masks), len(stems)):
+            found.append(((1, common, _nearness(other, place)), (other, ("", ""), False)))
+    for other, stems in photographs.items() if not found else ():
+        names = find_patterns(stems, masks)
+        if names is not None:
+            pattern = NamePattern(os.path.basename(names.masks[0].head), names.masks[0].tail)
+            common = len(match_masks(stems, masks, names.image, pattern).masks)
+            lost = len(names.image.head + names.image.tail)  # of the images' names: what is left pairs by less
+            key = (0, min(common, len(masks)), _nearness(other, place), -lost)
+            found.append((key, (other, (str(names.image), str(pattern)), len(names.masks) > 1)))
+    return max(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def _nearness(place: str, other: str) -> tuple[bool, int, int]:
+    """How much two paths have in common: the part of the dataset, folders of the same name; deeper ones count more."""
+    folders = set(place.split("/")) - {""}
+    return split_of(place) == split_of(other), len(folders & set(other.split("/"))), len(place)
