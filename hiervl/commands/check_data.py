@@ -36,17 +36,16 @@ def run(args) -> int:
     cfg = load_config(args.config, args.opts)
     settle_device(cfg)
     layout = find_layout(cfg)
-    is_registered = isinstance(layout, RegisteredLayout)
     choices: list | None = None
     try:
-        choices = apply_preset(cfg, None if is_registered else layout, show=False)
+        choices = apply_preset(cfg, None if isinstance(layout, RegisteredLayout) else layout, show=False)
     except UserError:  # whatever it is, the check explains it better
         pass
     report = check(
         layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE, cfg.DATALOADER.MAX_DAMAGED
     )
     folder = Path(cfg.OUTPUT_DIR) / "check_data"
-    text = (format_names(layout) if is_registered else "") + format_report(report)
+    text = (format_names(layout) if isinstance(layout, RegisteredLayout) else "") + format_report(report)
     if choices:
         text += f"\n{format_choices(choices)}\n"
     sheet = draw_sheet(layout, report, folder / "overlays.png", args.images)

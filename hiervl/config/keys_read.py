@@ -108,7 +108,7 @@ def _reads(tree: ast.AST) -> Iterator[Read]:
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
             key, owner = getattr(node.slice, "value", None), node.value
         if isinstance(key, str) and key.isupper():
-            name = getattr(owner, "attr", None) or getattr(owner, "id", "")
+            name: str = getattr(owner, "attr", None) or getattr(owner, "id", None) or ""
             yield from ((section, key) for section in {name, *sections.get(name, ())})
 
 

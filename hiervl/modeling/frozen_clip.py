@@ -27,6 +27,9 @@ class FrozenClip(nn.Module):
     nor trained. A copy of a network shares them.
     """
 
+    factor: Tensor  # (3, 1, 1), from the student's statistics to CLIP's own
+    shift: Tensor
+
     def __init__(
         self,
         backbone: ImageEncoder,

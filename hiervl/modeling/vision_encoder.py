@@ -4,6 +4,7 @@ import logging
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -73,7 +74,7 @@ def _pretrained_trunk(name: str, pretrained: str) -> dict[str, torch.Tensor] | N
             f"MODEL.ENCODER.PRETRAINED: no weights at '{pretrained}'; give an existing file, '{FETCHED}' to fetch "
             "them, or leave it empty."
         )
-    source = {} if pretrained == FETCHED else {"pretrained_cfg_overlay": {"file": pretrained}}
+    source: dict[str, Any] = {} if pretrained == FETCHED else {"pretrained_cfg_overlay": {"file": pretrained}}
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **source).state_dict()
     except Exception as error:  # timm raises what its back ends raise: network, hub, pickle, shapes

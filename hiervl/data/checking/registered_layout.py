@@ -55,7 +55,7 @@ class RegisteredLayout:
     def __init__(
         self,
         names: dict[str, Sequence[str]],
-        dicts: dict[str, list[dict]],
+        dicts: dict[str, Sequence[dict]],
         class_names: Sequence[str],
         background: Sequence[str] = (),
     ):
@@ -89,7 +89,7 @@ class RegisteredLayout:
             UserError: a dataset is missing, unknown, wrong or without labels.
         """
         names = {"train": cfg.DATASETS.TRAIN, "val": cfg.DATASETS.TEST, "unlabelled": ()}
-        dicts = {"train": load_labeled(cfg), "unlabelled": []}
+        dicts: dict[str, Sequence[dict]] = {"train": load_labeled(cfg), "unlabelled": []}
         dicts["val"] = [entry for name in cfg.DATASETS.TEST for entry in load_dataset(name, "DATASETS.TEST")]
         if cfg.SEMI.ENABLED and cfg.DATASETS.UNLABELED:
             names["unlabelled"] = cfg.DATASETS.UNLABELED

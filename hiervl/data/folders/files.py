@@ -90,7 +90,7 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[s
     return dict(sorted(found.items()))
 
 
-def image_frame(path: Path) -> Frame:
+def image_frame(path: str | Path) -> Frame:
     """Stored size and orientation of an image, from its header alone.
 
     Raises:
@@ -104,9 +104,10 @@ def image_frame(path: Path) -> Frame:
         raise
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of an upright image; errors as :func:`image_frame`."""
-    return turned_size(*image_frame(path))
+    height, width = turned_size(*image_frame(path))
+    return height, width
 
 
 # ---------------------------------------------------------------------------- lists of names
