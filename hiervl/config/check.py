@@ -100,6 +100,12 @@ RULES: dict[str, Rule] = {
     "TEST.WINDOW_BATCH": AT_LEAST_1,
     "TEST.PICTURES": AT_LEAST_0,
 }
+# Keys that hold one of a few names, and those of which a mistake would show only when training has begun.
+CHOICES = {
+    "TEST.NETWORK": ("teacher", "student"),
+    "SEMI.THRESHOLD": ("fixed", "class", "adaptive"),
+    "SEMI.LOSS": ("pixel", "set"),
+}
 # Lists, and the names that they may hold.
 LISTS = {"LOGGERS": ("csv", "wandb"), "MODEL.RECOMPUTE": RECOMPUTABLE}
 # Widths that are divided among attention heads.
@@ -126,5 +132,7 @@ def check_config(cfg) -> None:
             raise UserError(f"{key}: '{unknown[0]}' is none of {', '.join(names)}.")
     if "wandb" in cfg.LOGGERS and importlib.util.find_spec("wandb") is None:
         raise UserError("LOGGERS has 'wandb', which is not installed: `pip install wandb`, or leave it out.")
-    if cfg.TEST.NETWORK not in ("teacher", "student"):
-        raise UserError(f"TEST.NETWORK is 'teacher' or 'student', not '{cfg.TEST.NETWORK}'.")
+    for key, choices in CHOICES.items():
+        value = get_value(cfg, key)
+        if value not in choices:
+            raise UserError(f"{key} is {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, not '{value}'.")

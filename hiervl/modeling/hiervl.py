@@ -61,7 +61,7 @@ class HierVL(ClipSegmenter):
     How it is called, and what its inputs and outputs are, is in :class:`ClipSegmenter`.
     """
 
-    class_rows = ("query_decoder.class_head.weight", "query_decoder.class_head.bias")
+    class_rows = ("query_decoder.class_head.weight", "query_decoder.class_head.bias", "mask_prior.known")
 
     @configurable
     def __init__(

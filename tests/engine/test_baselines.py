@@ -31,7 +31,6 @@ EXPECTED = {
     "components_2_hsqg": MASKS | UNLABELLED | {"loss_relevance"},
     "components_3_cmsam": MASKS | UNLABELLED | {"loss_relevance"},
     "components_4_dual_queries": MASKS | UNLABELLED | {"loss_relevance"},
-    "all": EVERYTHING,
     "without_prompt_losses": EVERYTHING - PROMPTS,
     "without_alignment": EVERYTHING - {"loss_align"},
     "without_masked_consistency": EVERYTHING - MASKED,
@@ -117,7 +116,7 @@ def test_health_and_pictures(train, tmp_path, caplog):
         )  # fmt: skip
     health = json.loads((tmp_path / "health.json").read_text())
     assert health["iteration"] == 2 and health["seen_pixels"] == 2 * 32 * 32  # of one iteration
-    assert health["kept_share"] == 0 and "SEMI.CONFIDENCE (2)" in health["problems"][0]
+    assert health["kept_share"] == 0 and "set SEMI.THRESHOLD to class" in health["problems"][0]
     assert set(health["classes"]) == set(NAMES)
     assert [of_class["guided"] for of_class in health["classes"].values()] == [False] * 3
     assert sum(of_class["labelled_pixels"] for of_class in health["classes"].values()) > 0
@@ -125,7 +124,7 @@ def test_health_and_pictures(train, tmp_path, caplog):
     assert trainer.step.guidance.mute == {0, 1, 2} and logged["loss_clip_guidance"] == 0
     assert logged["health/problems"] == 1 and logged["health/kept_pixels/cat"] == 0
     messages = [record.getMessage() for record in caplog.records]
-    unknown = [message for message in messages if message.startswith("CLIP does not know some classes")]
+    unknown = [message for message in messages if "Its guidance is switched off" in message]
     assert len(unknown) == 1 and all(f"'{name}' (" in unknown[0] for name in ("cat", "red bus"))
     assert sum("hardly any pseudo-label is kept" in message for message in messages) == 1  # and not twice
     sheet = cv2.imread(str(tmp_path / "training_pictures" / "iteration_0000002.png"))

@@ -28,6 +28,7 @@ def test_the_change_is_told():
 
 def test_a_network_starts_from_one_of_other_classes(tmp_path, make_network, caplog):
     trained = make_network("MODEL.CLASS_NAMES", ["background", "cat", "tree"])
+    trained.mask_prior.set_known([True, False, True])  # CLIP knows no cat
     SegmentationCheckpointer(trained, str(tmp_path)).save("model_final")
     network = make_network("MODEL.CLASS_NAMES", ["ground", "tree", "cat", "sky"], trained=False)
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -38,5 +39,6 @@ def test_a_network_starts_from_one_of_other_classes(tmp_path, make_network, capl
     head = "query_decoder.class_head.weight"
     torch.testing.assert_close(loaded[head][[1, 2, 4]], source[head][[2, 1, 3]])
     torch.testing.assert_close(loaded[head][[0, 3]], before[head][[0, 3]])
+    assert loaded["mask_prior.known"].tolist() == [True, True, False, True]
     differing = [key for key in source if not torch.equal(loaded[key], source[key])]
-    assert sorted(differing) == ["query_decoder.class_head.bias", head]
+    assert sorted(differing) == ["mask_prior.known", "query_decoder.class_head.bias", head]
