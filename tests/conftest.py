@@ -120,11 +120,11 @@ def make_network(make_cfg):
                 for name, parameter in network.named_parameters():
                     if name.endswith(("scale", "sampling_offsets.weight", "attention_weights.weight")):
                         parameter.add_(0.3 * torch.randn_like(parameter))
-                if getattr(network, "query_generator", None) is not None:
+                if network.gate is not None:
                     text = network.eval().encode_text()
                     images = network.normalise(list(255 * torch.rand(8, 3, 64, 64)))
                     pooled = network.backbone(images)["pooled_embedding"]
-                    network.query_generator.fit_gate(text.class_similarity(pooled))
+                    network.gate.fit_gate(text.class_similarity(pooled))
             network.train()
         return network
 

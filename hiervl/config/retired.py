@@ -22,6 +22,7 @@ RETIRED = {
     "LOSS.RECOMPUTE": Retired(False, _RECOMPUTE),
     "MODEL.PIXEL_DECODER.DROPOUT": Retired(0.0, _NOTHING),
     "MODEL.QUERY_DECODER.DROPOUT": Retired(0.0, _NOTHING),
+    "SEMI.SHARPEN": Retired(1.0, _NOTHING),
     "SOLVER.PRESET_KEEPS": Retired([], "keys that you write are kept as they are; take it out"),
 }
 

@@ -16,18 +16,17 @@ from hiervl.losses.targets import image_targets
 from hiervl.structures import QueryPredictions, TextFeatures
 from hiervl.utils.errors import UserError
 
-from .frozen_clip import ClipEmbeddings, FrozenClip
-from .image_encoder import ImageEncoder
-from .image_statistics import image_statistics
+from .frozen_clip import ClipEmbeddings
+from .image_statistics import ImageStatistics, image_statistics
 from .layers import without_autocast
 from .mask_prior import TextMaskPrior
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import QueryDecoder, build_query_decoder, semantic_map
-from .segmenter import ClipSegmenter, classes_of
+from .segmenter import ClassList, ClipParts, ClipSegmenter, classes_of
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .switches import background_classes, build_frozen_judge, reads_text, seeds_instances
-from .text_encoder import PromptedTextEncoder, build_text_encoder
+from .text_encoder import build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
 
@@ -54,6 +53,13 @@ class InstanceRows(NamedTuple):
     padded_size: tuple[int, int]  # height and width of the padded batch, which H' × W' stands for
 
 
+class ClassReadout(NamedTuple):
+    """How the class of a query is read at inference."""
+
+    classifier: str = "linear"  # by the linear head, by similarity to "text", or the "mean" of both
+    temperature: float = 0.07  # of the similarity between queries and text
+
+
 @META_ARCH_REGISTRY.register()
 class HierVL(ClipSegmenter):
     """CLIP image encoder → HSQG → pixel decoder with CMSAM → dual-query decoder → dynamic masks.
@@ -67,47 +73,34 @@ class HierVL(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: ImageEncoder,
-        text_encoder: PromptedTextEncoder,
+        clip: ClipParts,
+        classes: ClassList,
+        statistics: ImageStatistics,
         query_generator: HierarchicalSemanticQueryGenerator | None,
         pixel_decoder: nn.Module,
         query_decoder: QueryDecoder,
         mask_prior: TextMaskPrior | None,
         criterion: SupervisedCriterion,
         prompt_regularizer: PromptRegularizer,
-        class_names: Sequence[str],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        readout: ClassReadout,
         ground_truth_presence: bool = True,
-        classifier: str = "linear",
-        temperature: float = 0.07,
-        logit_scale: float = 100.0,
-        background: Sequence[int] = (),
-        frozen_clip: FrozenClip | None = None,
         joint_weight: float = 0.0,
     ):
         """
         Args:
-            backbone, text_encoder, query_generator, pixel_decoder, query_decoder: the boxes of the design; no query
-                generator where nothing reads text rows.
-            mask_prior: what the rows' masks start from; None: from nothing.
+            clip, classes, statistics: of :class:`ClipSegmenter`.
+            query_generator, pixel_decoder, query_decoder: the boxes of the design; no query generator where nothing
+                reads text queries.
+            mask_prior: what the queries' masks start from; None: from nothing.
             criterion: the losses of labelled images; prompt_regularizer: those of the prompts.
-            class_names: names of the C classes, in order.
-            pixel_mean, pixel_std: RGB statistics in 0…255.
+            readout: how a query's class is read at inference.
             ground_truth_presence: labelled images in training pass their classes to the query generator.
-            classifier: class scores at inference, "linear", "text" or "mean".
-            temperature: of the similarity between rows and text.
-            logit_scale: the factor that CLIP was trained to put on its similarities.
-            background: classes that no caption names.
-            frozen_clip: judges the relevance of the classes in place of the trained tower; that of another encoder,
-                which knows no language, gives the mask prior its dense embedding, too.
-            joint_weight: of ``loss_joint_embedding``, which teaches such an encoder CLIP's language.
+            joint_weight: of ``loss_joint_embedding``, which teaches an encoder that knows no language that of CLIP.
         """
-        super().__init__(
-            backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background, frozen_clip
-        )
-        if classifier not in CLASSIFIERS:
-            raise UserError(f"MODEL.QUERY_DECODER.CLASSIFIER is one of {', '.join(CLASSIFIERS)}, not '{classifier}'.")
+        super().__init__(clip, classes, statistics)
+        if readout.classifier not in CLASSIFIERS:
+            known = ", ".join(CLASSIFIERS)
+            raise UserError(f"MODEL.QUERY_DECODER.CLASSIFIER is one of {known}, not '{readout.classifier}'.")
         self.query_generator = query_generator
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
@@ -116,15 +109,14 @@ class HierVL(ClipSegmenter):
         self.mask_prior = mask_prior
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
-        self.trained_names = list(class_names)  # those of the linear head, see set_classes
+        self.trained_names = list(classes.names)  # those of the linear head, see set_classes
         self.ground_truth_presence = ground_truth_presence
-        self.classifier = classifier
-        self.temperature = temperature
+        self.classifier, self.temperature = readout
         self.joint_weight = joint_weight
         self.open_vocabulary: OpenVocabularyClassifier | None = None
         if query_generator is not None:
             with torch.no_grad():
-                query_generator.fit_text(text_encoder().text_embeddings)
+                query_generator.fit_text(clip.text_encoder().text_embeddings)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -135,10 +127,10 @@ class HierVL(ClipSegmenter):
         dim = cfg.MODEL.PIXEL_DECODER.DIM
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
         background = background_classes(cfg, class_names)
-        statistics = image_statistics(cfg)
         return {
-            "backbone": backbone,
-            "text_encoder": text_encoder,
+            "clip": ClipParts(backbone, text_encoder, logit_scale, build_frozen_judge(cfg, backbone, logit_scale)),
+            "classes": ClassList(class_names, background),
+            "statistics": image_statistics(cfg),
             "query_generator": HierarchicalSemanticQueryGenerator(
                 backbone.embed_dim,
                 dim,
@@ -156,7 +148,6 @@ class HierVL(ClipSegmenter):
             "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
             else None,
-            "logit_scale": logit_scale,
             "criterion": SupervisedCriterion.from_config(cfg),
             "prompt_regularizer": PromptRegularizer(
                 backbone.embed_dim,
@@ -165,14 +156,8 @@ class HierVL(ClipSegmenter):
                 temperature=decoder.TEMPERATURE,
                 separation=cfg.LOSS.PROMPT_SEPARATION,
             ),
-            "class_names": class_names,
-            "pixel_mean": statistics.mean,
-            "pixel_std": statistics.std,
+            "readout": ClassReadout(decoder.CLASSIFIER, decoder.TEMPERATURE),
             "ground_truth_presence": hsqg.GROUND_TRUTH_PRESENCE,
-            "classifier": decoder.CLASSIFIER,
-            "temperature": decoder.TEMPERATURE,
-            "background": background,
-            "frozen_clip": build_frozen_judge(cfg, backbone, logit_scale),
             "joint_weight": cfg.LOSS.JOINT_EMBEDDING,
         }
 
@@ -265,6 +250,10 @@ class HierVL(ClipSegmenter):
     @property
     def loss_scale(self) -> float:
         return self.criterion.scale(self.query_decoder.num_predictions if self.criterion.uses_every_layer else 0)
+
+    @property
+    def pixel_loss_weight(self) -> float:
+        return self.criterion.weights["pixel"]
 
     @property
     def has_set_losses(self) -> bool:

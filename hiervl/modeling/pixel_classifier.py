@@ -14,12 +14,11 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
 from .frozen_clip import ClipEmbeddings
-from .image_encoder import ImageEncoder
-from .image_statistics import image_statistics
+from .image_statistics import ImageStatistics, image_statistics
 from .layers import group_norm
-from .segmenter import ClipSegmenter, classes_of
+from .segmenter import ClassList, ClipParts, ClipSegmenter, classes_of
 from .switches import background_classes
-from .text_encoder import PromptedTextEncoder, build_text_encoder
+from .text_encoder import build_text_encoder
 
 
 class PixelOutput(NamedTuple):
@@ -27,6 +26,14 @@ class PixelOutput(NamedTuple):
 
     logits: Tensor  # (B, C, H', W') at the backbone's finest stride
     features: dict[str, Tensor]  # of the backbone, embeddings included
+
+
+class PixelLoss(NamedTuple):
+    """The cross-entropy of labelled pixels, ``loss_pixel``."""
+
+    weight: float = 1.0
+    balance: float = 0.0  # exponent of the inverse class frequency
+    ignore_value: int = 255  # label of pixels that count nowhere
 
 
 @META_ARCH_REGISTRY.register()
@@ -43,58 +50,38 @@ class PixelClassifier(ClipSegmenter):
     def __init__(
         self,
         *,
-        backbone: ImageEncoder,
-        text_encoder: PromptedTextEncoder,
+        clip: ClipParts,
+        classes: ClassList,
+        statistics: ImageStatistics,
         dim: int,
-        class_names: Sequence[str],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        pixel_weight: float = 1.0,
-        pixel_balance: float = 0.0,
-        ignore_value: int = 255,
-        background: Sequence[int] = (),
-        logit_scale: float = 100.0,
+        loss: PixelLoss,
     ):
         """
         Args:
-            backbone, text_encoder: CLIP's two towers.
+            clip, classes, statistics: of :class:`ClipSegmenter`.
             dim: width of the decoder.
-            class_names: names of the C classes, in order.
-            pixel_mean, pixel_std: RGB statistics in 0…255.
-            pixel_weight: weight of ``loss_pixel``; pixel_balance: exponent of the inverse class frequency in it.
-            ignore_value: label of pixels that count nowhere.
-            background: classes that no caption names.
-            logit_scale: the factor that CLIP was trained to put on its similarities.
+            loss: the loss of labelled images.
         """
-        super().__init__(backbone, text_encoder, class_names, pixel_mean, pixel_std, logit_scale, background)
-        shapes = backbone.output_shape()
+        super().__init__(clip, classes, statistics)
+        shapes = clip.backbone.output_shape()
         self.maps = sorted(shapes, key=lambda name: shapes[name].stride)  # finest first
         self.projections = nn.ModuleList(nn.Conv2d(shapes[name].channels, dim, 1) for name in self.maps)
         self.mix = nn.Sequential(
             group_norm(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU()
         )
-        self.classify = nn.Conv2d(dim, len(class_names), 1)
-        self.pixel_weight = pixel_weight
-        self.pixel_balance = pixel_balance
-        self.ignore_value = ignore_value
+        self.classify = nn.Conv2d(dim, len(classes.names), 1)
+        self.loss = loss
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         class_names, class_phrases = classes_of(cfg)
         text_encoder, logit_scale = build_text_encoder(cfg, class_phrases)
-        statistics = image_statistics(cfg)
         return {
-            "backbone": build_backbone(cfg),
-            "text_encoder": text_encoder,
+            "clip": ClipParts(build_backbone(cfg), text_encoder, logit_scale),
+            "classes": ClassList(class_names, background_classes(cfg, class_names)),
+            "statistics": image_statistics(cfg),
             "dim": cfg.MODEL.PIXEL_DECODER.DIM,
-            "class_names": class_names,
-            "pixel_mean": statistics.mean,
-            "pixel_std": statistics.std,
-            "pixel_weight": cfg.LOSS.PIXEL,
-            "pixel_balance": cfg.LOSS.PIXEL_BALANCE,
-            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            "background": background_classes(cfg, class_names),
-            "logit_scale": logit_scale,
+            "loss": PixelLoss(cfg.LOSS.PIXEL, cfg.LOSS.PIXEL_BALANCE, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE),
         }
 
     # ---- stages, as of HierVL -----------------------------------------------------------------------------------
@@ -126,14 +113,14 @@ class PixelClassifier(ClipSegmenter):
         size = images.shape[2:]
         labels = torch.stack(
             [
-                F.pad(seg, (0, size[1] - seg.shape[1], 0, size[0] - seg.shape[0]), value=self.ignore_value)
+                F.pad(seg, (0, size[1] - seg.shape[1], 0, size[0] - seg.shape[0]), value=self.loss.ignore_value)
                 for seg in (item["sem_seg"].to(self.device) for item in batched_inputs)
             ]
         )
         scores = self.semantic_scores(self.segment(images, text), text)
         with torch.autocast(images.device.type, enabled=False):
-            loss = pixel_cross_entropy(scores, labels, self.ignore_value, balance=self.pixel_balance)
-            return {"loss_pixel": self.pixel_weight * loss}
+            loss = pixel_cross_entropy(scores, labels, self.loss.ignore_value, balance=self.loss.balance)
+            return {"loss_pixel": self.loss.weight * loss}
 
     def set_classes(
         self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()
@@ -152,7 +139,11 @@ class PixelClassifier(ClipSegmenter):
 
     @property
     def loss_scale(self) -> float:
-        return self.pixel_weight
+        return self.loss.weight
+
+    @property
+    def pixel_loss_weight(self) -> float:
+        return self.loss.weight
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
         """None: nothing of the text is learnt."""

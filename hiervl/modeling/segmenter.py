@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -16,16 +16,35 @@ from hiervl.utils.transfer import to_device
 
 from .frozen_clip import ClipEmbeddings, FrozenClip
 from .image_encoder import ImageEncoder
+from .image_statistics import ImageStatistics
+from .mask_prior import TextMaskPrior
 from .semantic_queries import HierarchicalSemanticQueryGenerator
 from .text_encoder import PromptedTextEncoder
+
+
+class ClipParts(NamedTuple):
+    """CLIP, as a network is built on it."""
+
+    backbone: ImageEncoder
+    text_encoder: PromptedTextEncoder
+    logit_scale: float = 100.0  # the factor that CLIP was trained to put on its similarities
+    frozen: FrozenClip | None = None  # says how relevant the classes are to an image, in place of the trained encoder
+
+
+class ClassList(NamedTuple):
+    """The C classes of a network, in the order of their labels."""
+
+    names: Sequence[str]
+    background: Sequence[int] = ()  # classes that no caption names
 
 
 class ClipSegmenter(nn.Module, abc.ABC):
     """Called as Detectron2 calls its models: in training with labelled inputs it returns a dict of losses, else a list
     of ``{"sem_seg": (C, height, width)}``. The semi-supervised step uses the stages directly.
 
-    A network of this kind adds ``segment``, ``semantic_scores``, ``supervised_losses``, ``prompt_losses`` and
-    ``set_classes``. It may have a :attr:`gate`, a ``frozen_clip`` and instance queries; by default it has none of them.
+    A network of this kind adds ``segment``, ``semantic_scores``, ``supervised_losses``, ``loss_scale``,
+    ``pixel_loss_weight``, ``prompt_losses`` and ``set_classes``. It may have a :attr:`gate`, a ``frozen_clip``, a
+    ``mask_prior``, ``pseudo_losses`` and instance queries; by default it has none of them.
 
     Attributes:
         class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
@@ -35,35 +54,18 @@ class ClipSegmenter(nn.Module, abc.ABC):
     pixel_std: Tensor
     class_rows: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        backbone: ImageEncoder,
-        text_encoder: PromptedTextEncoder,
-        class_names: Sequence[str],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        logit_scale: float,
-        background: Sequence[int],
-        frozen_clip: FrozenClip | None = None,
-    ):
-        """
-        Args:
-            backbone, text_encoder: CLIP's two towers.
-            class_names: names of the C classes, in order.
-            pixel_mean, pixel_std: RGB statistics in 0…255.
-            logit_scale: the factor that CLIP was trained to put on its similarities.
-            background: classes that no caption names.
-            frozen_clip: says how relevant the classes are to an image, in place of the trained image encoder.
-        """
+    def __init__(self, clip: ClipParts, classes: ClassList, statistics: ImageStatistics):
+        """statistics: of the images that CLIP was trained on, RGB in 0…255."""
         super().__init__()
-        self.backbone = backbone
-        self.text_encoder = text_encoder
-        self.class_names = list(class_names)
-        self.logit_scale = logit_scale
-        self.background = tuple(background)
-        self.frozen_clip = frozen_clip
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.backbone = clip.backbone
+        self.text_encoder = clip.text_encoder
+        self.logit_scale = clip.logit_scale
+        self.frozen_clip = clip.frozen
+        self.class_names = list(classes.names)
+        self.background = tuple(classes.background)
+        self.mask_prior: TextMaskPrior | None = None  # what the queries' masks start from
+        self.register_buffer("pixel_mean", torch.tensor(statistics.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(statistics.std).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -141,9 +143,24 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """The weight at which a cross-entropy over pixels pulls about as strongly as the losses of labelled images."""
 
     @property
+    @abc.abstractmethod
+    def pixel_loss_weight(self) -> float:
+        """The weight of ``loss_pixel``."""
+
+    @property
     def has_set_losses(self) -> bool:
-        """Whether :meth:`pseudo_losses` can be asked for."""
+        """Whether :meth:`pseudo_losses` can be asked for, and :meth:`segment` to predict after ``every_layer``."""
         return False
+
+    def pseudo_losses(self, output: Any, labels: Tensor, keep: Tensor, image_weight: Tensor) -> dict[str, Tensor]:
+        """The losses of labelled images' queries, for images that a teacher has labelled.
+
+        Args:
+            output: of :meth:`segment` with ``every_layer``.
+            labels: (B, H, W) at the padded size; keep: (B, H, W) bool.
+            image_weight: (B,).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no losses of queries")
 
     @abc.abstractmethod
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:

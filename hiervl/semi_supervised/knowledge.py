@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from hiervl.evaluation import confusion_matrix
-from hiervl.modeling import HierVL
 from hiervl.modeling.frozen_clip import FrozenClip
+from hiervl.modeling.segmenter import ClipSegmenter
 
 from .calibration import labelled_batches
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
 
 
-def silence_prior(cfg, model: HierVL) -> None:
+def silence_prior(cfg, model: ClipSegmenter) -> None:
     """Switch the mask prior off for classes that CLIP does not know (``MODEL.QUERY_DECODER.PRIOR_MIN_IOU``).
 
     To be called before the encoder is trained or anything is loaded into it. All processes see the same labelled
     images, so they agree.
     """
     least = cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU
-    prior = getattr(model, "mask_prior", None)
+    prior = model.mask_prior
     if prior is None or not least:
         return
     iou, shown = zero_shot(cfg, model, model.frozen_clip or FrozenClip(model.backbone, model.logit_scale))

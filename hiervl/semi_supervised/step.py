@@ -231,7 +231,7 @@ class SemiSupervisedStep(nn.Module):
                 targets = self._targets(views, pseudo)
                 if objective.loss == "set":
                     losses.update(self._set_losses(output, targets, size))
-                    losses.update(self._pixel_losses(scores, targets, self.student.criterion.weights["pixel"], size))
+                    losses.update(self._pixel_losses(scores, targets, self.student.pixel_loss_weight, size))
                 else:
                     losses.update(self._pixel_losses(scores, targets, self.student.loss_scale, size))
             losses.update(self._other_losses(scores, views, guide, size))
