@@ -1,5 +1,6 @@
 """HierVL as a user installs it: the wheel in an environment of its own, used away from the checkout."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pip", reason="the wheel is built and installed by pip")
+# Not importorskip: with pip loaded, setuptools cannot be imported by the tests that follow in this process.
+if not list(importlib.metadata.distributions(name="pip")):
+    pytest.skip("the wheel is built and installed by pip", allow_module_level=True)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # All that the build reads; a copy is built, because a build leaves its folders behind.

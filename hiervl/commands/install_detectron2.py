@@ -18,6 +18,7 @@ import argparse
 import base64
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -119,7 +120,7 @@ def release(version: str) -> tuple[int, ...]:
 
 def run_pip(*arguments: str, failure: str) -> None:
     """Run this Python's pip; its own messages go to the terminal, and a failure becomes one sentence."""
-    if importlib.util.find_spec("pip") is None:
+    if not list(importlib.metadata.distributions(name="pip")):  # to look for its module would break setuptools
         raise InstallError("pip is missing from this Python: add it with `python -m ensurepip`.")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     if subprocess.run(command, check=False).returncode != 0:
