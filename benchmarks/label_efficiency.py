@@ -27,8 +27,26 @@ from benchmarks.trainings import REPOSITORY, surroundings, usable_cores
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "label_efficiency"
 DOCUMENT = REPOSITORY / "docs" / "results.md"
-# The config of every dataset; it says all that does not depend on labels, method and seed.
-CONFIGS = {"shapesworld": "quickstart", "camvid": "camvid_46_cpu"}
+
+
+class Data(NamedTuple):
+    """A dataset to train on.
+
+    Attributes:
+        config: says all that does not depend on labels, method and seed.
+        train: start of the names of its labelled subsets.
+        tests: what every training is evaluated on; the first gives "mIoU", every other one a table of its own.
+    """
+
+    config: str
+    train: str
+    tests: tuple[str, ...]
+
+
+DATA = {
+    "shapesworld": Data("quickstart", "shapesworld_train", ("shapesworld_val",)),
+    "camvid": Data("camvid_46_cpu", "camvid_inner_train", ("camvid_inner_val", "camvid_val")),
+}
 OURS = "hiervl"
 TITLES = {
     OURS: "HierVL",
@@ -69,16 +87,18 @@ def methods() -> dict[str, list[str]]:
 def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> None:
     """Train and evaluate, and write the run's JSON at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{run.data}_train_{run.labels}"
+    data = DATA[run.data]
+    name = f"{data.train}_{run.labels}"
     settings = {
         "DATASETS.TRAIN": f"('{name}',)",
         "DATASETS.UNLABELED": f"('{name}_unlabeled',)",
+        "DATASETS.TEST": str(data.tests),
         "SEED": str(run.seed),
         "OUTPUT_DIR": str(folder),
         "TEST.PICTURES": "0",
     }
     command = [sys.executable, str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file"]
-    command += [str(REPOSITORY / "configs" / f"{CONFIGS[run.data]}.yaml"), *methods()[run.method], *overrides]
+    command += [str(REPOSITORY / "configs" / f"{data.config}.yaml"), *methods()[run.method], *overrides]
     command += [text for pair in settings.items() for text in pair]
     started = time.monotonic()
     with open(folder / "output.txt", "w") as log:
@@ -89,14 +109,24 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
         last = (folder / "output.txt").read_text(errors="replace").strip().splitlines()[-1:]
         print(f"{run.path.stem} failed: {' '.join(last)} ({folder / 'output.txt'})", flush=True)
         return
-    scores = json.loads((folder / "results.json").read_text())["sem_seg"]
-    curve = curve_of(folder / "metrics.json")
+    results = json.loads((folder / "results.json").read_text())
+    by_test = {name: results[name]["sem_seg"] if len(data.tests) > 1 else results["sem_seg"] for name in data.tests}
+    prefixes = {name: f"{name}/" if len(data.tests) > 1 else "" for name in data.tests}
+    tests = {
+        name: {
+            "mIoU": scores["mIoU"],
+            "IoU": scores["IoU"],
+            "curve": curve_of(folder / "metrics.json", f"{prefixes[name]}sem_seg/mIoU"),
+        }
+        for name, scores in by_test.items()
+    }
+    first, *others = data.tests
     record = {
         **run._asdict(),
-        "config": f"configs/{CONFIGS[run.data]}.yaml",
-        "mIoU": scores["mIoU"],
-        "IoU": scores["IoU"],
-        "curve": curve,
+        "config": f"configs/{data.config}.yaml",
+        "test": first,
+        **tests[first],
+        "other_tests": {name: tests[name] for name in others},
         "seconds": round(time.monotonic() - started),
         "threads": threads,
         "peak_memory_GB": round(usage.ru_maxrss / 2**20, 2),
@@ -105,23 +135,25 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
     }
     run.path.parent.mkdir(parents=True, exist_ok=True)
     run.path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{run.path.stem}: {scores['mIoU']:.2f} ({record['seconds']} s)", flush=True)
+    reached = ", ".join(f"{scores['mIoU']:.2f}" for scores in tests.values())
+    print(f"{run.path.stem}: {reached} ({record['seconds']} s)", flush=True)
 
 
-def curve_of(metrics: Path) -> dict[int, float]:
-    """mIoU by iteration."""
+def curve_of(metrics: Path, key: str) -> dict[int, float]:
+    """The scores of that key by iteration."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return {row["iteration"] + 1: round(row["sem_seg/mIoU"], 2) for row in rows if "sem_seg/mIoU" in row}
+    return {row["iteration"] + 1: round(row[key], 2) for row in rows if key in row}
 
 
 # ---------------------------------------------------------------------------- tables and figure
 
 
-def load(data: str) -> dict[str, dict[int, dict[int, dict]]]:
-    """The records at hand: by method, labels and seed."""
+def load(data: str, test: str) -> dict[str, dict[int, dict[int, dict]]]:
+    """The records at hand, by method, labels and seed, with the scores on the dataset ``test``."""
     records: dict[str, dict[int, dict[int, dict]]] = {}
     for path in sorted((RESULTS / data).glob("*.json")):
         record = json.loads(path.read_text())
+        record.update(record.get("other_tests", {}).get(test, {}))
         records.setdefault(record["method"], {}).setdefault(record["labels"], {})[record["seed"]] = record
     return records
 
@@ -185,25 +217,29 @@ def draw(records, labels: Sequence[int], path: Path, data: str) -> None:
 
 def write_tables(data: str) -> None:
     """Replace the part of docs/results.md between this dataset's markers, or add it at the end."""
-    records = load(data)
+    config, _, (first, *others) = DATA[data]
+    records = load(data, first)
     labels = sorted({count for by_labels in records.values() for count in by_labels})
     if not labels:
         return
     image = DOCUMENT.parent / "images" / f"label_efficiency_{data}.png"
     draw(records, labels, image, data)
     smallest = labels[:1]  # where the paper's ablations stand
+    main_methods = [*names_of("baselines"), OURS]
     ablations = names_of("ablations")
     components = [name for name in ablations if name.startswith("components")]
-    if components[0] not in records and CONFIGS[data] == "quickstart":
+    if components[0] not in records and config == "quickstart":
         # They differ in the weight of entropy alone, which is 0 there.
         components[0] = "semivl"
     lines = [
-        f"Mean mIoU ± standard deviation (number of seeds), `configs/{CONFIGS[data]}.yaml`.",
+        f"Mean mIoU ± standard deviation (number of seeds), `configs/{config}.yaml`, on `{first}`.",
         "",
         f"![mIoU against labels](images/{image.name})",
         "",
-        *table(records, [*names_of("baselines"), OURS], labels),
+        *table(records, main_methods, labels),
     ]
+    for other in others:
+        lines += ["", f"The same networks on `{other}`:", "", *table(load(data, other), main_methods, labels)]
     for caption, names in (
         ("The parts of the network, added one by one", components),
         ("One change each", [name for name in ablations if not name.startswith("components")]),
@@ -223,7 +259,7 @@ def write_tables(data: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=sorted(CONFIGS), default="shapesworld")
+    parser.add_argument("--data", choices=sorted(DATA), default="shapesworld")
     parser.add_argument("--labels", type=int, nargs="+", default=[16])
     parser.add_argument("--methods", nargs="+", default=["supervised", OURS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
