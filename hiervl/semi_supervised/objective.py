@@ -24,6 +24,7 @@ class UnlabelledObjective:
         strong_weight: of each strong view; strong_views: how many there are.
         perturbation_weight, perturbation_dropout: weight of the weak view whose features lose channels, and how many.
         entropy_weight: of the strong views' entropy.
+        color_transfer: probability that a labelled image takes on the colours of an unlabelled one.
         balance: exponent of the inverse class frequency by which pseudo-labelled pixels are weighed.
         ignore_value: label of pixels that count nowhere.
     """
@@ -37,6 +38,7 @@ class UnlabelledObjective:
     perturbation_weight: float = 0.0
     perturbation_dropout: float = 0.5
     entropy_weight: float = 0.0
+    color_transfer: float = 0.0
     balance: float = 0.0
     ignore_value: int = 255
 
@@ -59,6 +61,7 @@ class UnlabelledObjective:
             perturbation_weight=semi.PERTURBATION_WEIGHT,
             perturbation_dropout=semi.PERTURBATION_DROPOUT,
             entropy_weight=cfg.LOSS.ENTROPY,
+            color_transfer=semi.COLOR_TRANSFER,
             balance=cfg.LOSS.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )

@@ -19,6 +19,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
+from .color_transfer import in_colors_of_others
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
 from .masked import MaskedConsistency
@@ -53,7 +54,7 @@ class SemiSupervisedStep(nn.Module):
 
     1. text embeddings of the student, for all its passes; views of the unlabelled images, CutMixed;
     2. frozen CLIP on labelled images and weak views, in one pass (no gradient), as far as something below asks for it;
-    3. student on the labelled images → supervised losses;
+    3. student on the labelled images, some in the colours of unlabelled ones → supervised losses;
     4. student's encoder on the labelled images with a class hidden → ``loss_masked_consistency``, ``loss_pixel_text``;
     5. prompt losses;
     6. teacher on the weak views → pseudo-labels (no gradient);
@@ -152,18 +153,22 @@ class SemiSupervisedStep(nn.Module):
 
     def _parts(self, batch: dict[str, list[dict]], text: TextFeatures) -> Iterator[dict[str, Tensor]]:
         self.statistics, self.last_pseudo = {}, None
-        labelled = self.student.normalise([item["image"] for item in batch["labeled"]])
+        objective = self.objective
+        samples = batch["labeled"]
+        if objective.enabled and objective.color_transfer:
+            samples = in_colors_of_others(samples, batch["unlabeled"], objective.color_transfer, self.student.device)
+        labelled = self.student.normalise([item["image"] for item in samples])
         views = None
-        if self.objective.enabled and batch["unlabeled"] and self.iteration >= self.objective.burn_in:
+        if objective.enabled and batch["unlabeled"] and self.iteration >= objective.burn_in:
             views = self.views(batch["unlabeled"])
         frozen = self._frozen_pass(labelled, views)
-        share = self.objective.supervised_share if views is not None else 1.0
+        share = objective.supervised_share if views is not None else 1.0
 
-        losses = self.student.supervised_losses(batch["labeled"], text, **_judged_by(frozen.get("labelled")))
+        losses = self.student.supervised_losses(samples, text, **_judged_by(frozen.get("labelled")))
         losses = {name: share * loss for name, loss in losses.items()}
         if self.masked is not None:
             whole = frozen["labelled"].dense if self.masked.needs_frozen_clip else None
-            losses.update(self.masked.losses(self.student, batch["labeled"], labelled, whole, text))
+            losses.update(self.masked.losses(self.student, samples, labelled, whole, text))
         losses.update(self.student.prompt_losses(text))
         yield losses
         if views is not None:

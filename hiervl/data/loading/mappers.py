@@ -79,8 +79,8 @@ class LabeledMapper:
     def __call__(self, dataset_dict: dict[str, str], rng: np.random.Generator) -> dict[str, Any]:
         """
         Returns:
-            "image": uint8 (3, crop, crop); "sem_seg": int64 (crop, crop); "instance_ids": int64 (crop, crop), 0 where
-            there is none, if there are instances; "file_name"; "image_id".
+            "image": uint8 (3, crop, crop); "valid": bool (crop, crop), False on padding; "sem_seg": int64 (crop, crop);
+            "instance_ids": int64 (crop, crop), 0 where there is none, if there are instances; "file_name"; "image_id".
 
         Raises:
             UserError: a file is missing, broken, of another size than its image, or holds a value that is no class.
@@ -96,6 +96,7 @@ class LabeledMapper:
         view = augmentation.weak_view(rng, *size, **self.geometry)
         sample = {
             "image": image_tensor(view.image(image)),
+            "valid": torch.from_numpy(np.ascontiguousarray(view.valid())),
             "sem_seg": map_tensor(view.map(label, self.ignore_value)),
         }
         if "instance_file_name" in dataset_dict:
