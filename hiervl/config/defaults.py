@@ -265,9 +265,11 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.COMPARE_SUPERVISED = False
     # Share of the labelled losses in the sum, the unlabelled ones having the rest of 1.
     cfg.SEMI.SUPERVISED_SHARE = 0.5
-    # Probability that a labelled image takes on the colours of an unlabelled one, from the first iteration on: mean and
+    # Probability that a labelled image or a strong view takes on the colours of another unlabelled image: mean and
     # spread of its channels move part of the way. It helps where unlabelled images were taken in another light.
     cfg.SEMI.COLOR_TRANSFER = 0.0
+    # The teacher looks twice, once with the colours of a labelled image; what its mean is sure of is learnt.
+    cfg.SEMI.COLOR_AGREEMENT = False
     # Probability that a strong view receives a box of another image of the batch.
     cfg.SEMI.CUTMIX_PROBABILITY = 0.5
 

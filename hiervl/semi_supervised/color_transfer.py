@@ -1,4 +1,8 @@
-"""Labelled images in the colours of unlabelled ones (Reinhard et al., "Color Transfer between Images", 2001)."""
+"""Images in the colours of others (Reinhard et al., "Color Transfer between Images", 2001).
+
+Unlabelled images are often taken in another light than the labelled ones. The student sees labelled images in the
+colours of unlabelled ones, with their true labels; the teacher sees unlabelled images in the colours of labelled ones.
+"""
 
 from collections.abc import Sequence
 
@@ -9,35 +13,51 @@ from hiervl.utils.transfer import to_device
 
 LEAST_SPREAD = 1.0  # grey values; an image of one colour has none to be scaled
 
+Batch = dict[str, list[dict]]
 
-def in_colors_of_others(
-    labeled: Sequence[dict], unlabeled: Sequence[dict], probability: float, device: torch.device
-) -> list[dict]:
-    """Give labelled samples the colours of unlabelled ones, so that true labels are also seen in their light.
 
-    Each labelled sample is changed with ``probability``. It moves part of the way, uniform between none and all of it,
-    to the colours of an unlabelled sample of the batch that is drawn at random.
+def in_unlabelled_colors(batch: Batch, probability: float, device: torch.device) -> Batch:
+    """Give what the student sees the colours of unlabelled images.
+
+    Labelled images and strong views change with ``probability`` each. They move part of the way, uniform between none
+    and all of it, to the colours of a weak view of the batch that is drawn at random.
 
     Args:
-        labeled: samples with "image", (3, H, W) in 0…255, and "valid", (H, W) bool, False on padding.
-        unlabeled: samples with "image_weak" and "valid" of the same kind; none: nothing changes.
+        batch: "labeled" samples with "image", "unlabeled" ones with "image_weak" and strong views, (3, H, W) in 0…255,
+            all with "valid", (H, W) bool, False on padding.
 
     Returns:
-        The labelled samples in their order, new dicts where the image is another one (float32, on ``device``).
+        The batch, with new samples where images have changed (float32, on ``device``). Without unlabelled samples
+        nothing changes.
     """
-    if not unlabeled:
-        return list(labeled)
-    changed = []
-    for sample in labeled:
-        if torch.rand(()) < probability:
-            other = unlabeled[int(torch.randint(len(unlabeled), ()))]
-            image, valid, look, look_valid = (
-                to_device(x, device) for x in (sample["image"], sample["valid"], other["image_weak"], other["valid"])
-            )
-            amount = float(torch.rand(()))
-            sample = {**sample, "image": transfer_colors(image.float(), valid, look.float()[:, look_valid], amount)}
-        changed.append(sample)
-    return changed
+    looks = [(sample["image_weak"], sample["valid"]) for sample in batch["unlabeled"]]
+
+    def changed(sample: dict) -> dict:
+        names = [name for name in sample if name == "image" or name.startswith("image_strong")]
+        chosen = [name for name in names if looks and torch.rand(()) < probability]
+        amounts = torch.rand(len(chosen)).tolist()
+        images = {
+            name: _in_colors_of_any(sample[name], sample["valid"], looks, amount, device)
+            for name, amount in zip(chosen, amounts)
+        }
+        return {**sample, **images}
+
+    return {key: [changed(sample) for sample in samples] for key, samples in batch.items()}
+
+
+def in_labelled_colors(batch: Batch, device: torch.device) -> Tensor:
+    """The weak views, each with the colours of a labelled image of the batch that is drawn at random: (B, 3, H, W)."""
+    looks = [(sample["image"], sample["valid"]) for sample in batch["labeled"]]
+    weak = [(sample["image_weak"], sample["valid"]) for sample in batch["unlabeled"]]
+    return torch.stack([_in_colors_of_any(image, valid, looks, 1.0, device) for image, valid in weak])
+
+
+def _in_colors_of_any(
+    image: Tensor, valid: Tensor, looks: Sequence[tuple[Tensor, Tensor]], amount: float, device: torch.device
+) -> Tensor:
+    look, look_valid = looks[int(torch.randint(len(looks), ()))]
+    pixels = to_device(look, device).float()[:, to_device(look_valid, device)]
+    return transfer_colors(to_device(image, device).float(), to_device(valid, device), pixels, amount)
 
 
 def transfer_colors(image: Tensor, valid: Tensor, look: Tensor, amount: float) -> Tensor:

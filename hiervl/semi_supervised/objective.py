@@ -24,7 +24,8 @@ class UnlabelledObjective:
         strong_weight: of each strong view; strong_views: how many there are.
         perturbation_weight, perturbation_dropout: weight of the weak view whose features lose channels, and how many.
         entropy_weight: of the strong views' entropy.
-        color_transfer: probability that a labelled image takes on the colours of an unlabelled one.
+        color_transfer: probability that a labelled image or a strong view takes on the colours of an unlabelled image.
+        color_agreement: pseudo-labels are the mean over the weak view and the same in the colours of a labelled image.
         balance: exponent of the inverse class frequency by which pseudo-labelled pixels are weighed.
         ignore_value: label of pixels that count nowhere.
     """
@@ -39,6 +40,7 @@ class UnlabelledObjective:
     perturbation_dropout: float = 0.5
     entropy_weight: float = 0.0
     color_transfer: float = 0.0
+    color_agreement: bool = False
     balance: float = 0.0
     ignore_value: int = 255
 
@@ -62,6 +64,7 @@ class UnlabelledObjective:
             perturbation_dropout=semi.PERTURBATION_DROPOUT,
             entropy_weight=cfg.LOSS.ENTROPY,
             color_transfer=semi.COLOR_TRANSFER,
+            color_agreement=semi.COLOR_AGREEMENT,
             balance=cfg.LOSS.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )

@@ -9,7 +9,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiervl.losses.pixel_losses import pixel_cross_entropy, pixel_entropy
+from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy
 from hiervl.modeling import HierVL
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 from hiervl.modeling.image_encoder import MAPS
@@ -19,7 +19,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
-from .color_transfer import in_colors_of_others
+from .color_transfer import in_labelled_colors, in_unlabelled_colors
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
 from .masked import MaskedConsistency
@@ -39,6 +39,7 @@ class UnlabelledImages(NamedTuple):
     valid: Tensor  # (B, H, W) bool, False on padding
     strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
     inside: list[Tensor]  # (B, H, W) bool: the pixels that came from another image
+    weak_in_labelled_colors: Tensor | None = None  # (B, 3, H, W) in 0…255, for the teacher
 
 
 class ViewTarget(NamedTuple):
@@ -153,14 +154,16 @@ class SemiSupervisedStep(nn.Module):
 
     def _parts(self, batch: dict[str, list[dict]], text: TextFeatures) -> Iterator[dict[str, Tensor]]:
         self.statistics, self.last_pseudo = {}, None
-        objective = self.objective
-        samples = batch["labeled"]
-        if objective.enabled and objective.color_transfer:
-            samples = in_colors_of_others(samples, batch["unlabeled"], objective.color_transfer, self.student.device)
+        objective, device = self.objective, self.student.device
+        transfers = objective.enabled and objective.color_transfer
+        seen = in_unlabelled_colors(batch, objective.color_transfer, device) if transfers else batch
+        samples = seen["labeled"]
         labelled = self.student.normalise([item["image"] for item in samples])
         views = None
         if objective.enabled and batch["unlabeled"] and self.iteration >= objective.burn_in:
-            views = self.views(batch["unlabeled"])
+            views = self.views(seen["unlabeled"])
+            if objective.color_agreement:
+                views = views._replace(weak_in_labelled_colors=in_labelled_colors(batch, device))
         frozen = self._frozen_pass(labelled, views)
         share = objective.supervised_share if views is not None else 1.0
 
@@ -327,6 +330,9 @@ class SemiSupervisedStep(nn.Module):
         network.eval()
         try:
             scores = network.semantic_maps(views.weak, **judged)
+            if views.weak_in_labelled_colors is not None:
+                others = network.semantic_maps(views.weak_in_labelled_colors)
+                scores = normalised(scores.float()) + normalised(others.float())
         finally:  # a lack of GPU memory is answered by repeating the step
             network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):

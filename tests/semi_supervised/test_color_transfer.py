@@ -1,10 +1,10 @@
-"""Labelled images in the colours of unlabelled ones: statistics by hand, and what the step does with them."""
+"""Images in the colours of others: statistics by hand, and what the step does with them."""
 
 import pytest
 import torch
 
 from hiervl.semi_supervised import step as step_module
-from hiervl.semi_supervised.color_transfer import in_colors_of_others, transfer_colors
+from hiervl.semi_supervised.color_transfer import in_labelled_colors, in_unlabelled_colors, transfer_colors
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 CPU = torch.device("cpu")
@@ -40,51 +40,86 @@ def test_flat_images_stay_finite():
     torch.testing.assert_close(nothing, channel([7.0, 7.0]))
 
 
-def sample(key, values, valid):
-    return {key: channel(values).to(torch.uint8), "valid": torch.tensor([valid]), "name": key}
+def batch_of(labelled, weak, strong=(), valid=None):
+    """One unlabelled sample and labelled ones, each a row of pixels in all channels alike."""
+    unlabelled = {"image_weak": channel(weak), **{f"image_strong{n}": channel(v) for n, v in enumerate(strong, 1)}}
+    unlabelled["valid"] = torch.tensor([valid or [True] * len(weak)])
+    labeled = [{"image": channel(v), "valid": torch.ones(1, len(v), dtype=torch.bool), "name": "a"} for v in labelled]
+    return {"labeled": labeled, "unlabeled": [unlabelled]}
 
 
-def test_padding_of_the_other_image_does_not_count():
+def test_student_sees_labelled_images_and_strong_views_in_the_light_of_weak_ones():
+    """All are brighter than the weak view's one valid pixel: each moves part of the way, by an amount of its own."""
     torch.manual_seed(0)
-    labeled = [sample("image", [100.0, 100.0], [True, True])] * 8
-    unlabeled = [sample("image_weak", [200.0, 0.0], [True, False])]
-    changed = in_colors_of_others(labeled, unlabeled, 1.0, CPU)
-    assert all(100 <= item["image"].min() and item["name"] == "image" for item in changed)
-    assert len({float(item["image"].max()) for item in changed}) == 8  # each by an amount of its own
-    assert all(item["image"].dtype == torch.uint8 for item in labeled)  # the samples handed in stay as they are
+    batch = batch_of([[100.0, 100.0]] * 6, [50.0, 0.0], [[150.0, 150.0], [200.0, 200.0]], [True, False])
+    seen = in_unlabelled_colors(batch, 1.0, CPU)
+    moved = [float(item["image"].max()) for item in seen["labeled"]]
+    assert all(50 < value < 100 for value in moved) and len(set(moved)) == 6
+    strong = seen["unlabeled"][0]
+    assert 50 < strong["image_strong1"][0, 0, 0] < 150 and 50 < strong["image_strong2"][0, 0, 0] < 200
+    assert strong["image_strong1"][0, 0, 1] == 150  # padding
+    assert strong["image_weak"] is batch["unlabeled"][0]["image_weak"] and seen["labeled"][0]["name"] == "a"
+    assert all(float(item["image"].max()) == 100 for item in batch["labeled"])  # what was handed in stays
 
 
-@pytest.mark.parametrize(("unlabeled", "probability"), [([], 1.0), ([sample("image_weak", [9.0], [True])], 0.0)])
-def test_nothing_changes_without_another_image_or_by_chance(unlabeled, probability):
-    labeled = [sample("image", [100.0], [True])]
-    assert in_colors_of_others(labeled, unlabeled, probability, CPU)[0] is labeled[0]
+def test_student_is_left_alone_without_other_images_or_by_chance():
+    batch = batch_of([[100.0, 100.0]], [50.0, 0.0])
+    assert in_unlabelled_colors(batch, 0.0, CPU)["labeled"][0]["image"] is batch["labeled"][0]["image"]
+    alone = {**batch, "unlabeled": []}
+    assert in_unlabelled_colors(alone, 1.0, CPU)["labeled"][0]["image"] is batch["labeled"][0]["image"]
 
 
-@pytest.mark.parametrize(("enabled", "burn_in"), [(True, 0), (True, 100), (False, 0)])
-def test_labelled_losses_see_the_colours_also_in_the_burn_in(make_cfg, make_network, monkeypatch, enabled, burn_in):
-    """With everything black, the labelled losses are those of black images; supervised-only training is left alone."""
-    options = ("SEMI.COLOR_TRANSFER", 1.0, "SEMI.ENABLED", enabled, "SEMI.BURN_IN", burn_in)
-    options += ("SEMI.SUPERVISED_SHARE", 1.0)
-    step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
+def test_teacher_sees_weak_views_in_the_light_of_labelled_ones():
+    batch = batch_of([[90.0, 110.0]], [10.0, 30.0, 0.0], valid=[True, True, False])
+    torch.testing.assert_close(in_labelled_colors(batch, CPU), channel([90.0, 110.0, 0.0])[None])
 
-    def black(labeled, unlabeled, probability, device):
-        assert probability == 1.0 and len(unlabeled) == 1
-        return [{**item, "image": torch.zeros_like(item["image"])} for item in labeled]
 
-    monkeypatch.setattr(step_module, "in_colors_of_others", black)
+@pytest.fixture
+def photographs():
+    """A labelled and an unlabelled sample as the loader makes them; the unlabelled one is dark."""
+    torch.manual_seed(5)
     image, valid = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8), torch.ones(32, 32, dtype=torch.bool)
     labels = torch.zeros(32, 32, dtype=torch.long)
     labels[16:] = 2
-    other = {f"image_{view}": image for view in ("weak", "strong1", "strong2")}
-    other.update(cutmix_box1=torch.zeros(4, dtype=torch.long), cutmix_box2=torch.zeros(4, dtype=torch.long), valid=valid)
-    labeled = [{"image": image, "sem_seg": labels, "valid": valid}]
+    other = {f"image_{view}": image // 8 for view in ("weak", "strong1", "strong2")}
+    other.update({f"cutmix_box{view}": torch.zeros(4, dtype=torch.long) for view in (1, 2)})
+    return {"labeled": [{"image": image, "sem_seg": labels, "valid": valid}], "unlabeled": [{**other, "valid": valid}]}
 
-    def pixel_loss(samples):
+
+@pytest.mark.parametrize(("enabled", "burn_in"), [(True, 0), (True, 100), (False, 0)])
+def test_labelled_losses_see_the_colours_also_in_the_burn_in(
+    make_cfg, make_network, monkeypatch, photographs, enabled, burn_in
+):
+    """With everything black, the labelled losses are those of black images; supervised-only training is left alone."""
+    options = ("SEMI.COLOR_TRANSFER", 0.9, "SEMI.ENABLED", enabled, "SEMI.BURN_IN", burn_in)
+    options += ("SEMI.SUPERVISED_SHARE", 1.0)
+    step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
+
+    def black(batch, probability, device):
+        assert probability == 0.9
+        return {**batch, "labeled": [{**s, "image": torch.zeros_like(s["image"])} for s in batch["labeled"]]}
+
+    def pixel_loss(batch):
         torch.manual_seed(1)
-        return step({"labeled": samples, "unlabeled": [other]})["loss_pixel"]
+        return step(batch)["loss_pixel"]
 
-    seen = pixel_loss(labeled)
+    monkeypatch.setattr(step_module, "in_unlabelled_colors", black)
+    seen = pixel_loss(photographs)
     step.objective = step_module.UnlabelledObjective(enabled=False)
-    expected = {flag: pixel_loss([{**labeled[0], "image": image * (not flag)}]) for flag in (True, False)}
+    expected = {True: pixel_loss(black(photographs, 0.9, CPU)), False: pixel_loss(photographs)}
     assert abs(expected[True] - expected[False]) > 1e-3
     torch.testing.assert_close(seen, expected[enabled])
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_pseudo_labels_are_the_mean_of_both_looks_of_the_teacher(make_cfg, make_network, photographs, agrees):
+    options = ("SEMI.COLOR_AGREEMENT", agrees, "SEMI.CONFIDENCE", 0.3)
+    step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
+    step(photographs)
+    looks = [photographs["unlabeled"][0]["image_weak"][None].float()]
+    looks += [in_labelled_colors(photographs, CPU)] * agrees
+    shares = sum(m / m.sum(1, keepdim=True) for m in map(step.teacher.network.semantic_maps, looks)) / len(looks)
+    confidence, labels = shares.max(1)
+    assert torch.equal(step.last_pseudo.labels, labels)
+    clear = (confidence - 0.3).abs() > 1e-3
+    assert torch.equal(step.last_pseudo.keep[clear], (confidence >= 0.3)[clear])
