@@ -54,6 +54,7 @@ TITLES = {
     "unimatch": "UniMatch",
     "unimatch_class_thresholds": "UniMatch, class-wise thresholds",
     "fixmatch": "FixMatch",
+    "per_pixel": "per-pixel decoder, trained as HierVL",
     "supervised_per_pixel": "supervised, per-pixel decoder",
     "components_1_baseline": "none of them",
     "components_2_hsqg": "HSQG",

@@ -24,6 +24,7 @@ EXPECTED = {
     "supervised": EVERYTHING - UNLABELLED,
     "supervised_per_pixel": {"loss_pixel"},
     "fixmatch": PIXELS,
+    "per_pixel": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "unimatch": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "unimatch_class_thresholds": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "semivl": MASKS | UNLABELLED - {"loss_entropy"},
@@ -100,7 +101,7 @@ def test_every_baseline_and_ablation_trains(train, delta):
     losses = {name for name in logged if name.startswith("loss_") and not name[-1].isdigit() or "strong" in name}
     assert losses == EXPECTED[delta.stem]
     assert 0 <= results["sem_seg"]["mIoU"] <= 100 and logged["iteration"] == 1
-    per_pixel = delta.stem.startswith(("supervised_per_pixel", "fixmatch", "unimatch"))
+    per_pixel = delta.stem.startswith(("supervised_per_pixel", "per_pixel", "fixmatch", "unimatch"))
     assert type(trainer.student).__name__ == ("PixelClassifier" if per_pixel else "HierVL")
 
 

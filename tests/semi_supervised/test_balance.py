@@ -27,7 +27,7 @@ def settings(path, deltas=()):
 def distinct_configs():
     """One of each kind: the splits of a benchmark differ in nothing that matters here."""
     shipped = [(path, ()) for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.name.startswith("Base-")]
-    baselines = ("unimatch", "unimatch_class_thresholds", "fixmatch", "semivl")
+    baselines = ("unimatch", "unimatch_class_thresholds", "fixmatch", "per_pixel", "semivl")
     for name in baselines:
         shipped.append((ROOT / "configs" / "pascal_92.yaml", (str(ROOT / "configs" / "baselines" / f"{name}.yaml"),)))
         shipped.append((ROOT / "configs" / "quickstart.yaml", (str(ROOT / "configs" / "baselines" / f"{name}.yaml"),)))
