@@ -53,7 +53,7 @@ def random_batch(num_classes: int) -> dict:
         classes = torch.randperm(num_classes, generator=generator)[:4]
         blocks = classes[torch.randint(0, len(classes), (4, 4), generator=generator)]
         sem_seg = blocks.repeat_interleave(SIZE // 4, 0).repeat_interleave(SIZE // 4, 1)
-        labelled.append({"image": image(), "sem_seg": sem_seg})
+        labelled.append({"image": image(), "sem_seg": sem_seg, "valid": torch.ones(SIZE, SIZE, dtype=torch.bool)})
         weak = image()
         unlabelled.append(
             {
