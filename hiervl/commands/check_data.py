@@ -42,7 +42,11 @@ def run(args) -> int:
     except UserError:  # whatever it is, the check explains it better
         pass
     report = check(
-        layout, cfg.INPUT.CROP_SIZE if choices is not None else None, cfg.INPUT.SHORT_SIDE, cfg.DATALOADER.MAX_DAMAGED
+        layout,
+        cfg.INPUT.CROP_SIZE if choices is not None else None,
+        cfg.INPUT.SHORT_SIDE,
+        cfg.DATALOADER.MAX_DAMAGED,
+        transfers_colors=cfg.SEMI.COLOR_TRANSFER > 0,
     )
     folder = Path(cfg.OUTPUT_DIR) / "check_data"
     text = (format_names(layout) if isinstance(layout, RegisteredLayout) else "") + format_report(report)

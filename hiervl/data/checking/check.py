@@ -9,6 +9,7 @@ import numpy as np
 
 from hiervl.data.checking.duplicates import near_duplicates
 from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
+from hiervl.data.checking.light import light_findings
 from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import LabelFiles, RegisteredLayout
 from hiervl.data.checking.values import (
@@ -81,13 +82,18 @@ class Report:
 
 
 def check(
-    layout: Layout, crop_size: int | None = None, short_side: int = 0, max_damaged: float = DEFAULT_MAX_DAMAGED
+    layout: Layout,
+    crop_size: int | None = None,
+    short_side: int = 0,
+    max_damaged: float = DEFAULT_MAX_DAMAGED,
+    transfers_colors: bool = False,
 ) -> Report:
     """Read every image and mask and look for faults.
 
     Args:
         crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: sizes are not compared with the crop.
         max_damaged: DATALOADER.MAX_DAMAGED, the share of unlabelled images that training does without.
+        transfers_colors: SEMI.COLOR_TRANSFER is on.
 
     Raises:
         UserError: a folder, a list or the class file is missing or wrong, so that there is nothing to look at.
@@ -106,6 +112,7 @@ def check(
     _divide(report, layout, pools)
     report.findings += _classes(report, MENDS[type(layout)])
     report.findings += _duplicates(report)
+    report.findings += _light(report, transfers_colors)
     if crop_size is not None:
         report.findings += _small_images(report, crop_size, short_side)
     report.findings.sort(key=lambda finding: LEVELS.index(finding.level))
@@ -310,6 +317,14 @@ def _duplicates(report: Report) -> list[Finding]:
                 files,
             ))  # fmt: skip
     return findings
+
+
+def _light(report: Report, transfers_colors: bool) -> list[Finding]:
+    facts = {
+        split: {path: report.images[path] for path in report.splits.get(split, []) if path in report.images}
+        for split in ("train", UNLABELED)
+    }
+    return light_findings(list(facts["train"].values()), facts[UNLABELED], transfers_colors)
 
 
 def _small_images(report: Report, crop_size: int, short_side: int) -> list[Finding]:

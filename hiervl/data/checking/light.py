@@ -1,0 +1,54 @@
+"""Unlabelled images taken in a light that no labelled one shows."""
+
+from collections.abc import Sequence
+
+from hiervl.data.checking.image_facts import ImageFacts
+from hiervl.data.checking.values import WARNING, Finding
+
+FACTOR = 0.75  # of the brightness of the darkest labelled image, or the darkness of the brightest one
+LEAST_SHARE = 0.05  # of the unlabelled images
+WHITE = 255.0
+LABEL = "label one or two of them"
+TRANSFER = (
+    ", or let labelled images take on their colours (SEMI.COLOR_TRANSFER 0.7 SEMI.COLOR_AGREEMENT True; not where "
+    "colours tell the classes apart)"
+)
+
+
+def light_findings(
+    labelled: Sequence[ImageFacts], unlabelled: dict[str, ImageFacts], transfers_colors: bool = False
+) -> list[Finding]:
+    """Warn of unlabelled images far darker or brighter than every labelled training image.
+
+    In such light a network is often wrong about whole regions and sure of it, and learns that from its pseudo-labels.
+
+    Args:
+        labelled: facts of the labelled training images; unlabelled: of the others, by path.
+        transfers_colors: SEMI.COLOR_TRANSFER is on already.
+    """
+    if not labelled or not unlabelled:
+        return []
+    remedy = LABEL + ("" if transfers_colors else TRANSFER)
+    levels = [brightness(facts) for facts in labelled]
+    found = {path: brightness(facts) for path, facts in unlabelled.items()}
+    darkest, brightest = min(levels), max(levels)
+    outside = {
+        "darker": {path: level for path, level in found.items() if level < FACTOR * darkest},
+        "brighter": {path: level for path, level in found.items() if WHITE - level < FACTOR * (WHITE - brightest)},
+    }
+    return [
+        Finding(
+            WARNING,
+            f"{len(files)} of {len(found)} unlabelled images are far {kind} than every labelled training image (mean "
+            f"grey value {min(files.values()):.0f} to {max(files.values()):.0f}, labelled {darkest:.0f} to "
+            f"{brightest:.0f}): {remedy}.",
+            tuple(sorted(files, key=files.__getitem__)),
+        )
+        for kind, files in outside.items()
+        if len(files) > LEAST_SHARE * len(found)
+    ]
+
+
+def brightness(facts: ImageFacts) -> float:
+    """Mean grey value, 0…255."""
+    return float(facts.mark.thumbnail.mean())
