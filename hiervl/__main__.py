@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import io
 import sys
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def run_command(name: str, arguments: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a name that the terminal cannot show ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else USER_ERROR_STATUS

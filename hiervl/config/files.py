@@ -8,6 +8,7 @@ from hiervl.config.keys import leaves
 from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import read_text
 
 # An installed HierVL has its configs inside the package, a checkout beside it.
 _PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 2)]
@@ -76,7 +77,7 @@ def written_keys(layers: list[Layer]) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
     settings = with_older_meaning(load_yaml(text, str(path)))

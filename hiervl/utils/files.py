@@ -1,7 +1,9 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and reading texts of other programs."""
 
+import codecs
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 from PIL import Image
 
 TEMPORARY = ".tmp"
+CHUNK = 1 << 20  # bytes
+NO_UTF8 = re.compile("[\udc80-\udcff]")  # how Python shows the bytes of file names that are no UTF-8
 
 
 @contextmanager
@@ -44,10 +48,42 @@ def whole_file(path: str | Path, *, ending: str = "", durable: bool = False) -> 
         _flush_folder(path.parent)
 
 
+def text_encoding(path: str | Path) -> str:
+    """How a text file is encoded: UTF-16 where its mark says so, as PowerShell writes; UTF-8 where it is that, with a
+    mark or without; else Windows-1252, as older programs write.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open(path, "rb") as file:
+        chunk = file.read(CHUNK)
+        if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        try:
+            while chunk:
+                decoder.decode(chunk)
+                chunk = file.read(CHUNK)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
+
+
+def read_text(path: str | Path) -> str:
+    """A text that other programs wrote, in any of the encodings of :func:`text_encoding`.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read or is no text.
+    """
+    return Path(path).read_text(encoding=text_encoding(path))
+
+
 def write_text(path: str | Path, text: str, *, durable: bool = False) -> None:
-    """Write a UTF-8 text as a :func:`whole_file`; line ends stay as they are."""
+    """Write a UTF-8 text as a :func:`whole_file`; line ends stay as they are, and names of files that are no UTF-8 the
+    bytes that they are on the disk."""
     with whole_file(path, durable=durable) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -58,7 +94,13 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
     """Write plain values as JSON with a line end, as a :func:`whole_file`."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Plain values as JSON, which is UTF-8 also where names of files are not: of these every odd byte is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return NO_UTF8.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_png(path: str | Path, picture: Image.Image, **options: Any) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
-from hiervl.data.folders.kinds import refuse_file
+from hiervl.data.folders.kinds import is_hidden, refuse_file
 from hiervl.data.loading.bands import TIFF_SUFFIXES, has_rasterio, tiff_size
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.readers import Frame, file_frame
 from hiervl.data.loading.turns import turned_size
 from hiervl.utils.errors import UserError
-from hiervl.utils.files import write_text
+from hiervl.utils.files import text_encoding, write_text
 
 # JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
@@ -51,13 +51,13 @@ def list_files(
     at. ``above`` are the folders that this one lies in, links followed.
     """
     real = os.path.realpath(folder)
-    if real in above:  # a link that leads back
+    if any(path == real or path.startswith(os.path.join(real, "")) for path in above):  # a link that leads back
         return
     names, folders = [], set()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_hidden(entry.name):
                     continue
                 if entry.is_dir():
                     folders.add(entry.name)
@@ -85,7 +85,10 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[s
     for path in map(Path, list_files(folder, suffixes)):
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
-            raise UserError(f"{found[stem]} and {path.name} share one stem, and so one mask: remove one of them.")
+            raise UserError(
+                f"{found[stem]} and {path.name} share one stem, and so one mask: remove one of them, or, if one is the "
+                "other's mask, move the masks into a folder of their own."
+            )
         found[stem] = path
     return dict(sorted(found.items()))
 
@@ -130,12 +133,12 @@ def read_list(path: Path, key: str) -> Iterator[str]:
     expected, digest = None, hashlib.sha256()
     count = 0
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding=text_encoding(path)) as file:
             for line in map(str.strip, file):
                 if line.startswith(HASH_MARK) and expected is None:
                     expected = line.removeprefix(HASH_MARK)
                 elif line and not line.startswith("#"):
-                    digest.update(f"{line}\n".encode())
+                    digest.update(_bytes_of(line))
                     count += 1
                     yield line
     except (OSError, UnicodeDecodeError) as error:
@@ -152,7 +155,12 @@ def read_list(path: Path, key: str) -> Iterator[str]:
 
 def names_hash(names: Iterable[str]) -> str:
     """sha256 (hexadecimal) of the names, each followed by a line feed."""
-    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    return hashlib.sha256(b"".join(map(_bytes_of, names))).hexdigest()
+
+
+def _bytes_of(name: str) -> bytes:
+    """A line of a list; of a file's name that is no UTF-8 the bytes that it has on the disk."""
+    return f"{name}\n".encode("utf-8", "surrogateescape")
 
 
 def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> list[str]:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from hiervl.data.loading.file_types import IMAGE, IMAGE_SUFFIXES, type_of_file
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import read_text, text_encoding
 
+LEFT_BEHIND = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "@eadir")
 LOOKED_AT = 3  # files of one suffix whose content is read to tell what all of them are
 TEXT_LINES = 20  # of a text file that are looked at
 
@@ -76,7 +78,7 @@ def kind_of_file(path: str | Path) -> Kind | None:
         if suffix == ".xml":
             return _kind_of_xml(path)
         if suffix in (".txt", ".csv", ".yaml", ".yml"):
-            with open(path, encoding="utf-8-sig") as file:
+            with open(path, encoding=text_encoding(path)) as file:
                 lines = [line.strip() for line, _ in zip(file, range(TEXT_LINES))]
             return _kind_of_text(lines, suffix)
     except (OSError, ValueError, ElementTree.ParseError):
@@ -91,8 +93,7 @@ def read_json(path: str | Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON text.
     """
-    with open(path, encoding="utf-8-sig") as file:  # Windows puts a mark in front
-        text = file.read()
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -213,8 +214,13 @@ def unused_files(folder: str | Path, used: Sequence[str] = IMAGE_SUFFIXES) -> li
 
 def _visible_files(folder: str | Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (os.path.join(place, name) for name in sorted(names) if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
 def _judged(suffix: str, files: Sequence[str]) -> Unused:

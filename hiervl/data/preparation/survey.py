@@ -21,6 +21,7 @@ from hiervl.data.preparation.survey_contents import (
 )
 from hiervl.data.preparation.survey_places import annotated, masked
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import read_text
 
 
 def survey(folder: Path, mask_suffix: str = "") -> Survey:
@@ -89,7 +90,7 @@ def _find_lists(contents: Contents, result: Survey) -> None:
         if path.stem.lower() not in ("train", "val") or path.stem.lower() in result.lists:
             continue
         try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError):
             continue
         bases = [os.path.splitext(os.path.basename(name))[0] for name in names]

@@ -44,6 +44,23 @@ def test_linked_folders_are_searched_and_circles_end(tmp_path):
     assert list(find_files(tmp_path / "images")) == ["1", "more/2"]
 
 
+def test_links_upwards_and_what_systems_leave_behind_are_passed_over(tmp_path):
+    touch(tmp_path, "images/1.jpg", "images/__MACOSX/2.jpg", "images/@eaDir/1.jpg/THUMB.jpg", "masks/1.jpg")
+    (tmp_path / "images" / "up").symlink_to(tmp_path)
+    assert list(find_files(tmp_path / "images")) == ["1"]
+
+
+def test_lists_in_the_encodings_of_other_programs(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
+        (tmp_path / "list.txt").write_bytes("größe 1\r\n\r\n2\r\n".encode(encoding))
+        assert list(read_list(tmp_path / "list.txt", "KEY")) == ["größe 1", "2"]
+
+
+def test_names_that_are_no_utf8_have_a_hash(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "é"]
+    assert write_list(tmp_path / "list.txt", names) == hashlib.sha256(b"caf\xe9\n\xc3\xa9\n").hexdigest()
+
+
 def test_folder_of_a_like_name_is_named(tmp_path):
     (tmp_path / "labelled").mkdir()
     with pytest.raises(UserError, match="DATASET.X: there is no folder .*labeled; did you mean .*labelled[?]$"):

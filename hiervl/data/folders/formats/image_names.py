@@ -2,11 +2,13 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hiervl.data.loading.file_types import TYPES
+from hiervl.utils.files import NO_UTF8
 
 UPLOAD_MARK = re.compile(r"[0-9a-f]{4,32}-(?=.)")  # what Label Studio puts in front of the name of an uploaded file
 DRIVE = re.compile(r"[A-Za-z]:/")
@@ -20,8 +22,8 @@ class ImageNames:
         self.stems = set(stems)
         bases = Counter(map(_base, self.stems))
         self.unique = {_base(stem): stem for stem in self.stems if bases[_base(stem)] == 1}
-        folded = Counter(base.casefold() for base in self.unique)
-        self.folded = {base.casefold(): stem for base, stem in self.unique.items() if folded[base.casefold()] == 1}
+        folded = Counter(map(folded_name, self.unique))
+        self.folded = {folded_name(base): stem for base, stem in self.unique.items() if folded[folded_name(base)] == 1}
 
     def find(self, written: str) -> str | None:
         """The stem of the image that is meant; None: there is none, or there are several.
@@ -37,7 +39,7 @@ class ImageNames:
                     return "/".join(parts[start:])
             base = parts[-1]
             for name in (base, UPLOAD_MARK.sub("", base, count=1) if UPLOAD_MARK.match(base) else base):
-                found = self.unique.get(name) or self.folded.get(name.casefold())
+                found = self.unique.get(name) or self.folded.get(folded_name(name))
                 if found is not None:
                     return found
         return None
@@ -55,6 +57,13 @@ class ImageNames:
         path = os.path.normpath(path).lstrip("/") if path else path
         stem, suffix = os.path.splitext(path)
         return stem if suffix.lower() in TYPES else path
+
+
+def folded_name(name: str) -> str:
+    """The same for names that differ in capitals, in how accents are encoded (macOS takes them apart), or in whether
+    the file system's names are UTF-8 or Latin-1."""
+    latin = NO_UTF8.sub(lambda found: chr(ord(found[0]) - 0xDC00), name)
+    return unicodedata.normalize("NFC", latin).casefold()
 
 
 def _base(stem: str) -> str:

@@ -16,6 +16,7 @@ from hiervl.data.folders.formats import shapes
 from hiervl.data.folders.formats.shapes import Shape
 from hiervl.data.folders.formats.source import Annotation, AnnotationFiles, reading
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import read_text
 
 KIND = "YOLO segmentation text"
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
@@ -51,7 +52,7 @@ class YoloFiles(AnnotationFiles):
         return *super().stamp(key), sorted(self.names.items())
 
     def annotation(self, key: str) -> Annotation:
-        lines = self.keys[key].read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(self.keys[key]).splitlines()
         size = image_size(self.images[key])
         found = [self._shape(line.split(), size) for line in lines if line.strip()]
         found.sort(key=lambda pair: -pair[0])
@@ -88,7 +89,7 @@ def read_names(path: Path) -> dict[int, str]:
         UserError: the file cannot be read or holds no names.
     """
     with reading(str(path), "a list of classes"):
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix.lower() in (".yaml", ".yml"):
             names = load_yaml(text, str(path))["names"]
             pairs = names.items() if isinstance(names, dict) else enumerate(names)
