@@ -1,9 +1,13 @@
-"""Lists of classes that come with exports, read as the entries of a class file.
+"""Lists of classes that come with exports or were typed in other programs, read as the entries of a class file.
 
-* Roboflow's ``_classes.csv``: a mask value and a name a line, below a heading.
+* Tables (``.csv``, ``.tsv``): a column of names (``name``, ``class``, ``label`` …), perhaps one of mask values (``Pixel
+  Value``, ``id``, ``index`` …) and colours (``r``, ``g``, ``b``, or one column of ``#rrggbb`` or ``200,0,0``), with
+  commas, semicolons or tabs between. Roboflow's ``_classes.csv`` and Kaggle's ``class_dict.csv`` are such tables.
 * ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` a line.
-* ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0.
-  labelme's ``__ignore__`` does not count and takes no number.
+* ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0, or a
+  number and a name. labelme's ``__ignore__`` does not count and takes no number.
+* JSON and YAML: names in order, names by number, numbers by name, or an object per class with its name, number and
+  colour, at the top or under ``classes``, ``categories`` or ``labels``.
 * YOLO's ``data.yaml``: ``names`` as a list or by number, which name objects; a background is put in front.
 * Supervisely's ``meta.json``: names and colours, which name objects; a background is put in front.
 
@@ -13,17 +17,34 @@ An entry whose name is ``background`` or labelme's ``_background_`` is the backg
 import csv
 import io
 import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import read_text
 
-LIST_SUFFIXES = (".csv", ".txt", ".names", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv")
+LIST_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".names", ".json")
+SHEET_SUFFIXES = (".xlsx", ".xls", ".ods", ".numbers")
+# Files of these names are lists of classes, whatever they hold; those of others are recognised by their content.
+LIST_NAMES = (
+    "class_names.txt", "classes.txt", "labels.txt", "label_names.txt", "obj.names", "classes.names", "class_dict.csv",
+    "classes.csv", "labels.csv", "classes.json", "class_names.json", "labels.json", "id2label.json", "label2id.json",
+)  # fmt: skip
 BACKGROUNDS = ("background", "_background_", "__background__")
 IGNORE_NAME = "__ignore__"
 IGNORED = 255
 BACKGROUND_ENTRY = {"name": "background", "background": True}
+
+# Headings of columns and keys of objects, without capitals and separators.
+NAME_KEYS = ("name", "classname", "labelname", "title", "class", "label", "category")
+VALUE_KEYS = ("pixelvalue", "value", "id", "index", "classid", "labelid", "classindex", "number", "label", "class")
+COLOR_KEYS = ("color", "colour", "rgb", "colorrgb", "hex")
+CHANNEL_KEYS = (("r", "red"), ("g", "green"), ("b", "blue"))
+NUMBERED = re.compile(r"(\d+)\s*(?:[:;,=\t]|\s)\s*(\S.*)")  # a line of a number and a name
 
 
 def is_class_list(path: Path) -> bool:
@@ -41,32 +62,42 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".json":
-            return _with_background([
-                {"name": str(entry["title"]), **_hex_color(entry.get("color"))} for entry in json.loads(text)["classes"]
-            ])  # fmt: skip
-        if suffix == ".csv":
-            rows = list(csv.reader(io.StringIO(text), skipinitialspace=True))
-            if not rows or [cell.strip().casefold() for cell in rows[0][:2]] != ["pixel value", "class"]:
-                raise ValueError("its first line is not 'Pixel Value, Class'")
-            return [_marked({"name": row[1].strip(), "label": int(row[0])}) for row in rows[1:] if row]
+            return _of_content(json.loads(text))
+        if suffix in TABLE_SUFFIXES:
+            return _of_table(text)
         if lines and (lines[0].startswith("# label:color_rgb") or all(line.count(":") == 3 for line in lines)):
             return [_marked(_of_labelmap(line)) for line in lines if not line.startswith("#")]
+        numbered = [NUMBERED.fullmatch(line) for line in lines]
+        if lines and all(numbered):
+            return _by_number({int(found[1]): found[2] for found in numbered if found}, len(lines))
         names = [line for line in lines if line != IGNORE_NAME]
         ignored = [{"name": IGNORE_NAME, "label": IGNORED, "ignore": True}] if IGNORE_NAME in lines else []
         return [_marked({"name": name, "label": number}) for number, name in enumerate(names)] + ignored
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(
             f"the class file {path} is no list of classes that is known ({' '.join(str(error).split())}): write a YAML "
             "file with an entry per class (docs/data.md)."
         ) from None
 
 
-def entries_of_yaml(content: Any) -> list[dict[str, Any]] | None:
-    """Entries of a class file, from the content of YOLO's ``data.yaml``; None: it is another YAML."""
-    names = content.get("names") if isinstance(content, dict) and "classes" not in content else None
+def entries_of_yaml(content: Any) -> list[Any] | None:
+    """Entries of a class file, from the content of a YAML that is no class file but lists classes: YOLO's
+    ``data.yaml``, or a list or mapping alone; None: it is another YAML."""
+    if isinstance(content, list):
+        only_names = all(isinstance(entry, str) for entry in content)
+        return (_in_order(content) if only_names else content) or None  # else the entries themselves
+    if not isinstance(content, dict) or "classes" in content:
+        return None
+    names = content.get("names")
     if isinstance(names, dict):
         names = [names[number] for number in sorted(names)]
-    return _with_background([{"name": str(name)} for name in names]) if isinstance(names, list) and names else None
+    if isinstance(names, list) and names:
+        is_export = bool(content.keys() & {"nc", "train", "val", "test", "path"})  # whose names are those of objects
+        return _with_background([{"name": str(name)} for name in names]) if is_export else _in_order(names)
+    try:
+        return _of_mapping(content)
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def read_class_names(path: Path) -> list[dict[str, Any]]:
@@ -75,16 +106,139 @@ def read_class_names(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it cannot be read or is no such list.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the class file {path} cannot be read ({' '.join(str(error).split())}).") from None
+    text = read_list_text(path)
     if is_class_list(path):
         return read_class_list(path, text)
     entries = entries_of_yaml(load_yaml(text, f"the class file {path}"))
     if entries is None:
         raise UserError(f"the class file {path} has no list 'names'.")
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+def read_list_text(path: Path) -> str:
+    """The text of a class file or list.
+
+    Raises:
+        UserError: it cannot be read or is no text, such as a workbook.
+    """
+    if path.suffix.lower() in SHEET_SUFFIXES:
+        raise UserError(f"the class file {path} is a spreadsheet: save it as CSV, with a column of names.")
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the class file {path} is no text: {error}") from None
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def _of_table(text: str) -> list[dict[str, Any]]:
+    """Rows below a heading."""
+    heading = text.lstrip().split("\n", 1)[0]
+    separator = max(",;\t", key=heading.count)
+    rows = list(csv.reader(io.StringIO(text.strip()), delimiter=separator, skipinitialspace=True))
+    keys = [_plain(cell) for cell in rows[0]]
+    entries = []
+    for row in rows[1:]:
+        cells = {key: cell.strip() for key, cell in zip(keys, row) if key}
+        if any(cells.values()):
+            entries.append(_entry(cells))
+    if not entries or not any(key in NAME_KEYS for key in keys):
+        raise ValueError(f"a table needs a heading with a column of names, such as 'name', but has {heading.strip()!r}")
     return entries
+
+
+def _entry(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """A class from what its row or object says, by plain keys.
+
+    Raises:
+        KeyError, ValueError: it has no name, or no number where one is expected.
+    """
+    named = [key for key in NAME_KEYS if _is_text(cells.get(key))]
+    if not named:
+        raise ValueError("an entry has no name")
+    entry: dict[str, Any] = {"name": cells[named[0]].strip()}
+    for key in VALUE_KEYS:
+        value = cells.get(key)
+        if key not in named[:1] and (type(value) is int or (isinstance(value, str) and value.strip().isdecimal())):
+            entry["label"] = int(value)
+            break
+    return _marked({**entry, **_color(cells)})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not value.strip().isdecimal()
+
+
+def _color(cells: Mapping[str, Any]) -> dict[str, list[int]]:
+    """``color`` of a row or object, where it has one."""
+    channels = [next((cells[key] for key in keys if key in cells), None) for keys in CHANNEL_KEYS]
+    value = next((cells[key] for key in COLOR_KEYS if cells.get(key)), None)
+    if isinstance(value, str) and (found := re.fullmatch(r"#?([0-9a-fA-F]{6})", value.strip())):
+        return {"color": [int(found[1][place : place + 2], 16) for place in (0, 2, 4)]}
+    if isinstance(value, str):
+        value = re.findall(r"\d+", value)
+    if isinstance(value, (list, tuple)) and len(value) >= 3:
+        channels = list(value[:3])
+    return {"color": [int(channel) for channel in channels]} if all(c not in (None, "") for c in channels) else {}
+
+
+def _plain(key: Any) -> str:
+    return re.sub(r"[\W_]+", "", str(key)).casefold()
+
+
+# ---------------------------------------------------------------------------- JSON and YAML
+
+
+def _of_content(content: Any) -> list[dict[str, Any]]:
+    """Of JSON in any of the shapes that this module knows."""
+    if isinstance(content, dict):
+        for key in ("classes", "categories", "labels", "names"):
+            if isinstance(content.get(key), (list, dict)):
+                entries = _of_content(content[key])
+                is_supervisely = key == "classes" and any("title" in entry for entry in content[key])
+                return _with_background(entries) if is_supervisely else entries
+        return _of_mapping(content)
+    if not isinstance(content, list) or not content:
+        raise ValueError("it holds no list of names")
+    if all(isinstance(name, str) for name in content):
+        return _in_order(content)
+    if not all(isinstance(entry, dict) for entry in content):
+        raise ValueError("it holds more than names and classes")
+    return [_entry({_plain(key): value for key, value in entry.items()}) for entry in content]
+
+
+def _of_mapping(content: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """Names by number, or numbers by name.
+
+    Raises:
+        ValueError, TypeError: it is neither.
+    """
+    numbers = [str(key).strip() for key in content]
+    if content and all(number.isdecimal() for number in numbers):
+        return _by_number({int(number): str(name) for number, name in zip(numbers, content.values())}, len(content))
+    if content and all(type(value) is int for value in content.values()):
+        return _by_number({number: str(name) for name, number in content.items()}, len(content))
+    raise ValueError("neither names by number nor numbers by name")
+
+
+def _by_number(names: Mapping[int, str], count: int) -> list[dict[str, Any]]:
+    """
+    Raises:
+        ValueError: a number occurs twice.
+    """
+    if len(names) < count:
+        raise ValueError("a number occurs twice")
+    return [_marked({"name": names[number].strip(), "label": number}) for number in sorted(names)]
+
+
+def _in_order(names: Sequence[Any]) -> list[dict[str, Any]]:
+    return [_marked({"name": str(name), "label": number}) for number, name in enumerate(names)]
+
+
+# ---------------------------------------------------------------------------- parts
 
 
 def _of_labelmap(line: str) -> dict[str, Any]:
@@ -103,9 +257,3 @@ def _with_background(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For lists that name objects: what no object covers is a class of its own."""
     entries = [_marked(entry) for entry in entries]
     return entries if any("background" in entry for entry in entries) else [dict(BACKGROUND_ENTRY), *entries]
-
-
-def _hex_color(text: Any) -> dict[str, list[int]]:
-    if not isinstance(text, str) or len(text) != 7 or not text.startswith("#"):
-        return {}
-    return {"color": [int(text[place : place + 2], 16) for place in (1, 3, 5)]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hiervl.config.files import SHIPPED
 from hiervl.config.safe_yaml import load_yaml
-from hiervl.data.classes.class_lists import entries_of_yaml, is_class_list, read_class_list
+from hiervl.data.classes.class_lists import entries_of_yaml, is_class_list, read_class_list, read_list_text
 from hiervl.utils.errors import UserError
 
 CLASS_FILES = SHIPPED / "classes"  # of the datasets HierVL registers itself
@@ -52,12 +52,7 @@ def read_entries(path: Path) -> list:
 
     Errors as :func:`read_classes`.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"the class file {path} is no text: {error}") from None
+    text = read_list_text(path)
     if is_class_list(path):
         return read_class_list(path, text)
     content = load_yaml(text, f"the class file {path}")

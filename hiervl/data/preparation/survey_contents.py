@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hiervl.data.classes.class_lists import LIST_NAMES
 from hiervl.data.classes.class_maps import ClassMap
 from hiervl.data.folders import kinds
 from hiervl.data.folders.files import MASK_SUFFIXES
@@ -82,17 +83,17 @@ class Contents:
 def scan(folder: Path) -> Contents:
     contents = Contents()
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
+        folders[:] = sorted(name for name in folders if not kinds.is_hidden(name) and name not in SKIPPED)
         relative = Path(place).relative_to(folder).as_posix().removeprefix(".")
         others: dict[str, list[Path]] = {}
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
+            if kinds.is_hidden(name):
                 continue
             if suffix in MASK_SUFFIXES:
                 contents.images.setdefault(relative, []).append(os.path.splitext(name)[0])
                 contents.files.setdefault(relative, []).append(Path(place) / name)
-            elif suffix in (".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names"):
+            elif suffix in (".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".names"):
                 others.setdefault(suffix, []).append(Path(place) / name)
         for files in others.values():
             _enter(contents, relative, files)
@@ -119,7 +120,7 @@ def _enter(contents: Contents, place: str, files: Sequence[Path]) -> None:
         kind = found.get(path, common)
         if kind in OF_KIND:
             contents.annotations.setdefault(OF_KIND[kind], {}).setdefault(place, []).append(path)
-        elif kind in kinds.CLASS_LISTS or path.name.lower() in ("class_names.txt", "classes.txt", "obj.names"):
+        elif kind in kinds.CLASS_LISTS or path.name.lower() in LIST_NAMES:
             contents.class_lists.append(path)
         elif path.suffix.lower() == ".txt":
             contents.lists.append(path)
