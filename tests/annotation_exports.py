@@ -143,6 +143,11 @@ def per_class_folder(root):
     return "LABELED: {IMAGES: photos, MASKS: masks}"
 
 
+def per_class_image_folder(root):
+    per_class(root, "masks/{stem}/{name}.png")
+    return "LABELED: {IMAGES: photos, MASKS: masks}"
+
+
 def per_class_beside(root):
     per_class(root, "photos/{stem}-{name}.png")
     return "LABELED: {IMAGES: photos, MASKS: photos}"
@@ -454,7 +459,8 @@ def matlab_masks(root):
 EXPORTS = {
     function.__name__: function
     for function in (
-        labelme_beside, labelme_apart, per_class_suffix, per_class_folder, per_class_beside, label_studio_png, cvat,
+        labelme_beside, labelme_apart, per_class_suffix, per_class_folder, per_class_image_folder,
+        per_class_beside, label_studio_png, cvat,
         voc_colours, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
         via1, via2, png_masks, gif_masks, npy_masks, float_tiff_masks, matlab_masks,
     )

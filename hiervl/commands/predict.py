@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from hiervl.data.classes.definitions import read_classes
 from hiervl.data.folders.kinds import describe_unused
+from hiervl.data.loading.bands import Bands
 from hiervl.inference.batch import BatchPredictor
 from hiervl.inference.inputs import Item, left_out, list_items
 from hiervl.inference.predictor import HierVLPredictor
@@ -36,6 +37,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--overlap", type=float, help="share by which windows overlap (that of the run)")
     parser.add_argument("--window-batch", type=int, help="windows through the network at once (that of the run)")
     parser.add_argument("--network", choices=("teacher", "student"), default="", help="which of the two (as evaluated)")
+    parser.add_argument("--bands", nargs=3, type=int, metavar="N", help="of TIFFs: red, green and blue (the run's)")
+    parser.add_argument("--band-range", nargs=2, type=float, metavar="V", help="values that are black and white")
     parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
 
@@ -61,7 +64,8 @@ def _predictor(args, ranks: Ranks) -> HierVLPredictor:
     device = args.device
     if not device and torch.cuda.is_available():
         device = f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
-    options: dict[str, Any] = {"overlap": args.overlap, "window_batch": args.window_batch}
+    bands = Bands.checked(args.bands or (), args.band_range or (), ("--bands", "--band-range"))
+    options: dict[str, Any] = {"overlap": args.overlap, "window_batch": args.window_batch, "bands": bands}
     return HierVLPredictor.from_checkpoint(
         args.weights,
         classes=read_classes(args.classes) if args.classes else None,
@@ -91,6 +95,7 @@ def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[It
         "scales": list(predictor.scales),
         "flip": predictor.flip,
         "overlap": predictor.overlap,
+        "bands": None if predictor.bands is None else [predictor.bands.numbers, predictor.bands.value_range],
     }
     results.prepare(settings, args.overwrite)
     return items

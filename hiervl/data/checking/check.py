@@ -11,7 +11,7 @@ from hiervl.data.checking.duplicates import near_duplicates
 from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.light import light_findings
 from hiervl.data.checking.object_findings import object_findings
-from hiervl.data.checking.registered_layout import LabelFiles, RegisteredLayout
+from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.values import (
     ERROR,
     NOTE,
@@ -25,8 +25,8 @@ from hiervl.data.folders.dataset import nothing_left, single_class, single_class
 from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
-from hiervl.data.folders.masks import AUTO, MaskFolder
-from hiervl.data.loading.readers import DOUBTFUL, file_frame
+from hiervl.data.folders.masks import AUTO
+from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
 
@@ -212,15 +212,17 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
             report.pixels[image] = statistics.add(name, facts)
             if image not in report.images:
                 continue
-            of_image, of_mask = image_frame(Path(image)).orientation, _own_orientation(sample)
+            of_image = (frame_of_image := image_frame(Path(image))).orientation
+            frame = _frame_of_mask(sample, frame_of_image)
+            of_mask = None if frame is None else frame.orientation
             size, stored = tuple(report.images[image].size), tuple(facts.shape)
-            orientation = fitting_orientation(stored, of_mask, size, of_image if _may_turn(sample) else None)
+            orientation = fitting_orientation(stored, of_mask, size, of_image)
             both = f"{name} ({stored[1]}×{stored[0]}, its image {size[1]}×{size[0]})"
             if turned_size(stored, orientation) != size:
                 unequal.append(both)
             elif orientation not in (None, UPRIGHT) and of_mask is None:
                 turned.append(both)
-            elif is_doubtful(stored, of_mask, size, of_image):
+            elif is_doubtful(stored, of_mask, size, of_image) or (frame is None and of_image not in (None, UPRIGHT)):
                 doubtful.append(name)
                 report.doubtful.add(image)
     findings = [_broken(corrupt, "masks")] if corrupt else []
@@ -241,18 +243,11 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
     return findings + object_findings(statistics) + judge(statistics)
 
 
-def _may_turn(sample: Sample) -> bool:
-    """Mask files are turned as their image is; annotations lie as they were drawn."""
-    return isinstance(sample.masks, (MaskFolder, LabelFiles))
-
-
-def _own_orientation(sample: Sample) -> int | None:
-    """What the EXIF data of a mask file says."""
-    if not _may_turn(sample):
-        return None
+def _frame_of_mask(sample: Sample, image: Frame) -> Frame | None:
+    """How the mask of an image says that it lies."""
     try:
-        return file_frame(sample.masks.name(sample.key)).orientation
-    except UserError:  # a file of another kind, which has no such data
+        return sample.masks.frame(sample.key, image)
+    except UserError:  # which is said of the mask already
         return None
 
 
@@ -283,7 +278,7 @@ def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
     if len(names) == 1:
         return [Finding(ERROR, single_class(names[0]))]
     total = sum(report.pixels.values(), np.zeros(len(names), dtype=np.int64))
-    if np.count_nonzero(total) == 1:
+    if np.count_nonzero(total) == 1 and report.is_sound:  # else what is wrong with the masks has been said
         only = names[int(np.argmax(total))]
         return [Finding(ERROR, single_class_shown(only))]
     findings = []

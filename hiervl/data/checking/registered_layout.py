@@ -15,7 +15,7 @@ from hiervl.data.folders.facts import FactsStore, MaskFacts, file_stamp, read_ma
 from hiervl.data.folders.layout import Pool, Sample, cache_folder
 from hiervl.data.folders.masks import INDEX, RawMask
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
-from hiervl.data.loading.readers import read_image, read_label, read_stored
+from hiervl.data.loading.readers import Frame, frame_or_none, read_image, read_label, read_stored
 from hiervl.data.registered.catalogs import definitions_of
 from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
 from hiervl.utils.errors import UserError
@@ -34,6 +34,9 @@ class LabelFiles:
 
     def stamp(self, key: str) -> tuple:
         return file_stamp(key)
+
+    def frame(self, key: str, image: Frame) -> Frame | None:
+        return frame_or_none(key)
 
     def raw(self, key: str) -> RawMask:
         """

@@ -36,7 +36,7 @@ from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
-from hiervl.data.loading.readers import Frame, file_frame, read_image, read_label
+from hiervl.data.loading.readers import Frame, read_image, read_label
 from hiervl.data.loading.turns import fitting_orientation, turned, turned_size
 from hiervl.data.loading.writers import write_map
 from hiervl.utils.errors import UserError
@@ -365,12 +365,13 @@ class FolderLayout:
 
 
 def orientation_of_mask(sample: Sample, image: Frame) -> int | None:
-    """How a mask file is to be turned to lie on its image, see ``turns.py``; annotations lie as they were drawn."""
-    if not isinstance(sample.masks, MaskFolder):
-        return None
-    try:
-        mask = file_frame(sample.masks.name(sample.key))
-    except UserError:  # whoever reads it will say so
+    """How a mask is to be turned to lie on its image, see ``turns.py``.
+
+    Raises:
+        UserError: an annotation cannot be read.
+    """
+    mask = sample.masks.frame(sample.key, image)
+    if mask is None:
         return None
     upright = turned_size(image.size, image.orientation)
     return fitting_orientation(mask.size, mask.orientation, upright, image.orientation)

@@ -16,6 +16,7 @@ from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array, whole_numbers
 from hiervl.data.loading import readers
+from hiervl.data.loading.turns import UPRIGHT
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
@@ -88,6 +89,18 @@ class MaskFolder:
             sorted(self.class_map.colors.items()),
         )
         return str(self.keys[key].absolute()), status.st_mtime_ns, status.st_size, meaning
+
+    def frame(self, key: str, image: readers.Frame) -> readers.Frame | None:
+        """
+        Raises:
+            UserError: an array cannot be read.
+        """
+        if self.keys[key].suffix.lower() not in ARRAY_SUFFIXES:
+            return readers.frame_or_none(self.keys[key])
+        if image.orientation in (None, UPRIGHT):
+            return None
+        height, width = self.raw(key).codes.shape
+        return readers.Frame((height, width), None)
 
     def as_it_is(self, key: str) -> bool:
         """The file itself is a label map, as training reads it."""

@@ -5,6 +5,7 @@ They are read by rasterio, which is optional; Pillow decodes at most four bands.
 
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,16 +36,25 @@ class Bands:
         Raises:
             UserError: they are no three numbers from 1, or no two ascending values.
         """
-        numbers, values = list(cfg.DATASET.BANDS), list(cfg.DATASET.BAND_RANGE)
+        return cls.checked(cfg.DATASET.BANDS, cfg.DATASET.BAND_RANGE, ("DATASET.BANDS", "DATASET.BAND_RANGE"))
+
+    @classmethod
+    def checked(cls, numbers: Sequence[int], values: Sequence[float], names: tuple[str, str]) -> "Bands | None":
+        """Of what somebody wrote, under these two names; None where that is nothing.
+
+        Raises:
+            UserError: as :meth:`from_config`.
+        """
+        numbers, values = list(numbers), list(values)
         if not numbers and not values:
             return None
         if len(numbers) != 3 or not all(type(number) is int and number > 0 for number in numbers):
             raise UserError(
-                f"DATASET.BANDS names three bands, for red, green and blue, counted from 1, such as [4, 3, 2], not "
+                f"{names[0]} names three bands, for red, green and blue, counted from 1, such as [4, 3, 2], not "
                 f"{numbers}."
             )
         if values and (len(values) != 2 or not values[0] < values[1]):
-            raise UserError(f"DATASET.BAND_RANGE is two values, the dark one first, such as [0, 3000], not {values}.")
+            raise UserError(f"{names[1]} is two values, the dark one first, such as [0, 3000], not {values}.")
         return cls(tuple(numbers), (float(values[0]), float(values[1])) if values else None)
 
     def applies_to(self, path: str) -> bool:

@@ -252,9 +252,10 @@ def as_image_is_turned(
 
 # Of masks for which is_doubtful_mask holds, in the plural.
 DOUBTFUL = (
-    "masks say nothing of the turn or mirror image that their photographs' EXIF data asks for, and their size fits "
-    "either way: they are taken for drawn on the upright photograph; look at the overlays of `python -m hiervl "
-    "check-data`, and if masks are turned or mirrored there, remove the rotation from their photographs' EXIF data"
+    "masks say nothing of the turn or mirror image that their photographs' EXIF data asks for, and their size or "
+    "coordinates fit either way: they are taken for drawn on the upright photograph; look at the overlays of `python "
+    "-m hiervl check-data`, and if masks are turned or mirrored there, remove the rotation from their photographs' "
+    "EXIF data"
 )
 
 
@@ -273,6 +274,14 @@ def file_frame(path: str | os.PathLike) -> Frame:
     """
     with image_header(path) as image:
         return Frame((image.height, image.width), orientation_of(image))
+
+
+def frame_or_none(path: str | os.PathLike) -> Frame | None:
+    """As :func:`file_frame`; None where there is no image to be read: whoever reads the file will say so."""
+    try:
+        return file_frame(path)
+    except UserError:
+        return None
 
 
 def is_doubtful_mask(image_file: str, mask_file: str) -> bool:
@@ -295,7 +304,7 @@ def _why_unidentified(data: bytes) -> str:
         return (
             f"is a TIFF of {bands} bands of {bits} bits: set DATASET.BANDS to the three that are red, green and blue, "
             f"such as {'[4, 3, 2]' if bands > 4 else '[1, 2, 3]'}, and DATASET.BAND_RANGE to the values that are black "
-            "and white."
+            "and white (`predict` takes --bands and --band-range)."
         )
     found = type_of_bytes(data[:HEAD])
     if found is None or found is IMAGE:

@@ -12,7 +12,7 @@ from hiervl.data.classes.definitions import BACKGROUND_COLOR, distinct_color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.folders.formats.cvat import read_cvat
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
-from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_end, by_folder
+from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_end, by_folder, by_image_folder
 from hiervl.data.folders.formats.via import attribute_values, read_regions
 from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
 from hiervl.data.preparation.survey_contents import NO_CLASSES, Survey
@@ -170,7 +170,12 @@ def _of_class_masks(result: Survey) -> tuple[Counter, Counter]:
                 if any(stem.startswith(f"{other}") for other in stems - {stem})
             }
             stems -= set(masks)
-        items = by_end(masks, stems, NO_CLASSES) or by_folder(masks, stems, NO_CLASSES) or []
+        items = (
+            by_end(masks, stems, NO_CLASSES)
+            or by_folder(masks, stems, NO_CLASSES)
+            or by_image_folder(masks, stems, NO_CLASSES)
+            or []
+        )
         parts = tags or [(item.image, item.part.strip("_-. /")) for item in items]
         objects.update(part for _, part in parts)
         images.update(part for _, part in set(parts))

@@ -128,8 +128,11 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
     pairs: list[tuple[str, str]] = []  # folder of images, folder of masks
     patterns: Counter = Counter()
     per_class = False
+    of_images = _named_as_images([place for place, share in is_mask.items() if share == 1], photographs)
+    pairs += sorted(set(of_images.values()))
+    per_class |= bool(pairs)
     for place, share in is_mask.items():
-        if share == 0:
+        if share == 0 or place in of_images:
             continue
         if share < 1:
             pattern = _pattern_within(contents.files[place])
@@ -162,6 +165,18 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
     for images, of_images in pairs:
         places.setdefault(split_of(f"{of_images}/{images}"), []).append(Place(images or ".", of_images or "."))
     return places
+
+
+def _named_as_images(places: Sequence[str], photographs: dict[str, list[str]]) -> dict[str, tuple[str, str]]:
+    """Folders of masks that bear the names of images, each with the images' folder and the folder above: there is one
+    mask per class in each."""
+    images = {stem: folder for folder, stems in photographs.items() for stem in stems}
+    found = {}
+    for place in places:
+        above, _, name = place.rpartition("/")
+        if name in images and images[name] != place:
+            found[place] = (images[name], above)
+    return found if len(found) > 1 else {}
 
 
 def _require_two_values(masks: Sequence[Path]) -> None:

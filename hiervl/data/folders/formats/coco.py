@@ -5,9 +5,11 @@ lie on large ones. Annotations that are boxes only have no outline: where they a
 Described at https://cocodataset.org/#format-data.
 """
 
+import ast
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,7 @@ class CocoFile(AnnotationList):
     def annotation(self, key: str) -> Annotation:
         image, annotations = self.keys[key]
         size = (image.get("height"), image.get("width"))
+        size = size if all(size) else _size_of_run_lengths(annotations)
         found = [_shapes_of(item, self._name_of(item)) for item in annotations]
         found.sort(key=lambda pair: -pair[0])
         drawn = [shape for _, of_annotation in found for shape in of_annotation]
@@ -98,6 +101,15 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _size_of_run_lengths(annotations: Sequence[dict]) -> tuple[Any, Any]:
+    """Height and width of the image that run lengths are for; (None, None): there are none."""
+    for annotation in annotations:
+        segmentation = annotation.get("segmentation")
+        if isinstance(segmentation, dict) and len(size := segmentation.get("size", ())) == 2:
+            return size[0], size[1]
+    return None, None
+
+
 def _has_outline(segmentation: Any) -> bool:
     return bool(segmentation) and (isinstance(segmentation, list) or "counts" in segmentation)
 
@@ -106,7 +118,7 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
     """Area of an annotation, and its parts as shapes of one group.
 
     Raises:
-        ValueError, TypeError: its run lengths cannot be read.
+        ValueError, TypeError, AttributeError: its run lengths cannot be read.
     """
     segmentation, group = annotation.get("segmentation"), annotation.get("id")
     if segmentation is None or not _has_outline(segmentation):
@@ -114,6 +126,9 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
     is_crowd = bool(annotation.get("iscrowd"))
     if isinstance(segmentation, dict):
         return _of_run_lengths(segmentation, name, is_crowd)
+    if all(isinstance(part, dict) for part in segmentation):  # run lengths of several parts
+        found = [_of_run_lengths(part, name, is_crowd) for part in segmentation]
+        return sum(area for area, _ in found), [replace(shape, group=group) for _, own in found for shape in own]
     area, parts = 0.0, []
     for ring in _rings(segmentation):
         if ring is None:
@@ -154,9 +169,11 @@ def _box(box: Any, name: str) -> tuple[float, list[Shape]]:
 
 def _of_run_lengths(segmentation: dict, name: str, is_crowd: bool) -> tuple[float, list[Shape]]:
     height, width = map(int, segmentation["size"])
-    encoded = segmentation
-    if isinstance(segmentation["counts"], list):
+    encoded, counts = segmentation, segmentation["counts"]
+    if isinstance(counts, list):
         encoded = coco_mask.frPyObjects(segmentation, height, width)
+    elif counts.startswith(("b'", 'b"')):  # bytes that Python's str() was applied to
+        encoded = {**segmentation, "counts": ast.literal_eval(counts)}
     left, top, columns, rows = map(int, coco_mask.toBbox(encoded))
 
     def draw(image_height: int, image_width: int) -> shapes.Patch:

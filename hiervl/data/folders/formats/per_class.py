@@ -1,8 +1,9 @@
 """One mask per class: an image has several masks of two values, told apart by the end of their names or by folders.
 
-``photo_cap.png`` and ``photo_stem.png``, or ``cap/photo.png`` and ``stem/photo.png``. The end, or the folder, is the
-class's name or its ``mask_name`` in the class file. Label Studio's PNG export is of this kind, too
-(``task-7-annotation-9-by-1-tag-cap-0.png``); which image a task has is read from the project's JSON export.
+``photo_cap.png`` and ``photo_stem.png``, or ``cap/photo.png`` and ``stem/photo.png``, or ``photo/cap.png`` and
+``photo/stem.png``. The end, the folder or the name is the class's name or its ``mask_name`` in the class file. Label
+Studio's PNG export is of this kind, too (``task-7-annotation-9-by-1-tag-cap-0.png``); which image a task has is read
+from the project's JSON export.
 """
 
 import re
@@ -78,6 +79,9 @@ class ClassMasks:
             (name, str(path.absolute()), path.stat().st_mtime_ns, path.stat().st_size) for name, path in self.keys[key]
         ]
         return self.kind, files, sorted(self.class_map.names.items()), self.class_map.background
+
+    def frame(self, key: str, image: readers.Frame) -> readers.Frame | None:
+        return readers.frame_or_none(self.keys[key][0][1])
 
     def as_it_is(self, key: str) -> bool:
         return False
@@ -173,7 +177,8 @@ def find_class_masks(
         return _of_label_studio(studio, masks, images)
     if beside:
         return _among_images(masks, images, class_map)
-    return by_end(masks, images, class_map) or by_folder(masks, images, class_map)
+    ways = (by_end, by_folder, by_image_folder)
+    return next((found for way in ways if (found := way(masks, images, class_map))), None)
 
 
 def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
@@ -225,6 +230,19 @@ def by_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) 
                 found.append(ClassMask(rest, parts[place], path))
                 break
     return found if _is_per_class(found, class_map) else None
+
+
+def by_image_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+    """``photo/cap`` of the image ``photo``; the names of classes tell that it is of this kind, where there are any."""
+    names, entries = ImageNames(images), entries_by_part(class_map)
+    found = []
+    for stem, path in masks.items():
+        folder, _, part = stem.rpartition("/")
+        image = names.find(folder) if folder else None
+        if image is None or (entries and normal(part) not in entries):
+            return None
+        found.append(ClassMask(image, part, path))
+    return found or None
 
 
 def _is_per_class(found: list[ClassMask], class_map: ClassMap) -> bool:

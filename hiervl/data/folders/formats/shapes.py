@@ -55,6 +55,7 @@ class Shape:
             shape that has a problem and can be drawn marks the area where nothing is known.
         group: shapes of one group are one object.
         is_crowd: several objects in one, none of which is outlined by itself.
+        reach: height and width of the smallest image that holds the shape, where it has coordinates.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Shape:
     problem: str = ""
     group: Hashable = None
     is_crowd: bool = False
+    reach: tuple[float, float] | None = None
 
 
 def crowd(shape: Shape) -> Shape:
@@ -97,7 +99,8 @@ def polygon(
             patch.pixels[hole.pixels] = False
         return patch
 
-    return Shape(name, draw, problem, group)
+    right, bottom = outline.max(axis=0).tolist()
+    return Shape(name, draw, problem, group, reach=(bottom, right))
 
 
 def box(
@@ -133,13 +136,14 @@ def ellipse(
         tiny = np.finfo(float).tiny
         return Patch(top, left, (along / max(radius_x, tiny)) ** 2 + (across / max(radius_y, tiny)) ** 2 <= 1)
 
-    return Shape(name, draw, group=group)
+    return Shape(name, draw, group=group, reach=(y + reach, x + reach))
 
 
 def bitmap(name: str, pixels: np.ndarray, top: int = 0, left: int = 0, group: Hashable = None) -> Shape:
     """Pixels (h, w) bool whose first is at (top, left)."""
     patch = Patch(int(top), int(left), np.asarray(pixels, dtype=bool))
-    return Shape(name, patch.clipped, group=group)
+    height, width = patch.pixels.shape
+    return Shape(name, patch.clipped, group=group, reach=(patch.top + height, patch.left + width))
 
 
 def runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:

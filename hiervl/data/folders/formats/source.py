@@ -11,16 +11,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
-from hiervl.data.folders.files import image_size
+from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.shapes import NO_AREA, Shape
 from hiervl.data.folders.masks import LABEL, RawMask, describe_names
-from hiervl.data.loading.readers import MAX_PIXELS
+from hiervl.data.loading.readers import MAX_PIXELS, Frame
+from hiervl.data.loading.turns import UPRIGHT, Size, turned_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
-DRAWING = 1  # to be raised when shapes are drawn differently: converted masks are then made anew
+DRAWING = 2  # to be raised when shapes are drawn differently: converted masks are then made anew
 MAX_ANNOTATION_BYTES = 2 << 30
 
 
@@ -39,6 +41,10 @@ class MaskSource(Protocol):
     def stamp(self, key: str) -> tuple:
         """Changes when the mask or its meaning changes."""
 
+    def frame(self, key: str, image: Frame) -> Frame | None:
+        """Size of the stored pixels and the orientation that their file carries, for an image of that frame; None:
+        nothing says how they lie, or nobody needs it, since the image is stored upright."""
+
     def as_it_is(self, key: str) -> bool:
         """``name`` is a file that training can read as a label map."""
 
@@ -54,7 +60,8 @@ class Annotation(NamedTuple):
 
     Attributes:
         shapes: of the objects, those that lie on others last.
-        size: height and width of the image, where the file gives them.
+        size: height and width of the image, where the file gives them; they tell whether the photograph was upright or
+            as the camera stored it when it was annotated.
         remarks: what is wrong with objects that could not become shapes, as :attr:`Shape.problem`: how many of each.
     """
 
@@ -120,6 +127,22 @@ class AnnotationSource:
     def as_it_is(self, key: str) -> bool:
         return False
 
+    def frame(self, key: str, image: Frame) -> Frame | None:
+        """By the size that the annotation gives, else by the coordinates, where they reach beyond the photograph in one
+        of the two ways to see it.
+
+        Raises:
+            UserError: the annotation cannot be read.
+        """
+        if image.orientation in (None, UPRIGHT):
+            return None
+        annotation = self.read(key)
+        if annotation.size is not None:
+            return Frame(annotation.size, None)
+        upright = turned_size(*image)
+        fitting = [size for size in (upright, image.size) if _is_within(annotation.shapes, size)]
+        return Frame((fitting[0][0], fitting[0][1]), None) if len(fitting) == 1 else None
+
     def raw(self, key: str) -> RawMask:
         """The label map at the size that the annotation gives, else at the image's.
 
@@ -128,7 +151,7 @@ class AnnotationSource:
         """
         annotation = self.read(key)
         with reading(self.name(key), self.kind):
-            size = annotation.size or image_size(self.images[key])
+            size = annotation.size or self._size_of_image(key)
             labels, _, unknown, left = self._paint(annotation, size, instances_too=False)
         return RawMask(LABEL, labels, unknown_names=unknown, remarks=left)
 
@@ -155,6 +178,13 @@ class AnnotationSource:
             self._warned.add(problem)
             logger.warning("%s: %d %s.", self.name(key), left[problem], problem)
         return labels, instances
+
+    def _size_of_image(self, key: str) -> tuple[int, int]:
+        """Height and width of the photograph, seen as it was when it was annotated."""
+        image = image_frame(self.images[key])
+        frame = self.frame(key, image)
+        height, width = turned_size(*image) if frame is None else frame.size
+        return height, width
 
     def read(self, key: str) -> Annotation:
         with reading(self.name(key), self.kind):
@@ -228,6 +258,12 @@ class AnnotationList(AnnotationSource):
         self.keys[key] = entry
 
 
+def _is_within(shapes: Sequence[Shape], size: Size) -> bool:
+    """Whether shapes lie in an image of that height and width, but for a pixel that tools round up."""
+    reaches = [shape.reach for shape in shapes if shape.reach is not None]
+    return all(bottom <= size[0] + 1 and right <= size[1] + 1 for bottom, right in reaches)
+
+
 @contextlib.contextmanager
 def reading(name: str, kind: str) -> Iterator[None]:
     """What goes wrong inside becomes one sentence: ``name`` is not as ``kind`` says.
@@ -251,4 +287,4 @@ def load_json(path: Path) -> Any:
     """
     if path.stat().st_size > MAX_ANNOTATION_BYTES:
         raise ValueError("it has more than 2 GiB")
-    return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts a mark in front
+    return json.loads(read_text(path))

@@ -64,6 +64,26 @@ def test_coco_instances(tmp_path, class_map):
     assert (instances[:5, :4][expected[:5, :4] == 1] == instances[0, 0]).all()
 
 
+def test_run_lengths_in_every_wrapping(tmp_path, class_map):
+    """As a text, as bytes that str() was applied to, as numbers, and several for one object."""
+    mask = np.zeros((6, 8), dtype=np.uint8, order="F")
+    mask[1:4, 2:5] = 1
+    other = np.zeros((6, 8), dtype=np.uint8, order="F")
+    other[5, 7] = 1
+    packed = coco_mask.encode(mask)["counts"]
+    numbers = {"size": [6, 8], "counts": [13, 3, 3, 3, 3, 3, 20]}
+    for segmentation in (
+        {"size": [6, 8], "counts": packed.decode()},
+        {"size": [6, 8], "counts": str(packed)},
+        numbers,
+        [numbers, {"size": [6, 8], "counts": coco_mask.encode(other)["counts"].decode()}],
+    ):
+        source = CocoFile(coco(tmp_path / "m.json", [{"category_id": 1, "segmentation": segmentation}]), class_map)
+        labels, instances = source.labels("photos/a", (6, 8))
+        assert np.array_equal(labels, mask | other if isinstance(segmentation, list) else mask)
+        assert len(np.unique(instances[labels > 0])) == 1
+
+
 def test_pixels_of_no_object_are_ignored_without_a_background(tmp_path):
     (tmp_path / "classes.yaml").write_text("classes: [cap, stem]")
     source = CocoFile(
