@@ -62,6 +62,25 @@ class PeriodicCheckpoints(HookBase):
             with contextlib.suppress(OSError):
                 self.checkpointer.save(f"model_{self.trainer.iter:07d}")
 
+    def save_before_failing(self) -> Path | None:
+        """Save what the iterations before this one have made, which fails; to be called when it left no trace.
+
+        Returns:
+            The checkpoint to go on from; None: there is nothing to save yet, this is not the main process, or the disk
+            is full.
+        """
+        iteration = self.trainer.iter
+        if not comm.is_main_process() or iteration <= self.trainer.start_iter:
+            return None
+        self.trainer.iter = iteration - 1  # the last one that is whole: a resumed run begins with this one
+        try:
+            path = Path(self.checkpointer.save_dir) / f"model_{self.trainer.iter:07d}.pth"
+            if path not in self._saved:
+                self.save_alone()
+            return path if path.is_file() else None
+        finally:
+            self.trainer.iter = iteration
+
     def save(self, name: str = "", must_succeed: bool = False) -> None:
         """Save the state after this iteration; to be called by all processes.
 

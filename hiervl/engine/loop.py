@@ -146,13 +146,22 @@ class OptimisationLoop:
         self.parts = max(1, state["parts"] * state.get("accumulation", self.accumulation) // self.accumulation)
 
     def run_step(self) -> None:
-        """One optimiser step.
+        """One optimiser step. Where it fails, everything but the gradients is as before it, so that it can be saved.
 
         Raises:
-            UserError: a loss or the gradient is infinite or NaN once too often, or the GPU's memory is exhausted.
+            UserError: a file cannot be read, a loss or the gradient is infinite or NaN once too often, or the GPU's
+                memory is exhausted.
         """
         self.step.iteration = self.iter
         before = StateBefore(self.step)
+        try:
+            self._run_step(before)
+        except (UserError, RuntimeError):
+            with contextlib.suppress(RuntimeError):  # of a GPU that answers no more
+                before.restore(self.step)
+            raise
+
+    def _run_step(self, before: StateBefore) -> None:
         start = time.perf_counter()
         batches = [next(self._batches) for _ in range(self.accumulation)]
         data_time = time.perf_counter() - start

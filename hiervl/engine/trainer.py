@@ -178,18 +178,18 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Timing, schedule, evaluation, checkpoints, log."""
         cfg = self.cfg
-        checkpoints = PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD)
+        self._checkpoints = PeriodicCheckpoints(self.checkpointer, self.random_state, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
             ShortHistory(),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate, checkpoints),
+            PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._evaluate, self._checkpoints),
             BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
-            checkpoints,
+            self._checkpoints,
             *self._watching_hooks(),
             TolerantWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
             RunReport(cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD) if comm.is_main_process() else None,
-            StopOnRequest(self.stop_request, checkpoints),
+            StopOnRequest(self.stop_request, self._checkpoints),
         ]
 
     def _watching_hooks(self) -> list[HookBase]:
@@ -267,8 +267,15 @@ class SemiSupervisedTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def run_step(self) -> None:
-        with _past_detectron2():
-            super().run_step()
+        """One iteration; where it has to end the training, what the ones before it have made is saved first."""
+        try:
+            with _past_detectron2():
+                super().run_step()
+        except _UserStop:
+            path = self._checkpoints.save_before_failing()
+            if path is not None:
+                print(f"Saved in {path}; once the error below is mended, go on with\n  {resume_command()}", flush=True)
+            raise
 
     def after_step(self) -> None:
         with _past_detectron2():

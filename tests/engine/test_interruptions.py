@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import HookBase
 
 from hiervl.utils.checkpoint_file import write_checkpoint
 from hiervl.utils.errors import UserError
@@ -158,6 +159,66 @@ def test_signal_saves_and_the_resumed_run_ends_the_same(world, options, tmp_path
     assert [each["iteration"] > 0 for each in record["starts"]] == [False, True]
     assert record["splits"]["labeled"]["images"] == 12 and len(record["splits"]["unlabeled"]["sha256"]) == 64
     assert record["starts"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+class Damage(HookBase):
+    """Breaks all labelled images after an iteration between two checkpoints, or leaves the GPU without memory."""
+
+    def __init__(self, images: list[Path], how: str):
+        self.contents = {path: path.read_bytes() for path in images}
+        self.how = how
+
+    def after_step(self) -> None:
+        if self.trainer.iter != 3:
+            return
+        if self.how == "file":
+            for path in self.contents:
+                path.write_bytes(b"broken")
+            return
+        parts = self.trainer.step.parts
+
+        def run_out(batch):
+            yield next(parts(batch))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+        self.trainer.step.parts = run_out
+
+    def mend(self) -> None:
+        for path, content in self.contents.items():
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "how, words", [("file", "cannot be read as an image"), ("memory", "memory is exhausted at iter")]
+)
+def test_an_error_in_an_iteration_costs_no_other_one(world, options, tmp_path, whole, how, words, capsys):
+    """It is saved first, as it was before the iteration, so that the resumed run ends the same."""
+    mine, output = tmp_path / "world", tmp_path / "run"
+    shutil.copytree(world, mine)
+    whole_batches = ("SOLVER.HALVE_ON_OUT_OF_MEMORY", "False")  # halves would round otherwise
+    trainer = make_trainer(mine, output, options, *whole_batches)
+    damage = Damage(sorted((mine / "camvid/images/train").iterdir()), how)
+    trainer.register_hooks([damage])
+    with pytest.raises(UserError, match=words):
+        trainer.train()
+    said = capsys.readouterr().out
+    assert f"Saved in {output / 'model_0000003.pth'}; once the error below is mended, go on with" in said
+    damage.mend()
+    trainer = make_trainer(mine, output, options, *whole_batches, resume=True)
+    assert trainer.start_iter == 4
+    trainer.train()
+    assert_same_end(output, whole)
+
+
+def test_an_error_in_the_first_iteration_leaves_no_checkpoint(world, options, tmp_path, capsys):
+    mine = tmp_path / "world"
+    shutil.copytree(world, mine)
+    trainer = make_trainer(mine, tmp_path / "run", options)
+    for path in (mine / "camvid/images/train").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        trainer.train()
+    assert "Saved in" not in capsys.readouterr().out and not list((tmp_path / "run").glob("*.pth"))
 
 
 def test_second_training_in_a_folder_is_refused(tmp_path):
