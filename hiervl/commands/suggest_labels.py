@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from hiervl.data.classes.records import write_classes
 from hiervl.data.folders.dataset import register_from_config
+from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import read_image
 from hiervl.inference.annotation_drafts import FORMATS, AnnotationDrafts, DraftImage, regions_of
 from hiervl.inference.annotation_files import CocoDraft
 from hiervl.inference.batch import WholeImage, read_ahead
-from hiervl.inference.inputs import Item, list_items
+from hiervl.inference.inputs import Item, left_out, list_items
 from hiervl.inference.label_suggestion import LabelScorer, ScoreTable, Suggestion, suggest
 from hiervl.inference.predictor import HierVLPredictor, Prediction
 from hiervl.inference.restore import Restored, restore_network
@@ -108,6 +109,9 @@ def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[
         if not cfg.DATASETS.UNLABELED:
             raise UserError("the run has no unlabelled images: name a folder with --unlabeled.")
         unlabeled = [entry["file_name"] for entry in load_unlabeled(cfg)]
+    others = describe_unused(left_out(unlabeled, output))
+    if others:
+        logger.warning("Left out: %s.", others)
     known = {str(Path(file).resolve()) for file in labelled}
     items = [
         item
@@ -201,7 +205,10 @@ class Results(NamedTuple):
         names = [item.name for item in self.items]
         write_text(self.folder / LIST_FILE, "".join(f"{name}\n" for name in names))
         table = self.folder / "suggested.csv"
-        with whole_file(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(table) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["rank", "name", "uncertainty", "disagreement", "novelty", "file"])
             for rank, (item, values) in enumerate(zip(self.items, self._values()), start=1):

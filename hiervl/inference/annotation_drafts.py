@@ -4,7 +4,6 @@ Every connected region of a class that is no background is a polygon, as in COCO
 is written here is read again as annotations by ``hiervl/data/folders/formats/``.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,11 +16,13 @@ import yaml
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.inference.outlines import draft_regions
 from hiervl.inference.predictor import Prediction
-from hiervl.utils.files import write_text
+from hiervl.utils.files import json_text, write_text
 
 FORMATS = ("labelme", "cvat", "label_studio", "yolo")
 LABELME_VERSION = "5.5.0"  # whose format is written
 MODEL_VERSION = "hiervl"
+# CVAT takes an image that it does not find by name for the frame of this number, if there is one: better an error.
+FIRST_CVAT_ID = 1_000_000
 
 
 class Region(NamedTuple):
@@ -49,7 +50,8 @@ class DraftImage(NamedTuple):
     @property
     def file_name(self) -> str:
         """The name with the file's suffix, as an annotation tool will know the image."""
-        return self.name + Path(self.file).suffix
+        has_suffix = Path(self.name).name == Path(self.file).name  # where another file has the name without it
+        return self.name if has_suffix else self.name + Path(self.file).suffix
 
 
 def regions_of(prediction: Prediction, classes: Sequence[ClassDefinition]) -> list[Region]:
@@ -80,7 +82,7 @@ class AnnotationDrafts:
         if "labelme" in self.formats:
             path = self._path("labelme", f"{image.name}.json")
             content = labelme_content(image, path, self.classes)
-            write_text(path, json.dumps(content, ensure_ascii=False, indent=2))
+            write_text(path, json_text(content, indent=2))
         if "yolo" in self.formats:
             write_text(self._path("yolo", f"labels/{image.name}.txt"), yolo_lines(image, self.drawn))
 
@@ -92,12 +94,13 @@ class AnnotationDrafts:
             write_text(self._path("cvat", "annotations.xml"), text)
         if "label_studio" in self.formats:
             tasks = [label_studio_task(image, self.classes) for image in images]
-            write_text(self._path("label_studio", "tasks.json"), json.dumps(tasks, ensure_ascii=False))
+            write_text(self._path("label_studio", "tasks.json"), json_text(tasks))
             config = label_studio_config(self.classes, self.drawn)
             write_text(self._path("label_studio", "labeling_config.xml"), config)
         if "yolo" in self.formats:
             names = {number: self.classes[label].name for number, label in enumerate(self.drawn)}
-            content = {"path": ".", "train": "images", "val": "images", "nc": len(names), "names": names}
+            # Without a "path" the folders are taken from where the file lies, with "." from the working directory.
+            content = {"train": "images", "val": "images", "nc": len(names), "names": names}
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             write_text(self._path("yolo", "data.yaml"), text)
 
@@ -125,11 +128,19 @@ def labelme_content(image: DraftImage, path: Path, classes: Sequence[ClassDefini
             }
             for region in image.regions
         ],
-        "imagePath": Path(os.path.relpath(os.path.abspath(image.file), path.parent.absolute())).as_posix(),
+        "imagePath": _relative(image.file, path.parent),
         "imageData": None,
         "imageHeight": image.size[0],
         "imageWidth": image.size[1],
     }
+
+
+def _relative(file: str, folder: Path) -> str:
+    """The path of a file as seen from a folder; on another drive of Windows the whole path."""
+    try:
+        return Path(os.path.relpath(os.path.abspath(file), folder.absolute())).as_posix()
+    except ValueError:
+        return Path(os.path.abspath(file)).as_posix()
 
 
 def yolo_lines(image: DraftImage, drawn: Sequence[int]) -> str:
@@ -149,9 +160,9 @@ def cvat_lines(images: Sequence[DraftImage], classes: Sequence[ClassDefinition],
         name, color = _text(classes[label].name), _hex(classes[label].color)
         yield f"    <label><name>{name}</name><color>{color}</color><attributes></attributes></label>\n"
     yield "  </labels></task></meta>\n"
-    for number, image in enumerate(images):
+    for number, image in enumerate(images, start=FIRST_CVAT_ID):
         height, width = image.size
-        yield f'  <image id="{number}" name={quoteattr(image.file_name)} width="{width}" height="{height}">\n'
+        yield f'  <image id="{number}" name={quoteattr(_utf8(image.file_name))} width="{width}" height="{height}">\n'
         for region in image.regions:
             points = ";".join(f"{x:.2f},{y:.2f}" for x, y in _points(region))
             name = quoteattr(classes[region.label].name)
@@ -181,7 +192,10 @@ def label_studio_task(image: DraftImage, classes: Sequence[ClassDefinition]) -> 
         for number, region in enumerate(image.regions)
     ]
     prediction = {"model_version": MODEL_VERSION, "result": result}
-    return {"data": {"image": f"/data/local-files/?d={quote(image.file_name)}"}, "predictions": [prediction]}
+    return {
+        "data": {"image": f"/data/local-files/?d={quote(image.file_name, errors='surrogateescape')}"},
+        "predictions": [prediction],
+    }
 
 
 def label_studio_config(classes: Sequence[ClassDefinition], drawn: Sequence[int]) -> str:
@@ -194,6 +208,11 @@ def label_studio_config(classes: Sequence[ClassDefinition], drawn: Sequence[int]
         '<View>\n  <Image name="image" value="$image"/>\n  <PolygonLabels name="label" toName="image">\n'
         f"{labels}  </PolygonLabels>\n</View>\n"
     )
+
+
+def _utf8(name: str) -> str:
+    """A file's name with a question mark for whatever is no UTF-8, which no XML may hold."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text(text: str) -> str:

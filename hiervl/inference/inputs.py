@@ -9,12 +9,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from hiervl.data.folders.files import list_files
 from hiervl.data.folders.kinds import Unused, describe_unused, unused_files
 from hiervl.data.loading import file_types
 from hiervl.utils.errors import UserError
 
 IMAGE_SUFFIXES = (*file_types.IMAGE_SUFFIXES, ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 DEFAULT_FPS = 25.0  # of videos that do not say
 
 
@@ -55,7 +57,7 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
         others = describe_unused(left_out(inputs, output))
         raise UserError(
             f"no images or videos in {', '.join(inputs)}{f', but {others}' if others else ''} "
-            f"({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})."
+            f"({', '.join(KNOWN_SUFFIXES)})."
         )
     return items
 
@@ -65,7 +67,7 @@ def left_out(inputs: Sequence[str], output: str) -> list[Unused]:
     results = os.path.abspath(output)
     found = []
     for folder in filter(os.path.isdir, inputs):
-        for unused in unused_files(folder, IMAGE_SUFFIXES + VIDEO_SUFFIXES):
+        for unused in unused_files(folder, KNOWN_SUFFIXES):
             files = tuple(file for file in unused.files if not _is_below(file, results))
             found += [unused._replace(files=files)] if files else []
     return found
@@ -77,7 +79,8 @@ def _files_of(text: str, results: str) -> list[tuple[str, str]]:
     if os.path.isdir(text):
         if os.path.abspath(text) == results or _is_below(text, results):
             raise UserError(f"the input '{text}' is in the folder of the results: name another one with --output.")
-        return [(path, os.path.relpath(path, text)) for path in sorted(_walk(text, results))]
+        files = sorted(path for path in list_files(text, KNOWN_SUFFIXES) if not _is_below(path, results))
+        return [(path, os.path.relpath(path, text)) for path in files]
     if not glob.has_magic(text):
         raise UserError(f"the input '{text}' does not exist.")
     matches = sorted(path for path in glob.iglob(text, recursive=True) if _is_known(path) and os.path.isfile(path))
@@ -95,20 +98,8 @@ def _until_magic(parts: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def _walk(folder: str, results: str) -> Iterator[str]:
-    for directory, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.abspath(os.path.join(directory, name)) != results
-        ]
-        for name in files:
-            if _is_known(name) and not name.startswith("."):
-                yield os.path.join(directory, name)
-
-
 def _is_known(path: str) -> bool:
-    return path.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+    return path.lower().endswith(KNOWN_SUFFIXES)
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -120,12 +111,12 @@ def _free_name(name: str, taken: set[str]) -> str:
     name = name.replace(os.sep, "/")
     candidates = [os.path.splitext(name)[0], name]
     number = 2
-    while candidates[0] in taken:
+    while candidates[0].casefold() in taken:  # also where a disk takes capitals for small letters
         candidates.pop(0)
         if not candidates:
             candidates.append(f"{name}_{number}")
             number += 1
-    taken.add(candidates[0])
+    taken.add(candidates[0].casefold())
     return candidates[0]
 
 

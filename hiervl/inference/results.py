@@ -25,7 +25,7 @@ from hiervl.inference.annotation_drafts import AnnotationDrafts, DraftImage, Reg
 from hiervl.inference.postprocess import Instance
 from hiervl.inference.predictor import Panoptic, Prediction
 from hiervl.utils.errors import UserError
-from hiervl.utils.files import whole_file, write_json, write_png
+from hiervl.utils.files import json_text, whole_file, write_json, write_png
 from hiervl.visualization.pictures import overlay_with_legend
 
 KINDS = ("mask", "overlay", "confidence", "instances", "panoptic", *DRAFT_FORMATS)
@@ -66,7 +66,7 @@ class ResultFolder:
         if path.is_file() and overwrite:
             shutil.rmtree(self.folder / "json", ignore_errors=True)
         elif path.is_file():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier = self._earlier_settings(path)
             changed = sorted(key for key in {*settings, *earlier} if settings.get(key) != earlier.get(key))
             if changed:
                 raise UserError(
@@ -77,8 +77,20 @@ class ResultFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, settings, indent=2)
             write_classes(self.folder / "classes.yaml", self.classes)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{self.folder} is a file or lies in one: name a folder with --output.") from None
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written to ({error.strerror}).") from None
+
+    def _earlier_settings(self, path: Path) -> dict[str, Any]:
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            return dict(settings)
+        except (OSError, ValueError, TypeError):
+            raise UserError(
+                f"{path} is damaged, so that nobody knows what the predictions beside it were made with: name another "
+                "folder with --output, or make them anew with --overwrite."
+            ) from None
 
     def path(self, kind: str, name: str, suffix: str = ".png") -> str:
         """The file of a kind and an image, whose folder is made."""
@@ -199,18 +211,18 @@ class ResultFolder:
                 image_id += 1
                 entry = {key: record[key] for key in ("width", "height")}
                 entry.update(id=image_id, file_name=record["file"])
-                images.write((",\n" if image_id > 1 else "\n") + json.dumps(entry, ensure_ascii=False))
+                images.write((",\n" if image_id > 1 else "\n") + json_text(entry))
                 for annotation in self._coco_entries(kind, name, image_id, record[kind]):
                     number += 1
                     if kind == "instances":
                         annotation["id"] = number
-                    annotations.write((",\n" if number > 1 else "\n") + json.dumps(annotation, ensure_ascii=False))
+                    annotations.write((",\n" if number > 1 else "\n") + json_text(annotation))
             images.write('\n],\n"annotations": [')
             annotations.seek(0)
             for line in annotations:
                 images.write(line)
             categories = [category for category in self._categories() if kind == "panoptic" or category["isthing"]]
-            images.write('\n],\n"categories": ' + json.dumps(categories, ensure_ascii=False) + "}\n")
+            images.write('\n],\n"categories": ' + json_text(categories) + "}\n")
 
     def _coco_entries(self, kind: str, name: str, image_id: int, entries: list[dict]) -> list[dict]:
         if kind == "instances":

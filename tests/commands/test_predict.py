@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import cv2
@@ -336,3 +337,54 @@ def test_files_that_are_left_out_are_named(tmp_path):
         (tmp_path / "in" / name).unlink()
     with pytest.raises(UserError, match="no images or videos in .*, but 1 .heic .HEIC photograph: .* convert"):
         list_items([folder], output)
+
+
+def test_links_in_a_circle_names_that_are_no_utf8_and_folders_of_the_system(brightest, tmp_path, capsys):
+    """Every image once, under a name of its own, and files that every reader of JSON and XML takes."""
+    folder = tmp_path / "in"
+    pictures(folder, "a.png", "A.png", "deep/b.png")
+    os.symlink("..", folder / "deep" / "back")
+    latin = os.fsdecode(b"caf\xe9.png")
+    (folder / latin).write_bytes((folder / "a.png").read_bytes())
+    pictures(folder / "__MACOSX", "a.png")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    assert brightest("--input", folder, "--save", "mask", "instances", "labelme", "cvat", "label_studio", "yolo") == 0
+    said = capsys.readouterr()
+    assert "4 of 4 files are predicted" in said.out and "Left out" not in said.err
+    out = tmp_path / "out"
+    names = {path.relative_to(out / "mask").as_posix() for path in (out / "mask").rglob("*.png")}
+    assert names == {"A.png", "a.png.png", "deep/b.png", latin}  # no two differ in capitals alone
+    images = json.loads((out / "instances.json").read_text(encoding="utf-8"))["images"]
+    assert len(images) == 4 and any(image["file_name"].endswith(latin) for image in images)
+    tasks = json.loads((out / "label_studio/tasks.json").read_text(encoding="utf-8"))
+    assert {task["data"]["image"] for task in tasks} == {
+        f"/data/local-files/?d={name}" for name in ("A.png", "a.png", "caf%E9.png", "deep/b.png")
+    }
+    cvat = ElementTree.parse(out / "cvat/annotations.xml").getroot()
+    assert {image.get("name") for image in cvat.iter("image")} == {"A.png", "a.png", "caf?.png", "deep/b.png"}
+    assert json.loads((out / f"labelme/{Path(latin).stem}.json").read_text())["imagePath"].endswith(latin)
+    assert brightest("--input", folder, "--save", "mask") == 0  # and what is done is known
+
+
+def test_damaged_settings_of_an_earlier_call_are_a_sentence(brightest, tmp_path, capsys):
+    pictures(tmp_path / "in", "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/predict.json").write_text("{half")
+    assert brightest("--input", tmp_path / "in") == 2
+    assert "predict.json is damaged" in capsys.readouterr().err
+    assert brightest("--input", tmp_path / "in", "--overwrite") == 0
+
+
+def test_bands_of_a_tiff_are_chosen(brightest, tmp_path, capsys):
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(0, 3000, (5, 20, 30)).astype(np.uint16)
+    path = tmp_path / "many.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=20, width=30, count=5, dtype="uint16") as file:
+        file.write(values)
+    assert brightest("--input", path) == 1
+    assert "is a TIFF of 5 bands of 16 bits" in (said := capsys.readouterr().err) and "--bands" in said
+    assert brightest("--input", path, "--bands", 4, 3, 2, "--band-range", 0, 3000, "--overwrite") == 0
+    mask = np.array(Image.open(tmp_path / "out/mask/many.png"))
+    assert (mask == values[[3, 2, 1]].argmax(0)).mean() > 0.95  # but for values that are one after rounding
+    assert brightest("--input", path, "--bands", 4, 3, 0) == 2
+    assert "--bands names three bands" in capsys.readouterr().err
