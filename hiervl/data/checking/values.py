@@ -1,5 +1,6 @@
 """What is wrong with the values and colours of masks, said in sentences that name the mend."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ from hiervl.data.folders.masks import (
 ERROR, WARNING, NOTE = "error", "warning", "note"
 MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
 NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and its class's
+MIN_EDGE_COLORS, MAX_EDGE_SHARE = 3, 0.2  # of smooth edges: different colours, and their share of all pixels
+OVERSHOOT = 0.2  # by which bicubic and Lanczos filters go beyond the two colours that they mix
 # ITU-R 601, as Pillow and OpenCV turn RGB into grey.
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
@@ -214,7 +217,17 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
             files,
         )]  # fmt: skip
     near = [code for code in codes if _distance(code, class_map) <= NEAR_COLOR]
-    if len(near) > MOSTLY * len(codes) or any(len(own) > MANY_CODES for own in unknown.values()):
+    meant = {code: _nearest(code, class_map) for code in near}
+    if near == codes and len(set(meant.values())) == len(codes) == len(statistics.counts[COLOR]):
+        pairs = ", ".join(f"{list(decode_color(code))} for {list(color)}" for code, color in meant.items())
+        return [Finding(
+            ERROR,
+            f"{what}, which differ a little from those of {class_map.path} ({pairs}): write the colours there as the "
+            "masks have them.",
+            files,
+        )]  # fmt: skip
+    is_blurred = len(near) > MOSTLY * len(codes) or any(len(own) > MANY_CODES for own in unknown.values())
+    if is_blurred or _are_edges(statistics, codes):
         return [Finding(
             ERROR,
             f"{what}, beside those of {class_map.path}: the masks were blurred (JPEG, smooth resizing or "
@@ -318,6 +331,29 @@ def _name_of(class_map: ClassMap, value: int) -> str:
 
 def _grey(color) -> int:
     return round(sum(weight * channel for weight, channel in zip(GREY_WEIGHTS, color)))
+
+
+def _are_edges(statistics: ValueStatistics, codes: list[int]) -> bool:
+    """Several colours of few pixels, all between two colours of classes or a little beyond: those of smooth edges."""
+    share = sum(share_of(statistics.counts[COLOR], code) for code in codes)
+    if len(codes) < MIN_EDGE_COLORS or share > MAX_EDGE_SHARE:
+        return False
+    known = [np.array(color, dtype=float) for color in statistics.class_map.colors]
+    pairs = [(first, second - first) for first, second in itertools.combinations(known, 2)]
+    return all(_is_between(np.array(decode_color(code), dtype=float), pairs) for code in codes)
+
+
+def _is_between(color: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+    for start, way in pairs:
+        share = min(max(float((color - start) @ way / (way @ way)), -OVERSHOOT), 1 + OVERSHOOT)
+        if np.abs(start + share * way - color).max() <= NEAR_COLOR:
+            return True
+    return False
+
+
+def _nearest(code: int, class_map: ClassMap) -> Color:
+    color = decode_color(code)
+    return min(class_map.colors, key=lambda other: max(abs(a - b) for a, b in zip(color, other)))
 
 
 def _distance(code: int, class_map: ClassMap) -> int:

@@ -2,16 +2,17 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hiervl.data.folders.formats.image_names import folded_name
 from hiervl.utils.errors import UserError
 
 PLACE = "{}"  # in a pattern: what the names of an image and of its mask share
-SAMPLED = 20  # images whose masks are looked for when a pattern is to be found
+SAMPLED = 20  # images whose masks, and masks whose images, are looked for when a pattern is to be found
+MIN_SHARE = 0.5  # of them that have to find a partner
 SEPARATORS = "_-. "
 LABEL_STUDIO_PNG = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(.+)-\d+")
 MAX_NAMED = 5
@@ -71,7 +72,7 @@ def match_masks(
     of_image = {image: core for image in images if (core := image_names.core(image)) is not None}
     of_mask = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
     matched: dict[str, str] = {}
-    for simplify in (_unchanged, _base, _folded, _folded_base):
+    for simplify in (_unchanged, _base, folded_name, _folded_base):
         by_name = _unique(of_mask, simplify)
         count = Counter(map(simplify, of_image.values()))
         for image, core in of_image.items():
@@ -101,12 +102,8 @@ def _base(stem: str) -> str:
     return stem.rsplit("/", 1)[-1]
 
 
-def _folded(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()  # macOS takes accents apart
-
-
 def _folded_base(stem: str) -> str:
-    return _folded(_base(stem))
+    return folded_name(_base(stem))
 
 
 # ---------------------------------------------------------------------------- patterns found in names
@@ -127,20 +124,23 @@ class FoundNames(NamedTuple):
 
 
 def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | None:
-    """Patterns by which at least half of the images find a mask; None where there are none.
+    """Patterns by which at least half of the images find a mask, or half of the masks an image, since often few of the
+    images are labelled; None where there are none.
 
     A part that is common to an image and a mask counts where it is not merely the beginning or end of a longer word or
     number in the mask's name. Patterns that keep the larger part of an image's name come first.
     """
     if len(images) < 2:
         return None
-    sample = images[:: max(1, len(images) // SAMPLED)][:SAMPLED]
-    best: tuple[tuple[int, int], NamePattern, dict[tuple[str, NamePattern], list[tuple[str, str]]]] | None = None
+    some_images, some_masks = _some(images), _some(masks)
+    best: tuple[tuple[float, int], NamePattern, dict[tuple[str, NamePattern], list[tuple[str, str]]]] | None = None
     for image_names in _candidates([_base(image) for image in images]):
-        votes = _votes(sample, masks, image_names)
-        reach = len({image for pairs in votes.values() for image, _ in pairs})
-        score = (reach, -len(image_names.head + image_names.tail))
-        if 2 * reach >= len(sample) and (best is None or score > best[0]):
+        votes = _votes([*some_images, *_images_in(some_masks, images, image_names)], masks, image_names)
+        pairs = [pair for own in votes.values() for pair in own]
+        of_images = len({image for image, _ in pairs} & set(some_images)) / len(some_images)
+        of_masks = len({mask for _, mask in pairs} & set(some_masks)) / max(1, len(some_masks))
+        score = (max(of_images, of_masks), -len(image_names.head + image_names.tail))
+        if score[0] >= MIN_SHARE and (best is None or score > best[0]):
             best = (score, image_names, votes)
     if best is None:
         return None
@@ -150,13 +150,26 @@ def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | N
     return FoundNames(image_names, patterns, votes[ordered[0]][0])
 
 
+def _some(stems: Sequence[str]) -> Sequence[str]:
+    """At most :data:`SAMPLED` of them, evenly spread."""
+    return stems[:: max(1, len(stems) // SAMPLED)][:SAMPLED]
+
+
+def _images_in(masks: Sequence[str], images: Sequence[str], image_names: NamePattern) -> list[str]:
+    """The images that the names of some masks hold."""
+    return [
+        image for image in images
+        if (core := image_names.core(_base(image))) and next(_masks_with(core, masks), None) is not None
+    ]  # fmt: skip
+
+
 def _votes(
     sample: Sequence[str], masks: Sequence[str], image_names: NamePattern
 ) -> dict[tuple[str, NamePattern], list[tuple[str, str]]]:
     """Pairs of image and mask by the pattern of the mask's name, and by its folder where an image has masks of the same
     pattern in several; only what occurs twice."""
     by_pattern: dict[NamePattern, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for image in sample:
+    for image in dict.fromkeys(sample):
         core = image_names.core(_base(image))
         for mask, names in _masks_with(core, masks) if core else ():
             by_pattern[names][image].append(mask)
@@ -222,6 +235,12 @@ def how_to_pair(
             f"The masks are Label Studio's export of brushes as PNG, one mask of two values for each class "
             f"({_quoted(list(tags))}), and do not name their images: export the JSON of the project instead"
         )
+    doubled = _doubled_names(images, masks)
+    if doubled:
+        return (
+            f"{len(doubled)} images have the name of another one in another folder, such as {doubled[0]}, and the "
+            "masks' folders do not tell whose they are: put the masks into folders named as those of the images"
+        )
     fitting = [mask for mask in masks if mask_names.core(mask) is not None]
     found = find_patterns(images, fitting) or find_patterns(images, masks)
     if found is None:
@@ -233,6 +252,12 @@ def how_to_pair(
     patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", of_masks))
     settings = " and ".join(f"DATASET.{key} to {names}" for key, names in patterns if str(names))
     return f"The names pair as {image} with {mask}: set {settings}" if settings else ""
+
+
+def _doubled_names(images: Sequence[str], masks: Sequence[str]) -> list[str]:
+    """Images whose name alone is that of a mask and of another image."""
+    count, of_masks = Counter(map(_base, images)), set(map(_base, masks))
+    return [image for image in images if count[_base(image)] > 1 and _base(image) in of_masks]
 
 
 def _several_masks(found: FoundNames, class_names: Sequence[str]) -> str:

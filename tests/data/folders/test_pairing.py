@@ -60,6 +60,20 @@ def test_found_patterns_are_proposed_and_pair_all(image, mask, settings):
     assert len(match_masks(images, masks, found.image, found.masks[0]).masks) == len(NUMBERS)
 
 
+def test_few_labelled_images_among_many():
+    images = [f"{number:03d}" for number in range(200)]
+    masks = [f"{number:03d}_annotation" for number in (7, 60, 61, 150)]
+    assert "set DATASET.MASK_SUFFIX to _annotation" in how_to_pair(images, masks)
+    of_classes = [f"{number:03d}_{kind}" for number in (7, 60, 150) for kind in ("red", "blue", "green")]
+    assert [str(names) for names in find_patterns(images, of_classes).masks] == ["_red", "_blue", "_green"]
+
+
+def test_names_that_occur_in_several_folders_are_said_to():
+    images = [f"{folder}/{n}" for folder in ("monday", "tuesday") for n in NUMBERS]
+    sentence = how_to_pair(images, NUMBERS)
+    assert sentence.startswith("24 images have the name of another one in another folder, such as monday/000")
+
+
 def test_no_pattern_is_made_up():
     assert how_to_pair(NUMBERS, [f"a{n}b{n}9" for n in NUMBERS]) == ""  # 0009 is no 000
     assert how_to_pair(["cat", "dog"], ["a", "b"]) == ""

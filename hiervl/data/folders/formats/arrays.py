@@ -24,7 +24,8 @@ def read_array(path: Path, variable: str = "") -> np.ndarray:
         UserError: the file cannot be read, or holds no map of whole numbers, or several.
     """
     try:
-        found = dict(_maps(_load(path)))
+        content = _load(path)
+        found = dict(_maps(content))
     except UserError:
         raise
     except Exception as error:  # NumPy and SciPy raise whatever they stumble over
@@ -35,7 +36,7 @@ def read_array(path: Path, variable: str = "") -> np.ndarray:
     if len(found) != 1:
         names = ", ".join(f"{name} {values.shape[0]}×{values.shape[1]}" for name, values in found.items())
         what = f"several maps of numbers ({names}): name one in DATASET.MASK_VARIABLE" if found else (
-            f"no map of numbers (height, width){f' of the name {variable}' if variable else ''}"
+            f"no map of numbers (height, width){f' of the name {variable}' if variable else ''}{_deeper(content)}"
         )  # fmt: skip
         raise UserError(f"{path} holds {what}.")
     return whole_numbers(next(iter(found.values())), str(path))
@@ -76,6 +77,16 @@ def _load(path: Path) -> dict[str, Any]:
             return loadmat(path, squeeze_me=False, struct_as_record=True)
     except NotImplementedError:
         raise UserError(f"{path} is a MATLAB file of version 7.3: save it in MATLAB with '-v7'.") from None
+
+
+def _deeper(content: dict[str, Any]) -> str:
+    """For a sentence that says that there is no map: an array with a channel per class, which it holds instead."""
+    deep = {name: value for name, value in content.items() if isinstance(value, np.ndarray) and value.ndim == 3}
+    for name, value in deep.items():
+        axis = int(np.argmin(value.shape))
+        size = "×".join(map(str, value.shape))
+        return f", but '{name}' of {size}: if that is a channel per class, save the class of each pixel, argmax({axis})"
+    return ""
 
 
 def _maps(content: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
