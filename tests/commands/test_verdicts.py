@@ -1,6 +1,7 @@
 """check-data and train_net.py share one verdict: what the one passes trains the other's first iteration."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -144,8 +145,22 @@ def a_list_that_names_a_missing_file(own):
     return "UNLABELED: list.txt"
 
 
+def a_folder_from_other_systems(own):
+    """Names in Latin-1, texts in the encodings of Windows, what systems leave behind, and a link upwards."""
+    for kind in ("images", "masks"):
+        path = own.root / f"labelled/{kind}/03.png"
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9.png")))
+        (path.parent / "Thumbs.db").write_bytes(b"x")
+        (path.parent / "@eaDir").mkdir()
+        own.image(f"labelled/{kind}/@eaDir/03.png")
+    (own.root / "unlabelled/up").symlink_to(own.root)
+    (own.root / "classes.yaml").write_bytes(own.classes.replace("cap", "H\u00fctchen").encode("cp1252"))
+    (own.root / "val.txt").write_bytes("labelled\\00.png\r\n01\r\n".encode("utf-16"))
+    return "VAL: val.txt"
+
+
 SOUND = [all_for_training, one_labelled_image, list_of_validation_images_that_test_has, a_page_among_unlabelled_images,
-         a_list_that_names_a_missing_file]  # fmt: skip
+         a_list_that_names_a_missing_file, a_folder_from_other_systems]  # fmt: skip
 
 
 def one_class(own):

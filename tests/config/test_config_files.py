@@ -25,6 +25,8 @@ def test_a_base_is_found_beside_the_file_or_among_the_shipped_ones(tmp_path):
     cfg = load_config(str(top), ["TEST.PICTURES", "2"])
     assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.AMP.ENABLED, cfg.TEST.PICTURES) == (3, 0.5, True, 2)
     assert keys_of_user(cfg.clone()) == {"SEED", "SOLVER.BASE_LR", "TEST.PICTURES"}
+    top.write_bytes(b"\xef\xbb\xbf" + top.read_bytes().replace(b"\n", b"\r\n"))  # as Windows saves it
+    assert load_config(str(top)).SOLVER.BASE_LR == 0.5
 
 
 def test_paths_are_relative_to_the_file_that_writes_them(tmp_path):
