@@ -19,6 +19,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units o
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
 LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below which the report warns
+LEAST_CONFIDENCE = 0.5  # lowering SEMI.CONFIDENCE beyond is no remedy
 RIGHT, WRONG = "46, 160, 67", "207, 34, 46"  # RGB in the confusion matrix
 GROUPS = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
 
@@ -154,6 +155,18 @@ def _named(run: RunData, name: str) -> Curves:
     return {name: run.curves[name]} if name in run.curves else {}
 
 
+def _how_to_keep_more(run: RunData) -> str:
+    """The end of a sentence that says that hardly any pixels are kept: one remedy, which is not in force already."""
+    most = run.setting("SOLVER.MAX_ITER", 0)
+    done = max((max(points) for points in run.curves.values() if points), default=0) + 1
+    if done < most / 2:
+        return f", which may change: {done} of {most} iterations are done"
+    if run.setting("SEMI.THRESHOLD", "fixed") == "fixed":
+        return ": set SEMI.THRESHOLD to class"
+    confidence = run.setting("SEMI.CONFIDENCE", 1.0)
+    return f": lower SEMI.CONFIDENCE ({confidence:g})" if confidence > LEAST_CONFIDENCE else ": label more images"
+
+
 def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
     curves = {name.split("/", 1)[1]: points for name, points in run.curves.items() if name.startswith("pseudo/")}
     if not curves:
@@ -166,7 +179,7 @@ def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
         last = kept[max(kept)]
         text += f" At the end {100 * last:.1f} % of {of_what} are kept."
         if last < LEAST_KEPT:
-            text += " That is next to nothing: lower SEMI.CONFIDENCE, or set SEMI.THRESHOLD to class."
+            text += f" That is next to nothing{_how_to_keep_more(run)}."
     return {"text": text, "chart": _chart("Kept pseudo-labels", curves)}
 
 

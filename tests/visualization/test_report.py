@@ -12,7 +12,8 @@ from hiervl import __main__ as entry
 from hiervl.utils.errors import UserError
 from hiervl.visualization.gallery import data_url
 from hiervl.visualization.report import write_report
-from hiervl.visualization.run_data import evaluation_file, read_run
+from hiervl.visualization.report_page import _how_to_keep_more
+from hiervl.visualization.run_data import RunData, evaluation_file, read_run
 
 VOID = {"meta", "link", "img", "input", "line", "circle", "polyline", "br"}
 NASTY = "cat <script>alert(1)</script> & co"
@@ -121,6 +122,20 @@ def test_kept_pseudo_labels_without_a_background(tmp_path):
     metrics = make_run(tmp_path / "run", 55.5) / "metrics.json"
     metrics.write_text(metrics.read_text().replace("pseudo/kept_foreground", "pseudo/other").replace("0.5,", "0.004,"))
     assert "0.4 % of all pixels are kept. That is next to nothing" in write_report(tmp_path / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    "settings, remedy",
+    [
+        ("{THRESHOLD: fixed, CONFIDENCE: 0.95}", ": set SEMI.THRESHOLD to class"),
+        ("{THRESHOLD: class, CONFIDENCE: 0.8}", ": lower SEMI.CONFIDENCE (0.8)"),
+        ("{THRESHOLD: class, CONFIDENCE: 0.5}", ": label more images"),
+    ],
+)
+def test_the_remedy_is_not_in_force_already(settings, remedy):
+    for last, end in ((99, remedy), (9, ", which may change: 10 of 100 iterations are done")):
+        config = f"SEMI: {settings}\nSOLVER: {{MAX_ITER: 100}}\n"
+        assert _how_to_keep_more(RunData("run", {"total_loss": {last: 1.0}}, {}, [], config)) == end
 
 
 def test_classes_can_be_sorted_and_have_bars(page):
