@@ -43,6 +43,8 @@ def test_masks_without_names_are_named_by_their_values(tmp_path, capsys):
     class_map = read_class_map(folder / "classes.yaml")
     assert class_map.class_names == ["value 0", "value 1", "value 2"] and class_map.values == {0: 0, 1: 1, 2: 2}
     assert [definition.color for definition in class_map.classes] == list(exports.COLORS.values())
+    (finding,) = check(layout).findings
+    assert finding.level == "warning" and "still calls 3 classes by their values" in finding.sentence
     assert len(layout.division["train"]) == 4 and len(layout.division["val"]) == 2
     assert [path.rsplit("/", 1)[1] for path in layout.unlabeled] == ["not labelled.jpg"]
 

@@ -1,6 +1,7 @@
 """Looks at a dataset before training does, and explains every fault it finds (``check-data``)."""
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +30,12 @@ from hiervl.data.folders.masks import AUTO
 from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
 DARK = 16  # an image that is nowhere brighter uses a corner of its range
+PROVISIONAL_NAME = re.compile(r"value \d+|colour \d+ \d+ \d+")  # of ``init``
 LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
@@ -105,7 +108,7 @@ def check(
         if separate is not None:
             pools[key.lower()] = separate
     unlabeled = layout.unlabeled_files
-    report.findings += _matching(layout, pools) + _unused(layout)
+    report.findings += _matching(layout, pools) + _unused(layout) + _unnamed(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
     report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
@@ -160,6 +163,18 @@ def _unused(layout: Layout) -> list[Finding]:
         )
         for folder, unused in layout.unused()
     ]
+
+
+def _unnamed(layout: Layout) -> list[Finding]:
+    """Classes that are still called by their values or colours, as ``init`` writes them."""
+    names = [name for name in layout.class_map.class_names if PROVISIONAL_NAME.fullmatch(name)]
+    if not names or not isinstance(layout, FolderLayout):
+        return []
+    return [Finding(
+        WARNING,
+        f"{layout.class_map.path} still calls {len(names)} classes by their values or colours ({listed(names)}): write "
+        "what one sees into `name` and `phrases`, by which CLIP is asked.",
+    )]  # fmt: skip
 
 
 def _read_images(
