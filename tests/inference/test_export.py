@@ -180,6 +180,9 @@ def test_mistakes_are_answered_before_any_work(monkeypatch, save_run, tmp_path, 
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else True)
     assert entry.main([*command, "onnx", "--output", str(tmp_path / "net.onnx")]) == 2
     assert "pip install onnxscript" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert entry.main([*command, "torchscript", "--output", str(tmp_path / "file" / "net.pt")]) == 2
+    assert "net.pt' cannot be written: name a file in a folder" in capsys.readouterr().err
     assert package.FORMATS is FORMATS
 
 

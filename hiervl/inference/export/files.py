@@ -1,6 +1,7 @@
 """Export: graph, file, comparison with the original, description beside it."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +120,9 @@ def _check_request(format_name: str, path: Path) -> None:
     missing = [package for package in form.packages if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(f"the format {format_name} needs more packages: pip install {' '.join(missing)}")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--output '{path}' cannot be written: name a file in a folder that you may write to.")
 
 
 def _check(path: Path, parity: Sequence[Parity], tolerance: float) -> None:
