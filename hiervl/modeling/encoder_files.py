@@ -66,7 +66,7 @@ def _trunk_weights(name: str, pretrained: str) -> EncoderFile:
     if pretrained != FETCHED:
         return _file_or_nothing(key, label, pretrained, f"an existing file, or '{FETCHED}' to fetch them")
     known = get_pretrained_cfg(name)
-    return _fetched(key, label, name, known.hf_hub_id if known else "", known.url if known else "")
+    return _fetched(key, label, name, (known and known.hf_hub_id) or "", str((known and known.url) or ""))
 
 
 def _tokenizer(on_hub: str, folder: str) -> EncoderFile:
