@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,7 +59,9 @@ DATASET_FOLDERS = {
     "ADE20K": "ADEChallengeData2016",
     "Cityscapes": "cityscapes",
 }
-SHAPESWORLD_WEIGHTS = Path(hiervl.__file__).parent / "assets" / "shapesworld_clip" / "weights.safetensors"
+# The CLIPs that HierVL brings: name -> folder.
+ASSETS = Path(hiervl.__file__).parent / "assets"
+SHIPPED_CLIPS = {"shapesworld": ASSETS / "shapesworld_clip", "imagenet-lite": ASSETS / "imagenet_lite"}
 # Smaller than any model: what Git LFS or an interrupted copy leaves in place of the file.
 SMALLEST_WEIGHTS_BYTES = 10_000
 
@@ -79,7 +82,9 @@ class Report:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are no options."""
+    parser.add_argument("--config-file", default="", help="a config: say as well what its encoders need")
+    parser.add_argument("--with", dest="deltas", action="append", default=[], metavar="DELTA", help="as of train")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config values")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
     check_datasets(report)
     print("Weights")
     check_weights(report)
+    if args.config_file:
+        print(f"Encoders of {args.config_file}")
+        check_encoders(report, args.config_file, args.deltas, args.opts)
     for note in report.notes:
         print(f"note: {note}")
     for problem in report.problems:
@@ -244,8 +252,9 @@ def clip_models(directory: Path) -> list[str]:
 
 
 def is_clip_model(entry: Path) -> bool:
-    """A repository of the hub with CLIP in its name, or a weights file fetched by its URL."""
-    return entry.suffix == ".pt" or (entry.name.startswith("models--") and "clip" in entry.name.lower())
+    """A repository of the hub with an encoder of open_clip or timm, or a weights file fetched by its URL."""
+    name = entry.name.lower()
+    return entry.suffix == ".pt" or (name.startswith("models--") and ("clip" in name or "--timm--" in name))
 
 
 def weights_defect(path: Path) -> str | None:
@@ -269,12 +278,52 @@ def check_weights(report: Report) -> None:
     if not any(clip_models(directory) for _, directory in caches):
         report.notes.append(
             "No CLIP is in the caches: the first training with one that MODEL.CLIP names downloads it (ViT-B/16: "
-            "0.6 GB); the quickstart has its own."
+            f"0.6 GB); {' and '.join(SHIPPED_CLIPS)} come with HierVL."
         )
-    defect = weights_defect(SHAPESWORLD_WEIGHTS)
-    report.line("ShapesWorld", f"{SHAPESWORLD_WEIGHTS} ({defect or 'found'})")
-    if defect is not None:
-        report.problems.append(
-            f"The demo's weights file {SHAPESWORLD_WEIGHTS.name} {defect}: "
-            "restore it with `git checkout -- hiervl/assets`, or install HierVL again."
-        )
+    for name, folder in SHIPPED_CLIPS.items():
+        defect = shipped_defect(folder)
+        report.line(name, f"{folder} ({defect or 'found'})")
+        if defect is not None:
+            report.problems.append(
+                f"Of the CLIP '{name}' that HierVL brings, {defect}: restore it with `git checkout -- hiervl/assets`, "
+                "or install HierVL again."
+            )
+
+
+def shipped_defect(folder: Path) -> str | None:
+    """What is wrong with the first file of a CLIP that is not in order."""
+    for file in (f"{folder.name.removesuffix('_clip')}.json", "bpe.txt.gz"):
+        if not (folder / file).is_file():
+            return f"{file} is missing"
+    defect = weights_defect(folder / "weights.safetensors")
+    return f"weights.safetensors {defect}" if defect else None
+
+
+def check_encoders(report: Report, config_file: str, deltas: Sequence[str], opts: Sequence[str]) -> None:
+    """What the encoders of a config are, and which of their files are there."""
+    try:
+        from hiervl.engine import presets, run_config
+        from hiervl.modeling.encoder_files import encoder_files
+        from hiervl.modeling.encoders import check_clip
+        from hiervl.modeling.vision_encoder import check_vision_encoder
+        from hiervl.utils.errors import UserError
+    except Exception as error:  # the cause was reported above
+        report.line("unknown", f"HierVL cannot be imported ({describe(error)})")
+        return
+    try:
+        cfg = run_config.load_config(config_file, opts, deltas)
+        run_config.settle_device(cfg)
+        run_config.settle_clip(cfg)
+        if cfg.DATASET.NAME:  # without a GPU the preset takes another CLIP
+            presets.apply_preset(cfg, run_config.register_own_dataset(cfg), show=False)
+        check_clip(cfg.MODEL.CLIP.NAME)
+        report.line("CLIP", cfg.MODEL.CLIP.NAME)
+        if cfg.MODEL.ENCODER.NAME:
+            check_vision_encoder(cfg.MODEL.ENCODER.NAME)
+            report.line("encoder", cfg.MODEL.ENCODER.NAME)
+        for file in encoder_files(cfg):
+            report.line(file.label, f"{file.where} ({'missing' if file.defect else 'found'})")
+            if file.defect:
+                (report.notes if file.is_fetched else report.problems).append(f"{file.key} {file.defect}.")
+    except UserError as error:
+        report.problems.append(str(error))

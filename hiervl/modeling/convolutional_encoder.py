@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
+from .fixed_padding import fix_same_padding
 from .image_encoder import (
     MAPS,
     ImageEncoder,
@@ -62,6 +63,7 @@ class ConvolutionalEncoder(ImageEncoder):
         check_trainable(trainable)
         if not 0 <= frozen_stages <= len(MAPS):
             raise UserError(f"MODEL.CLIP.FROZEN_STAGES is 0 to {len(MAPS)} for this encoder, not {frozen_stages}.")
+        fix_same_padding(visual)
         self.visual = visual.to(memory_format=torch.channels_last)
         self.recompute = recompute
         self.layout = self._layout()

@@ -12,15 +12,19 @@ from hiervl.commands import doctor
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_doctor() -> int:
-    return doctor.run(argparse.Namespace())
+def run_doctor(config_file: str = "", deltas=(), opts=()) -> int:
+    return doctor.run(argparse.Namespace(config_file=config_file, deltas=list(deltas), opts=list(opts)))
 
 
 @pytest.fixture
 def shipped_weights(tmp_path, monkeypatch) -> Path:
-    path = tmp_path / "weights.safetensors"
+    folder = tmp_path / "small_clip"
+    folder.mkdir()
+    for file in ("small.json", "bpe.txt.gz"):
+        (folder / file).touch()
+    path = folder / "weights.safetensors"
     path.write_bytes(bytes(doctor.SMALLEST_WEIGHTS_BYTES))
-    monkeypatch.setattr(doctor, "SHAPESWORLD_WEIGHTS", path)
+    monkeypatch.setattr(doctor, "SHIPPED_CLIPS", {"small": folder})
     return path
 
 
@@ -87,7 +91,7 @@ sys.exit(main(["doctor"]))
     problems = [line for line in done.stdout.splitlines() if line.startswith("problem: torch")]
     assert problems == [f"problem: torch is not installed: run `{doctor.PIP} install torch`."]
     assert "torchvision cannot" not in done.stdout
-    assert "ShapesWorld" in done.stdout
+    assert "  imagenet-lite /" in done.stdout
 
 
 def test_detectron2_missing(monkeypatch, capsys):
@@ -105,9 +109,21 @@ def test_weights_that_are_missing_or_cut_short(shipped_weights, capsys, size, de
     report = doctor.Report()
     doctor.check_weights(report)
     assert report.problems == [
-        f"The demo's weights file weights.safetensors {defect}: "
-        "restore it with `git checkout -- hiervl/assets`, or install HierVL again."
+        f"Of the CLIP 'small' that HierVL brings, weights.safetensors {defect}: restore it with "
+        "`git checkout -- hiervl/assets`, or install HierVL again."
     ]
+
+
+def test_the_clips_that_hiervl_brings_are_those_it_loads(shipped_weights):
+    from hiervl.modeling.clip import SHIPPED
+
+    assert {name: path.parent for name, path in SHIPPED.items()} == {
+        "shapesworld": doctor.ASSETS / "shapesworld_clip",
+        "imagenet-lite": doctor.ASSETS / "imagenet_lite",
+    }
+    assert all(doctor.shipped_defect(path.parent) is None for path in SHIPPED.values())
+    (shipped_weights.parent / "bpe.txt.gz").unlink()
+    assert doctor.shipped_defect(shipped_weights.parent) == "bpe.txt.gz is missing"
 
 
 def test_a_note_says_that_no_clip_is_cached(tmp_path, monkeypatch, capsys):
@@ -141,3 +157,46 @@ def test_a_datasets_variable_that_leads_nowhere_is_noted(tmp_path, monkeypatch, 
     report = doctor.Report()
     doctor.check_datasets(report)
     assert len(report.notes) == 1 and os.fspath(tmp_path / "absent") in report.notes[0]
+
+
+def doctor_of(monkeypatch, tmp_path, *arguments) -> doctor.Report:
+    """What ``check_encoders`` reports with empty caches."""
+    from hiervl.modeling import encoder_files
+
+    monkeypatch.setattr(encoder_files, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(encoder_files, "URL_CACHE", str(tmp_path / "urls"))
+    report = doctor.Report()
+    doctor.check_encoders(report, *arguments)
+    return report
+
+
+def test_encoders_of_a_config_that_hiervl_brings(monkeypatch, tmp_path, capsys):
+    report = doctor_of(monkeypatch, tmp_path, "camvid_46_cpu.yaml", [], [])
+    assert not report.problems and not report.notes
+    output = capsys.readouterr().out
+    assert re.search(r"\n  weights +/.*imagenet_lite/weights.safetensors \(found\)", output), output
+
+
+def test_encoders_that_are_fetched_or_missing(monkeypatch, tmp_path, capsys):
+    """Weights of two encoders and a tokenizer: in the cache, to be fetched, and a file that is not there."""
+    delta = "encoders/dinov2_b.yaml"
+    report = doctor_of(monkeypatch, tmp_path, "pascal_92.yaml", [delta], [])
+    assert not report.problems and len(report.notes) == 2
+    assert report.notes[1].startswith(
+        "MODEL.ENCODER.PRETRAINED is not in the cache: the first training fetches timm/vit_base_patch14_dinov2.lvd142m"
+    )
+    snapshot = tmp_path / "hub" / "models--timm--vit_base_patch14_dinov2.lvd142m" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    (tmp_path / "urls").mkdir()
+    report = doctor_of(monkeypatch, tmp_path, "pascal_92.yaml", [delta], ["MODEL.CLIP.PRETRAINED", "/nowhere.pt"])
+    assert not report.notes and len(report.problems) == 1
+    assert report.problems[0].startswith("MODEL.CLIP.PRETRAINED '/nowhere.pt' is missing: give an existing")
+    report = doctor_of(monkeypatch, tmp_path, "pascal_92.yaml", ["encoders/siglip2_b.yaml"], [])
+    assert [note.split(" is not")[0] for note in report.notes] == ["MODEL.CLIP.PRETRAINED", "MODEL.CLIP.TOKENIZER"]
+    assert "vit_base_patch14_dinov2.lvd142m/snapshots/0/model.safetensors (found)" in capsys.readouterr().out
+
+
+def test_an_encoder_that_cannot_be_read_is_a_problem(monkeypatch, tmp_path):
+    report = doctor_of(monkeypatch, tmp_path, "pascal_92.yaml", [], ["MODEL.CLIP.NAME", "no_such_model"])
+    assert len(report.problems) == 1 and "no_such_model" in report.problems[0]
