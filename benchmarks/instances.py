@@ -31,8 +31,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = 0.5  # the predictor's usual min_score
 TRAIN = ["-m", "benchmarks.instances", "--train"]
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
-LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
-UNANNOTATED = f"{LABELLED}_without_instances"
+LABELED, TEST = "shapesworld_train_16", "shapesworld_val"
+UNANNOTATED = f"{LABELED}_without_instances"
 ANNOTATED, NOT_ASKED = "instance queries, instance annotations", "the same networks, rows not asked"
 ARMS: dict[str, list[str]] = {
     ANNOTATED: [],
@@ -47,10 +47,10 @@ def register_unannotated() -> None:
     def load() -> list[dict]:
         return [
             {key: value for key, value in entry.items() if key != "instance_file_name"}
-            for entry in load_dataset(LABELLED)
+            for entry in load_dataset(LABELED)
         ]
 
-    register_in_catalogs(UNANNOTATED, load, registered_classes(LABELLED))
+    register_in_catalogs(UNANNOTATED, load, registered_classes(LABELED))
 
 
 def truth_of(entry: dict, num_classes: int):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hiervl.data.classes.definitions import read_classes
-from hiervl.engine.loop import OptimisationLoop
+from hiervl.engine.loop import OptimizationLoop
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
@@ -84,7 +84,7 @@ def peak(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, float
     """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
     torch.manual_seed(0)
     step, optimizer = build(config, "cuda", recompute)
-    loop = OptimisationLoop(step, optimizer, amp=True)
+    loop = OptimizationLoop(step, optimizer, amp=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(ITERATIONS):
         loop.accumulate([batch_of(crop, pairs)])

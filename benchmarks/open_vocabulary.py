@@ -32,8 +32,8 @@ from hiervl.modeling.frozen_clip import FrozenClip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
-LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
-SEEN_ONLY = f"{LABELLED}_seen_only"
+LABELED, TEST = "shapesworld_train_16", "shapesworld_val"
+SEEN_ONLY = f"{LABELED}_seen_only"
 UNSEEN = ("plain orange shape", "striped green shape", "dotted blue shape")
 SEEN = tuple(definition for definition in SHAPESWORLD.classes if definition.name not in UNSEEN)
 TRAINED, WITHOUT_CLIP, RENAMED = KINDS = ("trained", "without CLIP's say in what is new", "all under new names")
@@ -50,7 +50,7 @@ def register_seen_only(folder: Path) -> None:
     def load() -> list[dict]:
         folder.mkdir(parents=True, exist_ok=True)
         dicts = []
-        for entry in load_dataset(LABELLED):
+        for entry in load_dataset(LABELED):
             path = folder / f"{entry['image_id']}.png"
             Image.fromarray(renumbered[read_label(entry["sem_seg_file_name"], len(NAMES))]).save(path)
             kept = {key: value for key, value in entry.items() if key != "instance_file_name"}
@@ -93,13 +93,13 @@ def trained(folder: Path, kind: str) -> Callable[[np.ndarray], np.ndarray]:
 
 def untrained() -> Callable[[np.ndarray], np.ndarray]:
     """The dense prediction of the CLIP that training starts from."""
-    network = build_model(load_config(CONFIG, ["DATASETS.TRAIN", f"('{LABELLED}',)"])).eval()
+    network = build_model(load_config(CONFIG, ["DATASETS.TRAIN", f"('{LABELED}',)"])).eval()
     clip = FrozenClip(network.backbone, network.logit_scale)
     with torch.no_grad():
         text = network.encode_text()
 
     def predict(image: np.ndarray) -> np.ndarray:
-        images = network.normalise([pixels_of(image)])
+        images = network.normalize([pixels_of(image)])
         scores = torch.nn.functional.interpolate(clip(images, text), images.shape[2:], mode="bilinear")
         return scores[0, :, : image.shape[0], : image.shape[1]].argmax(0).numpy()
 

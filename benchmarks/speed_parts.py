@@ -229,8 +229,8 @@ def _predictions(images: int, layers: int, crop: int, device: torch.device) -> Q
 def _label_map(segments: int, crop: int, device: torch.device) -> Tensor:
     """Every class in one region: the nearest of as many random points."""
     grid = torch.stack(torch.meshgrid(*2 * [torch.arange(0, crop, 4, device=device)], indexing="ij"), -1).float()
-    centres = torch.rand(segments, 2, device=device) * crop
-    nearest = torch.cdist(grid.flatten(0, 1), centres).argmin(1).view(grid.shape[:2])
+    centers = torch.rand(segments, 2, device=device) * crop
+    nearest = torch.cdist(grid.flatten(0, 1), centers).argmin(1).view(grid.shape[:2])
     classes = torch.randperm(CLASSES, device=device)[:segments]
     return classes[nearest].repeat_interleave(4, 0).repeat_interleave(4, 1)
 

@@ -197,7 +197,7 @@ def cvat(root):
     return "LABELED: {IMAGES: images, MASKS: annotations.xml}"
 
 
-def voc_colours(root):
+def voc_colors(root):
     """CVAT's "Segmentation mask 1.1": VOC's folders with RGB masks and a labelmap."""
     write_images(root / "JPEGImages", ".jpg")
     (root / "SegmentationClass").mkdir()
@@ -455,7 +455,7 @@ EXPORTS = {
     function.__name__: function
     for function in (
         labelme_beside, labelme_apart, per_class_suffix, per_class_folder, per_class_beside, label_studio_png, cvat,
-        voc_colours, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
+        voc_colors, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
         via1, via2, png_masks, gif_masks, npy_masks, float_tiff_masks, matlab_masks,
     )
 }  # fmt: skip

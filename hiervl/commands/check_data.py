@@ -195,8 +195,8 @@ def _sheet_row(layout: Layout, sample: Sample):
     try:
         image = layout.read_image(sample.image)
         label = layout.label(sample, image.shape[:2])
-        colours = [definition.color for definition in layout.class_map.classes]
-        panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]
+        colors = [definition.color for definition in layout.class_map.classes]
+        panels = [("image", image), ("mask on it", overlay(image, label, colors)), ("mask", label)]
     except (UserError, ValueError):  # named among the findings
         return None
     return sample.image.name, panels

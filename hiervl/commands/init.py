@@ -144,7 +144,7 @@ def config_text(found: Survey, name: str, output: Path) -> str:
         place = found.places["val"]
         lines.append(f"  VAL: {_flow({'IMAGES': place.images, 'MASKS': place.masks})}")
     else:
-        lines.append(f"  VAL: {_flow(found.lists['val']) if found.lists else '0.2  # of the labelled images'}")
+        lines.append(f"  VAL: {_flow(found.lists['val']) if found.lists else '0.2  # of the labeled images'}")
     if "test" in found.places:
         place = found.places["test"]
         lines.append(f"  TEST: {_flow({'IMAGES': place.images, 'MASKS': place.masks})}")

@@ -46,12 +46,12 @@ def run(args) -> int:
         pictures.add(stem, image, truth, prediction, maps)
     print(f"CLIP {cfg.MODEL.CLIP.NAME} without training, on the {len(samples)} labelled images of the training set:\n")
     print(format_scores(scores))
-    colours = [definition.color for definition in classes]
+    colors = [definition.color for definition in classes]
     notes = [f"IoU {_percent(value)}" for value in scores.class_scores()["IoU"].values()]
     rows = pictures.rows(notes)
     for number, start in enumerate(range(0, len(rows), ROWS_PER_SHEET), start=1):
         path = Path(cfg.OUTPUT_DIR) / "prompts" / f"classes_{number}.png"
-        comparison_sheet(rows[start : start + ROWS_PER_SHEET], names, colours, str(path))
+        comparison_sheet(rows[start : start + ROWS_PER_SHEET], names, colors, str(path))
         print(f"pictures: {path}")
     return 0
 

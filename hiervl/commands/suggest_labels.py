@@ -58,15 +58,15 @@ def run(args) -> int:
         raise UserError(f"--count {args.count}: at least one image is to be chosen.")
     student = restore_network(args.run, "student", args.device)
     output = _new_folder(Path(args.output) if args.output else student.path.parent / DEFAULT_FOLDER)
-    labelled, unlabelled = _files(student.cfg, args.unlabeled, str(output))
+    labeled, unlabeled = _files(student.cfg, args.unlabeled, str(output))
     teacher = restore_network(args.run, "teacher", args.device)
     scorer = LabelScorer(student.network, teacher.network, **_windows(student.cfg))
     bands = Bands.from_config(student.cfg)
-    table, failed = score(scorer, unlabelled, bands)
+    table, failed = score(scorer, unlabeled, bands)
     if not len(table):
-        raise UserError(f"none of the {len(unlabelled)} images can be read: {failed[0][1]}")
-    chosen = suggest(table, args.count, embed(scorer, labelled, bands))
-    items = {item.name: item for item in unlabelled}
+        raise UserError(f"none of the {len(unlabeled)} images can be read: {failed[0][1]}")
+    chosen = suggest(table, args.count, embed(scorer, labeled, bands))
+    items = {item.name: item for item in unlabeled}
     results = Results(
         output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen], args.formats
     )
@@ -98,17 +98,17 @@ def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[
     try:
         if cfg.DATASET.NAME:
             register_from_config(cfg)
-        labelled = [entry["file_name"] for entry in load_labeled(cfg)]
+        labeled = [entry["file_name"] for entry in load_labeled(cfg)]
     except UserError as error:
         if not unlabeled:
             raise
         logger.warning("The run's labelled images are not at hand, so the choice cannot keep away from them: %s", error)
-        labelled = []
+        labeled = []
     if not unlabeled:
         if not cfg.DATASETS.UNLABELED:
             raise UserError("the run has no unlabelled images: name a folder with --unlabeled.")
         unlabeled = [entry["file_name"] for entry in load_unlabeled(cfg)]
-    known = {str(Path(file).resolve()) for file in labelled}
+    known = {str(Path(file).resolve()) for file in labeled}
     items = [
         item
         for item in list_items(unlabeled, output)
@@ -116,7 +116,7 @@ def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[
     ]
     if not items:
         raise UserError("there is no unlabelled image: every one is among the run's labelled images, or is a video.")
-    return labelled, items
+    return labeled, items
 
 
 def _windows(cfg: CfgNode) -> dict:
@@ -215,7 +215,7 @@ class Results(NamedTuple):
         ]
 
     def _write_drafts(self, predictor: HierVLPredictor) -> None:
-        colours = [definition.color for definition in predictor.classes]
+        colors = [definition.color for definition in predictor.classes]
         draft = CocoDraft(predictor.classes)
         drafts, drafted = AnnotationDrafts(self.folder, predictor.classes, self.formats), []
         rows = []
@@ -225,7 +225,7 @@ class Results(NamedTuple):
             copy = self.folder / "images" / f"{item.name}{Path(item.path).suffix}"
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item.path, copy)
-            write_png(self.folder / "masks" / f"{item.name}.png", palette_image(prediction.semantic, colours))
+            write_png(self.folder / "masks" / f"{item.name}.png", palette_image(prediction.semantic, colors))
             draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction)
             if drafts.formats:
                 regions = regions_of(prediction, predictor.classes)
@@ -238,7 +238,7 @@ class Results(NamedTuple):
         drafts.write_all(drafted)
         write_classes(self.folder / "classes.yaml", predictor.classes)
         names = [definition.name for definition in predictor.classes]
-        comparison_sheet(rows, names, colours, str(self.folder / "contact_sheet.png"))
+        comparison_sheet(rows, names, colors, str(self.folder / "contact_sheet.png"))
 
 
 def _panels(image: np.ndarray, prediction: Prediction) -> list[tuple[str, np.ndarray]]:

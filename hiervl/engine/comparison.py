@@ -63,11 +63,11 @@ def mean_iou(cfg: CfgNode, folder: Path) -> float:
     return math.nan if value is None else float(value)
 
 
-def gain_line(with_unlabelled: float, without: float) -> str:
+def gain_line(with_unlabeled: float, without: float) -> str:
     """The last line of the run."""
-    if math.isnan(with_unlabelled) or math.isnan(without):
+    if math.isnan(with_unlabeled) or math.isnan(without):
         return "what unlabelled data gained is not known: one of the two runs has no mIoU (DATASETS.TEST)"
     return (
-        f"unlabelled data gained {with_unlabelled - without:+.2f} mIoU "
-        f"({with_unlabelled:.2f} with them, {without:.2f} without)"
+        f"unlabelled data gained {with_unlabeled - without:+.2f} mIoU "
+        f"({with_unlabeled:.2f} with them, {without:.2f} without)"
     )

@@ -9,13 +9,13 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from hiervl.evaluation import confusion_matrix, write_results
-from hiervl.semi_supervised.knowledge import describe_classes, labelled_images, unknown_classes, zero_shot
+from hiervl.semi_supervised.knowledge import describe_classes, labeled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.tolerance import going_on_without
 
 from .health_report import HealthReport, find_problems, presence_auc
-from .loop import OptimisationLoop
+from .loop import OptimizationLoop
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class HealthCheck(HookBase):
         return self.period > 0 and (next_iter == self.trainer.max_iter or next_iter % self.period == 0)
 
     @property
-    def _loop(self) -> OptimisationLoop:
+    def _loop(self) -> OptimizationLoop:
         return self.trainer._trainer
 
     def after_step(self) -> None:
@@ -114,11 +114,11 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
     was_training = network.training
     network.eval()
     kept = np.zeros((num_classes, num_classes), dtype=np.int64)
-    labelled = np.zeros(num_classes, dtype=np.int64)
+    labeled = np.zeros(num_classes, dtype=np.int64)
     relevance: list[np.ndarray] = []
     presence: list[np.ndarray] = []
     active: list[float] = []
-    for images, truth in labelled_images(cfg, network):
+    for images, truth in labeled_images(cfg, network):
         valid = truth != ignore_value
         pseudo = make_pseudo_labels(
             network.semantic_maps(images).float(), valid, step.threshold.keeps,
@@ -128,10 +128,10 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
             known = of_image.masked_fill(~keep, ignore_value)
             kept += confusion_matrix(known.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
             counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
-            labelled += counts
+            labeled += counts
             presence.append(counts > 0)
         if network.gate is not None:
-            similarity = network.relevance_similarity(network.normalise(list(images)), network.encode_text())
+            similarity = network.relevance_similarity(network.normalize(list(images)), network.encode_text())
             gate = network.gate.gate_logits(similarity).sigmoid()
             relevance.append(gate.cpu().numpy())
             active.extend(network.gate.active_classes(gate).sum(1).tolist())
@@ -141,7 +141,7 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         class_names=network.class_names,
         kept_pixels=np.zeros(num_classes, dtype=np.int64),
         seen_pixels=0,
-        labelled_pixels=labelled,
+        labeled_pixels=labeled,
         agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
         confidence=step.threshold.threshold,
         burn_in=cfg.SEMI.BURN_IN,

@@ -31,7 +31,7 @@ class HealthReport:
         class_names: the C classes.
         kept_pixels: pseudo-labelled pixels of unlabelled images that were kept.
         seen_pixels: all valid pixels of those images, over all classes.
-        labelled_pixels: pixels of the labelled images, by their true class.
+        labeled_pixels: pixels of the labelled images, by their true class.
         agreement: of the pseudo-labels kept on labelled images, the share that is right, by the predicted class.
         zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: it was not asked.
         unguided: classes for which its guidance is switched off.
@@ -46,7 +46,7 @@ class HealthReport:
     class_names: Sequence[str]
     kept_pixels: np.ndarray
     seen_pixels: int
-    labelled_pixels: np.ndarray
+    labeled_pixels: np.ndarray
     agreement: np.ndarray
     zero_shot_iou: np.ndarray | None = None
     unguided: Sequence[int] = ()
@@ -82,7 +82,7 @@ class HealthReport:
             classes[name] = {
                 "kept_pixels": int(self.kept_pixels[c]),
                 "agreement": float(self.agreement[c]),
-                "labelled_pixels": int(self.labelled_pixels[c]),
+                "labelled_pixels": int(self.labeled_pixels[c]),
                 "guided": c not in self.unguided,
             }
             if self.zero_shot_iou is not None:
@@ -119,16 +119,16 @@ def find_problems(report: HealthReport) -> list[Problem]:
         )
         return [Problem("drowned", (), sentence)]
     kept = report.kept_pixels / report.kept_pixels.sum()
-    labelled = report.labelled_pixels / max(report.labelled_pixels.sum(), 1)
+    labeled = report.labeled_pixels / max(report.labeled_pixels.sum(), 1)
     classes = range(len(report.class_names))
-    vanishing = [c for c in classes if labelled[c] > 0 and kept[c] < VANISHING * labelled[c]]
+    vanishing = [c for c in classes if labeled[c] > 0 and kept[c] < VANISHING * labeled[c]]
     swallowing = [
         c for c in classes
-        if kept[c] > DOMINANT and labelled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labelled[c])
+        if kept[c] > DOMINANT and labeled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labeled[c])
     ]  # fmt: skip
-    concerned = [*swallowing, *sorted(vanishing, key=lambda c: -labelled[c])]
+    concerned = [*swallowing, *sorted(vanishing, key=lambda c: -labeled[c])]
     names = tuple(report.class_names[c] for c in concerned)
-    facts = _shares(report, swallowing, vanishing, kept, labelled)
+    facts = _shares(report, swallowing, vanishing, kept, labeled)
     if kept_share > EVERYTHING:
         everything = (
             f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included"
@@ -141,15 +141,15 @@ def find_problems(report: HealthReport) -> list[Problem]:
     return []
 
 
-def _shares(report: HealthReport, swallowing, vanishing, kept, labelled) -> list[str]:
+def _shares(report: HealthReport, swallowing, vanishing, kept, labeled) -> list[str]:
     """Which pseudo-labels swallow the others and which vanish, each with its shares."""
     facts = []
     for what, chosen in (("swallow the others", swallowing), ("vanish", vanishing)):
         if not chosen:
             continue
-        ordered = sorted(chosen, key=lambda c: -labelled[c])
+        ordered = sorted(chosen, key=lambda c: -labeled[c])
         listed = [
-            f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labelled[c]:.2f} % of the "
+            f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labeled[c]:.2f} % of the "
             "labelled ones)"
             for c in ordered[:MOST_NAMED]
         ]

@@ -63,7 +63,7 @@ class LossScaler(torch.amp.GradScaler):
             super().load_state_dict(state)
 
 
-class OptimisationLoop:
+class OptimizationLoop:
     """Runs the step on micro-batches and the optimiser on their summed gradients.
 
     It stands where Detectron2's ``DefaultTrainer`` has its ``SimpleTrainer``, as ``trainer._trainer``.
@@ -116,7 +116,7 @@ class OptimisationLoop:
     @classmethod
     def from_config(
         cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, dump: Callable[..., str] | None = None
-    ) -> "OptimisationLoop":
+    ) -> "OptimizationLoop":
         """``SOLVER`` of the config."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":

@@ -87,7 +87,7 @@ def replay_step(
     Args:
         step: built with the config of the file.
         content: of :func:`read_step`.
-        accumulate: ``OptimisationLoop.accumulate`` around the step.
+        accumulate: ``OptimizationLoop.accumulate`` around the step.
     """
     saved = content["replay"]
     step.student.load_state_dict(content["model"])

@@ -60,7 +60,7 @@ from .hooks import (
 )
 from .interruption import StopRequest
 from .loggers import build_loggers, drop_logged
-from .loop import OptimisationLoop, amp_type
+from .loop import OptimizationLoop, amp_type
 from .replay import dump_step, read_step, replay_step
 from .solver import build_lr_scheduler, build_optimizer
 
@@ -86,7 +86,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.student = self.build_model(cfg)
         self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
         self.step.train()
-        self._trainer = OptimisationLoop.from_config(
+        self._trainer = OptimizationLoop.from_config(
             cfg,
             _distributed(self.step),
             self.build_optimizer(cfg, self.student),
@@ -168,8 +168,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
             return []
         classes = definitions_of(evaluator.class_names, dataset_name)
         path = Path(cfg.OUTPUT_DIR) / evaluation_file(dataset_name)
-        colours = [definition.color for definition in classes]
-        return [EvaluationGallery(evaluator, str(path), colours, facts=facts_of_run(cfg, dataset_name))]
+        colors = [definition.color for definition in classes]
+        return [EvaluationGallery(evaluator, str(path), colors, facts=facts_of_run(cfg, dataset_name))]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's, and those of ``LOGGERS``."""
@@ -362,7 +362,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         cfg = config_from_text(content["config"], overrides, path)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # as training does: a random CLIP is in no checkpoint
         step = SemiSupervisedStep.from_config(cfg, cls.build_model(cfg)).to(cfg.MODEL.DEVICE).train()
-        loop = OptimisationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
+        loop = OptimizationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
         loop.parts = content["replay"]["parts"]
         return replay_step(step, content, loop.accumulate)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hiervl.evaluation.label_maps import assemble, label_strips
-from hiervl.evaluation.sliding_window import Strip, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import Strip, cut, normalize_over_classes, plan_windows
 
 
 class SlidingWindowSegmenter(nn.Module):
@@ -86,7 +86,7 @@ class SlidingWindowSegmenter(nn.Module):
             lambda window: cut(image, window),
             size,
             plan_windows(size, self.crop_size, self.overlap),
-            lambda pixels, _: self._normalised_maps(pixels),
+            lambda pixels, _: self._normalized_maps(pixels),
             num_classes,
             window_batch=self.window_batch,
             out_size=out_size,
@@ -95,13 +95,13 @@ class SlidingWindowSegmenter(nn.Module):
         outputs = assemble(strips, out_size, num_classes)._asdict()
         return outputs if whole is None else {**outputs, "sem_seg": whole}
 
-    def _normalised_maps(self, images: torch.Tensor) -> torch.Tensor:
+    def _normalized_maps(self, images: torch.Tensor) -> torch.Tensor:
         class_maps = self.model.semantic_maps(images)
         if class_maps.shape[0] != images.shape[0] or class_maps.shape[-2:] != images.shape[-2:]:
             raise ValueError(
                 f"semantic_maps returned {tuple(class_maps.shape)} for images of shape {tuple(images.shape)}"
             )
-        return normalise_over_classes(class_maps)
+        return normalize_over_classes(class_maps)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -48,7 +48,7 @@ def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> 
     return list(range(0, last, stride)) + [last]
 
 
-def normalise_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
+def normalize_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
     """Scale non-negative maps (n, C, h, w) so that every pixel sums to 1; all-zero pixels become uniform."""
     class_maps = class_maps.float() + SCORE_FLOOR
     return class_maps.div_(class_maps.sum(dim=1, keepdim=True))

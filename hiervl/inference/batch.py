@@ -97,9 +97,9 @@ class BatchPredictor:
 
     def _raster_of(self, kind: str, item: Item, size, georeference: GeoReference | None):
         is_mask = kind == "mask"
-        colours = self.results.colours if is_mask else None
+        colors = self.results.colors if is_mask else None
         dtype = self.predictor.label_type if is_mask else np.uint8
-        return write_raster(self.results.path(kind, item.name, ".tif"), size, dtype, georeference, colours)
+        return write_raster(self.results.path(kind, item.name, ".tif"), size, dtype, georeference, colors)
 
     def _by_windows(self, item: Item) -> None:
         """An image that is never in memory as a whole."""

@@ -101,13 +101,13 @@ def write_raster(
     size: tuple[int, int],
     dtype: type,
     georeference: GeoReference | None = None,
-    colours: Sequence[Sequence[int]] | None = None,
+    colors: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Callable[[int, int, np.ndarray], None]]:
     """Write a one-band TIFF part by part; the file appears when it is whole.
 
     Args:
         size: height and width.
-        colours: RGB of the values 0, 1, …; kept in the file where its type is uint8.
+        colors: RGB of the values 0, 1, …; kept in the file where its type is uint8.
 
     Yields:
         a function from top, left and an array (h, w) that writes it there.
@@ -120,8 +120,8 @@ def write_raster(
         profile.update(crs=georeference.crs, transform=georeference.transform)
     options = {"compress": "deflate", "bigtiff": "if_safer", **profile}
     with whole_file(path) as temporary, _settings(), rasterio.open(temporary, "w", **options) as file:
-        if colours is not None and np.dtype(dtype) == np.uint8:
-            file.write_colormap(1, {value: (*map(int, colour), 255) for value, colour in enumerate(colours)})
+        if colors is not None and np.dtype(dtype) == np.uint8:
+            file.write_colormap(1, {value: (*map(int, color), 255) for value, color in enumerate(colors)})
 
         def write(top: int, left: int, values: np.ndarray) -> None:
             place = rasterio.windows.Window(left, top, values.shape[1], values.shape[0])
@@ -145,7 +145,7 @@ def _settings():
 
 def _palette_of(file) -> np.ndarray:
     palette = np.zeros((256, 3), np.uint8)
-    for value, colour in file.colormap(1).items():
+    for value, color in file.colormap(1).items():
         if value < len(palette):
-            palette[value] = colour[:3]
+            palette[value] = color[:3]
     return palette

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiervl.evaluation.label_maps import CLASS_MAP_BYTES
-from hiervl.evaluation.sliding_window import averaged_strips, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import averaged_strips, cut, normalize_over_classes, plan_windows
 from hiervl.modeling import HierVL
 
 COPIES = 6  # of the class maps of both networks, while they are averaged and compared
@@ -95,13 +95,13 @@ class LabelScorer:
         square = F.interpolate(
             pixels[None].float(), (self.crop_size, self.crop_size), mode="bilinear", align_corners=False, antialias=True
         )
-        images = self.student.normalise(list(square))
+        images = self.student.normalize(list(square))
         pooled = self.student.pooled_embedding(images)
         return F.normalize(pooled[0].float(), dim=0).cpu().numpy()
 
     def _both_maps(self, windows: Tensor) -> Tensor:
         """(n, 3, h, w) → (n, 2 · C, h, w): the student's class map above the teacher's."""
-        maps = [normalise_over_classes(network.semantic_maps(windows)) for network in (self.student, self.teacher)]
+        maps = [normalize_over_classes(network.semantic_maps(windows)) for network in (self.student, self.teacher)]
         return torch.cat(maps, dim=1)
 
 
@@ -162,7 +162,7 @@ class Suggestion(NamedTuple):
     novelty: float  # 0…2, distance of its embedding to the nearest image labelled or chosen before; 2 for the first
 
 
-def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -> list[Suggestion]:
+def suggest(table: ScoreTable, count: int, labeled: np.ndarray | None = None) -> list[Suggestion]:
     """Choose images greedily, the best first.
 
     With m_ic = uncertainty_ic / mean_j uncertainty_jc + disagreement_ic / mean_j disagreement_jc, what is unsure of
@@ -175,7 +175,7 @@ def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -
 
     Args:
         count: at most so many.
-        labelled: (L, D) embeddings of length 1 of the images that have labels; None: unknown.
+        labeled: (L, D) embeddings of length 1 of the images that have labels; None: unknown.
 
     Returns:
         Images in the order of their choice. Ties go to the first name; the order of the table does not matter.
@@ -184,7 +184,7 @@ def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -
     unsure = _against_mean(table.uncertainty[order]) + _against_mean(table.disagreement[order])
     embeddings = table.embeddings[order]
     distance = np.full(len(order), 2.0, np.float32)
-    for embedding in () if labelled is None else labelled:
+    for embedding in () if labeled is None else labeled:
         distance = np.minimum(distance, _distance(embeddings, embedding))
     chosen: list[Suggestion] = []
     covered = np.zeros(unsure.shape[1], np.float32)

@@ -15,7 +15,7 @@ from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.readers import read_image, rgb_of
 from hiervl.evaluation.label_maps import LabelStrip, assemble, label_strips, label_type
-from hiervl.evaluation.sliding_window import Window, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import Window, cut, normalize_over_classes, plan_windows
 from hiervl.inference.postprocess import (
     Instance,
     InstanceCollector,
@@ -226,9 +226,9 @@ class HierVLPredictor:
                 class_maps, rows = self.network.semantic_maps_and_rows(pixels)
             else:
                 class_maps = self.network.semantic_maps(pixels)
-            class_maps = normalise_over_classes(class_maps)
+            class_maps = normalize_over_classes(class_maps)
             if self.flip:
-                mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
+                mirrored = normalize_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
                 class_maps = (class_maps + mirrored) / 2
             for index, window in enumerate(windows):
                 if collector is not None and window.view == 0 and window not in done:

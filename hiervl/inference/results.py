@@ -46,7 +46,7 @@ class ResultFolder:
         self.folder = Path(folder)
         self.classes = list(classes)
         self.names = [definition.name for definition in classes]
-        self.colours = [definition.color for definition in classes]
+        self.colors = [definition.color for definition in classes]
         self.kinds = tuple(kinds)
         self.things = tuple(things)
         self.drafts = AnnotationDrafts(self.folder, self.classes, self.kinds)
@@ -102,7 +102,7 @@ class ResultFolder:
         """Write one image's results, its JSON last; the kinds in ``skip`` count as written elsewhere."""
         kinds = [kind for kind in self.kinds if kind not in skip]
         if "mask" in kinds:
-            write_png(self.path("mask", name), palette_image(prediction.semantic, self.colours))
+            write_png(self.path("mask", name), palette_image(prediction.semantic, self.colors))
         if "confidence" in kinds:
             write_png(self.path("confidence", name), Image.fromarray(confidence_bytes(prediction.confidence)))
         if "overlay" in kinds:
@@ -113,7 +113,7 @@ class ResultFolder:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
         if "panoptic" in self.kinds and prediction.panoptic is not None:
-            write_png(self.path("panoptic", name), Image.fromarray(panoptic_colours(prediction.panoptic.ids)))
+            write_png(self.path("panoptic", name), Image.fromarray(panoptic_colors(prediction.panoptic.ids)))
             extra["panoptic"] = coco_segments(prediction.panoptic)
         if self.drafts.formats:
             regions = regions_of(prediction, self.classes)
@@ -123,7 +123,7 @@ class ResultFolder:
 
     def overlay(self, image: np.ndarray, prediction: Prediction, shown: Sequence[int] | None = None) -> np.ndarray:
         """The image under its classes' colours, objects outlined where there are any, above the legend."""
-        drawn = overlay_with_legend(image, prediction.semantic, self.names, self.colours, shown)
+        drawn = overlay_with_legend(image, prediction.semantic, self.names, self.colors, shown)
         drawn = np.ascontiguousarray(drawn)
         for instance in prediction.instances or ():
             top, left = instance.box[:2]
@@ -234,12 +234,12 @@ def category_id(label: int) -> int:
     return label + 1
 
 
-def palette_image(labels: np.ndarray, colours: Sequence[Sequence[int]]) -> Image.Image:
+def palette_image(labels: np.ndarray, colors: Sequence[Sequence[int]]) -> Image.Image:
     """A palette image of uint8 labels: the pixels are the indices; of other types a 16- or 32-bit one."""
     if labels.dtype != np.uint8:
         return Image.fromarray(labels.astype(np.int32 if labels.max() > 65535 else np.uint16))
     image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
-    image.putpalette([int(channel) for colour in colours for channel in colour])
+    image.putpalette([int(channel) for color in colors for channel in color])
     return image
 
 
@@ -248,7 +248,7 @@ def confidence_bytes(confidence: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8)
 
 
-def panoptic_colours(ids: np.ndarray) -> np.ndarray:
+def panoptic_colors(ids: np.ndarray) -> np.ndarray:
     """Segment numbers as COCO's panoptic PNGs hold them: id = R + 256·G + 65536·B."""
     return np.stack((ids % 256, ids // 256 % 256, ids // 65536), axis=-1).astype(np.uint8)
 

@@ -177,6 +177,6 @@ class ClassPictures:
 
 def heat_picture(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """``image`` in grey, tinted from blue to red where a class's probability (H, W) goes from 0 to 1."""
-    grey = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    gray = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     heat = cv2.applyColorMap(np.rint(255 * probability).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
-    return np.rint((1 - HEAT) * grey + HEAT * heat).astype(np.uint8)
+    return np.rint((1 - HEAT) * gray + HEAT * heat).astype(np.uint8)

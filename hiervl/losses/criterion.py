@@ -12,7 +12,7 @@ from hiervl.utils.recompute import maybe_recomputed
 
 from .assignment import Assignment, assign
 from .mask_losses import PointDraw, draw_points, point_sample, random_points, sampled_mask_losses, uncertain_points
-from .normalisation import mean_over_processes
+from .normalization import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
 from .target_maps import TargetMaps
 from .targets import ImageTargets, image_targets
@@ -127,8 +127,8 @@ class SupervisedCriterion(nn.Module):
             text: embeddings of the classes.
             targets: one per image.
         """
-        labelled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
-        row_valid = predictions.row_valid & labelled[:, None]
+        labeled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
+        row_valid = predictions.row_valid & labeled[:, None]
         losses: dict[str, Tensor] = {}
         aligns = bool(self.weights["align"]) and predictions.joint_embeddings is not None
         if self.uses_every_layer or aligns:
@@ -145,7 +145,7 @@ class SupervisedCriterion(nn.Module):
         if aligns:
             losses["loss_align"] = self._align_loss(predictions, text, assignments[-1])
         if self.weights["relevance"] and relevance_logits is not None:
-            losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
+            losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labeled)
         return self._weighted(losses)
 
     def pseudo_losses(
@@ -280,8 +280,8 @@ class SupervisedCriterion(nn.Module):
         return weighted
 
 
-def _relevance_loss(logits: Tensor, targets: Sequence[ImageTargets], labelled: Tensor) -> Tensor:
+def _relevance_loss(logits: Tensor, targets: Sequence[ImageTargets], labeled: Tensor) -> Tensor:
     """Binary cross-entropy between the gate (B, C) and the presence of every class, on images with labels."""
     presence = torch.stack([target.presence(logits.shape[1]) for target in targets]).float()
     loss = F.binary_cross_entropy_with_logits(logits, presence, reduction="none").mean(1)
-    return (loss * labelled).sum() / mean_over_processes(labelled.sum())
+    return (loss * labeled).sum() / mean_over_processes(labeled.sum())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .normalisation import mean_over_processes
+from .normalization import mean_over_processes
 
 HIDDEN_SHARE = 0.5  # a patch is hidden where the class covers at least this share of it
 HIDDEN_VALUE = 0.0  # of a normalised pixel: CLIP's mean colour

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .normalisation import mean_over_processes
+from .normalization import mean_over_processes
 
 # Keeps the logarithm of a class that no row claims finite; far below any probability that matters.
 EPSILON = 1e-5
 
 
-def normalised(scores: Tensor) -> Tensor:
+def normalized(scores: Tensor) -> Tensor:
     """S / Σ_c S over dimension 1: (B, C, …) → class probabilities of every pixel."""
     scores = scores + EPSILON
     return scores / scores.sum(1, keepdim=True)
@@ -58,7 +58,7 @@ def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
     """
     if valid.shape[1:] != scores.shape[2:]:
         valid = F.interpolate(valid.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest").squeeze(1) > 0.5
-    probability = normalised(scores)
+    probability = normalized(scores)
     entropy = -(probability * probability.log()).sum(1)
     return (entropy * valid).sum() / mean_over_processes(valid.sum())
 
@@ -80,15 +80,15 @@ def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
     flat = scores.flatten(1)
     first = labels * (height * width)  # of the label's map
     result = scores.new_zeros(labels.shape)
-    for row, of_row in _neighbours(size[0], height, scores):
-        for column, of_column in _neighbours(size[1], width, scores):
+    for row, of_row in _neighbors(size[0], height, scores):
+        for column, of_column in _neighbors(size[1], width, scores):
             place = first + (row[:, None] * width + column)
             corner = flat.gather(1, place.flatten(1)).view(labels.shape)
             result = result + corner * (of_row[:, None] * of_column)
     return result
 
 
-def _neighbours(length: int, source: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+def _neighbors(length: int, source: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     """Lower and upper neighbour along an axis resized from ``source`` to ``length``: (indices, weights) each."""
     place = torch.arange(length, device=like.device, dtype=torch.float32)
     place = ((place + 0.5) * (source / length) - 0.5).clamp(min=0)

@@ -120,10 +120,10 @@ class DeformableAttention(HasExportForm, nn.Module):
 
 def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     """Centres of all pixels of all maps: (1, Σ H_l·W_l, 2), x and y in [0, 1]."""
-    centres = []
+    centers = []
     for height, width in shapes:
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
         x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        centres.append(torch.stack((grid_x, grid_y), -1).flatten(0, 1))
-    return torch.cat(centres).unsqueeze(0)
+        centers.append(torch.stack((grid_x, grid_y), -1).flatten(0, 1))
+    return torch.cat(centers).unsqueeze(0)

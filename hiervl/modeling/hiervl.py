@@ -192,7 +192,7 @@ class HierVL(ClipSegmenter):
         """The network, stage by stage.
 
         Args:
-            images: (B, 3, H, W) of :meth:`normalise`.
+            images: (B, 3, H, W) of :meth:`normalize`.
             text: of :meth:`encode_text`.
             presence: (B, C) bool, classes of labelled images; None: the relevance gate decides.
             every_layer: predict after every decoder layer.
@@ -223,7 +223,7 @@ class HierVL(ClipSegmenter):
         self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
-        images = self.normalise([item["image"] for item in batched_inputs])
+        images = self.normalize([item["image"] for item in batched_inputs])
         targets = self.criterion.prepare_targets(batched_inputs, (images.shape[2], images.shape[3]), self.device)
         presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
         given = presence if self.ground_truth_presence else None

@@ -109,7 +109,7 @@ class PixelClassifier(ClipSegmenter):
         self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """``loss_pixel`` of labelled inputs: dicts with "image" and "sem_seg" (H, W)."""
-        images = self.normalise([item["image"] for item in batched_inputs])
+        images = self.normalize([item["image"] for item in batched_inputs])
         size = images.shape[2:]
         labels = torch.stack(
             [

@@ -23,7 +23,7 @@ def sum_of_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     return _SumOfRows.apply(value, locations, weights, tuple(shapes))
 
 
-class _Neighbour(NamedTuple):
+class _Neighbor(NamedTuple):
     """The lower or the upper pixel of every sample along one axis; all (B, Q, heads · maps · points)."""
 
     row: Tensor  # int32: what it adds to the number of the table's row
@@ -71,7 +71,7 @@ class _SumOfRows(torch.autograd.Function):
         return of_value.view(value.shape), of_locations, of_weights.view(shape), None
 
 
-def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple[_Neighbour, _Neighbour]]:
+def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple[_Neighbor, _Neighbor]]:
     """The four pixels around every sample, as (neighbour along x, neighbour along y).
 
     Row (image · pixels + first pixel of the map + y · width + x) · heads + head of the table is the pixel's.
@@ -84,8 +84,8 @@ def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple
     first = first.expand(shape[2:]).flatten() + torch.arange(batch, dtype=torch.int32).view(-1, 1, 1) * (
         num_pixels * heads
     )
-    along_x = _neighbours(locations[..., 0].flatten(2), width, heads, 0)
-    along_y = _neighbours(locations[..., 1].flatten(2), height, (width * heads).int(), first)
+    along_x = _neighbors(locations[..., 0].flatten(2), width, heads, 0)
+    along_y = _neighbors(locations[..., 1].flatten(2), height, (width * heads).int(), first)
     return ((x, y) for y in along_y for x in along_x)
 
 
@@ -98,7 +98,7 @@ def _per_sample(shapes: Shapes, shape: Sequence[int], like: Tensor) -> Tensor:
     return sizes[:, None, :, None].expand(-1, *shape[2:]).flatten(1)
 
 
-def _neighbours(coordinate: Tensor, size: Tensor, row_step, first_row) -> list[_Neighbour]:
+def _neighbors(coordinate: Tensor, size: Tensor, row_step, first_row) -> list[_Neighbor]:
     """Of coordinates (B, Q, heads · maps · points) in [0, 1]: the lower and the upper neighbour."""
     pixel = coordinate * size - 0.5
     lower = pixel.floor()
@@ -109,7 +109,7 @@ def _neighbours(coordinate: Tensor, size: Tensor, row_step, first_row) -> list[_
         at = lower + step
         nearest = torch.minimum(at.clamp(min=0), size - 1)
         is_inside = (nearest == at).to(factor.dtype)
-        found.append(_Neighbour(nearest.int() * row_step + first_row, factor * is_inside, is_inside * (2 * step - 1)))
+        found.append(_Neighbor(nearest.int() * row_step + first_row, factor * is_inside, is_inside * (2 * step - 1)))
     return found
 
 

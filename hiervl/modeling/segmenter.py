@@ -92,7 +92,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """Embeddings of the classes; one call serves all passes of an iteration."""
         return self.text_encoder()
 
-    def normalise(self, images: Sequence[Tensor]) -> Tensor:
+    def normalize(self, images: Sequence[Tensor]) -> Tensor:
         """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
         images = [(to_device(image, self.device) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
@@ -100,7 +100,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
     # ---- what a network adds ------------------------------------------------------------------------------------
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of images (…, *size) after :meth:`normalise`."""
+        """Height and width of images (…, *size) after :meth:`normalize`."""
         unit = self.backbone.size_divisibility
         height, width = ((side + unit - 1) // unit * unit for side in size)
         return height, width
@@ -121,7 +121,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """One pass through the network; what it returns is for :meth:`semantic_scores`.
 
         Args:
-            images: (B, 3, H, W) of :meth:`normalise`.
+            images: (B, 3, H, W) of :meth:`normalize`.
             text: of :meth:`encode_text`.
             frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
             perturb: changes the backbone's maps.
@@ -193,7 +193,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None):
         """→ S at the images' size (B, C, H, W), the output of :meth:`segment`, height and width of the padded batch."""
-        batch = self.normalise(list(images))
+        batch = self.normalize(list(images))
         output = self.segment(batch, text, frozen_embedding=frozen_embedding)
         scores = resized_and_cropped(self.semantic_scores(output, text), batch.shape[2:], images.shape[2:])
         return scores, output, (batch.shape[2], batch.shape[3])

@@ -139,8 +139,8 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
         valid = active.gather(1, order)
         relevance = relevance.gather(1, order)
 
-        standardised = (text.text_embeddings - self.text_mean) / self.text_spread
-        of_class = torch.stack([mlp(standardised) for mlp in self.level_mlps])  # (L, C, d)
+        standardized = (text.text_embeddings - self.text_mean) / self.text_spread
+        of_class = torch.stack([mlp(standardized) for mlp in self.level_mlps])  # (L, C, d)
         queries = of_class[:, order] * relevance[None, :, :, None].to(of_class.dtype)  # (L, B, K, d)
         position = self.level_embedding.weight[:, None, None].expand_as(queries)
 

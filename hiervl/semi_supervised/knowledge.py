@@ -11,7 +11,7 @@ from hiervl.evaluation import confusion_matrix
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.segmenter import ClipSegmenter
 
-from .calibration import labelled_batches
+from .calibration import labeled_batches
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     shown = np.zeros(num_classes, dtype=np.int64)
     text = network.encode_text()
-    for images, truth in labelled_images(cfg, network):
+    for images, truth in labeled_images(cfg, network):
         for of_image in truth:
             shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
-        batch = network.normalise(list(images))
+        batch = network.normalize(list(images))
         probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
         labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
         confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
@@ -74,8 +74,8 @@ def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
     return iou, shown
 
 
-def labelled_images(cfg, network):
+def labeled_images(cfg, network):
     """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
-    for batch in labelled_batches(cfg):
+    for batch in labeled_batches(cfg):
         images = torch.stack([sample["image"] for sample in batch]).to(network.device)
         yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

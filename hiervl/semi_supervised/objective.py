@@ -8,7 +8,7 @@ LOSSES = ("pixel", "set")
 
 
 @dataclass(frozen=True)
-class UnlabelledObjective:
+class UnlabeledObjective:
     """Settings of the losses of unlabelled images (``SEMI`` of the config).
 
     The weights are shares: 1 pulls about as strongly as all losses of the labelled images together, whatever their
@@ -51,7 +51,7 @@ class UnlabelledObjective:
             raise UserError(f"SEMI.LOSS is one of {', '.join(LOSSES)}, not '{self.loss}'.")
 
     @classmethod
-    def from_config(cls, cfg) -> "UnlabelledObjective":
+    def from_config(cls, cfg) -> "UnlabeledObjective":
         semi = cfg.SEMI
         return cls(
             enabled=semi.ENABLED,

@@ -9,7 +9,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy
+from hiervl.losses.pixel_losses import normalized, pixel_cross_entropy, pixel_entropy
 from hiervl.modeling import HierVL
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 from hiervl.modeling.image_encoder import MAPS
@@ -19,11 +19,11 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
-from .color_transfer import in_labelled_colors, in_unlabelled_colors
+from .color_transfer import in_labeled_colors, in_unlabeled_colors
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
 from .masked import MaskedConsistency
-from .objective import UnlabelledObjective
+from .objective import UnlabeledObjective
 from .pseudo_labels import ConfidenceThreshold, PseudoLabels, box_masks, cutmix, kept_fractions, make_pseudo_labels
 from .teacher import EmaTeacher, StudentAsTeacher
 
@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 STRONG_VIEWS = ("1", "2")
 
 
-class UnlabelledImages(NamedTuple):
+class UnlabeledImages(NamedTuple):
     """The views of the unlabelled images of a batch; lists hold one entry per strong view."""
 
     weak: Tensor  # (B, 3, H, W) in 0…255
     valid: Tensor  # (B, H, W) bool, False on padding
     strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
     inside: list[Tensor]  # (B, H, W) bool: the pixels that came from another image
-    weak_in_labelled_colors: Tensor | None = None  # (B, 3, H, W) in 0…255, for the teacher
+    weak_in_labeled_colors: Tensor | None = None  # (B, 3, H, W) in 0…255, for the teacher
 
 
 class ViewTarget(NamedTuple):
@@ -75,7 +75,7 @@ class SemiSupervisedStep(nn.Module):
         masked: MaskedConsistency | None = None,
         frozen_clip: FrozenClip | None = None,
         *,
-        objective: UnlabelledObjective,
+        objective: UnlabeledObjective,
     ):
         """
         Args:
@@ -127,7 +127,7 @@ class SemiSupervisedStep(nn.Module):
             ClipGuidance.from_config(cfg, student.background) if guides else None,
             masked,
             frozen_clip,
-            objective=UnlabelledObjective.from_config(cfg),
+            objective=UnlabeledObjective.from_config(cfg),
         )
 
     def forward(self, batch: dict[str, list[dict]]) -> dict[str, Tensor]:
@@ -156,28 +156,28 @@ class SemiSupervisedStep(nn.Module):
         self.statistics, self.last_pseudo = {}, None
         objective, device = self.objective, self.student.device
         transfers = objective.enabled and objective.color_transfer
-        seen = in_unlabelled_colors(batch, objective.color_transfer, device) if transfers else batch
+        seen = in_unlabeled_colors(batch, objective.color_transfer, device) if transfers else batch
         samples = seen["labeled"]
-        labelled = self.student.normalise([item["image"] for item in samples])
+        labeled = self.student.normalize([item["image"] for item in samples])
         views = None
         if objective.enabled and batch["unlabeled"] and self.iteration >= objective.burn_in:
             views = self.views(seen["unlabeled"])
             if objective.color_agreement:
-                views = views._replace(weak_in_labelled_colors=in_labelled_colors(batch, device))
-        frozen = self._frozen_pass(labelled, views)
+                views = views._replace(weak_in_labeled_colors=in_labeled_colors(batch, device))
+        frozen = self._frozen_pass(labeled, views)
         share = objective.supervised_share if views is not None else 1.0
 
         losses = self.student.supervised_losses(samples, text, **_judged_by(frozen.get("labelled")))
         losses = {name: share * loss for name, loss in losses.items()}
         if self.masked is not None:
             whole = frozen["labelled"].dense if self.masked.needs_frozen_clip else None
-            losses.update(self.masked.losses(self.student, samples, labelled, whole, text))
+            losses.update(self.masked.losses(self.student, samples, labeled, whole, text))
         losses.update(self.student.prompt_losses(text))
         yield losses
         if views is not None:
             del losses
-            unlabelled = self._unlabelled_losses(views, text, frozen)
-            yield {name: (1 - share) * loss for name, loss in unlabelled.items()}
+            unlabeled = self._unlabeled_losses(views, text, frozen)
+            yield {name: (1 - share) * loss for name, loss in unlabeled.items()}
 
     def update_teacher(self) -> None:
         """To be called after every optimiser step."""
@@ -193,7 +193,7 @@ class SemiSupervisedStep(nn.Module):
     def _uses_strong_views(self) -> bool:
         return bool(self.objective.strong_weight or self.objective.entropy_weight) or self._guides
 
-    def views(self, items: list[dict]) -> UnlabelledImages:
+    def views(self, items: list[dict]) -> UnlabeledImages:
         """The views of unlabelled samples, CutMixed; the strong ones only if something is learnt from them."""
         strong: list[Tensor] = []
         inside: list[Tensor] = []
@@ -201,26 +201,26 @@ class SemiSupervisedStep(nn.Module):
             images = self._stack(items, f"image_strong{view}")
             inside.append(box_masks(self._stack(items, f"cutmix_box{view}"), *images.shape[2:]))
             strong.append(cutmix(images, inside[-1]))
-        return UnlabelledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
+        return UnlabeledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
 
-    def _frozen_pass(self, labelled: Tensor, views: UnlabelledImages | None) -> dict[str, ClipEmbeddings]:
+    def _frozen_pass(self, labeled: Tensor, views: UnlabeledImages | None) -> dict[str, ClipEmbeddings]:
         """Of "labelled", "weak" and "strong" images, those that the frozen CLIP is asked for."""
         if self.frozen_clip is None:
             return {}
         judges = self.student.frozen_clip is not None
         groups = {}
         if judges or (self.masked is not None and self.masked.needs_frozen_clip):
-            groups["labelled"] = labelled
+            groups["labelled"] = labeled
         if views is not None and (judges or self._guides):
-            groups["weak"] = self.student.normalise(list(views.weak))
+            groups["weak"] = self.student.normalize(list(views.weak))
         if views is not None and judges and views.strong:
-            groups["strong"] = self.student.normalise(list(torch.cat(views.strong)))
+            groups["strong"] = self.student.normalize(list(torch.cat(views.strong)))
         return embed_together(self.frozen_clip, groups, pooled=judges) if groups else {}
 
     # ---- losses of unlabelled images -----------------------------------------------------------------------------
 
-    def _unlabelled_losses(
-        self, views: UnlabelledImages, text: TextFeatures, frozen: dict[str, ClipEmbeddings]
+    def _unlabeled_losses(
+        self, views: UnlabeledImages, text: TextFeatures, frozen: dict[str, ClipEmbeddings]
     ) -> dict[str, Tensor]:
         objective = self.objective
         perturbs = bool(objective.perturbation_weight)
@@ -248,7 +248,7 @@ class SemiSupervisedStep(nn.Module):
 
     def _student_pass(self, seen: list[Tensor], num_strong: int, text: TextFeatures, frozen: dict[str, ClipEmbeddings]):
         """All views in one batch, the perturbed one last → the student's output, and the padded size (H, W)."""
-        images = self.student.normalise(list(torch.cat(seen)))
+        images = self.student.normalize(list(torch.cat(seen)))
         options: dict = _judged_by(*(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong]))
         if len(seen) > num_strong:
             first = num_strong * len(seen[-1])
@@ -258,7 +258,7 @@ class SemiSupervisedStep(nn.Module):
             options["every_layer"] = True
         return self.student.segment(images, text, **options), tuple(images.shape[2:])
 
-    def _targets(self, views: UnlabelledImages, pseudo: PseudoLabels) -> list[ViewTarget]:
+    def _targets(self, views: UnlabeledImages, pseudo: PseudoLabels) -> list[ViewTarget]:
         """What every view that the student has seen should be."""
         objective = self.objective
         targets = [
@@ -288,7 +288,7 @@ class SemiSupervisedStep(nn.Module):
         per_image = weights.repeat_interleave(len(labels) // len(targets))
         return self.student.pseudo_losses(output, labels, keep, per_image)
 
-    def _other_losses(self, scores, views: UnlabelledImages, guide: PseudoLabels | None, size) -> dict[str, Tensor]:
+    def _other_losses(self, scores, views: UnlabeledImages, guide: PseudoLabels | None, size) -> dict[str, Tensor]:
         """Guidance by the frozen CLIP, and the entropy of the strong views."""
         losses: dict[str, Tensor] = {}
         if guide is not None:
@@ -302,13 +302,13 @@ class SemiSupervisedStep(nn.Module):
             losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)
         return losses
 
-    def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
+    def _guide(self, views: UnlabeledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
         """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
         assert self.guidance is not None and self.frozen_clip is not None  # it is called where there is guidance
         seen = self.student.padded_size(views.weak.shape[2:])
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
-    def _guidance_loss(self, scores, views: UnlabelledImages, guide: PseudoLabels, size) -> Tensor:
+    def _guidance_loss(self, scores, views: UnlabeledImages, guide: PseudoLabels, size) -> Tensor:
         """Pixel loss to the frozen CLIP's labels: the mean over the strong views, and that of the perturbed view."""
         losses = [
             self._pixel_loss(of_view, _cutmix_labels(guide, inside), size) / len(views.inside)
@@ -324,15 +324,15 @@ class SemiSupervisedStep(nn.Module):
         return pixel_cross_entropy(scores, labels, self.ignore_value, keep, balance)
 
     @torch.no_grad()
-    def _pseudo_labels(self, views: UnlabelledImages, judged: dict[str, ClipEmbeddings]) -> PseudoLabels:
+    def _pseudo_labels(self, views: UnlabeledImages, judged: dict[str, ClipEmbeddings]) -> PseudoLabels:
         network = self.teacher.network
         was_training = network.training
         network.eval()
         try:
             scores = network.semantic_maps(views.weak, **judged)
-            if views.weak_in_labelled_colors is not None:
-                others = network.semantic_maps(views.weak_in_labelled_colors)
-                scores = normalised(scores.float()) + normalised(others.float())
+            if views.weak_in_labeled_colors is not None:
+                others = network.semantic_maps(views.weak_in_labeled_colors)
+                scores = normalized(scores.float()) + normalized(others.float())
         finally:  # a lack of GPU memory is answered by repeating the step
             network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):

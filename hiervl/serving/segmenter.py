@@ -16,7 +16,7 @@ from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.loading.readers import decode_image, rgb_of
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.utils.errors import UserError
-from hiervl.visualization.pictures import colourise, overlay
+from hiervl.visualization.pictures import colorize, overlay
 
 from .class_rows import ChosenClasses
 
@@ -145,14 +145,14 @@ def _reduced(picture: np.ndarray, interpolation: int) -> np.ndarray:
 def _draw(answer: _Answer, chosen: ChosenClasses) -> Drawing:
     visible = np.where(chosen.shown, np.arange(len(chosen.classes)), HIDDEN)
     labels = visible[answer.labels]
-    colours = [definition.color for definition in chosen.classes]
+    colors = [definition.color for definition in chosen.classes]
     found = [
         FoundClass(*of_class)
         for of_class in zip(chosen.classes, answer.shares.tolist(), answer.confidences.tolist(), chosen.shown)
     ]
     return Drawing(
-        overlay(answer.image, labels, colours),
-        colourise(labels, colours),
+        overlay(answer.image, labels, colors),
+        colorize(labels, colors),
         answer.confidence,
         sorted((of_class for of_class in found if of_class.share), key=lambda of_class: -of_class.share),
         answer.size,

@@ -20,7 +20,7 @@ from hiervl.evaluation.semantic_evaluator import (
 )
 from hiervl.utils.files import write_json
 from hiervl.utils.tolerance import going_on_without
-from hiervl.visualization.pictures import colourise
+from hiervl.visualization.pictures import colorize
 
 GROUPS = ("best", "worst", "uncertain")
 SIDE = 480  # longer side of the pictures, in pixels; smaller images keep their size
@@ -37,7 +37,7 @@ class EvaluationGallery(DatasetEvaluator):
         self,
         evaluator: SemanticEvaluator,
         path: str,
-        colours: Sequence[Sequence[int]],
+        colors: Sequence[Sequence[int]],
         *,
         count: int = 4,
         facts: dict[str, Any] | None = None,
@@ -46,13 +46,13 @@ class EvaluationGallery(DatasetEvaluator):
         Args:
             evaluator: counts the same images; its confusion matrix is written.
             path: the file.
-            colours: RGB of every class.
+            colors: RGB of every class.
             count: images per group.
             facts: plain values that are written along.
         """
         self.evaluator = evaluator
         self.path = path
-        self.colours = colours
+        self.colors = colors
         self.count = count
         self.facts = facts or {}
         self.reset()
@@ -100,14 +100,14 @@ class EvaluationGallery(DatasetEvaluator):
 
         def of_labels(indices: np.ndarray) -> np.ndarray:
             small = cv2.resize(indices.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-            return colourise(small.astype(np.int32), self.colours)
+            return colorize(small.astype(np.int32), self.colors)
 
-        grey = cv2.resize(np.rint(255 * confidence).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+        gray = cv2.resize(np.rint(255 * confidence).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
         return {
             "image": data_url(photo, "JPEG"),
             "truth": data_url(of_labels(truth), "PNG"),
             "prediction": data_url(of_labels(labels), "PNG"),
-            "confidence": data_url(grey, "JPEG"),
+            "confidence": data_url(gray, "JPEG"),
         }
 
     def evaluate(self) -> dict | None:
@@ -126,7 +126,7 @@ class EvaluationGallery(DatasetEvaluator):
         }
         content = {
             "class_names": self.evaluator.class_names,
-            "colours": [list(map(int, colour)) for colour in self.colours],
+            "colours": [list(map(int, color)) for color in self.colors],
             "confusion": sum(confusion for _, confusion in gathered).tolist(),
             "groups": groups,
             **self.facts,

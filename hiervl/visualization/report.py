@@ -62,10 +62,10 @@ def find_supervised(folder: Path, run: RunData) -> RunData | None:
     """A finished supervised-only run beside a semi-supervised one, of the same config but for SEMI; None: none."""
     if not run.setting("SEMI.ENABLED", False):
         return None
-    for neighbour in (folder.absolute() / TWIN_FOLDER, *_folders_beside(folder.absolute())):
+    for neighbor in (folder.absolute() / TWIN_FOLDER, *_folders_beside(folder.absolute())):
         try:
-            is_run = (neighbour / "results.json").is_file() and (neighbour / "config.yaml").is_file()
-            other = read_run(neighbour) if is_run else None
+            is_run = (neighbor / "results.json").is_file() and (neighbor / "config.yaml").is_file()
+            other = read_run(neighbor) if is_run else None
         except (OSError, ValueError, yaml.YAMLError, UserError):  # another user's, or one that is being written
             continue
         if other is not None and not other.setting("SEMI.ENABLED", True) and _comparable(run) == _comparable(other):

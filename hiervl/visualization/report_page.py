@@ -14,7 +14,7 @@ from hiervl.evaluation.semantic_evaluator import MEANS
 from hiervl.visualization.run_data import RunData
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
-LINE_COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700", "#0aa2c0", "#cf222e")
+LINE_COLORS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700", "#0aa2c0", "#cf222e")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units of its view box
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
@@ -22,7 +22,7 @@ LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below 
 RIGHT, WRONG = "46, 160, 67", "207, 34, 46"  # RGB in the confusion matrix
 GROUPS = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
 
-OF_UNLABELLED = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
+OF_UNLABELED = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
 
 Curves = dict[str, dict[int, float]]  # by name, by iteration
 
@@ -107,7 +107,7 @@ def _versions(run: RunData) -> dict[str, str]:
 class Line(NamedTuple):
     """A curve of a chart, or a dot where it has a single point."""
 
-    colour: str
+    color: str
     label: str
     points: list[tuple[str, str]]  # x and y in the view box
 
@@ -135,14 +135,14 @@ def _charts(run: RunData, other: RunData | None) -> list[Chart]:
             {f"{name} ({other.name})": p for name, p in other.curves.items() if name.endswith("sem_seg/mIoU")}
         )
     losses = {n: p for n, p in run.curves.items() if n.startswith("loss_") and not re.search(r"_\d+$", n)}
-    unlabelled = {name: points for name, points in losses.items() if name in OF_UNLABELLED}
+    unlabeled = {name: points for name, points in losses.items() if name in OF_UNLABELED}
     prompts = {name: points for name, points in losses.items() if name.startswith("loss_prompt")}
-    labelled = {name: points for name, points in losses.items() if name not in {**unlabelled, **prompts}}
+    labeled = {name: points for name, points in losses.items() if name not in {**unlabeled, **prompts}}
     charts = {
         "Quality on the test set, in percent": quality,
         "Sum of the losses": _named(run, "total_loss"),
-        "Losses of labelled images": labelled,
-        "Losses of unlabelled images": unlabelled,
+        "Losses of labelled images": labeled,
+        "Losses of unlabelled images": unlabeled,
         "Losses of the prompts": prompts,
         "Learning rate": _named(run, "lr"),
         "Length of the gradient": _named(run, "gradient_norm"),
@@ -184,7 +184,7 @@ def _chart(title: str, curves: Curves) -> Chart:
 
     lines = [
         Line(
-            LINE_COLOURS[index % len(LINE_COLOURS)],
+            LINE_COLORS[index % len(LINE_COLORS)],
             f"{name} {points[max(points)]:.4g}",
             [place(step, points[step]) for step in sorted(points)],
         )
@@ -240,8 +240,8 @@ def _cell(share: float, is_right: bool) -> dict[str, str]:
 
 def _images(evaluation: dict[str, Any]) -> dict[str, Any]:
     legend = [
-        {"colour": f"rgb({','.join(map(str, colour))})", "name": name}
-        for name, colour in zip(evaluation["class_names"], evaluation["colours"])
+        {"colour": f"rgb({','.join(map(str, color))})", "name": name}
+        for name, color in zip(evaluation["class_names"], evaluation["colours"])
     ]
     groups = [
         {"title": title, "entries": [_entry(entry) for entry in evaluation["groups"][group]]}

@@ -46,10 +46,10 @@ class TrainingPictures(HookBase):
         """Write the sheet to a PNG file."""
         metadata = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0])
         names = self.step.student.class_names
-        colours = metadata.get("stuff_colors")
-        if colours is None or len(colours) != len(names):
-            colours = distinct_colors(len(names))
-        comparison_sheet(self._rows(), names, colours, path)
+        colors = metadata.get("stuff_colors")
+        if colors is None or len(colors) != len(names):
+            colors = distinct_colors(len(names))
+        comparison_sheet(self._rows(), names, colors, path)
 
     @torch.no_grad()
     def _rows(self) -> list[Row]:

@@ -111,8 +111,8 @@ def test_everything_is_written_and_can_be_read_by_others(brightest, tmp_path):
 
     panoptic = json.loads((out / "panoptic.json").read_text())
     (of_x,) = [entry for entry in panoptic["annotations"] if entry["file_name"] == "x.png"]
-    colours = np.asarray(Image.open(out / "panoptic" / "x.png")).astype(int)
-    ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+    colors = np.asarray(Image.open(out / "panoptic" / "x.png")).astype(int)
+    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
     for segment in of_x["segments_info"]:
         assert (labels["x.png"][ids == segment["id"]] == segment["category_id"] - 1).all()
         assert (ids == segment["id"]).sum() == segment["area"]

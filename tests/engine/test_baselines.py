@@ -14,24 +14,24 @@ from hiervl.data.registered.datasets import FolderDataset, register
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 DELTAS = sorted([*FOLDER.glob("baselines/*.yaml"), *FOLDER.glob("ablations/*.yaml")])
 NAMES = ("background", "cat", "red bus")
-UNLABELLED = {"loss_strong1", "loss_strong2", "loss_feature_perturbation", "loss_entropy", "loss_clip_guidance"}
+UNLABELED = {"loss_strong1", "loss_strong2", "loss_feature_perturbation", "loss_entropy", "loss_clip_guidance"}
 PIXELS = {"loss_pixel", "loss_strong1"}
 MASKS = {"loss_class", "loss_mask", "loss_dice", "loss_pixel"}
 PROMPTS = {"loss_prompt_topology", "loss_prompt_anchor"}
 MASKED = {"loss_masked_consistency", "loss_pixel_text"}
-EVERYTHING = MASKS | PROMPTS | MASKED | UNLABELLED | {"loss_relevance", "loss_align"}
+EVERYTHING = MASKS | PROMPTS | MASKED | UNLABELED | {"loss_relevance", "loss_align"}
 EXPECTED = {
-    "supervised": EVERYTHING - UNLABELLED,
+    "supervised": EVERYTHING - UNLABELED,
     "supervised_per_pixel": {"loss_pixel"},
     "fixmatch": PIXELS,
     "per_pixel": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "unimatch": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "unimatch_class_thresholds": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
-    "semivl": MASKS | UNLABELLED - {"loss_entropy"},
-    "components_1_baseline": MASKS | UNLABELLED,
-    "components_2_hsqg": MASKS | UNLABELLED | {"loss_relevance"},
-    "components_3_cmsam": MASKS | UNLABELLED | {"loss_relevance"},
-    "components_4_dual_queries": MASKS | UNLABELLED | {"loss_relevance"},
+    "semivl": MASKS | UNLABELED - {"loss_entropy"},
+    "components_1_baseline": MASKS | UNLABELED,
+    "components_2_hsqg": MASKS | UNLABELED | {"loss_relevance"},
+    "components_3_cmsam": MASKS | UNLABELED | {"loss_relevance"},
+    "components_4_dual_queries": MASKS | UNLABELED | {"loss_relevance"},
     "without_prompt_losses": EVERYTHING - PROMPTS,
     "without_alignment": EVERYTHING - {"loss_align"},
     "without_masked_consistency": EVERYTHING - MASKED,

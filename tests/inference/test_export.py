@@ -63,7 +63,7 @@ def test_inactive_classes_are_what_the_export_form_hides(make_network):
     """Else the comparison above would say nothing of them."""
     network = make_network().eval()
     text = network.encode_text()
-    images = network.normalise(list(255 * torch.rand(4, 3, 64, 64)))
+    images = network.normalize(list(255 * torch.rand(4, 3, 64, 64)))
     with torch.no_grad():
         eager = network.segment(images, text).text_queries
         with export_form(network):

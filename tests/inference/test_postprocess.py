@@ -78,7 +78,7 @@ def test_row_masks_cuts_the_padding_off():
     assert (probability[..., :6] < 0.5).all() and (probability[..., 10:] > 0.5).all()
 
 
-def test_row_masks_are_resized_about_the_centres_of_pixels(resize_by_opencv):
+def test_row_masks_are_resized_about_the_centers_of_pixels(resize_by_opencv):
     torch.manual_seed(0)
     masks = torch.randn(2, 4, 6)
     expected = resize_by_opencv(masks, (16, 24))[:, :15, :20].sigmoid()

@@ -60,7 +60,7 @@ def test_a_frozen_judge_comes_from_its_own_weights(save_run, clip_file, tmp_path
     torch.save(clip.state_dict(), weights)
     network, folder = save_run("MODEL.HSQG.IMAGE_EMBEDDING", "frozen", "MODEL.CLIP.PRETRAINED", str(weights))
     restored = restore_network(str(folder), device="cpu").network
-    images = network.normalise(list(255 * torch.rand(1, 3, 32, 32)))
+    images = network.normalize(list(255 * torch.rand(1, 3, 32, 32)))
     expected = network.frozen_clip.embed(images, pooled=True).pooled
     torch.testing.assert_close(restored.frozen_clip.embed(images, pooled=True).pooled, expected)
 
@@ -71,7 +71,7 @@ def test_a_network_without_text_rows_is_restored(save_run):
     assert restore_network(str(folder), device="cpu").network.gate is None
 
 
-def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
+def test_phrases_and_colors_travel_in_the_checkpoint(save_run):
     name = "restore_test_dataset"
     names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
     phrases = [("wall", "floor"), *[(name,) for name in names[1:]]]
@@ -145,7 +145,7 @@ def test_records_are_a_class_file(tmp_path):
     assert read_classes(tmp_path / "classes.yaml") == classes
 
 
-def test_classes_of_an_unknown_dataset_have_colours_of_their_own():
+def test_classes_of_an_unknown_dataset_have_colors_of_their_own():
     first, second = definitions_of(["a", "b"], "no_such_dataset", ["b"])
     assert first.phrases == ("a",) and first.color != second.color and second.background
 

@@ -38,8 +38,8 @@ def assign_one(logits, masks, row_classes, valid, targets, fixed):
 def mask_of(maps, target_map, number):
     """The target mask itself, read at the centres of its pixels."""
     y, x = torch.meshgrid(torch.arange(maps.height), torch.arange(maps.width), indexing="ij")
-    centres = torch.stack(((x + 0.5) / maps.width, (y + 0.5) / maps.height), -1).view(1, -1, 2)
-    truth, _ = maps.sample(target_map.view(1), number.view(1), centres)
+    centers = torch.stack(((x + 0.5) / maps.width, (y + 0.5) / maps.height), -1).view(1, -1, 2)
+    truth, _ = maps.sample(target_map.view(1), number.view(1), centers)
     return truth.view(maps.height, maps.width) > 0.5
 
 
@@ -63,7 +63,7 @@ def test_matching_equals_mask2former(monkeypatch):
         assert [part.tolist() for part in match(cost.numpy())] == [part.tolist() for part in expected]
 
 
-def test_unlabelled_pixels_do_not_matter_to_the_cost():
+def test_unlabeled_pixels_do_not_matter_to_the_cost():
     """Whatever is predicted at them; and their points do not thin out the average."""
     torch.manual_seed(0)
     sem_seg = random_image(0)

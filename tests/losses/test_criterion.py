@@ -82,7 +82,7 @@ def test_all_losses_by_hand():
 def test_an_image_without_labels_changes_nothing():
     """It adds to no average and gets no gradient, whatever is predicted for it."""
     predicted = predictions(batch=2)
-    labelled = torch.ones(4, 4, dtype=torch.long)
+    labeled = torch.ones(4, 4, dtype=torch.long)
     criterion = SupervisedCriterion(weights=ALL, num_points=64)
     gate, scores = torch.randn(2, 2, requires_grad=True), torch.randn(2, 2, 4, 4).sigmoid().requires_grad_()
 
@@ -96,8 +96,8 @@ def test_an_image_without_labels_changes_nothing():
         predicted.row_classes[:1],
         predicted.row_valid[:1],
     )
-    losses = run(criterion, predicted, [labelled, torch.full((4, 4), 255)], gate, scores)
-    expected = run(criterion, alone, [labelled], first(gate), first(scores))
+    losses = run(criterion, predicted, [labeled, torch.full((4, 4), 255)], gate, scores)
+    expected = run(criterion, alone, [labeled], first(gate), first(scores))
     for name in expected:
         torch.testing.assert_close(losses[name], expected[name])
     sum(losses.values()).backward()

@@ -40,7 +40,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda x: sampled_mask_losses(x, targets, counts.expand(3, -1)), logits)
 
 
-def test_point_sample_at_the_centres_of_pixels_reads_them():
+def test_point_sample_at_the_centers_of_pixels_reads_them():
     maps = torch.arange(6.0).view(1, 1, 2, 3)
     points = torch.tensor([[[1 / 6, 0.25], [0.5, 0.25], [5 / 6, 0.75], [1 / 3, 0.5]]])  # (x, y)
     torch.testing.assert_close(point_sample(maps, points), torch.tensor([[[0.0, 1.0, 5.0, 2.0]]]))
@@ -99,7 +99,7 @@ def test_the_smallest_values_stay_in_their_row_where_others_have_more():
     assert places[0, 0] in (0, 1) and 0 <= places[1, 0] < 3
 
 
-def test_one_labelled_point_is_the_mean_of_itself():
+def test_one_labeled_point_is_the_mean_of_itself():
     cross_entropy, dice = sampled_mask_losses(torch.tensor([[0.3, 5.0]]), torch.ones(1, 2), torch.tensor([[1.0, 0.0]]))
     p = torch.tensor(0.3).sigmoid()
     torch.testing.assert_close(cross_entropy[0], -p.log())

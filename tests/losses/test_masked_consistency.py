@@ -121,7 +121,7 @@ def test_identical_encoders_on_an_unmasked_image_agree(make_network):
     from hiervl.modeling.frozen_clip import FrozenClip
 
     network = make_network("MODEL.CLIP.VISUAL_PROMPTS", 0, trained=False)
-    images = network.normalise(list(255 * torch.rand(2, 3, 64, 64)))
+    images = network.normalize(list(255 * torch.rand(2, 3, 64, 64)))
     whole = FrozenClip(network.backbone, 10.0).embed(images).dense
     everything = torch.ones(2, 8, 8, dtype=torch.bool)
     with torch.no_grad():

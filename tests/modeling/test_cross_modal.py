@@ -26,9 +26,9 @@ def exchange():
 
 def read_by_hand(read, x, source, bias):
     """x + γ·W_o softmax(Q Kᵀ/√d + bias) V of one head, written out (eq. 1)."""
-    normalise = torch.nn.functional.layer_norm
-    query = normalise(x, (8,), read.norm_query.weight, read.norm_query.bias)
-    source = normalise(source, (8,), read.norm_source.weight, read.norm_source.bias)
+    normalize = torch.nn.functional.layer_norm
+    query = normalize(x, (8,), read.norm_query.weight, read.norm_query.bias)
+    source = normalize(source, (8,), read.norm_source.weight, read.norm_source.bias)
     a = read.attention
     scores = a.q_proj(query) @ a.k_proj(source).transpose(1, 2) / math.sqrt(8) + bias
     return x + read.scale * a.out_proj(scores.softmax(-1) @ a.v_proj(source))

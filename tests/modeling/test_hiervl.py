@@ -21,7 +21,7 @@ def random_images(count, height=64, width=64):
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="nearest")
 
 
-def labelled(count=2, size=64):
+def labeled(count=2, size=64):
     """Labelled inputs: left half of class 1, right half of another class, the last row of pixels without a label."""
     items = []
     for index, image in enumerate(random_images(count, size, size)):
@@ -37,7 +37,7 @@ def scores_of(network, images, presence=None):
     network.eval()
     with torch.no_grad():
         text = network.encode_text()
-        output = network.segment(network.normalise(list(images)), text, presence)
+        output = network.segment(network.normalize(list(images)), text, presence)
         return network.semantic_scores(output, text), output
 
 
@@ -81,7 +81,7 @@ def test_inference_does_not_depend_on_the_batch(make_network):
         torch.testing.assert_close(network.semantic_maps(images[b : b + 1]), batch[b : b + 1], **ALONE)
 
 
-def test_maps_are_resized_about_the_centres_of_pixels(make_network, resize_by_opencv):
+def test_maps_are_resized_about_the_centers_of_pixels(make_network, resize_by_opencv):
     """To the padded size first, of which the padding is cut off; then, as Detectron2 calls it, to the one asked for."""
     network = make_network().eval()
     image = random_images(1, 50, 83)
@@ -129,7 +129,7 @@ def train_once(network, inputs):
 
 def test_every_trained_weight_gets_a_gradient(make_network):
     network = make_network("MODEL.CLIP.TRAINABLE", "all")
-    losses = train_once(network, labelled())
+    losses = train_once(network, labeled())
     assert {"loss_class_0", "loss_mask_2", "loss_dice", "loss_pixel", "loss_align", "loss_relevance"} <= set(losses)
     assert {"loss_prompt_topology", "loss_prompt_anchor"} <= set(losses)
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -148,7 +148,7 @@ def test_every_trained_weight_gets_a_gradient(make_network):
 def test_images_without_any_label_teach_nothing(make_network, which, assignment):
     """Finite losses and gradients; an image without labels changes neither, beside one that has some."""
     network = make_network("LOSS.ASSIGNMENT", assignment)
-    inputs = labelled()
+    inputs = labeled()
     for item in inputs if which == "all" else inputs[1:]:
         item["sem_seg"] = torch.full((64, 64), IGNORE)
     losses = train_once(network, inputs)
@@ -172,7 +172,7 @@ def test_presence_comes_from_the_labels(make_network, is_told):
     network = make_network("MODEL.HSQG.GROUND_TRUTH_PRESENCE", is_told)
     seen = []
     network.query_generator.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
-    network(labelled(1))
+    network(labeled(1))
     assert (seen[0].tolist() == [[False, True, True, False, False, False]]) if is_told else (seen[0] is None)
 
 
@@ -185,7 +185,7 @@ def test_relevance_acts_in_three_places(make_network, where):
     network = make_network("MODEL.HSQG.MIN_ACTIVE", CLASSES).eval()
     with torch.no_grad():
         text = network.encode_text()
-        features = network.backbone(network.normalise(list(random_images(1))))
+        features = network.backbone(network.normalize(list(random_images(1))))
         queries = network.query_generator(text, features["pooled_embedding"])
         chosen = queries.classes == queries.classes[0, 1]
         halved_bias = queries._replace(log_relevance=queries.log_relevance - chosen * 0.6931)
@@ -278,7 +278,7 @@ def test_prior_is_read_by_the_text_rows_of_the_network(make_network):
     images = random_images(1)
     with torch.no_grad():
         text = network.encode_text()
-        batch = network.normalise(list(images))
+        batch = network.normalize(list(images))
         with_prior = network.segment(batch, text, every_layer=True)
         odds = network.mask_prior(text, with_prior.features["dense_embedding"])
         network.mask_prior = None
@@ -331,7 +331,7 @@ def test_classifier_rules_inference_alone(make_network):
     scores = []
     for network in networks.values():
         text = network.train().encode_text()
-        scores.append(network.semantic_scores(network.segment(network.normalise(list(images)), text), text))
+        scores.append(network.semantic_scores(network.segment(network.normalize(list(images)), text), text))
     assert torch.equal(*scores)
 
 

@@ -122,7 +122,7 @@ def test_a_network_with_seeds_gives_its_instance_rows_places(make_network):
     assert make_network("MODEL.QUERY_DECODER.MASK_PRIOR", False).query_decoder.instance_seeds is None
     with torch.no_grad():
         text = with_seeds.encode_text()
-        first = with_seeds.segment(with_seeds.normalise(list(images)), text, every_layer=True).predictions
+        first = with_seeds.segment(with_seeds.normalize(list(images)), text, every_layer=True).predictions
         is_instance = first.row_classes[0] < 0
         masks = first.pred_masks[0][0, is_instance]
     assert (masks.flatten(1).std(0) > 0.5).float().mean() > 0.5

@@ -108,7 +108,7 @@ def test_a_network_with_other_classes_and_back(make_network, resize_by_opencv):
     given = []
     network.open_vocabulary.share_pixels = lambda scores, by_clip: given.append(by_clip) or scores
     network.semantic_maps(images)
-    dense, text = network.backbone(network.normalise(list(images)))["dense_embedding"], network.encode_text()
+    dense, text = network.backbone(network.normalize(list(images)))["dense_embedding"], network.encode_text()
     similarity = text.class_similarity(dense.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     expected = (similarity * network.mask_prior.log_scale.exp()).softmax(1)
     expected = resize_by_opencv(expected, given[0].shape[2:])

@@ -214,16 +214,16 @@ def make_batch():
         coarse = 255 * torch.rand(1, 3, 5, 5, generator=generator)
         return F.interpolate(coarse, size=(SIZE, SIZE), mode="nearest")[0].to(torch.uint8)
 
-    labelled, unlabelled = [], []
+    labeled, unlabeled = [], []
     for index in range(2):
         sem_seg = torch.full((SIZE, SIZE), 1 + index)
         sem_seg[:, SIZE // 2 :] = 4
-        labelled.append({"image": image(), "sem_seg": sem_seg})
+        labeled.append({"image": image(), "sem_seg": sem_seg})
         valid = torch.ones(SIZE, SIZE, dtype=torch.bool)
         valid[30 + index :] = False
         item = {"image_weak": image(), "image_strong1": image(), "image_strong2": image(), "valid": valid}
-        unlabelled.append({**item, **{f"cutmix_box{view}": torch.tensor(BOXES[view][index]) for view in BOXES}})
-    return {"labeled": labelled, "unlabeled": unlabelled}
+        unlabeled.append({**item, **{f"cutmix_box{view}": torch.tensor(BOXES[view][index]) for view in BOXES}})
+    return {"labeled": labeled, "unlabeled": unlabeled}
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def loss_by_hand(step, view, confidence):
         images, labels, sure, valid = pasted
         student = step.student.train()
         text = student.encode_text()
-        scores = student.semantic_scores(student.segment(student.normalise(list(images)), text), text)
+        scores = student.semantic_scores(student.segment(student.normalize(list(images)), text), text)
         scores = F.interpolate(scores, size=(48, 48), mode="bilinear", align_corners=False)[:, :, :SIZE, :SIZE]
         at_label = (scores / scores.sum(1, keepdim=True)).gather(1, labels.unsqueeze(1)).squeeze(1)
         return -(at_label.log() * (valid & (sure >= confidence))).sum() / valid.sum()
@@ -460,7 +460,7 @@ def test_student_as_teacher_is_registered_once(make_step):
         make_step("SEMI.TEACHER", "emma", trained=False)
 
 
-def test_set_losses_are_those_of_labelled_images_with_the_teachers_labels(make_step, monkeypatch):
+def test_set_losses_are_those_of_labeled_images_with_the_teachers_labels(make_step, monkeypatch):
     """Weights of the views, times how many there are; the pixel loss has its own weight."""
     step = make_step("SEMI.LOSS", "set", "SEMI.STRONG_WEIGHT", 0.3, "SEMI.PERTURBATION_WEIGHT", 0.5)
     step.threshold.threshold = 0.0

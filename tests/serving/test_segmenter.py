@@ -41,8 +41,8 @@ def test_the_pictures_are_those_of_the_prediction(segmenter, predictor, photo):
     chosen = read_rows(rows_of(predictor.classes))
     expected = predictor(photo)
     drawing = segmenter(photo, chosen)
-    colours = np.array([definition.color for definition in predictor.classes], np.uint8)
-    np.testing.assert_array_equal(drawing.mask, colours[expected.semantic])
+    colors = np.array([definition.color for definition in predictor.classes], np.uint8)
+    np.testing.assert_array_equal(drawing.mask, colors[expected.semantic])
     assert np.abs(drawing.confidence / 255 - expected.confidence).max() < 0.003
     for of_class in drawing.found:
         is_class = expected.semantic == chosen.classes.index(of_class.definition)
@@ -52,7 +52,7 @@ def test_the_pictures_are_those_of_the_prediction(segmenter, predictor, photo):
     assert drawing.size == (40, 60)
 
 
-def test_hiding_a_class_and_changing_its_colour_only_draws_anew(segmenter, predictor, photo, monkeypatch):
+def test_hiding_a_class_and_changing_its_color_only_draws_anew(segmenter, predictor, photo, monkeypatch):
     calls = count_calls(monkeypatch)
     rows = rows_of(predictor.classes)
     first = segmenter(photo, read_rows(rows))

@@ -35,20 +35,20 @@ def encoded(image, kind, **options):
 
 
 def images():
-    grey = np.random.default_rng(0).integers(0, 11, (12, 16)).astype(np.uint8)
-    colour = Image.fromarray(np.stack((grey, grey, grey), -1) * 20)
+    gray = np.random.default_rng(0).integers(0, 11, (12, 16)).astype(np.uint8)
+    color = Image.fromarray(np.stack((gray, gray, gray), -1) * 20)
     exif = Image.Exif()
     exif[0x0112] = 6
     return [
-        encoded(Image.fromarray(grey), "PNG"),
-        encoded(Image.fromarray(grey.astype(np.uint16) * 500), "PNG"),
-        encoded(colour, "JPEG", exif=exif),
-        encoded(colour.convert("CMYK"), "JPEG"),
-        encoded(colour, "TIFF", compression="tiff_lzw"),
-        encoded(colour.convert("P"), "GIF"),
-        encoded(colour, "WEBP"),
-        encoded(colour, "BMP"),
-        encoded(colour, "PPM"),
+        encoded(Image.fromarray(gray), "PNG"),
+        encoded(Image.fromarray(gray.astype(np.uint16) * 500), "PNG"),
+        encoded(color, "JPEG", exif=exif),
+        encoded(color.convert("CMYK"), "JPEG"),
+        encoded(color, "TIFF", compression="tiff_lzw"),
+        encoded(color.convert("P"), "GIF"),
+        encoded(color, "WEBP"),
+        encoded(color, "BMP"),
+        encoded(color, "PPM"),
     ]
 
 

@@ -162,7 +162,7 @@ def test_parts_that_a_run_lacks_are_left_out(tmp_path):
     assert "Not evaluated yet." in write_report(run).read_text()
 
 
-def test_the_twin_of_a_comparison_is_found_and_broken_neighbours_are_passed_over(tmp_path):
+def test_the_twin_of_a_comparison_is_found_and_broken_neighbors_are_passed_over(tmp_path):
     run = make_run(tmp_path / "semi", 55.5)
     broken = make_run(tmp_path / "broken", 50.0, enabled=False)
     (broken / "results.json").write_text('{"sem_seg": ')
@@ -171,7 +171,7 @@ def test_the_twin_of_a_comparison_is_found_and_broken_neighbours_are_passed_over
     assert "gained" in write_report(run).read_text()
 
 
-def test_a_neighbour_with_other_settings_is_no_comparison(tmp_path):
+def test_a_neighbor_with_other_settings_is_no_comparison(tmp_path):
     run = make_run(tmp_path / "semi", 55.5)
     other = make_run(tmp_path / "supervised", 50.0, enabled=False)
     config = yaml.safe_load((other / "config.yaml").read_text())

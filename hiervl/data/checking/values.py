@@ -34,7 +34,7 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
 NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and its class's
 # ITU-R 601, as Pillow and OpenCV turn RGB into grey.
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     if sorted(class_map.values) == list(range(count)) and unknown == [count]:
         ways, readings = one_value_more(class_map, {value: statistics.counts[INDEX][value] for value in used})
         return Finding(ERROR, f"{what}{ways}.", files, readings)
-    greys = {_grey(color) for color in class_map.colors}
-    if len(greys) > 1 and all(any(abs(value - grey) <= 1 for grey in greys) for value in unknown):
+    grays = {_gray(color) for color in class_map.colors}
+    if len(grays) > 1 and all(any(abs(value - gray) <= 1 for gray in grays) for value in unknown):
         return Finding(
             ERROR,
             f"{what}; they are the grey values of the classes' colours: RGB masks were turned into grey ones; use the "
@@ -316,8 +316,8 @@ def _name_of(class_map: ClassMap, value: int) -> str:
     return "ignored" if label == IGNORED or label is None else class_map.classes[label].name
 
 
-def _grey(color) -> int:
-    return round(sum(weight * channel for weight, channel in zip(GREY_WEIGHTS, color)))
+def _gray(color) -> int:
+    return round(sum(weight * channel for weight, channel in zip(GRAY_WEIGHTS, color)))
 
 
 def _distance(code: int, class_map: ClassMap) -> int:

@@ -116,10 +116,10 @@ class MaskFolder:
         if image.mode in ("LAB", "HSV"):
             raise UserError(f"{path} holds {image.mode} pixels: save it with a class index or an RGB colour per pixel.")
         rgb = np.array(image.convert("RGB")).astype(np.int32)
-        is_grey = (rgb == rgb[:, :, :1]).all()
-        if self.form == INDEX and not is_grey:
+        is_gray = (rgb == rgb[:, :, :1]).all()
+        if self.form == INDEX and not is_gray:
             raise UserError(f"{path} holds colours, but DATASET.MASK_VALUES is 'index': set it to 'color' or 'auto'.")
-        if is_grey and (self.form == INDEX or not self.class_map.colors):
+        if is_gray and (self.form == INDEX or not self.class_map.colors):
             return RawMask(INDEX, rgb[:, :, 0])  # indices that were saved as grey colours
         return RawMask(COLOR, rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2])
 

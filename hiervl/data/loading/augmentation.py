@@ -138,7 +138,7 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean of the grey image: 0 is that mean everywhere, 1 the image."""
-    mean = float(_grey(image).mean())
+    mean = float(_gray(image).mean())
     return cv2.LUT(image, _to_uint8(VALUES * factor + mean * (1 - factor)))
 
 
@@ -173,7 +173,7 @@ def color_jitter(image: np.ndarray, rng: np.random.Generator, strengths: Sequenc
 
 def to_grayscale(image: np.ndarray) -> np.ndarray:
     """The grey image, in three equal channels."""
-    return cv2.cvtColor(_grey(image), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(_gray(image), cv2.COLOR_GRAY2RGB)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -235,7 +235,7 @@ def cutmix_box(rng: np.random.Generator, crop_size: int, probability: float) -> 
             return x0, y0, x0 + width, y0 + height
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
     """(H, W) uint8 luma."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 

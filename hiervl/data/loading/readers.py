@@ -24,7 +24,7 @@ MAX_8_BIT = 255
 MAX_16_BIT = 65535
 # A label is one number per pixel: palette indices count, the palette's colours do not.
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
-DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
+DEEP_GRAY_MODES = ("I", "I;16", "I;16L", "I;16B")
 MAX_LISTED_VALUES = 5
 # Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", *(["AVIF"] if HAS_AVIF else []))
@@ -90,12 +90,12 @@ def _upright(image: Image.Image, path: str) -> Image.Image:
 
 def rgb_of(image: Image.Image, path: str) -> np.ndarray:
     """As :func:`read_image`, of an opened image that is upright; ``path`` names it in messages."""
-    if image.mode in DEEP_GREY_MODES:
+    if image.mode in DEEP_GRAY_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:
             raise UserError(f"{path} holds values from {values.min()} to {values.max()}: save it with 8 or 16 bits.")
-        grey = (values >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = (values >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise UserError(f"{path} holds floating-point values, whose range is unknown: save it with 8 or 16 bits.")
     return np.array(image.convert("RGB"))

@@ -29,6 +29,6 @@ def test_other_pictures(seed):
 
 
 def test_flat_pictures_are_told_apart_by_their_brightness():
-    black, grey = np.zeros((20, 20, 3), dtype=np.uint8), np.full((20, 20, 3), 100, dtype=np.uint8)
-    assert pairs(black, grey) == [] and pairs(grey, grey) == [("a", "b")]
-    assert near_duplicates({}, {"b": fingerprint(grey)}) == []
+    black, gray = np.zeros((20, 20, 3), dtype=np.uint8), np.full((20, 20, 3), 100, dtype=np.uint8)
+    assert pairs(black, gray) == [] and pairs(gray, gray) == [("a", "b")]
+    assert near_duplicates({}, {"b": fingerprint(gray)}) == []

@@ -25,7 +25,7 @@ def test_entries_in_order_with_defaults(tmp_path):
     ]
 
 
-def test_background_is_grey_unless_a_colour_is_written(tmp_path):
+def test_background_is_gray_unless_a_color_is_written(tmp_path):
     classes = read_classes(write(tmp_path, "classes:\n  - {name: rest, background: true}\n  - cap\n"))
     assert [definition.color for definition in classes] == [(128, 128, 128), distinct_color(1)]
 

@@ -22,7 +22,7 @@ def largest_difference(image, tensor):
 
 
 class TestGeometry:
-    def test_maps_are_resized_about_the_pixels_centres(self):
+    def test_maps_are_resized_about_the_pixels_centers(self):
         # Mirroring and resizing commute only then. 101 to 36 has no ties between two neighbours.
         values = np.arange(101 * 101, dtype=np.int32).reshape(101, 101)
         resized = augmentation.resize_map(values, (36, 36))
@@ -65,7 +65,7 @@ class TestGeometry:
         expected = image.reshape(4, 3, 6, 3, 3).mean((1, 3))
         assert np.abs(augmentation.resize_image(image, (4, 6)) - expected).max() <= 0.5
 
-    def test_images_grow_about_the_centres_of_pixels(self):
+    def test_images_grow_about_the_centers_of_pixels(self):
         """As PyTorch's bilinear interpolation; one side may shrink meanwhile."""
         image = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
         planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -85,7 +85,7 @@ class TestGeometry:
         assert augmentation.short_side_size(200, 100, 0) == (200, 100)
 
 
-class TestColour:
+class TestColor:
     """Against torchvision's functions on uint8 tensors, which truncate where ours round."""
 
     @pytest.fixture(autouse=True)
@@ -118,9 +118,9 @@ class TestColour:
 
 class TestJitter:
     def test_factors_cover_their_range(self):
-        grey = np.full((2, 2, 3), 100, dtype=np.uint8)
+        gray = np.full((2, 2, 3), 100, dtype=np.uint8)
         rng = np.random.default_rng(0)
-        values = [augmentation.color_jitter(grey, rng, (0.5, 0, 0, 0))[0, 0, 0] for _ in range(500)]
+        values = [augmentation.color_jitter(gray, rng, (0.5, 0, 0, 0))[0, 0, 0] for _ in range(500)]
         assert 50 <= min(values) <= 53 and 147 <= max(values) <= 150
 
     def test_orders_differ(self, picture, monkeypatch):
@@ -140,8 +140,8 @@ class TestJitter:
         original = picture.copy()
         off = augmentation.StrongParameters(jitter_probability=0, grayscale_probability=0, blur_probability=0)
         assert (augmentation.strong_view(picture, np.random.default_rng(0), off) == original).all()
-        grey = augmentation.StrongParameters(grayscale_probability=1)
-        view = augmentation.strong_view(picture[:, ::-1], np.random.default_rng(0), grey)
+        gray = augmentation.StrongParameters(grayscale_probability=1)
+        view = augmentation.strong_view(picture[:, ::-1], np.random.default_rng(0), gray)
         assert (view[..., 0] == view[..., 1]).all() and (view[..., 0] == view[..., 2]).all()
         assert (picture == original).all()
 
@@ -175,8 +175,8 @@ class TestCutMix:
             expected = (fits * (aspect > bound)).sum(0).mean()
             assert abs((found_height / found_width > bound).mean() - expected) < 4 * 0.5 / 4000**0.5
         # Places are uniform: the centre of the box is the crop's on average, and boxes reach all four sides.
-        centres = np.stack((boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3])) / 2
-        assert np.abs(centres.mean(1) - 0.5).max() < 4 * centres.std() / 4000**0.5
+        centers = np.stack((boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3])) / 2
+        assert np.abs(centers.mean(1) - 0.5).max() < 4 * centers.std() / 4000**0.5
         assert boxes[:, :2].min() == 0 and boxes[:, 2:].max() == 1
 
     def test_probability(self):

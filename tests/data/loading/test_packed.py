@@ -29,7 +29,7 @@ def test_distinct_paths():
     assert list(PackedPaths(paths[1:]).distinct()) == paths[1:]
 
 
-def test_dicts_of_unlabelled_images():
+def test_dicts_of_unlabeled_images():
     dicts = UnlabeledDicts(["/a/1.x.jpg", "/b/ä.png", "/b/3.png"])
     assert dicts[0] == {"file_name": "/a/1.x.jpg", "image_id": "1.x"}
     assert [entry["image_id"] for entry in dicts[1:]] == ["ä", "3"]

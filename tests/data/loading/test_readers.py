@@ -5,7 +5,7 @@ from PIL import Image, TiffImagePlugin
 from hiervl.data.loading.readers import image_header, read_image, read_instances, read_label
 from hiervl.utils.errors import UserError
 
-GREY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+GRAY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
 
 
 def save(path, array, **options):
@@ -21,20 +21,20 @@ def assert_one_sentence(error, *parts):
 
 
 class TestReadImage:
-    def test_grey_becomes_three_equal_channels(self, tmp_path):
-        image = read_image(save(tmp_path / "a.png", GREY))
+    def test_gray_becomes_three_equal_channels(self, tmp_path):
+        image = read_image(save(tmp_path / "a.png", GRAY))
         assert image.dtype == np.uint8 and image.shape == (2, 2, 3)
-        assert (image == GREY[:, :, None]).all()
+        assert (image == GRAY[:, :, None]).all()
 
     def test_16_bit_keeps_the_high_byte(self, tmp_path):
-        image = read_image(save(tmp_path / "a.png", GREY.astype(np.uint16) * 256 + 7))
-        assert (image == GREY[:, :, None]).all()
+        image = read_image(save(tmp_path / "a.png", GRAY.astype(np.uint16) * 256 + 7))
+        assert (image == GRAY[:, :, None]).all()
 
     def test_transparency_is_dropped(self, tmp_path):
-        rgba = np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)])
-        assert (read_image(save(tmp_path / "a.png", rgba)) == GREY[:, :, None]).all()
+        rgba = np.dstack([GRAY, GRAY, GRAY, np.zeros_like(GRAY)])
+        assert (read_image(save(tmp_path / "a.png", rgba)) == GRAY[:, :, None]).all()
 
-    def test_palette_becomes_its_colours(self, tmp_path):
+    def test_palette_becomes_its_colors(self, tmp_path):
         image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None)
         image.putpalette([10, 20, 30, 40, 50, 60])
         image.save(tmp_path / "a.png")
@@ -132,7 +132,7 @@ class TestReadLabel:
                 read()
             assert_one_sentence(error, path, "6×4", "4×6")
 
-    def test_colours(self, tmp_path):
+    def test_colors(self, tmp_path):
         path = save(tmp_path / "a.png", np.zeros((4, 6, 3), dtype=np.uint8))
         with pytest.raises(UserError) as error:
             read_label(path, 11)

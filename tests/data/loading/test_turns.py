@@ -111,7 +111,7 @@ def test_what_nobody_can_tell(tmp_path, size, of_image, of_mask, expected):
     assert is_doubtful_mask(pair.image, pair.mask) == expected
 
 
-def colours(labels):
+def colors(labels):
     return np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)[labels]
 
 
@@ -126,7 +126,7 @@ def test_own_folders(own, caplog, orientation, size, kind, tagged):
     Image.open(image).save(image, exif=exif_of(orientation))
     for path in sorted((own.root / "labelled/masks").iterdir()):
         labels = stored if path.stem == "00" else np.array(Image.open(path))
-        pixels = colours(labels) if kind == "colour" else labels
+        pixels = colors(labels) if kind == "colour" else labels
         Image.fromarray(pixels).save(path, exif=exif_of(orientation if tagged and path.stem == "00" else None))
     layout = own.layout()
     sample = layout.labeled.samples["00"]

@@ -187,14 +187,14 @@ class TestPublishedLists:
             labeled = self.stems(f"{place}/labeled.txt")
             assert len(labeled) == count and not set(labeled) & set(val)
 
-    def test_pascal_is_labelled_within_the_augmented_training_set(self):
+    def test_pascal_is_labeled_within_the_augmented_training_set(self):
         train = self.stems("pascal/train_aug.txt")
         assert len(train) == TRAINING_IMAGES["pascal"] and not set(train) & set(self.stems("pascal/val.txt"))
         for place in PASCAL.subsets.values():
             assert set(self.stems(f"{place}/labeled.txt")) < set(train)
 
     @pytest.mark.parametrize("benchmark, count", [(ADE20K, 158), (CITYSCAPES, 100)], ids=["ade20k", "cityscapes"])
-    def test_published_unlabelled_images_are_the_rest(self, benchmark, count):
+    def test_published_unlabeled_images_are_the_rest(self, benchmark, count):
         labeled = self.stems(f"{benchmark.subsets[count]}/labeled.txt")
         unlabeled = self.stems(f"{benchmark.subsets[count]}/unlabeled.txt")
         whole = set(labeled) | set(unlabeled)

@@ -108,11 +108,11 @@ def box(
     return turned_polygon(name, corners, ((left + right) / 2, (top + bottom) / 2), angle, problem)
 
 
-def turned_polygon(name: str, points: Points, centre: Sequence[float], angle: float, problem: str = "") -> Shape:
-    """A polygon that is turned clockwise (as seen, y pointing down) about ``centre`` by ``angle`` degrees."""
-    offset = _checked(points) - centre
+def turned_polygon(name: str, points: Points, center: Sequence[float], angle: float, problem: str = "") -> Shape:
+    """A polygon that is turned clockwise (as seen, y pointing down) about ``center`` by ``angle`` degrees."""
+    offset = _checked(points) - center
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return polygon(name, offset @ np.array([[cosine, sine], [-sine, cosine]]) + centre, problem=problem)
+    return polygon(name, offset @ np.array([[cosine, sine], [-sine, cosine]]) + center, problem=problem)
 
 
 def ellipse(
