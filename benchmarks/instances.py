@@ -75,7 +75,7 @@ def touching_pairs(instances: np.ndarray, labels: dict[int, int]) -> list[tuple]
 class RegionPredictor(HierVLPredictor):
     """Objects are connected regions of the semantic map, whatever rows the network has."""
 
-    has_instance_rows = False
+    has_instance_queries = False
 
 
 def evaluate(folder: Path, count: int, kind: type[HierVLPredictor] = HierVLPredictor) -> dict[str, float]:
@@ -149,8 +149,8 @@ def main() -> None:
     runs = {arm: {seed: evaluate(folders[arm, seed], args.images) for seed in args.seeds} for arm in ARMS}
     runs[NOT_ASKED] = {seed: evaluate(folders[ANNOTATED, seed], args.images, RegionPredictor) for seed in args.seeds}
     means = {
-        arm: {key: float(np.mean([run[key] for run in of_arm.values()])) for key in next(iter(of_arm.values()))}
-        for arm, of_arm in runs.items()
+        arm: {key: float(np.mean([run[key] for run in arm_runs.values()])) for key in next(iter(arm_runs.values()))}
+        for arm, arm_runs in runs.items()
     }
     trainings.write_results(args.results, args.opts, mean=means, runs=runs)
     for arm, mean in means.items():

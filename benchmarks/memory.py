@@ -133,9 +133,9 @@ def on_fake_cuda(step: SemiSupervisedStep) -> Iterator[None]:
     generator = step.student.query_generator
     patch = pytest.MonkeyPatch()
     patch.setattr(type(generator), "_order", _every_class)
-    # So many rows are found to have a target: the text rows of a batch.
+    # So many rows are found to have a target: the text queries of a batch.
     patch.setattr(fake_cuda, "FOUND", 8 * generator.num_levels * len(step.student.class_names))
-    patch.setattr(assignment, "_matched_rows", _last_rows)
+    patch.setattr(assignment, "_matched_queries", _last_queries)
     patch.setattr(torch.nn.functional, "scaled_dot_product_attention", _attention)
     patch.setattr(deformable_attention, "deformable_attention", _deformable_attention)
     try:
@@ -150,8 +150,8 @@ def _every_class(generator, active: Tensor) -> Tensor:
     return torch.arange(active.shape[1], device=active.device).expand_as(active)
 
 
-def _last_rows(pred_logits: list[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
-    """The same instance rows of every image as matched, since without values there is nothing to match."""
+def _last_queries(pred_logits: list[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
+    """The same instance queries of every image as matched, since without values there is nothing to match."""
     images = np.repeat(np.arange(len(targets)), MATCHED)
     rows = np.tile(np.arange(is_free.shape[1] - MATCHED, is_free.shape[1]), len(targets))
     return [(images, rows, np.zeros_like(rows))] * len(pred_logits)

@@ -36,11 +36,11 @@ def test_scores_and_gradients_are_those_of_the_cpu(make_network):
         scores.square().mean().backward()
         gradients = {name: p.grad.cpu() for name, p in network.named_parameters() if p.grad is not None}
         found.append((scores.detach().cpu(), gradients))
-    (expected, gradients), (scores, of_device) = found
+    (expected, gradients), (scores, device_gradients) = found
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-3)
-    assert of_device.keys() == gradients.keys()
+    assert device_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
-        difference = (of_device[name] - gradient).norm() / gradient.norm().clamp(min=1e-6)
+        difference = (device_gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-6)
         assert difference < 1e-2, name
 
 

@@ -150,7 +150,7 @@ def draw_readings(layout: Layout, report: Report, folder: Path) -> list[Path]:
     """A sheet for every finding that leaves open what the masks mean: image, and the mask in each reading."""
     drawn: list[Path] = []
     for finding in report.findings:
-        rows = _rows_of_readings(layout, finding) if finding.readings else []
+        rows = _reading_rows(layout, finding) if finding.readings else []
         if rows:
             path = folder / ("readings.png" if not drawn else f"readings_{len(drawn) + 1}.png")
             names = _names_in(finding)
@@ -170,7 +170,7 @@ def _color_of(layout: Layout, name: str, label: int) -> tuple[int, int, int]:
     return known.get(name) or distinct_color(len(known) + label)
 
 
-def _rows_of_readings(layout: Layout, finding: Finding) -> list:
+def _reading_rows(layout: Layout, finding: Finding) -> list:
     """Of masks that show the fault, or of any where it is one of all masks together."""
     labels = {name: label for label, name in enumerate(_names_in(finding))}
     samples = [sample for sample in layout.labeled.samples.values()]

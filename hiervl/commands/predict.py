@@ -48,7 +48,7 @@ def run(args) -> int:
         items = ranks.decide(lambda: _prepare(args, predictor, results))
         batch = BatchPredictor(predictor, results)
         failed = _predict(batch, ranks, ranks.share(items))
-        failed = [failure for of_rank in ranks.gather(failed) for failure in of_rank]
+        failed = [failure for rank_failures in ranks.gather(failed) for failure in rank_failures]
         if ranks.rank == 0:
             results.write_coco(list(batch.names(items)))
             results.write_drafts(list(batch.names(items)))

@@ -58,11 +58,11 @@ def run(args) -> int:
 
 def format_scores(scores: ZeroShotScores) -> str:
     """A line per class: its IoU, then that with each of its phrases alone, best first; then advice."""
-    of_classes = scores.class_scores()
+    class_scores = scores.class_scores()
     width = max(5, *(len(name) for name in scores.class_names))
     lines = [f"  {'class':<{width}}{'IoU':>7}   the class with one phrase alone"]
     unseen, better = [], []
-    for (name, value), phrases in zip(of_classes["IoU"].items(), scores.phrase_scores()):
+    for (name, value), phrases in zip(class_scores["IoU"].items(), scores.phrase_scores()):
         ranked = sorted(phrases, key=lambda pair: math.inf if math.isnan(pair[1]) else -pair[1])
         listed = ", ".join(f"{phrase} {_percent(score)}" for phrase, score in ranked) if len(ranked) > 1 else ""
         lines.append(f"  {name:<{width}}{_percent(value):>7}   {listed}".rstrip())
@@ -71,7 +71,7 @@ def format_scores(scores: ZeroShotScores) -> str:
             unseen.append(name)
         if is_better:
             better.append(f"'{name}' scores {_percent(ranked[0][1])} with '{ranked[0][0]}' alone: drop other phrases.")
-    lines.append(f"\n  mIoU {of_classes['mIoU']:.1f}\n")
+    lines.append(f"\n  mIoU {class_scores['mIoU']:.1f}\n")
     if unseen:
         lines.append(
             f"CLIP hardly finds {', '.join(unseen)}: describe what they look like, or name them otherwise; where no "

@@ -159,7 +159,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
-    # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
+    # The masks of text queries start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
     # Classes of which the untrained CLIP knows less than this (IoU, 0 to 1, on labelled images) have no such start.
     cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
@@ -167,15 +167,16 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
     cfg.MODEL.QUERY_DECODER.CLASSIFIER = "linear"
-    # Temperature of the similarity between rows and text, and of loss_prompt_anchor.
+    # Temperature of the similarity between queries and text, and of loss_prompt_anchor.
     cfg.MODEL.QUERY_DECODER.TEMPERATURE = 0.07
 
 
 def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS = CN()
-    # How rows meet targets: "fixed" (text rows to their class, instance rows by matching) or "hungarian" (all rows).
+    # How queries get targets: "fixed" (text queries by their class, instance queries by matching) or "hungarian" (all
+    # by matching).
     cfg.LOSS.ASSIGNMENT = "fixed"
-    # Weight of the classification of every row (loss_class); also its cost in the matching.
+    # Weight of the classification of every query (loss_class); also its cost in the matching.
     cfg.LOSS.CLASS = 2.0
     # Weight of "no object" inside loss_class.
     cfg.LOSS.NO_OBJECT = 0.1
@@ -194,7 +195,7 @@ def _add_loss_config(cfg: CN) -> None:
     # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
     # all alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
     cfg.LOSS.PIXEL_BALANCE = 0.0
-    # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
+    # Weight of the alignment of matched instance queries with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
     # Weight of the gate's binary cross-entropy on labelled images (loss_relevance).
     cfg.LOSS.RELEVANCE = 1.0

@@ -43,7 +43,7 @@ def keys_read(unused: Iterable[str] = ()) -> set[Read]:
     """
     sources = [_source(path) for path in (*sorted(PACKAGE.rglob("*.py")), *_plugins())]
     called = {name for source in sources for name in source.calls}.difference(unused)
-    return {read for source in sources for read in source.reads}.union(*map(_reads_of_function, called))
+    return {read for source in sources for read in source.reads}.union(*map(_function_reads, called))
 
 
 def as_read(key: str) -> Read:
@@ -86,7 +86,7 @@ def _source(path: Path) -> Source:
         tree = ast.parse(text)
     except SyntaxError:  # of a plug-in that is no source for this Python
         return Source(frozenset(), frozenset())
-    return Source(frozenset(_reads(tree)), frozenset(_calls_of_detectron2(tree)))
+    return Source(frozenset(_reads(tree)), frozenset(_detectron2_calls(tree)))
 
 
 def _reads(tree: ast.AST) -> Iterator[Read]:
@@ -115,7 +115,7 @@ def _reads(tree: ast.AST) -> Iterator[Read]:
 # ---------------------------------------------------------------------------- Detectron2
 
 
-def _calls_of_detectron2(tree: ast.Module) -> Iterator[str]:
+def _detectron2_calls(tree: ast.Module) -> Iterator[str]:
     """Functions that are handed the config, and inherited methods, which have it as ``self.cfg`` or an argument."""
     imported = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
@@ -168,7 +168,7 @@ def _dotted_name(node: ast.AST) -> str:
 
 
 @functools.cache
-def _reads_of_function(name: str) -> frozenset[Read]:
+def _function_reads(name: str) -> frozenset[Read]:
     """What a function, class or method of Detectron2 reads, and what those read that it hands the config to."""
     reads: set[Read] = set()
     seen: set[str] = set()

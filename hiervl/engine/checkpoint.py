@@ -176,14 +176,14 @@ class RandomState:
     """The random generators of all processes, as something that can be checkpointed."""
 
     def __init__(self) -> None:
-        self._of_processes: list[dict[str, Any]] = []
+        self._process_states: list[dict[str, Any]] = []
 
     def collect(self) -> None:
         """Gather the states; to be called by all processes before the main one saves."""
-        self._of_processes = comm.all_gather(_random_state())
+        self._process_states = comm.all_gather(_random_state())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"processes": self._of_processes}
+        return {"processes": self._process_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore this process's generators; a process that the saved run did not have keeps its own."""

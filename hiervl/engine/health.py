@@ -45,8 +45,8 @@ class HealthCheck(HookBase):
             return
         self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
-        unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
-        guidance.mute.update(unknown)
+        unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.unguided]
+        guidance.unguided.update(unknown)
         if unknown:
             names = describe_classes(self.class_names, self.zero_shot_iou, unknown)
             logger.warning(
@@ -95,7 +95,7 @@ class HealthCheck(HookBase):
         report.kept_pixels, report.seen_pixels = self._kept.cpu().numpy(), int(self._seen)
         report.gradient_ratio = self._loop.gradient_ratio
         report.zero_shot_iou = self.zero_shot_iou
-        report.unguided = sorted(self.step.guidance.mute) if self.step.guidance is not None else ()
+        report.unguided = sorted(self.step.guidance.unguided) if self.step.guidance is not None else ()
         report.problems = find_problems(report)
         for kind, classes, sentence in report.problems:
             if kind not in self.known_problems or set(classes) - set(self.known_problems[kind]):
@@ -124,10 +124,10 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
             network.semantic_maps(images).float(), valid, step.threshold.keeps,
             ignore_value=ignore_value,
         )  # fmt: skip
-        for of_image, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
-            known = of_image.masked_fill(~keep, ignore_value)
+        for image_truth, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
+            known = image_truth.masked_fill(~keep, ignore_value)
             kept += confusion_matrix(known.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
-            counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
+            counts = torch.bincount(image_truth[image_truth != ignore_value], minlength=num_classes).cpu().numpy()
             labeled += counts
             presence.append(counts > 0)
         if network.gate is not None:
@@ -148,9 +148,9 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         has_class_thresholds=cfg.SEMI.THRESHOLD != "fixed",
     )
     if relevance:
-        judged, shown = np.concatenate(relevance), np.stack(presence)
-        report.relevance_auc = presence_auc(judged, shown)
-        report.relevance_present = float(judged[shown].mean()) if shown.any() else float("nan")
-        report.relevance_absent = float(judged[~shown].mean()) if not shown.all() else float("nan")
+        scores, shown = np.concatenate(relevance), np.stack(presence)
+        report.relevance_auc = presence_auc(scores, shown)
+        report.relevance_present = float(scores[shown].mean()) if shown.any() else float("nan")
+        report.relevance_absent = float(scores[~shown].mean()) if not shown.all() else float("nan")
         report.active_classes = float(np.mean(active))
     return report

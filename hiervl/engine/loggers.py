@@ -104,14 +104,14 @@ class CsvWriter(ScalarWriter):
     def write_row(self, iteration: int, values: dict[str, float]) -> None:
         row = {ITERATION: iteration, **values}
         if self._columns is None:
-            self._columns = self._columns_of_file()
+            self._columns = self._file_columns()
         missing = [ITERATION, *sorted(values)] if not self._columns else sorted(row.keys() - set(self._columns))
         if missing:
             self._widen([*self._columns, *missing])
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             file.write(self._line(row))
 
-    def _columns_of_file(self) -> list[str]:
+    def _file_columns(self) -> list[str]:
         if not self._path.is_file():
             return []
         with open(self._path, encoding="utf-8", newline="") as file:

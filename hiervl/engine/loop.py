@@ -197,12 +197,12 @@ class OptimizationLoop:
         # Of several processes the others already wait for this one's gradients.
         if self.halve_on_out_of_memory and can_halve and comm.get_world_size() == 1:
             self.parts = parts
-            lonely = any(len(batch.get(UNLABELED, ())) == parts for batch in batches)
+            has_single = any(len(batch.get(UNLABELED, ())) == parts for batch in batches)
             logger.warning(
                 "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, as many images an "
                 "iteration as before; SOLVER.ACCUMULATION %d does so from the start.%s",
                 self.iter, parts, self.accumulation * parts,
-                " With one unlabelled image in each part, CutMix has none to take from." if lonely else "",
+                " With one unlabelled image in each part, CutMix has none to take from." if has_single else "",
             )  # fmt: skip
             return
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "

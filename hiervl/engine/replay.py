@@ -51,7 +51,7 @@ def dump_step(
             "amp": amp,
             "random_cpu": before.random_cpu,
             "random_cuda": before.random_cuda,
-            "mute": sorted(step.guidance.mute) if step.guidance is not None else [],
+            "unguided": sorted(step.guidance.unguided) if step.guidance is not None else [],
             "threshold": before.threshold,
         },
         "class_names": list(step.student.class_names),
@@ -98,7 +98,7 @@ def replay_step(
     if saved["random_cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["random_cuda"])
     if step.guidance is not None:
-        step.guidance.mute.update(saved["mute"])
+        step.guidance.unguided.update(saved["unguided"])
     first = FirstBrokenModule(step)
     lines = [f"iteration {saved['iteration']}"]
     for number, losses in enumerate(accumulate(saved["batches"])):

@@ -50,7 +50,7 @@ class ClassScores(dict):
     """
 
     def __format__(self, spec: str) -> str:
-        return format(mean_of_known(list(self.values())), spec) if spec else str(self)
+        return format(mean_known(list(self.values())), spec) if spec else str(self)
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -172,12 +172,12 @@ def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> 
     accuracy = _ratio(hits, in_truth)
     frequency = _ratio(in_truth, in_truth.sum())
     return {
-        "mIoU": 100 * mean_of_known(iou),
-        "mIoU_in_truth": 100 * mean_of_known(iou[in_truth > 0]),
+        "mIoU": 100 * mean_known(iou),
+        "mIoU_in_truth": 100 * mean_known(iou[in_truth > 0]),
         "fwIoU": 100 * float(np.sum((frequency * iou)[in_truth > 0])) if in_truth.any() else math.nan,
-        "mACC": 100 * mean_of_known(accuracy),
+        "mACC": 100 * mean_known(accuracy),
         "pACC": 100 * float(_ratio(hits.sum(), in_truth.sum())),
-        "mF1": 100 * mean_of_known(f1),
+        "mF1": 100 * mean_known(f1),
         "IoU": _by_name(class_names, iou),
         "F1": _by_name(class_names, f1),
         "precision": _by_name(class_names, _ratio(hits, in_prediction)),
@@ -189,7 +189,7 @@ def _by_name(class_names: Sequence[str], shares: np.ndarray) -> ClassScores:
     return ClassScores((name, 100 * float(share)) for name, share in zip(class_names, shares))
 
 
-def mean_of_known(values: Sequence[float] | np.ndarray) -> float:
+def mean_known(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the values that are not nan; nan if there are none."""
     numbers = np.asarray(values, dtype=np.float64)
     known = numbers[~np.isnan(numbers)]

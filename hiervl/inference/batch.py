@@ -119,8 +119,8 @@ class BatchPredictor:
             for strip in self.predictor.strips(raster.read, raster.size):
                 write_mask(strip.top, strip.left, strip.labels)
                 write_confidence(strip.top, strip.left, confidence_bytes(strip.confidence))
-                of_strip = self.results.count(strip.labels, strip.confidence)
-                counts, sure = counts + of_strip[0], sure + of_strip[1]
+                strip_counts = self.results.count(strip.labels, strip.confidence)
+                counts, sure = counts + strip_counts[0], sure + strip_counts[1]
         if "overlay" in self.results.kinds:
             self._preview(item, raster)
         raster.close()

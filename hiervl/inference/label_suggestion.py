@@ -83,9 +83,9 @@ class LabelScorer:
             blend=True,
             max_width=max(2 * side, widest),
         ):
-            of_strip = by_class(strip.class_map[:classes], strip.class_map[classes:])
-            unsure += of_strip[0].cpu()
-            disagreeing += of_strip[1].cpu()
+            strip_scores = by_class(strip.class_map[:classes], strip.class_map[classes:])
+            unsure += strip_scores[0].cpu()
+            disagreeing += strip_scores[1].cpu()
         pixel_count = size[0] * size[1]
         return ImageScores((unsure / pixel_count).numpy(), (disagreeing / pixel_count).numpy(), self.embed(pixels))
 

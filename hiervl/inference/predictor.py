@@ -20,10 +20,10 @@ from hiervl.inference.postprocess import (
     Instance,
     InstanceCollector,
     Segment,
-    instances_of_rows,
+    instances_from_queries,
     objects_of_map,
     panoptic_of_map,
-    row_masks,
+    query_masks,
 )
 from hiervl.inference.restore import describe_classes, restore_network
 from hiervl.modeling import HierVL
@@ -63,7 +63,7 @@ class HierVLPredictor:
 
     The steps for one image: windows of the training crop at every scale, each also mirrored if so wished; their class
     maps, normalised and averaged, windows counting less towards their edges; the best class of every pixel. Its regions
-    are taken apart into objects by the instance rows of the same passes, those at the first scale; where windows
+    are taken apart into objects by the instance queries of the same passes, those at the first scale; where windows
     overlap, the parts of an object are joined.
     """
 
@@ -158,9 +158,9 @@ class HierVLPredictor:
         self.things = _thing_indices(self.classes, None)
 
     @property
-    def has_instance_rows(self) -> bool:
+    def has_instance_queries(self) -> bool:
         """Whether there are rows to take regions of one class apart; otherwise every connected region is an object."""
-        return self.network.has_instance_rows
+        return self.network.has_instance_queries
 
     def __call__(self, image: AnyImage, *, instances: bool = True, panoptic: bool = True) -> Prediction:
         """Segment one image.
@@ -173,7 +173,7 @@ class HierVLPredictor:
         pixels = pixels_of(image, self.bands).to(self.network.device)
         size = (pixels.shape[1], pixels.shape[2])
         taken_apart = instances or panoptic
-        rows = InstanceCollector() if taken_apart and self.has_instance_rows else None
+        rows = InstanceCollector() if taken_apart and self.has_instance_queries else None
         strips = self._strips(lambda window: cut(pixels, window), size, rows)
         labels, confidence = assemble(strips, size, len(self.classes))
         if not taken_apart:
@@ -218,12 +218,12 @@ class HierVLPredictor:
         )
 
     def _predict_windows(self, collector: InstanceCollector | None):
-        """What ``averaged_strips`` asks of a model; collects what the instance rows find by the way."""
+        """What ``averaged_strips`` asks of a model; collects what the instance queries find by the way."""
         done = set()  # windows between two columns come twice
 
         def predict(pixels: Tensor, windows: Sequence[Window]) -> Tensor:
             if collector is not None:
-                class_maps, rows = self.network.semantic_maps_and_rows(pixels)
+                class_maps, rows = self.network.semantic_maps_and_instances(pixels)
             else:
                 class_maps = self.network.semantic_maps(pixels)
             class_maps = normalize_over_classes(class_maps)
@@ -233,12 +233,12 @@ class HierVLPredictor:
             for index, window in enumerate(windows):
                 if collector is not None and window.view == 0 and window not in done:
                     done.add(window)
-                    masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)
+                    masks = query_masks(rows.masks[index], rows.padded_size, window.seen_size)
                     if window.seen_size != (window.height, window.width):
                         masks = F.interpolate(
                             masks[None], (window.height, window.width), mode="bilinear", align_corners=False
                         )[0]
-                    collector.add(window, instances_of_rows(rows.logits[index], masks, self.things))
+                    collector.add(window, instances_from_queries(rows.logits[index], masks, self.things))
             return class_maps
 
         return predict

@@ -122,7 +122,7 @@ def clip_config_of(checkpoint: dict[str, Any], path: Path, tokenizer: str = "") 
     """
     try:
         config = json.loads(checkpoint["clip_config"])
-        keys = [key for tower in ("vision_cfg", "text_cfg") for key in config[tower].keys()]
+        keys = [key for side in ("vision_cfg", "text_cfg") for key in config[side].keys()]
         trunk = config["vision_cfg"].get(TIMM_MODEL, "")
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"the config of CLIP in '{path}' is damaged.") from None

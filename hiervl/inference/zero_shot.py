@@ -13,7 +13,7 @@ import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.data.loading.augmentation import resize_image, short_side_size
 from hiervl.data.loading.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
-from hiervl.modeling.encoders import build_clip_tower
+from hiervl.modeling.encoders import build_clip_encoder
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.image_statistics import clip_statistics
 from hiervl.modeling.text_encoder import build_text_encoder
@@ -67,11 +67,11 @@ class ZeroShotClip(nn.Module):
         """The CLIP of ``MODEL.CLIP`` and the template of ``MODEL.TEXT``; images as large as ``INPUT.CROP_SIZE``."""
         text, logit_scale = build_text_encoder(cfg, class_phrases)
         text.eval().to(cfg.MODEL.DEVICE)
-        of_classes = text()
+        text_features = text()
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
-        frozen = FrozenClip(build_clip_tower(cfg), logit_scale)
+        frozen = FrozenClip(build_clip_encoder(cfg), logit_scale)
         statistics = clip_statistics(cfg)
-        return cls(frozen, of_classes, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
+        return cls(frozen, text_features, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
 
     @torch.no_grad()
     def forward(self, image: np.ndarray) -> ZeroShotMaps:

@@ -1,4 +1,4 @@
-"""Target masks read at points, from one map of numbers per image instead of one mask per row."""
+"""Target masks read at points, from one map of numbers per image instead of one mask per query."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from .targets import ImageTargets
 
-NO_LABEL = -1  # number of a pixel without label, and of all outside the image
+NO_LABEL = -1  # number of a pixel without label, or outside the image
 
 
 class TargetMaps:
     """The class maps and segment maps of a batch: a target mask is all pixels of map ``m`` with the number ``n``.
 
-    Masks of one image do not overlap, so two maps of numbers stand for all of them; nothing of the size
-    (rows, height, width) is ever built. The four pixels around a point lie beside each other in memory, which makes a
-    bilinear sample one look-up, and equal to that of ``point_sample`` on the mask.
+    Masks of one image do not overlap, so two maps of numbers hold all of them. No tensor of the size (queries, height,
+    width) is ever built. The four pixels around a point lie beside each other in memory, so a bilinear sample is one
+    look-up. Its value equals that of ``point_sample`` on the mask.
 
     Maps 0 … B − 1 hold the classes of the B images, maps B … 2·B − 1 the numbers of their segments.
     """
@@ -49,7 +49,7 @@ class TargetMaps:
         return numbers.view(torch.int16), x.sub_(left), y.sub_(upper)
 
     def sample(self, which: Tensor, number: Tensor, points: Tensor):
-        """Target masks at points of their own.
+        """Target masks, each read at its own points.
 
         Args:
             which, number: (R,) map and number of every mask; points: (R, P, 2).

@@ -155,7 +155,7 @@ def model_config(name: str) -> dict[str, Any]:
     if path is not None:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            if all(isinstance(config[tower], dict) for tower in ("vision_cfg", "text_cfg")):
+            if all(isinstance(config[side], dict) for side in ("vision_cfg", "text_cfg")):
                 return config
         except (ValueError, KeyError, TypeError):
             pass

@@ -45,7 +45,7 @@ OF_CLIP = {
 }
 TRANSPOSED = ("text_projection.weight", "visual_projection.weight")  # layers there, matrices here
 BLOCK = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-TOWERS = {"text": "transformer", "vision": "visual.transformer"}
+BLOCK_PREFIXES = {"text": "transformer", "vision": "visual.transformer"}
 OF_BLOCK = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -87,8 +87,8 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             if not name.endswith(NO_WEIGHTS_IN_TRANSFORMERS):
                 found[name] = tensor
         else:
-            tower, number, part, kind = block.groups()
-            prefix = f"{TOWERS[tower]}.resblocks.{number}"
+            side, number, part, kind = block.groups()
+            prefix = f"{BLOCK_PREFIXES[side]}.resblocks.{number}"
             if part in OF_BLOCK:
                 found[f"{prefix}.{OF_BLOCK[part]}.{kind}"] = tensor
             elif part == PROJECTIONS[0]:
@@ -208,8 +208,8 @@ def _sizes(config: dict[str, Any]) -> dict[str, int] | None:
         return None
 
 
-def _depth(state: Iterable[str], tower: str) -> int:
-    prefix = f"{tower}.resblocks."
+def _depth(state: Iterable[str], side: str) -> int:
+    prefix = f"{side}.resblocks."
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 

@@ -58,10 +58,10 @@ def check_clip(name: str) -> None:
 @BACKBONE_REGISTRY.register()
 def build_clip_image_encoder(cfg, input_shape) -> ImageEncoder:
     """The encoder of ``MODEL.ENCODER`` as a backbone, or where there is none the image tower of ``MODEL.CLIP``."""
-    return build_vision_encoder(cfg) if cfg.MODEL.ENCODER.NAME else build_clip_tower(cfg)
+    return build_vision_encoder(cfg) if cfg.MODEL.ENCODER.NAME else build_clip_encoder(cfg)
 
 
-def build_clip_tower(cfg) -> ImageEncoder:
+def build_clip_encoder(cfg) -> ImageEncoder:
     """The image tower of ``MODEL.CLIP``."""
     clip = load_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
     return encoder_class(clip.visual, cfg.MODEL.CLIP.NAME).from_config(cfg, clip.visual)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hiervl.utils.errors import UserError
 
 from .clip import FROM_CHECKPOINT
-from .encoders import build_clip_tower
+from .encoders import build_clip_encoder
 from .frozen_clip import FrozenClip
 from .image_encoder import ImageEncoder
 from .image_statistics import clip_statistics, image_statistics
@@ -27,12 +27,12 @@ def background_classes(cfg, class_names: Sequence[str]) -> list[int]:
 
 
 def reads_text(cfg) -> bool:
-    """Whether anything reads the text rows: the query decoder, or the pixels in CMSAM. Else there are none."""
+    """Whether anything reads the text queries: the query decoder, or the pixels in CMSAM. Else there are none."""
     return cfg.MODEL.QUERY_DECODER.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT
 
 
 def needs_align_head(cfg) -> bool:
-    """φ is trained by loss_align on instance rows, and read by the classifiers by text.
+    """φ is trained by loss_align on instance queries, and read by the classifiers by text.
 
     Raises:
         UserError: it would be read without having been trained.
@@ -48,7 +48,7 @@ def needs_align_head(cfg) -> bool:
 
 
 def seeds_instances(cfg) -> bool:
-    """Whether instance rows start from places of the image, which the mask prior finds."""
+    """Whether instance queries start from places of the image, which the mask prior finds."""
     decoder = cfg.MODEL.QUERY_DECODER
     return bool(decoder.INSTANCE_SEEDS and decoder.MASK_PRIOR and decoder.INSTANCE_QUERIES)
 
@@ -66,11 +66,11 @@ def build_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float, share: bo
         )
     if cfg.MODEL.ENCODER.NAME:
         statistics = (image_statistics(cfg), clip_statistics(cfg))
-        return FrozenClip(build_clip_tower(cfg), logit_scale, share=False, from_statistics=statistics)
+        return FrozenClip(build_clip_encoder(cfg), logit_scale, share=False, from_statistics=statistics)
     return FrozenClip(backbone, logit_scale, share)
 
 
-def build_frozen_judge(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
+def build_optional_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
     """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``), or where
     the trained encoder knows no language (``MODEL.ENCODER``).
 

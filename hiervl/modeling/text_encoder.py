@@ -26,7 +26,7 @@ class PromptedTextEncoder(nn.Module):
     begins or ends. Whoever writes weights in another way calls :func:`weights_changed`.
     """
 
-    tower: "_TextTower"
+    tower: "_TextTransformer"
     phrase_class: Tensor  # (K,): the class that each phrase describes
     _cache: tuple[tuple, TextFeatures] | None
     _fixed_cache: tuple[tuple, Tensor] | None
@@ -51,7 +51,7 @@ class PromptedTextEncoder(nn.Module):
             template: the fixed prompt of the prototypes, {} being the phrase.
         """
         super().__init__()
-        self.tower = _TextTower(clip)
+        self.tower = _TextTransformer(clip)
         self.tower.requires_grad_(False)
         self.tokens = tokens
         self.template = template
@@ -71,11 +71,11 @@ class PromptedTextEncoder(nn.Module):
 
     def set_classes(self, class_phrases: Sequence[Sequence[str]]) -> None:
         """Describe the classes anew, for example by names that were never trained."""
-        phrases = [phrase for of_class in class_phrases for phrase in of_class]
-        if not all(len(of_class) for of_class in class_phrases):
+        phrases = [phrase for one_class in class_phrases for phrase in one_class]
+        if not all(len(one_class) for one_class in class_phrases):
             raise UserError("every class needs at least one phrase that names it.")
         device = self.tower.positional_embedding.device
-        owner = [c for c, of_class in enumerate(class_phrases) for _ in of_class]
+        owner = [c for c, one_class in enumerate(class_phrases) for _ in one_class]
         self.num_classes = len(class_phrases)
         self.register_buffer("phrase_class", torch.tensor(owner, device=device), persistent=False)
         prompted = [f"{phrase}." for phrase in phrases] if self.num_prompts else self._templated(phrases)
@@ -132,13 +132,13 @@ class PromptedTextEncoder(nn.Module):
         """The embeddings of the present classes; see :class:`TextFeatures`."""
         if torch.is_grad_enabled() and self.training:
             return self._encode()
-        key = self._tower_state()
+        key = self._encoder_state()
         if self._kept is None or self._kept[0] != key:
             with torch.no_grad():
                 self._kept = (key, self._encode())
         return self._kept[1]
 
-    def _tower_state(self) -> tuple:
+    def _encoder_state(self) -> tuple:
         """What embeddings depend on beside the prompts: mixed precision, and the tower, which copies share."""
         return torch.is_autocast_enabled(self.tower.token_embedding.weight.device.type), self.tower.revision
 
@@ -155,7 +155,7 @@ class PromptedTextEncoder(nn.Module):
 
     @torch.no_grad()
     def _fixed_phrases(self) -> Tensor:
-        key = self._tower_state()
+        key = self._encoder_state()
         if self._kept_fixed is None or self._kept_fixed[0] != key:
             self._kept_fixed = (key, self._embed_phrases("fixed", None))
         return self._kept_fixed[1]
@@ -195,7 +195,7 @@ def weights_changed(network: nn.Module, frozen: bool = False) -> None:
     for part in network.modules():
         if isinstance(part, PromptedTextEncoder):
             part.forget()
-        elif isinstance(part, _TextTower) and frozen:
+        elif isinstance(part, _TextTransformer) and frozen:
             part.revision += 1
 
 
@@ -216,7 +216,7 @@ def build_text_encoder(
     return encoder, clip.logit_scale.exp().item()
 
 
-class _TextTower(nn.Module):
+class _TextTransformer(nn.Module):
     """The text half of an open_clip model, on token embeddings instead of token ids.
 
     Most read a phrase from its end token (``pool_type`` "argmax" or "eos") and see only what comes before. Others look
@@ -245,7 +245,7 @@ class _TextTower(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self.revision += 1
 
-    def _apply(self, *args, **kwargs) -> "_TextTower":
+    def _apply(self, *args, **kwargs) -> "_TextTransformer":
         self.revision += 1
         return super()._apply(*args, **kwargs)
 

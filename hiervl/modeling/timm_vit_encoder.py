@@ -58,7 +58,7 @@ class TimmVitEncoder(ImageEncoder):
         check_trainable(trainable)
         check_blocks(blocks, depth)
         check_frozen_blocks(frozen_stages, depth)
-        visual.trunk = _of_any_size(visual.trunk)
+        visual.trunk = _for_any_size(visual.trunk)
         self.visual = visual
         self.blocks = tuple(blocks)
         self.patch_size = self.dense_stride = int(visual.trunk.feature_info[0]["reduction"])
@@ -236,7 +236,7 @@ def _to_map(tokens: Tensor, grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def _of_any_size(trunk: Any) -> nn.Module:
+def _for_any_size(trunk: Any) -> nn.Module:
     """The same trunk with the same weights, built for images of any size."""
     if trunk.dynamic_img_size:
         return trunk

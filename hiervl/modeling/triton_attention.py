@@ -51,8 +51,8 @@ if triton is not None:
         row = (image * num_queries + query) * HEADS + head
         total = tl.zeros((BLOCK_Q, BLOCK_D), dtype=ACCUMULATOR)
         for sample in range(SAMPLES):
-            of_map = maps + 3 * (sample // POINTS)
-            width, height, first = tl.load(of_map), tl.load(of_map + 1), tl.load(of_map + 2)
+            map_size = maps + 3 * (sample // POINTS)
+            width, height, first = tl.load(map_size), tl.load(map_size + 1), tl.load(map_size + 2)
             at = row * SAMPLES + sample
             x = tl.load(locations + 2 * at, mask=is_query, other=0.0) * width - 0.5
             y = tl.load(locations + 2 * at + 1, mask=is_query, other=0.0) * height - 0.5
@@ -78,9 +78,9 @@ if triton is not None:
         weights,
         maps,
         grad,
-        of_value,
-        of_locations,
-        of_weights,
+        value_grad,
+        locations_grad,
+        weights_grad,
         num_pixels,
         num_queries,
         HEADS: tl.constexpr,
@@ -98,10 +98,10 @@ if triton is not None:
         is_query, is_channel = query < num_queries, channel < DIM
         row = (image * num_queries + query) * HEADS + head
         mask = is_query[:, None] & is_channel[None, :]
-        of_out = tl.load(grad + row[:, None] * DIM + channel[None, :], mask=mask, other=0.0).to(ACCUMULATOR)
+        out_grad = tl.load(grad + row[:, None] * DIM + channel[None, :], mask=mask, other=0.0).to(ACCUMULATOR)
         for sample in range(SAMPLES):
-            of_map = maps + 3 * (sample // POINTS)
-            width, height, first = tl.load(of_map), tl.load(of_map + 1), tl.load(of_map + 2)
+            map_size = maps + 3 * (sample // POINTS)
+            width, height, first = tl.load(map_size), tl.load(map_size + 1), tl.load(map_size + 2)
             at = row * SAMPLES + sample
             x = tl.load(locations + 2 * at, mask=is_query, other=0.0) * width - 0.5
             y = tl.load(locations + 2 * at + 1, mask=is_query, other=0.0) * height - 0.5
@@ -112,21 +112,23 @@ if triton is not None:
             by_weight = tl.zeros((BLOCK_Q,), dtype=ACCUMULATOR)
             for corner in tl.static_range(4):
                 column, line = left + corner % 2, upper + corner // 2
-                of_x, of_y = 1 - tl.abs(x - column), 1 - tl.abs(y - line)
+                x_factor, y_factor = 1 - tl.abs(x - column), 1 - tl.abs(y - line)
                 is_inside = is_query & (column >= 0) & (column < width) & (line >= 0) & (line < height)
                 pixel = first + line.to(tl.int32) * width + column.to(tl.int32)
                 place = (((image * num_pixels + pixel) * HEADS + head) * DIM)[:, None] + channel[None, :]
                 is_read = is_inside[:, None] & is_channel[None, :]
                 pixels = tl.load(value + place, mask=is_read, other=0.0).to(ACCUMULATOR)
                 # Nothing reads the sums before the kernel ends, so that they need no order.
-                tl.atomic_add(of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read, sem="relaxed")
-                product = tl.sum(pixels * of_out, axis=1)  # 0 outside the map
-                by_weight += product * of_x * of_y
-                by_x += product * of_y * (2 * (corner % 2) - 1)
-                by_y += product * of_x * (2 * (corner // 2) - 1)
-            tl.store(of_weights + at, by_weight, mask=is_query)
-            tl.store(of_locations + 2 * at, by_x * weight * width, mask=is_query)
-            tl.store(of_locations + 2 * at + 1, by_y * weight * height, mask=is_query)
+                tl.atomic_add(
+                    value_grad + place, (weight * x_factor * y_factor)[:, None] * out_grad, mask=is_read, sem="relaxed"
+                )
+                product = tl.sum(pixels * out_grad, axis=1)  # 0 outside the map
+                by_weight += product * x_factor * y_factor
+                by_x += product * y_factor * (2 * (corner % 2) - 1)
+                by_y += product * x_factor * (2 * (corner // 2) - 1)
+            tl.store(weights_grad + at, by_weight, mask=is_query)
+            tl.store(locations_grad + 2 * at, by_x * weight * width, mask=is_query)
+            tl.store(locations_grad + 2 * at + 1, by_y * weight * height, mask=is_query)
 
 
 class _FusedSampling(torch.autograd.Function):
@@ -150,8 +152,8 @@ class _FusedSampling(torch.autograd.Function):
         value, locations, weights, maps = ctx.saved_tensors
         batch, num_pixels, heads, _ = value.shape
         queries = locations.shape[1]
-        of_value = torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
-        of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+        value_grad = torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
+        locations_grad, weights_grad = torch.empty_like(locations), torch.empty_like(weights)
         with torch.cuda.device_of(value):
             _backward_kernel[_grid(batch, queries, heads)](
                 value,
@@ -159,14 +161,14 @@ class _FusedSampling(torch.autograd.Function):
                 weights,
                 maps,
                 grad.contiguous(),
-                of_value,
-                of_locations,
-                of_weights,
+                value_grad,
+                locations_grad,
+                weights_grad,
                 num_pixels,
                 queries,
                 **_constants(value, weights),
             )
-        return of_value.to(value.dtype), of_locations, of_weights, None
+        return value_grad.to(value.dtype), locations_grad, weights_grad, None
 
 
 def _maps(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -32,7 +32,7 @@ class ClipGuidance:
     ):
         """
         Args:
-            background: classes that give no guidance. :attr:`mute` silences more of them.
+            background: classes that give no guidance. :attr:`unguided` silences more of them.
             confidence: pixels of at least this zero-shot probability count.
             first_weight, last_weight: weight of the loss at iteration 0 and at ``max_iter``.
             softmax_at: "patches": probabilities of the patches are resized to the pixels; "pixels": the similarities
@@ -41,7 +41,7 @@ class ClipGuidance:
         if softmax_at not in SOFTMAX_AT:
             raise UserError(f"SEMI.GUIDANCE_SOFTMAX is one of {', '.join(SOFTMAX_AT)}, not '{softmax_at}'.")
         self.softmax_at = softmax_at
-        self.mute = set(background)
+        self.unguided = set(background)
         self.confidence = confidence
         self.first_weight, self.last_weight = first_weight, last_weight
         self.max_iter = max_iter
@@ -74,12 +74,12 @@ class ClipGuidance:
             valid: (B, H, W) bool, False on padding.
         """
         found = []
-        for of_image in probability.unsqueeze(1):  # one by one: maps of all classes at full size are large
-            resized = self._at_pixels(of_image, (padded_size[0], padded_size[1]))
+        for image_probability in probability.unsqueeze(1):  # one by one: maps of all classes at full size are large
+            resized = self._at_pixels(image_probability, (padded_size[0], padded_size[1]))
             found.append(resized[0, :, : valid.shape[1], : valid.shape[2]].max(dim=0))
         confidence, labels = (torch.stack(part) for part in zip(*found))
         keep = valid & (confidence >= self.confidence)
-        for label in self.mute:
+        for label in self.unguided:
             keep &= labels != label
         return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)
 

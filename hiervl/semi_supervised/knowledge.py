@@ -63,8 +63,8 @@ def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
     shown = np.zeros(num_classes, dtype=np.int64)
     text = network.encode_text()
     for images, truth in labeled_images(cfg, network):
-        for of_image in truth:
-            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
+        for image_truth in truth:
+            shown[image_truth[image_truth != ignore_value].unique().cpu().numpy()] += 1
         batch = network.normalize(list(images))
         probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
         labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]

@@ -119,7 +119,7 @@ class SemiSupervisedStep(nn.Module):
         frozen_clip = student.frozen_clip
         if frozen_clip is None and (guides or (masked is not None and masked.needs_frozen_clip)):
             frozen_clip = build_frozen_clip(cfg, student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS)
-        _warn_of_lonely_images(cfg)
+        _warn_if_cutmix_lacks_images(cfg)
         return cls(
             student,
             EmaTeacher(student, semi.EMA_DECAY) if is_ema else StudentAsTeacher(student),
@@ -167,7 +167,7 @@ class SemiSupervisedStep(nn.Module):
         frozen = self._frozen_pass(labeled, views)
         share = objective.supervised_share if views is not None else 1.0
 
-        losses = self.student.supervised_losses(samples, text, **_judged_by(frozen.get("labelled")))
+        losses = self.student.supervised_losses(samples, text, **_frozen_embedding(frozen.get("labelled")))
         losses = {name: share * loss for name, loss in losses.items()}
         if self.masked is not None:
             whole = frozen["labelled"].dense if self.masked.needs_frozen_clip else None
@@ -230,7 +230,7 @@ class SemiSupervisedStep(nn.Module):
         guide = self._guide(views, frozen["weak"].dense, text) if self._guides else None
         pseudo = None
         if objective.has_pseudo_labels:
-            pseudo = self._pseudo_labels(views, _judged_by(frozen.get("weak")))
+            pseudo = self._pseudo_labels(views, _frozen_embedding(frozen.get("weak")))
         output, size = self._student_pass(seen, len(views.strong), text, frozen)
         with torch.autocast(self.student.device.type, enabled=False):
             scores = self.student.semantic_scores(output, text).chunk(len(seen))
@@ -249,7 +249,9 @@ class SemiSupervisedStep(nn.Module):
     def _student_pass(self, seen: list[Tensor], num_strong: int, text: TextFeatures, frozen: dict[str, ClipEmbeddings]):
         """All views in one batch, the perturbed one last → the student's output, and the padded size (H, W)."""
         images = self.student.normalize(list(torch.cat(seen)))
-        options: dict = _judged_by(*(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong]))
+        options: dict = _frozen_embedding(
+            *(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong])
+        )
         if len(seen) > num_strong:
             first = num_strong * len(seen[-1])
             dropout = self.objective.perturbation_dropout
@@ -275,8 +277,8 @@ class SemiSupervisedStep(nn.Module):
         """Cross-entropy of the semantic map to the kept pseudo-labels, averaged over all pixels (UniMatch)."""
         balance = self.objective.balance
         return {
-            f"loss_{name}": scale * weight * self._pixel_loss(of_view, target, size, balance)
-            for of_view, (name, weight, target) in zip(scores, targets)
+            f"loss_{name}": scale * weight * self._pixel_loss(view_scores, target, size, balance)
+            for view_scores, (name, weight, target) in zip(scores, targets)
             if weight
         }
 
@@ -295,8 +297,8 @@ class SemiSupervisedStep(nn.Module):
             losses["loss_clip_guidance"] = self.student.loss_scale * self._guidance_loss(scores, views, guide, size)
         if self.objective.entropy_weight:
             entropies = [
-                pixel_entropy(of_view, self._pad(cutmix(views.valid, inside), size))
-                for of_view, inside in zip(scores, views.inside)
+                pixel_entropy(view_scores, self._pad(cutmix(views.valid, inside), size))
+                for view_scores, inside in zip(scores, views.inside)
             ]
             weight = self.student.loss_scale * self.objective.entropy_weight
             losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)
@@ -311,8 +313,8 @@ class SemiSupervisedStep(nn.Module):
     def _guidance_loss(self, scores, views: UnlabeledImages, guide: PseudoLabels, size) -> Tensor:
         """Pixel loss to the frozen CLIP's labels: the mean over the strong views, and that of the perturbed view."""
         losses = [
-            self._pixel_loss(of_view, _cutmix_labels(guide, inside), size) / len(views.inside)
-            for of_view, inside in zip(scores, views.inside)
+            self._pixel_loss(view_scores, _cutmix_labels(guide, inside), size) / len(views.inside)
+            for view_scores, inside in zip(scores, views.inside)
         ]
         if self.objective.perturbation_weight:
             losses.append(self._pixel_loss(scores[-1], guide, size))
@@ -359,13 +361,13 @@ def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
     return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))
 
 
-def _judged_by(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
+def _frozen_embedding(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
     """The argument that tells a network what its frozen CLIP says of the images; nothing where it has none."""
     asked = [embeddings for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
     return {"frozen_embedding": ClipEmbeddings(*map(torch.cat, zip(*asked)))} if asked else {}
 
 
-def _warn_of_lonely_images(cfg) -> None:
+def _warn_if_cutmix_lacks_images(cfg) -> None:
     if not (cfg.SEMI.ENABLED and cfg.SEMI.CUTMIX_PROBABILITY):
         return
     if cfg.SOLVER.UNLABELED_PER_BATCH == cfg.SOLVER.ACCUMULATION * comm.get_world_size():

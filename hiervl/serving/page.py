@@ -113,10 +113,10 @@ def _percent(share: float) -> str:
 def _found(found: list[FoundClass]) -> str:
     """The legend: what was found, the most frequent first."""
     entries = "".join(
-        f"<li{'' if of_class.is_shown else ' class=undrawn'}>"
-        f'<i style="background:rgb{of_class.definition.color}"></i>'
-        f'<span class="name">{escape(of_class.definition.name)}</span><b>{_percent(of_class.share)}</b>'
-        f'<span class="pale">confidence {100 * of_class.confidence:.0f} %</span></li>'
-        for of_class in found
+        f"<li{'' if found_class.is_shown else ' class=undrawn'}>"
+        f'<i style="background:rgb{found_class.definition.color}"></i>'
+        f'<span class="name">{escape(found_class.definition.name)}</span><b>{_percent(found_class.share)}</b>'
+        f'<span class="pale">confidence {100 * found_class.confidence:.0f} %</span></li>'
+        for found_class in found
     )
     return f"<h2>Found</h2><ul>{entries}</ul>"

@@ -147,14 +147,14 @@ def _draw(answer: _Answer, chosen: ChosenClasses) -> Drawing:
     labels = visible[answer.labels]
     colors = [definition.color for definition in chosen.classes]
     found = [
-        FoundClass(*of_class)
-        for of_class in zip(chosen.classes, answer.shares.tolist(), answer.confidences.tolist(), chosen.shown)
+        FoundClass(*found_class)
+        for found_class in zip(chosen.classes, answer.shares.tolist(), answer.confidences.tolist(), chosen.shown)
     ]
     return Drawing(
         overlay(answer.image, labels, colors),
         colorize(labels, colors),
         answer.confidence,
-        sorted((of_class for of_class in found if of_class.share), key=lambda of_class: -of_class.share),
+        sorted((found_class for found_class in found if found_class.share), key=lambda found_class: -found_class.share),
         answer.size,
         answer.seconds,
     )

@@ -98,15 +98,15 @@ class EvaluationGallery(DatasetEvaluator):
         photo = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
         photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
-        def of_labels(indices: np.ndarray) -> np.ndarray:
+        def draw_labels(indices: np.ndarray) -> np.ndarray:
             small = cv2.resize(indices.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
             return colorize(small.astype(np.int32), self.colors)
 
         gray = cv2.resize(np.rint(255 * confidence).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
         return {
             "image": data_url(photo, "JPEG"),
-            "truth": data_url(of_labels(truth), "PNG"),
-            "prediction": data_url(of_labels(labels), "PNG"),
+            "truth": data_url(draw_labels(truth), "PNG"),
+            "prediction": data_url(draw_labels(labels), "PNG"),
             "confidence": data_url(gray, "JPEG"),
         }
 

@@ -22,7 +22,7 @@ LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below 
 RIGHT, WRONG = "46, 160, 67", "207, 34, 46"  # RGB in the confusion matrix
 GROUPS = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
 
-OF_UNLABELED = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
+UNLABELED_LOSSES = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
 
 Curves = dict[str, dict[int, float]]  # by name, by iteration
 
@@ -135,7 +135,7 @@ def _charts(run: RunData, other: RunData | None) -> list[Chart]:
             {f"{name} ({other.name})": p for name, p in other.curves.items() if name.endswith("sem_seg/mIoU")}
         )
     losses = {n: p for n, p in run.curves.items() if n.startswith("loss_") and not re.search(r"_\d+$", n)}
-    unlabeled = {name: points for name, points in losses.items() if name in OF_UNLABELED}
+    unlabeled = {name: points for name, points in losses.items() if name in UNLABELED_LOSSES}
     prompts = {name: points for name, points in losses.items() if name.startswith("loss_prompt")}
     labeled = {name: points for name, points in losses.items() if name not in {**unlabeled, **prompts}}
     charts = {
@@ -159,12 +159,12 @@ def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
     if not curves:
         return None
     text = "Share of the unlabelled pixels that keep their pseudo-label, in all and by what the teacher takes them for."
-    kept, of_what = curves.get("kept_foreground"), "the foreground"
+    kept, region = curves.get("kept_foreground"), "the foreground"
     if not kept:  # no class is background
-        kept, of_what = curves.get("kept"), "all pixels"
+        kept, region = curves.get("kept"), "all pixels"
     if kept:
         last = kept[max(kept)]
-        text += f" At the end {100 * last:.1f} % of {of_what} are kept."
+        text += f" At the end {100 * last:.1f} % of {region} are kept."
         if last < LEAST_KEPT:
             text += " That is next to nothing: lower SEMI.CONFIDENCE, or set SEMI.THRESHOLD to class."
     return {"text": text, "chart": _chart("Kept pseudo-labels", curves)}

@@ -32,7 +32,7 @@ class RunData(NamedTuple):
         if "sem_seg" in self.results:
             names = self.setting("DATASETS.TEST") or ["test"]
             return {names[0]: self.results["sem_seg"]}
-        return {name: of_set["sem_seg"] for name, of_set in self.results.items() if "sem_seg" in of_set}
+        return {name: set_results["sem_seg"] for name, set_results in self.results.items() if "sem_seg" in set_results}
 
 
 def evaluation_file(dataset: str) -> str:

@@ -119,10 +119,10 @@ def test_health_and_pictures(train, tmp_path, caplog):
     assert health["iteration"] == 2 and health["seen_pixels"] == 2 * 32 * 32  # of one iteration
     assert health["kept_share"] == 0 and "set SEMI.THRESHOLD to class" in health["problems"][0]
     assert set(health["classes"]) == set(NAMES)
-    assert [of_class["guided"] for of_class in health["classes"].values()] == [False] * 3
-    assert sum(of_class["labelled_pixels"] for of_class in health["classes"].values()) > 0
+    assert [class_health["guided"] for class_health in health["classes"].values()] == [False] * 3
+    assert sum(class_health["labelled_pixels"] for class_health in health["classes"].values()) > 0
     assert 0 <= health["relevance_auc"] <= 1 and 1 <= health["active_classes_per_image"] <= 3
-    assert trainer.step.guidance.mute == {0, 1, 2} and logged["loss_clip_guidance"] == 0
+    assert trainer.step.guidance.unguided == {0, 1, 2} and logged["loss_clip_guidance"] == 0
     assert logged["health/problems"] == 1 and logged["health/kept_pixels/cat"] == 0
     messages = [record.getMessage() for record in caplog.records]
     unknown = [message for message in messages if "Its guidance is switched off" in message]
@@ -136,9 +136,9 @@ def test_health_of_a_run_whose_pseudo_labels_are_all_kept(train, tmp_path):
     """Every labelled pixel has a prediction then, so the agreement is the teacher's accuracy, class by class."""
     _, _, logged = train(None, "SEMI.HEALTH_PERIOD", 2, "SEMI.CONFIDENCE", 0.0)
     health = json.loads((tmp_path / "health.json").read_text())
-    kept = {name: of_class["kept_pixels"] for name, of_class in health["classes"].items()}
+    kept = {name: class_health["kept_pixels"] for name, class_health in health["classes"].items()}
     assert sum(kept.values()) <= health["seen_pixels"] and health["kept_share"] == 1
     assert any(sentence.startswith("practically every pseudo-label") for sentence in health["problems"])
-    for name, of_class in health["classes"].items():
-        assert of_class["agreement"] is None or 0 <= of_class["agreement"] <= 1
+    for name, class_health in health["classes"].items():
+        assert class_health["agreement"] is None or 0 <= class_health["agreement"] <= 1
         assert logged[f"health/kept_pixels/{name}"] == kept[name]

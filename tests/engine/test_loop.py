@@ -138,7 +138,7 @@ def test_replay_repeats_the_step(make_loop, monkeypatch, tmp_path):
     assert "first output that is not finite: student.pixel_decoder" in text
 
     healthy = make_loop("SEMI.GUIDANCE_CONFIDENCE", "0.0", folder="healthy")
-    healthy.step.guidance.mute.update(range(6))  # as a look at the labelled images before training may do
+    healthy.step.guidance.unguided.update(range(6))  # as a look at the labelled images before training may do
     losses = []
     original = healthy._trainer.accumulate
     healthy._trainer.accumulate = lambda batches: losses.extend(original(batches)) or losses

@@ -145,9 +145,9 @@ def test_the_other_losses_stay_as_they_are(make_step, overrides):
 
     with_all, without = make_step(), make_step(*overrides)
     before, after = run(with_all), run(without)
-    of_unlabeled = of("loss_strong", "loss_clip_guidance", "loss_entropy", "loss_feature_perturbation")
+    unlabeled_losses = of("loss_strong", "loss_clip_guidance", "loss_entropy", "loss_feature_perturbation")
     for name, loss in after.items():
-        if name in of_unlabeled:  # their weights are shares of the labelled losses
+        if name in unlabeled_losses:  # their weights are shares of the labelled losses
             loss = loss * (with_all.student.loss_scale / without.student.loss_scale)
         if "LOSS.CLASS" not in overrides or name not in of("loss_mask", "loss_dice", "loss_align"):  # by the matching
             torch.testing.assert_close(loss, before[name], atol=1e-5, rtol=1e-4)

@@ -16,7 +16,7 @@ from hiervl.inference.export.graph import export_form
 from hiervl.utils.errors import UserError
 
 NEW_NAMES = ["background", "sky", "wild dog"]
-# More text rows than the smallest image has pixels in the decoder's maps, fewer than the largest.
+# More text queries than the smallest image has pixels in the decoder's maps, fewer than the largest.
 MANY_NAMES = ["background", *(f"thing {number}" for number in range(70))]
 # The second is one pixel above a multiple of the stride (16), the third a multiple, as the native grid of the tower.
 SHAPES = [(3, 40, 70), (1, 33, 17), (1, 64, 64), (2, 96, 48)]
@@ -43,7 +43,7 @@ def describe_anew(network):
         (("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False), False),
         (("MODEL.META_ARCHITECTURE", "PixelClassifier"), False),
     ],
-    ids=["default", "new classes", "text rows alone", "frozen judge", "no text", "pixel classifier"],
+    ids=["default", "new classes", "text queries alone", "frozen judge", "no text", "pixel classifier"],
 )
 def test_export_form_computes_the_same(make_network, overrides, new_classes):
     network = make_network(*overrides).eval()
@@ -130,7 +130,7 @@ def run_alone(path):
 
 
 def test_graph_does_not_ask_whether_rows_or_pixels_are_more(make_network):
-    """The smallest image has fewer pixels than text rows, the largest more."""
+    """The smallest image has fewer pixels than text queries, the largest more."""
     network = make_network(*SMALL).eval()
     network.set_classes(MANY_NAMES, [[name] for name in MANY_NAMES], [0])
     run = export_graph(FixedClassSegmenter(network)).module()
@@ -168,8 +168,8 @@ def test_tolerance_is_the_user_s(monkeypatch, make_network, make_cfg, tmp_path):
         return network.semantic_maps(images) + 0.01
 
     exported = export_stand_in(monkeypatch, make_network, make_cfg, tmp_path / "a.fake", shifted, tolerance=0.02)
-    assert [round(of_batch.difference, 4) for of_batch in exported.parity] == [0.01] * 3
-    assert {of_batch.agreement for of_batch in exported.parity} == {1.0}
+    assert [round(batch_parity.difference, 4) for batch_parity in exported.parity] == [0.01] * 3
+    assert {batch_parity.agreement for batch_parity in exported.parity} == {1.0}
 
 
 def test_mistakes_are_answered_before_any_work(monkeypatch, save_run, tmp_path, capsys):

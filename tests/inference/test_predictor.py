@@ -9,30 +9,30 @@ from torch import nn
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.evaluation import label_maps
 from hiervl.inference.predictor import HierVLPredictor, pixels_of
-from hiervl.modeling.hiervl import InstanceRows
+from hiervl.modeling.hiervl import InstancePredictions
 from hiervl.utils.errors import UserError
 
 CLASSES = [ClassDefinition(name, (name,), (0, 0, 0), name == "wall") for name in ("wall", "ball", "cube")]
 
 
 class ColorNetwork(nn.Module):
-    """Red is class 0, green 1, blue 2; one instance row follows green, one blue."""
+    """Red is class 0, green 1, blue 2; one instance query follows green, one blue."""
 
     device = torch.device("cpu")
 
     def __init__(self, rows=2):
         super().__init__()
-        self.has_instance_rows = rows > 0
+        self.has_instance_queries = rows > 0
         self.sizes = []
 
-    def semantic_maps_and_rows(self, images):
+    def semantic_maps_and_instances(self, images):
         self.sizes.append(tuple(images.shape))
         masks = torch.where(images[:, 1:] > 127, 20.0, -20.0)
         logits = torch.tensor([[0.0, 20, 0, 0], [0, 0, 20.0, 0]]).expand(len(images), -1, -1)
-        return images.float(), InstanceRows(logits, masks, images.shape[2:])
+        return images.float(), InstancePredictions(logits, masks, images.shape[2:])
 
     def semantic_maps(self, images):
-        return self.semantic_maps_and_rows(images)[0]
+        return self.semantic_maps_and_instances(images)[0]
 
 
 def colors(height, width):

@@ -45,7 +45,7 @@ def test_a_network_without_language_predicts_its_own_classes_alone(save_run):
     predictor = HierVLPredictor.from_checkpoint(folder, device="cpu")
     image = 255 * torch.rand(3, 40, 72, generator=torch.Generator().manual_seed(0))
     prediction = predictor(image.byte())
-    assert prediction.semantic.shape == (40, 72) and not predictor.has_instance_rows
+    assert prediction.semantic.shape == (40, 72) and not predictor.has_instance_queries
     other = [ClassDefinition("unseen", ("unseen",), (1, 2, 3))]
     with pytest.raises(UserError, match="has no language"):
         HierVLPredictor.from_checkpoint(folder, device="cpu", classes=other)

@@ -38,8 +38,8 @@ def test_rows_with_points_of_their_own():
     points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 0.6], [0.3, 1.0]])
     which, numbers = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
     truth, labeled = TargetMaps(images).sample(which, numbers, points)
-    for (which, _, mask), at, of_row, counts in zip(rows, points, truth, labeled):
-        torch.testing.assert_close(of_row, plain(mask, at), atol=1e-5, rtol=0)
+    for (which, _, mask), at, sampled, counts in zip(rows, points, truth, labeled):
+        torch.testing.assert_close(sampled, plain(mask, at), atol=1e-5, rtol=0)
         assert torch.equal(counts.bool(), plain(images[which % 3].valid, at) > 0.5)
 
 
@@ -50,8 +50,8 @@ def test_all_segments_at_shared_points():
     most = max(len(target.segment_labels) for target in images)
     truth, labeled = TargetMaps(images).segments_at(points, most)
     assert truth.shape == (3, most, 80) and labeled.shape == (3, 1, 80)
-    for target, of_image, counts in zip(images, truth, labeled):
+    for target, image_truth, counts in zip(images, truth, labeled):
         for s in range(most):
             mask = target.segment_masks[s] if s < len(target.segment_labels) else torch.zeros(SIZE)
-            torch.testing.assert_close(of_image[s], plain(mask, points), atol=1e-5, rtol=0)
+            torch.testing.assert_close(image_truth[s], plain(mask, points), atol=1e-5, rtol=0)
         assert torch.equal(counts[0].bool(), plain(target.valid, points) > 0.5)

@@ -9,7 +9,7 @@ from hiervl.modeling.cross_modal import (
     few_read_many,
     many_read_few,
     read_valid,
-    saves_on_few_rows,
+    saves_on_few_queries,
 )
 from hiervl.modeling.layers import Attention
 
@@ -106,8 +106,8 @@ def test_many_text_rows_equal_the_attention_too(rows):
 
 def test_fewer_multiplications_are_made_on_the_cpu_only(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert saves_on_few_rows(cpu, 30, 8, 256) and not saves_on_few_rows(cpu, 40, 8, 256)
-    assert not saves_on_few_rows(cuda, 30, 8, 256)
+    assert saves_on_few_queries(cpu, 30, 8, 256) and not saves_on_few_queries(cpu, 40, 8, 256)
+    assert not saves_on_few_queries(cuda, 30, 8, 256)
     called = []
     monkeypatch.setattr(cross_modal, "few_read_many", lambda *_: called.append("few"))
     monkeypatch.setattr(cross_modal, "many_read_few", lambda *_: called.append("many"))

@@ -57,8 +57,8 @@ def test_an_image_does_not_depend_on_its_batch(make_network, instance_queries):
     presence[1] = True
     presence[2, [2, 3, 5]] = True
     batch, output = scores_of(network, images, presence)
-    rows_per_image = output.text_queries.valid.sum(1).tolist()
-    assert rows_per_image == [2 * 3, 2 * 6, 2 * 4]  # two levels; background is always active
+    queries_per_image = output.text_queries.valid.sum(1).tolist()
+    assert queries_per_image == [2 * 3, 2 * 6, 2 * 4]  # two levels; background is always active
     reordered, _ = scores_of(network, images[[2, 0, 1]], presence[[2, 0, 1]])
     torch.testing.assert_close(reordered, batch[[2, 0, 1]], **ALONE)
     for b in range(3):
@@ -155,15 +155,15 @@ def test_images_without_any_label_teach_nothing(make_network, which, assignment)
     assert all(torch.isfinite(loss) for loss in losses.values())
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    of_labels = {name: loss for name, loss in losses.items() if "prompt" not in name}
+    labeled_losses = {name: loss for name, loss in losses.items() if "prompt" not in name}
     if which == "all":
-        assert all(loss == 0 for loss in of_labels.values())
+        assert all(loss == 0 for loss in labeled_losses.values())
     else:
         network.zero_grad()
         exact = {"loss_pixel", "loss_relevance", "loss_align"}  # those without points drawn at random
         alone = train_once(network, inputs[:1])
         for name in exact & set(alone):
-            torch.testing.assert_close(of_labels[name], alone[name], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(labeled_losses[name], alone[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -284,7 +284,7 @@ def test_prior_is_read_by_the_text_rows_of_the_network(make_network):
         network.mask_prior = None
         without = network.segment(batch, text, every_layer=True)
     difference = (with_prior.predictions.pred_masks[0] - without.predictions.pred_masks[0])[0]
-    classes = with_prior.predictions.row_classes[0]
+    classes = with_prior.predictions.query_classes[0]
     assert (classes < 0).sum() == 8 and not difference[classes < 0].any()
     points = 0.2 + 0.6 * torch.rand(1, 50, 2)
     size = difference.shape[1:]

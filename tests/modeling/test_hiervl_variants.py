@@ -126,20 +126,20 @@ def watch(monkeypatch, module, name):
 
 
 def test_instances_are_the_targets_of_instance_rows(make_network, monkeypatch):
-    """Two instances of one class: two targets for the instance rows, one whole class for the text rows."""
+    """Two instances of one class: two targets for the instance queries, one whole class for the text queries."""
     seen = watch(monkeypatch, criterion, "assign")
     instance_ids = torch.ones(64, 64, dtype=torch.long)
     instance_ids[:, 40:] = 2
     item = {"image": random_images(1)[0], "sem_seg": torch.full((64, 64), 2), "instance_ids": instance_ids}
     train_once(make_network(), [item])
-    (((_, _, row_classes, _, (target,), *_), assignments),) = seen
+    (((_, _, query_classes, _, (target,), *_), assignments),) = seen
     assert len(assignments) == 4  # before the first layer, and after each of three
     for found in assignments:
         numbers = [(target.sem_seg, target.segments)[which] for which in found.target_map]  # one image: maps 0 and 1
         areas = torch.stack([(at == number).sum() for at, number in zip(numbers, found.target_number)])
-        of_instances = row_classes[found.image, found.row] < 0
-        assert sorted(areas[of_instances].tolist()) == [64 * 24, 64 * 40]
-        assert areas[~of_instances].tolist() == [64 * 64] * 2  # class 2 on both levels
+        is_instance = query_classes[found.image, found.query] < 0
+        assert sorted(areas[is_instance].tolist()) == [64 * 24, 64 * 40]
+        assert areas[~is_instance].tolist() == [64 * 64] * 2  # class 2 on both levels
 
 
 @pytest.mark.parametrize("mask_prior", [True, False])

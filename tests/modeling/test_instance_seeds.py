@@ -1,4 +1,4 @@
-"""Seeds of instance rows on maps made by hand."""
+"""Seeds of instance queries on maps made by hand."""
 
 import math
 
@@ -93,7 +93,7 @@ def test_a_row_takes_the_features_of_its_place(resize_by_opencv):
     pixels, place = torch.randn(1, 4, 8, 12), torch.randn(1, 4, 8, 12)
     found = seeds(odds, pixels, place)
     at_place = pixels[0, :, 4:6, 8:10].mean((1, 2))
-    torch.testing.assert_close(found.rows[0, 0], seeds.projection(seeds.norm(at_place)))
+    torch.testing.assert_close(found.queries[0, 0], seeds.projection(seeds.norm(at_place)))
     torch.testing.assert_close(found.position[0, 0], place[0, :, 4:6, 8:10].mean((1, 2)))
     coarse = seeds(odds, pixels[..., :3, :4], place[..., :3, :4])  # also where features are coarser
     expected = resize_by_opencv(place[0, :, :3, :4], (4, 6))[:, 2, 4]
@@ -123,6 +123,6 @@ def test_a_network_with_seeds_gives_its_instance_rows_places(make_network):
     with torch.no_grad():
         text = with_seeds.encode_text()
         first = with_seeds.segment(with_seeds.normalize(list(images)), text, every_layer=True).predictions
-        is_instance = first.row_classes[0] < 0
+        is_instance = first.query_classes[0] < 0
         masks = first.pred_masks[0][0, is_instance]
     assert (masks.flatten(1).std(0) > 0.5).float().mean() > 0.5

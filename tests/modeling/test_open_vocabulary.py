@@ -18,10 +18,10 @@ TEXT = text_of((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 LINEAR = torch.tensor([[[math.log(3.0), math.log(1.0), math.log(4.0)]]])  # two known classes, "no object": 3 : 1 : 4
 
 
-def classify(known, row_class, joint=(1.0, 0.0), temperature=1.0, text=TEXT):
+def classify(known, query_class, joint=(1.0, 0.0), temperature=1.0, text=TEXT):
     classifier = OpenVocabularyClassifier(known, temperature)
     joint = torch.tensor([[joint]])
-    scores = classifier(LINEAR, joint, torch.tensor([[row_class]]), torch.tensor(0.0), text)
+    scores = classifier(LINEAR, joint, torch.tensor([[query_class]]), torch.tensor(0.0), text)
     return scores.softmax(-1)[0, 0].tolist()
 
 

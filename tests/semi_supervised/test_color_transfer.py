@@ -103,7 +103,7 @@ def test_labeled_losses_see_the_colors_also_in_the_burn_in(
         torch.manual_seed(1)
         return step(batch)["loss_pixel"]
 
-    monkeypatch.setattr(step_module, "in_unlabelled_colors", black)
+    monkeypatch.setattr(step_module, "in_unlabeled_colors", black)
     seen = pixel_loss(photographs)
     step.objective = step_module.UnlabeledObjective(enabled=False)
     expected = {True: pixel_loss(black(photographs, 0.9, CPU)), False: pixel_loss(photographs)}

@@ -68,7 +68,7 @@ def test_softmax_at_the_pixels_is_that_of_resized_similarities():
 def test_the_semivl_baseline_guides_as_its_code():
     plain, semivl = (load_config(str(SHIPPED_BASE), deltas=deltas) for deltas in ([], [str(SHIPPED / SEMIVL)]))
     guidance = [ClipGuidance.from_config(cfg, [0]) for cfg in (plain, semivl)]
-    assert [(each.softmax_at, each.mute) for each in guidance] == [("patches", {0}), ("pixels", set())]
+    assert [(each.softmax_at, each.unguided) for each in guidance] == [("patches", {0}), ("pixels", set())]
     assert semivl.MODEL.TEXT.TEMPLATE.format("dog") == "a photo of a dog"
 
 

@@ -164,12 +164,14 @@ def test_masked_consistency_stays_without_unlabeled_images(step):
     assert {"loss_masked_consistency", "loss_pixel_text"} <= set(losses) and "loss_entropy" not in losses
 
 
-def test_a_lonely_unlabeled_image_is_warned_of(make_cfg, caplog):
+def test_a_single_unlabeled_image_per_micro_batch_is_warned_of(make_cfg, caplog):
     with caplog.at_level(logging.WARNING, logger="hiervl"):
-        step_module._warn_of_lonely_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 2))
-        step_module._warn_of_lonely_images(make_cfg("SEMI.CUTMIX_PROBABILITY", 0.0, "SOLVER.UNLABELED_PER_BATCH", 1))
+        step_module._warn_if_cutmix_lacks_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 2))
+        step_module._warn_if_cutmix_lacks_images(
+            make_cfg("SEMI.CUTMIX_PROBABILITY", 0.0, "SOLVER.UNLABELED_PER_BATCH", 1)
+        )
         assert not caplog.records
-        step_module._warn_of_lonely_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 4))
+        step_module._warn_if_cutmix_lacks_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 4))
     assert "CutMix" in caplog.text and "SOLVER.UNLABELED_PER_BATCH (4)" in caplog.text
 
 

@@ -477,9 +477,9 @@ def test_set_losses_are_those_of_labeled_images_with_the_teachers_labels(make_st
     torch.testing.assert_close(image_weight, 3 * torch.tensor([0.3, 0.3, 0.3, 0.3, 0.5, 0.5]))
     weak = torch.stack([item["image_weak"] for item in make_batch()["unlabeled"]])
     labels = step.teacher.network.eval().semantic_maps(weak).argmax(1)
-    for target, of_image, item, gone in zip(targets[4:], labels, make_batch()["unlabeled"], absent[4:]):
-        assert torch.equal(target.sem_seg[:SIZE, :SIZE][item["valid"]], of_image[item["valid"]])
-        assert gone.logical_not().nonzero().flatten().tolist() == of_image[item["valid"]].unique().tolist()
+    for target, image_labels, item, gone in zip(targets[4:], labels, make_batch()["unlabeled"], absent[4:]):
+        assert torch.equal(target.sem_seg[:SIZE, :SIZE][item["valid"]], image_labels[item["valid"]])
+        assert gone.logical_not().nonzero().flatten().tolist() == image_labels[item["valid"]].unique().tolist()
     pixel = step.student.criterion.weights["pixel"]
     assert {"loss_pseudo_class", "loss_pseudo_mask_0", "loss_strong1", "loss_feature_perturbation"} <= set(losses)
     expected = 0.5 * 0.3 * pixel * loss_by_hand(step, "1", 0.0)

@@ -36,7 +36,7 @@ LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
 # What to do about a class that no mask of a split shows.
-MENDS = {
+FIXES = {
     FolderLayout: {
         "train": "label images of it, or take it out of the class file (or merge it)",
         "val": "its score will be unknown; put images of it into DATASET.VAL, or raise its fraction",
@@ -104,7 +104,7 @@ def check(
     report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
-    report.findings += _classes(report, MENDS[type(layout)])
+    report.findings += _classes(report, FIXES[type(layout)])
     report.findings += _duplicates(report)
     if crop_size is not None:
         report.findings += _small_images(report, crop_size, short_side)
@@ -205,15 +205,17 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
             report.pixels[image] = statistics.add(name, facts)
             if image not in report.images:
                 continue
-            of_image, of_mask = image_frame(Path(image)).orientation, _own_orientation(sample)
+            image_orientation, mask_orientation = image_frame(Path(image)).orientation, _own_orientation(sample)
             size, stored = tuple(report.images[image].size), tuple(facts.shape)
-            orientation = fitting_orientation(stored, of_mask, size, of_image if _may_turn(sample) else None)
+            orientation = fitting_orientation(
+                stored, mask_orientation, size, image_orientation if _may_turn(sample) else None
+            )
             both = f"{name} ({stored[1]}×{stored[0]}, its image {size[1]}×{size[0]})"
             if turned_size(stored, orientation) != size:
                 unequal.append(both)
-            elif orientation not in (None, UPRIGHT) and of_mask is None:
+            elif orientation not in (None, UPRIGHT) and mask_orientation is None:
                 turned.append(both)
-            elif is_doubtful(stored, of_mask, size, of_image):
+            elif is_doubtful(stored, mask_orientation, size, image_orientation):
                 doubtful.append(name)
                 report.doubtful.add(image)
     findings = [_broken(corrupt, "masks")] if corrupt else []
@@ -230,8 +232,8 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
         ))  # fmt: skip
     if doubtful:
         findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
-    judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
-    return findings + object_findings(statistics) + judge(statistics)
+    value_check = value_findings if isinstance(layout, FolderLayout) else registered_findings
+    return findings + object_findings(statistics) + value_check(statistics)
 
 
 def _may_turn(sample: Sample) -> bool:
@@ -271,7 +273,7 @@ def _empty_parts(report: Report, layout: Layout) -> list[Finding]:
     return [Finding(WARNING, f"{nothing_left(key)}.") for key in empty]
 
 
-def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
+def _classes(report: Report, fixes: dict[str, str]) -> list[Finding]:
     names = report.class_names
     if len(names) == 1:
         return [Finding(ERROR, single_class(names[0]))]
@@ -289,7 +291,7 @@ def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
         named += absent
         if not absent:
             continue
-        findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {mends[split]}."))
+        findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {fixes[split]}."))
     return findings
 
 

@@ -50,7 +50,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
                 raise ValueError("its first line is not 'Pixel Value, Class'")
             return [_marked({"name": row[1].strip(), "label": int(row[0])}) for row in rows[1:] if row]
         if lines and (lines[0].startswith("# label:color_rgb") or all(line.count(":") == 3 for line in lines)):
-            return [_marked(_of_labelmap(line)) for line in lines if not line.startswith("#")]
+            return [_marked(_labelmap_entry(line)) for line in lines if not line.startswith("#")]
         names = [line for line in lines if line != IGNORE_NAME]
         ignored = [{"name": IGNORE_NAME, "label": IGNORED, "ignore": True}] if IGNORE_NAME in lines else []
         return [_marked({"name": name, "label": number}) for number, name in enumerate(names)] + ignored
@@ -87,7 +87,7 @@ def read_class_names(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _of_labelmap(line: str) -> dict[str, Any]:
+def _labelmap_entry(line: str) -> dict[str, Any]:
     name, color = line.split(":")[:2]
     entry: dict[str, Any] = {"name": name.strip()}
     if color.strip():

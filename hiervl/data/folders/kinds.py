@@ -207,7 +207,7 @@ def unused_files(folder: str | Path, used: Sequence[str] = IMAGE_SUFFIXES) -> li
         suffix = os.path.splitext(path)[1].lower()
         if suffix not in used:
             by_suffix.setdefault(suffix, []).append(path)
-    found = [_judged(suffix, files) for suffix, files in by_suffix.items()]
+    found = [_unused_files(suffix, files) for suffix, files in by_suffix.items()]
     return sorted(found, key=lambda unused: -len(unused.files))
 
 
@@ -217,7 +217,7 @@ def _visible_files(folder: str | Path) -> Iterator[str]:
         yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _judged(suffix: str, files: Sequence[str]) -> Unused:
+def _unused_files(suffix: str, files: Sequence[str]) -> Unused:
     shown = suffix or "without a suffix"
     kinds = Counter(kind for kind in map(kind_of_file, files[:LOOKED_AT]) if kind is not None)
     if kinds:

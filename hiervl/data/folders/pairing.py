@@ -68,27 +68,27 @@ def match_masks(
         images, masks: relative paths without suffix.
         image_names, mask_names: what their names have beyond the common part; masks of other names are left out.
     """
-    of_image = {image: core for image in images if (core := image_names.core(image)) is not None}
-    of_mask = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
+    image_cores = {image: core for image in images if (core := image_names.core(image)) is not None}
+    mask_cores = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
     matched: dict[str, str] = {}
     for simplify in (_unchanged, _base, _folded, _folded_base):
-        by_name = _unique(of_mask, simplify)
-        count = Counter(map(simplify, of_image.values()))
-        for image, core in of_image.items():
+        by_name = _unique(mask_cores, simplify)
+        count = Counter(map(simplify, image_cores.values()))
+        for image, core in image_cores.items():
             mask = by_name.get(simplify(core))
             if image not in matched and mask is not None and count[simplify(core)] == 1:
                 matched[image] = mask
     used = set(matched.values())
     return Matching(
-        {image: matched[image] for image in of_image if image in matched},
-        [image for image in of_image if image not in matched],
-        [mask for mask in of_mask if mask not in used],
+        {image: matched[image] for image in image_cores if image in matched},
+        [image for image in image_cores if image not in matched],
+        [mask for mask in mask_cores if mask not in used],
     )
 
 
-def _unique(of_mask: dict[str, str], simplify) -> dict[str, str]:
+def _unique(mask_cores: dict[str, str], simplify) -> dict[str, str]:
     by_name: dict[str, list[str]] = defaultdict(list)
-    for mask, core in of_mask.items():
+    for mask, core in mask_cores.items():
         by_name[simplify(core)].append(mask)
     return {name: masks[0] for name, masks in by_name.items() if len(masks) == 1}
 
@@ -161,10 +161,10 @@ def _votes(
         for mask, names in _masks_with(core, masks) if core else ():
             by_pattern[names][image].append(mask)
     votes: dict[tuple[str, NamePattern], list[tuple[str, str]]] = defaultdict(list)
-    for names, of_images in by_pattern.items():
+    for names, masks_by_image in by_pattern.items():
         chosen = {
             image: [mask for mask in found if _folder(mask) == _folder(image)] or found
-            for image, found in of_images.items()
+            for image, found in masks_by_image.items()
         }
         in_several = any(len(found) > 1 for found in chosen.values())
         for image, found in chosen.items():
@@ -229,8 +229,8 @@ def how_to_pair(
     image, mask = found.example
     if len(found.masks) > 1:
         return _several_masks(found, class_names)
-    of_masks = NamePattern(_base(found.masks[0].head), found.masks[0].tail)
-    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", of_masks))
+    mask_pattern = NamePattern(_base(found.masks[0].head), found.masks[0].tail)
+    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", mask_pattern))
     settings = " and ".join(f"DATASET.{key} to {names}" for key, names in patterns if str(names))
     return f"The names pair as {image} with {mask}: set {settings}" if settings else ""
 
@@ -238,9 +238,9 @@ def how_to_pair(
 def _several_masks(found: FoundNames, class_names: Sequence[str]) -> str:
     names = [str(pattern) for pattern in found.masks]
     words = [name.strip(SEPARATORS + "/{}0123456789").lower() for name in names]
-    of_classes = [word for word in words if word and any(word in name.lower() for name in class_names)]
+    class_words = [word for word in words if word and any(word in name.lower() for name in class_names)]
     what = f"An image has several masks ({_quoted(names)})"
-    if len(of_classes) > 1:
+    if len(class_words) > 1:
         return f"{what}: these are masks of one class each, which have to be joined into one mask per image"
     return (
         f"{what}: if each shows one class, they have to be joined into one mask per image; if one of them shows all "

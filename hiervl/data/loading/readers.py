@@ -234,20 +234,20 @@ def decode_image(
 
 
 def as_image_is_turned(
-    stored: np.ndarray, of_mask: int | None, image_size: tuple[int, int] | None, image_file: str = ""
+    stored: np.ndarray, mask_orientation: int | None, image_size: tuple[int, int] | None, image_file: str = ""
 ) -> np.ndarray:
     """The stored pixels (H, W) of a mask in the frame of its upright image; see ``turns.py``.
 
     Args:
-        of_mask: the orientation that the mask's own EXIF data says.
+        mask_orientation: the orientation that the mask's own EXIF data says.
         image_size: height and width of the upright image; None: unknown.
         image_file: the image; asked for its orientation only where the size does not fit.
     """
     if image_size is None:
-        return turned(stored, of_mask)
-    fits = tuple(image_size) in (stored.shape, turned_size(stored.shape, of_mask))
-    of_image = None if fits or not image_file else file_frame(image_file).orientation
-    return turned(stored, fitting_orientation(stored.shape, of_mask, image_size, of_image))
+        return turned(stored, mask_orientation)
+    fits = tuple(image_size) in (stored.shape, turned_size(stored.shape, mask_orientation))
+    image_orientation = None if fits or not image_file else file_frame(image_file).orientation
+    return turned(stored, fitting_orientation(stored.shape, mask_orientation, image_size, image_orientation))
 
 
 # Of masks for which is_doubtful_mask holds, in the plural.

@@ -41,21 +41,27 @@ def turned_size(size: Size, orientation: int | None) -> Size:
     return (size[1], size[0]) if orientation in QUARTER_TURNS else (size[0], size[1])
 
 
-def fitting_orientation(stored: Size, of_mask: int | None, upright: Size, of_image: int | None) -> int | None:
+def fitting_orientation(
+    stored: Size, mask_orientation: int | None, upright: Size, image_orientation: int | None
+) -> int | None:
     """How a mask is to be turned to lie on its upright image; the mask's own orientation where nothing fits.
 
     Args:
         stored: size of the mask's stored pixels.
-        of_mask, of_image: the orientations that the two files carry.
+        mask_orientation, image_orientation: the orientations that the two files carry.
         upright: size of the upright image.
     """
-    for orientation in (of_mask, UPRIGHT, of_image):
+    for orientation in (mask_orientation, UPRIGHT, image_orientation):
         if turned_size(stored, orientation) == tuple(upright):
             return orientation
-    return of_mask
+    return mask_orientation
 
 
-def is_doubtful(stored: Size, of_mask: int | None, upright: Size, of_image: int | None) -> bool:
+def is_doubtful(stored: Size, mask_orientation: int | None, upright: Size, image_orientation: int | None) -> bool:
     """Whether an image is turned, its mask says nothing of it, and its size would fit either way."""
-    is_turned = of_image not in (None, UPRIGHT)
-    return is_turned and of_mask is None and tuple(stored) == tuple(upright) == turned_size(stored, of_image)
+    is_turned = image_orientation not in (None, UPRIGHT)
+    return (
+        is_turned
+        and mask_orientation is None
+        and tuple(stored) == tuple(upright) == turned_size(stored, image_orientation)
+    )

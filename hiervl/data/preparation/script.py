@@ -76,8 +76,8 @@ class Progress:
         print(f"\r{self._line()}" if sys.stderr.isatty() else self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
-        of_total = f" of {self.total:,.{self.digits}f}" if self.total else ""  # a server may not tell the total
-        return f"{self.what}: {self._done:,.{self.digits}f}{of_total}{self.unit}"
+        total = f" of {self.total:,.{self.digits}f}" if self.total else ""  # a server may not tell the total
+        return f"{self.what}: {self._done:,.{self.digits}f}{total}{self.unit}"
 
 
 # ---------------------------------------------------------------------------- files

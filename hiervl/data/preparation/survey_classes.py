@@ -46,12 +46,12 @@ def find_classes(result: Survey) -> FoundClasses:
         UserError: the annotations or the list of classes cannot be read.
     """
     if result.form == MASKS:
-        return _of_masks(result)
+        return _classes_in_masks(result)
     found = FoundClasses(source="the annotations" if result.form != PER_CLASS else "the masks' names")
-    objects, images = _of_class_masks(result) if result.form == PER_CLASS else _of_annotations(result, found)
+    objects, images = _count_class_masks(result) if result.form == PER_CLASS else _count_annotations(result, found)
     listed = _listed(result, objects, found)
     known = {entry["name"] for entry in listed}
-    colors = _colors_of_cvat(result) if result.form == "cvat" else {}
+    colors = _cvat_colors(result) if result.form == "cvat" else {}
     missing = [{"name": name, **colors.get(name, {})} for name, _ in objects.most_common() if name not in known]
     found.entries = [*listed, *(_marked(entry) for entry in missing)]
     if not any(entry.get("background") for entry in found.entries):
@@ -97,16 +97,16 @@ def _listed(result: Survey, objects: Counter, found: FoundClasses) -> list[dict[
 # ---------------------------------------------------------------------------- annotations
 
 
-def _of_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Counter]:
+def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Counter]:
     """Objects of each name, and images that show it."""
     objects: Counter = Counter()
     images: Counter = Counter()
     for place in result.places.values():
         path = result.path(place.masks)
         if result.form == "coco":
-            names = _names_of_coco(path)
+            names = _coco_names(path)
         elif result.form == "via":
-            names = _names_of_via(path, found)
+            names = _via_names(path, found)
         else:
             files = find_files(result.path(place.images))
             source = {**IN_ONE_FILE, **PER_IMAGE}[result.form](path, NO_CLASSES, files)
@@ -121,7 +121,7 @@ def _of_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Count
     return objects, images
 
 
-def _names_of_coco(path: Path) -> list[list[str]]:
+def _coco_names(path: Path) -> list[list[str]]:
     content = read_coco(path)
     categories = {category["id"]: str(category["name"]) for category in content["categories"]}
     by_image: dict[Any, list[str]] = {}
@@ -131,7 +131,7 @@ def _names_of_coco(path: Path) -> list[list[str]]:
     return list(by_image.values())
 
 
-def _names_of_via(path: Path, found: FoundClasses) -> list[list[str]]:
+def _via_names(path: Path, found: FoundClasses) -> list[list[str]]:
     """By the attribute that has fewest values, which is named where there are several."""
     images = [regions for _, regions in read_regions(path)]
     values = attribute_values(images)
@@ -144,7 +144,7 @@ def _names_of_via(path: Path, found: FoundClasses) -> list[list[str]]:
     return [list(attribute_values([regions]).get(attribute, Counter()).elements()) for regions in images]
 
 
-def _colors_of_cvat(result: Survey) -> dict[str, dict[str, list[int]]]:
+def _cvat_colors(result: Survey) -> dict[str, dict[str, list[int]]]:
     """Colours that the labels have in CVAT."""
     colors = {}
     for place in result.places.values():
@@ -155,7 +155,7 @@ def _colors_of_cvat(result: Survey) -> dict[str, dict[str, list[int]]]:
     return {name: entry for name, entry in colors.items() if values[tuple(entry["color"])] == 1}
 
 
-def _of_class_masks(result: Survey) -> tuple[Counter, Counter]:
+def _count_class_masks(result: Survey) -> tuple[Counter, Counter]:
     """Masks of each class, by the end of their names or their folders."""
     objects: Counter = Counter()
     images: Counter = Counter()
@@ -180,7 +180,7 @@ def _of_class_masks(result: Survey) -> tuple[Counter, Counter]:
 # ---------------------------------------------------------------------------- mask files
 
 
-def _of_masks(result: Survey) -> FoundClasses:
+def _classes_in_masks(result: Survey) -> FoundClasses:
     """By the values or colours that masks hold, named by a list of classes where there is one."""
     found = FoundClasses()
     values: Counter = Counter()  # masks that show each

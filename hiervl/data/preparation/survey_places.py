@@ -159,8 +159,8 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
     elif patterns:
         result.image_suffix, result.mask_suffix = patterns.most_common(1)[0][0]
     places: dict[str, list[Place]] = {}
-    for images, of_images in pairs:
-        places.setdefault(split_of(f"{of_images}/{images}"), []).append(Place(images or ".", of_images or "."))
+    for images, image_place in pairs:
+        places.setdefault(split_of(f"{image_place}/{images}"), []).append(Place(images or ".", image_place or "."))
     return places
 
 

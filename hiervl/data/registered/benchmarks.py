@@ -168,7 +168,7 @@ def divide(benchmark: Benchmark, count: int) -> tuple[list[str], list[str]]:
     """
     names = find_names(benchmark, "train")
     pattern = benchmark.splits["train"].images
-    of_image = {_stem(pattern.format(name)): name for name in names}
+    names_by_image = {_stem(pattern.format(name)): name for name in names}
     path = dataset_root() / SPLITS_FOLDER / benchmark.subsets[count] / LABELED_LIST
     listed = read_list(path)
     if len(listed) != count:
@@ -176,14 +176,14 @@ def divide(benchmark: Benchmark, count: int) -> tuple[list[str], list[str]]:
             f"{path} names {len(listed)} images instead of {count}: remove it and run `python "
             "datasets/prepare_splits.py`."
         )
-    absent = [image for image in listed if image not in of_image]
+    absent = [image for image in listed if image not in names_by_image]
     if absent:
         others = f" (nor are {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise UserError(
             f"{absent[0]}, which {path} names, is no training image in {dataset_root() / benchmark.folder}{others}: "
             f"{benchmark.remedy}."
         )
-    labeled = {of_image[image] for image in listed}
+    labeled = {names_by_image[image] for image in listed}
     return sorted(labeled), [name for name in names if name not in labeled]
 
 

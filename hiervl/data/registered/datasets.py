@@ -157,8 +157,8 @@ def check_registered(name: str, key: str = "") -> None:
     close = difflib.get_close_matches(name, known, n=MAX_SUGGESTIONS)
     if close:
         raise UserError(f"there is no dataset {name!r}{_in_key(key)}; close names are {', '.join(close)}.")
-    ours = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
-    raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {ours}.")
+    registered = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
+    raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {registered}.")
 
 
 def _in_key(key: str) -> str:

@@ -73,7 +73,7 @@ def export_network(
             shapes = shapes_to_check(cfg.INPUT.CROP_SIZE, segmenter.smallest_side)
             parity = check_parity(network, form.read(temporary), shapes)
             _check(path, parity, tolerance)
-            metadata["parity"] = [of_batch._asdict() for of_batch in parity]
+            metadata["parity"] = [batch_parity._asdict() for batch_parity in parity]
             write_json(description, metadata, indent=1)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written ({error.strerror or error}).") from error
@@ -103,11 +103,11 @@ def describe(segmenter: FixedClassSegmenter, classes: Sequence[ClassDefinition],
 def parity_lines(name: str, parity: Sequence[Parity]) -> list[str]:
     """A line per batch."""
     lines = [f"{name} against the network, on random images:"]
-    for of_batch in parity:
-        batch, height, width = of_batch.shape
+    for batch_parity in parity:
+        batch, height, width = batch_parity.shape
         lines.append(
-            f"  {batch} × {height} × {width}: max |difference| {of_batch.difference:.1e} (scores up to "
-            f"{of_batch.largest:.2f}), same label at {100 * of_batch.agreement:.2f} % of the pixels"
+            f"  {batch} × {height} × {width}: max |difference| {batch_parity.difference:.1e} (scores up to "
+            f"{batch_parity.largest:.2f}), same label at {100 * batch_parity.agreement:.2f} % of the pixels"
         )
     return lines
 
@@ -123,7 +123,9 @@ def _check_request(format_name: str, path: Path) -> None:
 
 def _check(path: Path, parity: Sequence[Parity], tolerance: float) -> None:
     # A NaN is no agreement.
-    is_same = all(of_batch.difference <= tolerance and of_batch.agreement >= MIN_AGREEMENT for of_batch in parity)
+    is_same = all(
+        batch_parity.difference <= tolerance and batch_parity.agreement >= MIN_AGREEMENT for batch_parity in parity
+    )
     if not is_same:
         details = "\n".join(parity_lines(path.name, parity))
         raise UserError(

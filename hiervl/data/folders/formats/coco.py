@@ -43,19 +43,19 @@ class CocoFile(AnnotationList):
         super().__init__(path, class_map, images or {})
         content = _read(path)
         try:
-            of_image: dict[str, list[dict]] = {}
+            annotations_by_image: dict[str, list[dict]] = {}
             for annotation in content["annotations"]:
-                of_image.setdefault(str(annotation["image_id"]), []).append(annotation)
+                annotations_by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
             self.categories = {str(entry["id"]): str(entry["name"]) for entry in content["categories"]}
             for image in content["images"]:
-                self.add_entry(image["file_name"], (image, of_image.pop(str(image["id"]), [])))
+                self.add_entry(image["file_name"], (image, annotations_by_image.pop(str(image["id"]), [])))
         except (KeyError, TypeError, AttributeError) as error:
             missing = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
                 f"{path} is no COCO file of instances, with images, annotations and categories ({missing})."
             ) from None
-        if of_image:
-            count = sum(map(len, of_image.values()))
+        if annotations_by_image:
+            count = sum(map(len, annotations_by_image.values()))
             logger.warning("%s: %d annotations are left out, of images that the file does not list.", path, count)
         self._refuse_boxes(content["annotations"])
 
@@ -72,7 +72,7 @@ class CocoFile(AnnotationList):
         size = (image.get("height"), image.get("width"))
         found = [_shapes_of(item, self._name_of(item)) for item in annotations]
         found.sort(key=lambda pair: -pair[0])
-        drawn = [shape for _, of_annotation in found for shape in of_annotation]
+        drawn = [shape for _, shapes in found for shape in shapes]
         return Annotation(drawn, (int(size[0]), int(size[1])) if all(size) else None)
 
     def _name_of(self, annotation: dict) -> str:
@@ -113,7 +113,7 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
         return _box(annotation.get("bbox"), name)
     is_crowd = bool(annotation.get("iscrowd"))
     if isinstance(segmentation, dict):
-        return _of_run_lengths(segmentation, name, is_crowd)
+        return _run_length_shapes(segmentation, name, is_crowd)
     area, parts = 0.0, []
     for ring in _rings(segmentation):
         if ring is None:
@@ -152,7 +152,7 @@ def _box(box: Any, name: str) -> tuple[float, list[Shape]]:
     return area, [shapes.box(name, left, top, left + width, top + height, problem=ONLY_BOXES)]
 
 
-def _of_run_lengths(segmentation: dict, name: str, is_crowd: bool) -> tuple[float, list[Shape]]:
+def _run_length_shapes(segmentation: dict, name: str, is_crowd: bool) -> tuple[float, list[Shape]]:
     height, width = map(int, segmentation["size"])
     encoded = segmentation
     if isinstance(segmentation["counts"], list):

@@ -170,7 +170,7 @@ def find_class_masks(
     images = set(images)
     studio = {stem: found for stem in masks if (found := LABEL_STUDIO_PNG.fullmatch(stem.rsplit("/", 1)[-1]))}
     if studio and len(studio) >= len(masks) / 2:
-        return _of_label_studio(studio, masks, images)
+        return _label_studio_masks(studio, masks, images)
     if beside:
         return _among_images(masks, images, class_map)
     return by_end(masks, images, class_map) or by_folder(masks, images, class_map)
@@ -235,7 +235,7 @@ def _is_per_class(found: list[ClassMask], class_map: ClassMap) -> bool:
     return len({item.image for item in found}) < len(found) or any(normal(item.part) in entries for item in found)
 
 
-def _of_label_studio(studio: Mapping[str, re.Match], masks: Mapping[str, Path], images: set[str]) -> list[ClassMask]:
+def _label_studio_masks(studio: Mapping[str, re.Match], masks: Mapping[str, Path], images: set[str]) -> list[ClassMask]:
     folder = next(iter(masks.values())).parent
     export = _find_export(folder)
     if export is None:
