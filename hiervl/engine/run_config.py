@@ -206,7 +206,7 @@ def _check_dataset_names(cfg: CfgNode) -> None:
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog.list() and Path(name).expanduser().exists():
                 elsewhere = FOLDERS_ELSEWHERE[f"DATASETS.{key}"]
-                raise UserError(f"DATASETS.{key}: '{name}' is no registered dataset{elsewhere}.")
+                raise UserError(f"DATASETS.{key}: '{name}' is not a registered dataset{elsewhere}.")
             check_registered(name, f"DATASETS.{key}")
 
 

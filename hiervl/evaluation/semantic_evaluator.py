@@ -101,7 +101,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 "sem_seg" (C, height, width), the class maps that Detectron2's networks give.
 
         Raises:
-            ValueError: truth and prediction differ in size, or the truth holds a label that is no class.
+            ValueError: truth and prediction differ in size, or the truth holds a label that is not a class.
         """
         for image_inputs, image_outputs in zip(inputs, outputs):
             prediction = _labels(image_outputs)

@@ -19,10 +19,10 @@ class ImageStatistics(NamedTuple):
 
 
 def image_statistics(cfg) -> ImageStatistics:
-    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` where they are set, else those of the encoder that is trained.
+    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` if set, else the statistics of the trained encoder.
 
     Raises:
-        UserError: one of the two is set, or they have not three values.
+        UserError: only one of the two is set, or they do not have three values.
     """
     mean, std = list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)
     if not mean and not std:
@@ -36,7 +36,7 @@ def image_statistics(cfg) -> ImageStatistics:
 
 
 def clip_statistics(cfg) -> ImageStatistics:
-    """Those of ``MODEL.CLIP``."""
+    """The statistics of ``MODEL.CLIP``."""
     return _model_statistics(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
@@ -47,7 +47,7 @@ def _trunk_statistics(name: str) -> ImageStatistics:
 
 
 def _model_statistics(name: str, pretrained: str) -> ImageStatistics:
-    """Of the weights' tag; for a file, of the model's first tag; else timm's of the trunk; else those of OpenAI."""
+    """From the tag of the weights; for a file, from the model's first tag; else timm's for the trunk; else OpenAI's."""
     trunk = get_pretrained_cfg(model_config(name)["vision_cfg"].get("timm_model_name") or "", allow_unregistered=True)
     tags = [] if config_file(name) else open_clip.list_pretrained_tags_by_model(name)
     tag = pretrained if pretrained in tags else next(iter(tags), "")

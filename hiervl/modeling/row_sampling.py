@@ -19,7 +19,7 @@ Shapes = Sequence[tuple[int, int]]
 
 
 def sum_of_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """What ``deformable_attention`` computes, with the same arguments, on a CPU and in float32 or float64."""
+    """``deformable_attention`` on a CPU in float32 or float64, with the same arguments."""
     return _SumOfRows.apply(value, locations, weights, tuple(shapes))
 
 

@@ -1,7 +1,7 @@
 """Deformable attention on CUDA devices: one Triton kernel forward and one backward.
 
-Each program takes a few queries of one head, reads the four pixels around every sample straight from the maps as they
-lie in memory, and adds them up in registers: no copy of the maps and no tensor of samples.
+Each program handles a few queries of one head. It reads the four pixels around every sample directly from the maps and
+adds them in registers. There is no copy of the maps and no tensor of samples.
 """
 
 import functools
@@ -91,7 +91,8 @@ if triton is not None:
         BLOCK_D: tl.constexpr,
         ACCUMULATOR: tl.constexpr,
     ):
-        """The same grid. Gradients of the value are added up by atomic operations: many queries read one pixel."""
+        """The same grid. Gradients of the value are added with atomic operations, because many queries read one
+        pixel."""
         head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
         query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
         channel = tl.arange(0, BLOCK_D)
@@ -118,7 +119,7 @@ if triton is not None:
                 place = (((image * num_pixels + pixel) * HEADS + head) * DIM)[:, None] + channel[None, :]
                 is_read = is_inside[:, None] & is_channel[None, :]
                 pixels = tl.load(value + place, mask=is_read, other=0.0).to(ACCUMULATOR)
-                # Nothing reads the sums before the kernel ends, so that they need no order.
+                # Nothing reads the sums before the kernel ends, so relaxed order is enough.
                 tl.atomic_add(
                     value_grad + place, (weight * x_factor * y_factor)[:, None] * out_grad, mask=is_read, sem="relaxed"
                 )
@@ -198,25 +199,25 @@ def _constants(value: Tensor, weights: Tensor) -> dict:
 
 
 def fused_sampling(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """What ``deformable_attention`` computes, with the same arguments, on a CUDA device.
+    """``deformable_attention`` on a CUDA device, with the same arguments.
 
-    ``value`` may have half precision, in which the result comes then; sums are of float32. Locations and weights have
-    float32 (or all three float64).
+    ``value`` and the result may be in half precision; sums are float32. Locations and weights are float32 (or all three
+    are float64).
     """
     return _FusedSampling.apply(value, locations, weights, tuple(shapes))
 
 
 @functools.cache
 def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels can be built and run there for values of this type, each of which has kernels of its own;
-    tried once. Without Triton, or the C compiler it needs: no."""
+    """Whether the kernels can be built and run on this device for this type (each type has its own kernels). Tried
+    once. False without Triton or the C compiler that it needs."""
     if triton is None or device.type != "cuda":
         return False
     try:
         try_kernels(device, dtype)
-    except torch.cuda.OutOfMemoryError:  # says nothing of the kernels
+    except torch.cuda.OutOfMemoryError:  # says nothing about the kernels
         raise
-    except Exception as error:  # what Triton raises depends on driver, compiler and version
+    except Exception as error:  # Triton's errors depend on driver, compiler and version
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         logger.warning("The fused kernel of deformable attention is not used on %s (%s): %s", device, dtype, reason)
         return False
@@ -224,9 +225,9 @@ def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def try_kernels(device: torch.device, dtype: torch.dtype) -> None:
-    """Sample a single pixel, forward and backward; raises whatever goes wrong."""
-    # An evaluation may ask first, or a layer that is computed again in the backward pass (``maybe_recomputed``): what
-    # is saved here is none of that layer's.
+    """Sample a single pixel, forward and backward. Raises any error that occurs."""
+    # The first caller may be an evaluation, or a layer that is recomputed in the backward pass (``maybe_recomputed``).
+    # Tensors saved here do not belong to that layer.
     with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
         precise = torch.promote_types(dtype, torch.float32)
         value = torch.ones(1, 1, 1, 16, device=device, dtype=dtype, requires_grad=True)

@@ -82,7 +82,7 @@ class PageSegmenter:
         """Segment an uploaded file.
 
         Raises:
-            UserError: it is no image, too large, or the network cannot predict these classes.
+            UserError: it is not an image, too large, or the network cannot predict these classes.
         """
         data = self._read(path)
         key = (

@@ -109,6 +109,6 @@ def _bound_socket(host: str, port: int) -> socket.socket:
             listener.close()
             raise
         return listener
-    except (OSError, UnicodeError) as error:  # a name with an empty or an endless part is no text to IDNA
+    except (OSError, UnicodeError) as error:  # a name with an empty or an endless part is not text to IDNA
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the page cannot be served on {host}, port {port} ({reason}): choose another.") from None

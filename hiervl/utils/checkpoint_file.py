@@ -21,7 +21,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Contents of a checkpoint, tensors on the CPU.
 
     Raises:
-        UserError: the file is missing, broken, holds more than tensors and plain values, or is no HierVL checkpoint.
+        UserError: the file is missing, broken, holds more than tensors and plain values, or is not a HierVL checkpoint.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no checkpoint at '{path}'.")

@@ -81,7 +81,7 @@ def read_torchscript(path: str) -> dict[str, Tensor]:
 
 
 def _root(archive: zipfile.ZipFile) -> str:
-    """The folder within the archive that everything lies in; "": it is no TorchScript."""
+    """The folder within the archive that everything lies in; "": it is not TorchScript."""
     names = set(archive.namelist())
     roots = [name.removesuffix(STRUCTURE) for name in names if name.endswith(STRUCTURE) and name.count("/") == 1]
     return next((root for root in roots if root + CONSTANTS in names), "")
@@ -93,7 +93,7 @@ class _Entries:
     def __init__(self, archive: zipfile.ZipFile, size: int):
         self.archive, self.root, self.left = archive, _root(archive), size
         if not self.root:
-            raise ValueError("it is no TorchScript archive")
+            raise ValueError("it is not a TorchScript archive")
 
     def read(self, name: str, most: int) -> bytes:
         """The bytes of an entry, its checksum compared."""

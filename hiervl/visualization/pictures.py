@@ -18,7 +18,7 @@ from hiervl.data.loading.readers import read_label
 from hiervl.utils.files import write_png
 
 DEFAULT_IGNORE_LABEL = 255
-IGNORED_COLOR = (225, 225, 225)  # of every label that is no class
+IGNORED_COLOR = (225, 225, 225)  # of every label that is not a class
 IGNORED_NAME = "ignored"
 
 # Everything below is in pixels.

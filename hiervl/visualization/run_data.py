@@ -44,12 +44,12 @@ def read_run(folder: str | Path) -> RunData:
     """Read a run's folder.
 
     Raises:
-        UserError: it is no run's folder, or a file in it is damaged.
+        UserError: it is not a run's folder, or a file in it is damaged.
     """
     folder = Path(folder)
     config, metrics, results = folder / "config.yaml", folder / "metrics.json", folder / "results.json"
     if not metrics.is_file() and not results.is_file():
-        raise UserError(f"'{folder}' is no run's folder: it has neither metrics.json nor results.json.")
+        raise UserError(f"'{folder}' is not a run's folder: it has neither metrics.json nor results.json.")
     evaluations = sorted(folder.glob(f"{EVALUATION_PREFIX}*{EVALUATION_SUFFIX}"))
     return RunData(
         folder.absolute().name,

@@ -273,7 +273,7 @@ def test_a_key_of_dataset_in_datasets_is_answered_with_the_right_one(key, value,
 def test_folders_and_registered_names_in_each_others_place(tmp_path):
     quickstart = str(FOLDER / "quickstart.yaml")
     cfg = load_config(quickstart, ["DATASETS.TEST", f"('{tmp_path}',)"])
-    with pytest.raises(UserError, match="is no registered dataset; folders of your own belong in DATASET.VAL"):
+    with pytest.raises(UserError, match="is not a registered dataset; folders of your own belong in DATASET.VAL"):
         prepare_config(cfg)
     cfg = load_config(quickstart, ["DATASET.NAME", "own", "DATASET.VAL", "shapesworld_val"])
     with pytest.raises(UserError, match="DATASET.VAL takes folders.*'shapesworld_val'.*write it into DATASETS.TEST"):

@@ -339,7 +339,7 @@ def test_results_file_is_valid_json_with_null_for_nan(tmp_path):
     write_results({"sem_seg": scores, "counts": [np.int64(3), np.float32("nan")]}, str(path))
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert content["sem_seg"]["IoU"] == {"a": 100.0, "naïve": None}

@@ -20,9 +20,9 @@ class ColorNetwork(nn.Module):
 
     device = torch.device("cpu")
 
-    def __init__(self, rows=2):
+    def __init__(self, num_queries=2):
         super().__init__()
-        self.has_instance_queries = rows > 0
+        self.has_instance_queries = num_queries > 0
         self.sizes = []
 
     def semantic_maps_and_instances(self, images):
@@ -44,8 +44,8 @@ def colors(height, width):
     return image
 
 
-def simple(rows=2, **options):
-    return HierVLPredictor(ColorNetwork(rows), CLASSES, **{"crop_size": 16, "overlap": 0.25, **options})
+def simple(num_queries=2, **options):
+    return HierVLPredictor(ColorNetwork(num_queries), CLASSES, **{"crop_size": 16, "overlap": 0.25, **options})
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -70,7 +70,7 @@ def test_objects_across_windows_are_one_instance_and_one_segment():
 
 
 def test_without_instance_rows_connected_regions_are_the_instances():
-    prediction = simple(rows=0)(colors(20, 40))
+    prediction = simple(num_queries=0)(colors(20, 40))
     assert sorted((i.label, i.area) for i in prediction.instances) == [(1, 92), (2, 90)]
     assert sorted(s.label for s in prediction.panoptic.segments) == [0, 1, 2]
 

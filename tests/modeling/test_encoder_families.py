@@ -181,8 +181,8 @@ def test_trainable_parts_of_timms_vits(loaded, family):
     [
         ("roberta-ViT-B-32", "its text encoder is a model of transformers .roberta-base."),
         ("coca_ViT-B-32", "its text encoder .CoCa."),
-        ("swin_base_patch4_window7_224", "no encoder for its image tower"),
-        ("ViT-L-14-CLIPA", "no encoder for its image tower"),
+        ("swin_base_patch4_window7_224", "cannot read its image encoder"),
+        ("ViT-L-14-CLIPA", "cannot read its image encoder"),
         ("hf-hub:someone/model", "neither an open_clip model"),
         ("no_such_model", "neither an open_clip model"),
     ],
@@ -214,7 +214,7 @@ def test_a_tokenizer_that_cannot_be_had_is_one_sentence(tmp_path):
 def test_a_trunk_that_timm_does_not_know_is_one_sentence(tmp_path):
     path = tmp_path / "strange.json"
     path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": {"timm_model_name": "no_such_net"}, "text_cfg": {}}))
-    with pytest.raises(UserError, match="its image tower cannot be built"):
+    with pytest.raises(UserError, match="its image encoder cannot be built"):
         check_clip(str(path))
 
 

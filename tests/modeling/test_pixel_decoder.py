@@ -17,14 +17,14 @@ def features(batch=2):
     }
 
 
-def text_queries(batch=2, rows=4, dim=32):
+def text_queries(batch=2, num_queries=4, dim=32):
     return TextQueries(
-        queries=torch.randn(batch, rows, dim),
-        position=torch.randn(batch, rows, dim),
-        classes=torch.arange(rows).expand(batch, -1),
-        valid=torch.ones(batch, rows, dtype=torch.bool),
-        log_relevance=torch.zeros(batch, rows),
-        relevance_logits=torch.zeros(batch, rows),
+        queries=torch.randn(batch, num_queries, dim),
+        position=torch.randn(batch, num_queries, dim),
+        classes=torch.arange(num_queries).expand(batch, -1),
+        valid=torch.ones(batch, num_queries, dtype=torch.bool),
+        log_relevance=torch.zeros(batch, num_queries),
+        relevance_logits=torch.zeros(batch, num_queries),
     )
 
 

@@ -115,7 +115,7 @@ def test_image_reader(tmp_path_factory, content):
 @FUZZ
 @given(content=mutated(images()))
 def test_mask_reader(tmp_path_factory, content):
-    """Never a value that is no class, whatever the file holds."""
+    """Never a value that is not a class, whatever the file holds."""
     path = tmp_path_factory.getbasetemp() / "fuzz_label.png"
     label = answer(lambda name: readers.read_label(name, 11, 255, (12, 16)), path, content)
     assert label is None or (label.shape == (12, 16) and set(np.unique(label)) <= {*range(11), 255})

@@ -115,7 +115,7 @@ def test_yaml(trap, tmp_path):
         with pytest.raises(UserError, match="python/object"):
             load_config(str(tmp_path / name))
     (tmp_path / "classes.yaml").write_text(f"classes: [!!python/object/apply:os.mkdir ['{trap.folder}']]\n")
-    with pytest.raises(UserError, match="classes.yaml is no YAML"):
+    with pytest.raises(UserError, match="classes.yaml is not YAML"):
         read_classes(tmp_path / "classes.yaml")
     with pytest.raises(UserError, match="MODEL.CLASS_NAMES"):
         load_config("", ["MODEL.CLASS_NAMES", f"__import__('os').mkdir('{trap.folder}')"])

@@ -15,7 +15,7 @@ def object_findings(statistics: ValueStatistics) -> list[Finding]:
         findings.append(Finding(
             ERROR,
             f"the annotations have {describe_names(unknown)}, which {statistics.class_map.path} does not name: add an "
-            "entry for each, with `ignore: true` if it is no class or `merge_into: CLASS` if it is another name of one"
+            "entry for each, with `ignore: true` if it is not a class, or `merge_into: CLASS` if it means another class"
             f"{_likely(unknown, statistics)}.",
             tuple(sorted(statistics.unknown_names)),
         ))  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 
 MOSTLY = 0.5
-# Names of a first entry that stands for whatever is no object, also where it is not marked as such.
+# Names of a first entry that stands for whatever is not an object, also where it is not marked as such.
 BACKGROUND_NAMES = {
     "background", "bg", "void", "unlabeled", "unlabelled", "ignore", "ignored", "none", "nothing", "other", "others",
     "rest", "_background_", "__ignore__",

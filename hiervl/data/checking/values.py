@@ -166,12 +166,12 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             f"{what}, while {describe_codes(INDEX, absent)} never occur"
             f"{'' if len(absent) > 1 else 's'}: the masks number the classes otherwise; write into every entry the "
             f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; correct the masks if "
-            "it is no class.",
+            "it is not a class.",
             files,
         )
     return Finding(
         ERROR,
-        f"{what}: add an entry with {_listed(unknown)} (with `ignore: true` if it is no class), or correct the masks.",
+        f"{what}: add an entry with {_listed(unknown)} (`ignore: true` if it is not a class), or correct the masks.",
         files,
     )
 
@@ -225,7 +225,7 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
     return [Finding(
         ERROR,
         f"{what}, which {class_map.path} does not name: add an entry with `color: {list(decode_color(codes[0]))}` "
-        f"(with `ignore: true` if it is no class), or correct the colours there{bare}.",
+        f"(with `ignore: true` if it is not a class), or correct the colours there{bare}.",
         files,
     )]  # fmt: skip
 

@@ -56,7 +56,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
         return [_marked({"name": name, "label": number}) for number, name in enumerate(names)] + ignored
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise UserError(
-            f"the class file {path} is no list of classes that is known ({' '.join(str(error).split())}): write a YAML "
+            f"the class file {path} is not a known list of classes ({' '.join(str(error).split())}): write a YAML "
             "file with an entry per class (docs/data.md)."
         ) from None
 

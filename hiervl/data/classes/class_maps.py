@@ -3,7 +3,7 @@
 Beside the keys of :mod:`hiervl.data.classes.definitions` an entry may hold
 
 * ``label``: the mask value (or a list of values) of the class; default: the entry's place in the file, from 0;
-* ``ignore: true``: pixels of this entry do not count, it is no class;
+* ``ignore: true``: pixels of this entry do not count, it is not a class;
 * ``merge_into: NAME``: pixels of this entry belong to the class NAME; its ``phrases``, if written, join NAME's.
 * ``mask_name``: where every class has masks of its own, the end of these files' names or their folder; default: the
   entry's name.
@@ -130,7 +130,7 @@ def _label_of(entry: dict, name: str, labels: dict[str, int], path: Path) -> int
         return labels[name]
     if entry["merge_into"] not in labels:
         raise UserError(
-            f"the class file {path}: '{name}' is merged into '{entry['merge_into']}', which is no class; "
+            f"the class file {path}: '{name}' is merged into '{entry['merge_into']}', which is not a class; "
             f"the classes are {', '.join(labels)}."
         )
     return labels[entry["merge_into"]]

@@ -57,7 +57,7 @@ def read_entries(path: Path) -> list:
     except OSError as error:
         raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"the class file {path} is no text: {error}") from None
+        raise UserError(f"the class file {path} is not text: {error}") from None
     if is_class_list(path):
         return read_class_list(path, text)
     content = load_yaml(text, f"the class file {path}")

@@ -139,7 +139,7 @@ def read_list(path: Path, key: str) -> Iterator[str]:
                     count += 1
                     yield line
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None
     if not count:
         raise UserError(f"{key}: the list {path} names no image: write one per line.")
@@ -175,7 +175,7 @@ def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: st
         if len(candidates) != 1:
             close = difflib.get_close_matches(stem, stems, n=1)
             hint = f"; did you mean {close[0]}?" if close and not candidates else ""
-            problem = "fits several images" if candidates else "is no image with a mask"
+            problem = "fits several images" if candidates else "is not an image with a mask"
             raise UserError(f"{key}: '{name}' in {path} {problem}{hint or '.'}")
         chosen.append(candidates[0])
     return list(dict.fromkeys(chosen))

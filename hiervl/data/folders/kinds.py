@@ -89,7 +89,7 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON text.
+        ValueError: it is not JSON.
     """
     with open(path, encoding="utf-8-sig") as file:  # Windows puts a mark in front
         text = file.read()

@@ -282,7 +282,7 @@ class FolderLayout:
         """(images, C) bool: which classes each image shows.
 
         Raises:
-            UserError: a mask cannot be read, or holds what is no class.
+            UserError: a mask cannot be read, or holds what is not a class.
         """
         shown = np.zeros((len(samples), len(self.class_map.classes)), dtype=bool)
         for row, sample, facts in zip(shown, samples, self.mask_facts(samples)):

@@ -127,7 +127,7 @@ class MaskFolder:
         """Label map (H, W) uint8 with 255 where nothing counts; no instances.
 
         Raises:
-            UserError: the mask is broken, of another size (height, width) than ``size``, or holds what is no class.
+            UserError: the mask is broken, of another size (height, width) than ``size``, or holds what is not a class.
         """
         raw = self.raw(key)
         if raw.codes.shape != tuple(size):

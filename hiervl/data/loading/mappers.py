@@ -83,7 +83,7 @@ class LabeledMapper:
             "instance_ids": int64 (crop, crop), 0 where there is none, if there are instances; "file_name"; "image_id".
 
         Raises:
-            UserError: a file is missing, broken, of another size than its image, or holds a value that is no class.
+            UserError: a file is missing, broken, of another size than its image, or holds a value that is not a class.
         """
         image_file = dataset_dict["file_name"]
         image = read_image(image_file, self.bands)

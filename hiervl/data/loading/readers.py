@@ -53,7 +53,7 @@ def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
 
     Raises:
         UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
-            that is no image.
+            that is not an image.
     """
     if bands is not None and bands.applies_to(path):
         return read_bands(path, bands)
@@ -121,7 +121,7 @@ def read_label(
 
     Raises:
         UserError: the file is missing, cannot be decoded, holds colours, differs from the image in size, or holds a
-            value that is no class.
+            value that is not a class.
     """
     label = _read_indices(path, image_size, image_file)
     values = _values_in(label)

@@ -35,7 +35,7 @@ def ade20k_labels(published: np.ndarray) -> np.ndarray:
         ValueError: a value exceeds 150.
     """
     if published.max() > ADE20K_CLASSES:
-        raise ValueError(f"label {published.max()} is no class")
+        raise ValueError(f"label {published.max()} is not a class")
     return published.astype(np.uint8) - np.uint8(1)  # 0 wraps around to 255
 
 
@@ -46,7 +46,7 @@ def cityscapes_labels(label_ids: np.ndarray) -> np.ndarray:
         ValueError: a value exceeds 33.
     """
     if label_ids.max() > CITYSCAPES_LAST_ID:
-        raise ValueError(f"label id {label_ids.max()} is no class")
+        raise ValueError(f"label id {label_ids.max()} is not a class")
     train_ids = np.full(CITYSCAPES_LAST_ID + 1, IGNORE_LABEL, dtype=np.uint8)
     train_ids[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
     return train_ids[label_ids]
@@ -60,7 +60,7 @@ def pascal_labels(published: np.ndarray) -> np.ndarray:
     """
     wrong = np.setdiff1d(published, [*range(PASCAL_CLASSES), IGNORE_LABEL])
     if wrong.size:
-        raise ValueError(f"label {wrong[0]} is no class")
+        raise ValueError(f"label {wrong[0]} is not a class")
     return published
 
 
@@ -73,9 +73,9 @@ def sbd_labels(path: Path) -> np.ndarray:
     try:
         labels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
         if labels.ndim != 2 or labels.max() >= PASCAL_CLASSES:
-            raise ValueError("its Segmentation is no map of Pascal VOC's classes")
+            raise ValueError("its Segmentation is not a map of Pascal VOC's classes")
     except Exception as error:  # loadmat raises what it likes on a broken file
-        raise UserError(f"{path} is no label file of SBD ({error}): remove it and run the script again.") from None
+        raise UserError(f"{path} is not a label file of SBD ({error}): remove it and run the script again.") from None
     return labels.astype(np.uint8)
 
 
@@ -124,7 +124,7 @@ def convert_png(source: Path, target: Path, convert: Callable[[np.ndarray], np.n
     """Write ``convert`` of a label file's indices to ``target``.
 
     Raises:
-        UserError: the file is broken or holds a value that is no class.
+        UserError: the file is broken or holds a value that is not a class.
     """
     try:
         write_map(target, convert(read_instances(str(source))))

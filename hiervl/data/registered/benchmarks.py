@@ -201,7 +201,7 @@ def read_list(path: Path) -> list[str]:
     except OSError:
         raise UserError(f"{path} cannot be read: run `python datasets/prepare_splits.py`.") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no text: remove it and run `python datasets/prepare_splits.py`.") from None
+        raise UserError(f"{path} is not text: remove it and run `python datasets/prepare_splits.py`.") from None
     images = [_stem(line.split()[0]) for line in lines if line.strip()]
     if len(set(images)) != len(images):
         twice = next(image for image in images if images.count(image) > 1)

@@ -37,7 +37,7 @@ def test_default_colors_differ():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("classes: [", "is no YAML"),
+        ("classes: [", "is not YAML"),
         ("", "needs a list 'classes'"),
         ("classes: {sky: 1}", "needs a list 'classes'"),
         ("classes: [yes]", "entry 1: it needs a 'name' that is text"),

@@ -186,7 +186,7 @@ class TestCoco:
         script("coco")["prepare"](folder, source, **facts)
         (folder / "annotations" / "instances_val2017.json").write_text("{}")
         next((folder / "semantic" / "val2017").iterdir()).unlink()
-        with pytest.raises(UserError, match="instances_val2017.json is no annotation file of COCO"):
+        with pytest.raises(UserError, match="instances_val2017.json is not an annotation file of COCO"):
             script("coco")["prepare"](folder, source, **facts)
 
 

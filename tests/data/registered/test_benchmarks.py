@@ -153,7 +153,7 @@ class TestErrors:
         with pytest.raises(UserError, match="labeled.txt names a twice"):
             divide(pascal, 2)
         (root / "splits/pascal/2/labeled.txt").write_bytes(b"\xff\xfe\xfd")
-        with pytest.raises(UserError, match="labeled.txt is no text"):
+        with pytest.raises(UserError, match="labeled.txt is not text"):
             divide(pascal, 2)
 
     def test_list_of_unknown_images(self, pascal, root):

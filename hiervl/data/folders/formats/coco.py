@@ -52,7 +52,7 @@ class CocoFile(AnnotationList):
         except (KeyError, TypeError, AttributeError) as error:
             missing = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"{path} is no COCO file of instances, with images, annotations and categories ({missing})."
+                f"{path} is not a COCO file of instances, with images, annotations and categories ({missing})."
             ) from None
         if annotations_by_image:
             count = sum(map(len, annotations_by_image.values()))
@@ -87,12 +87,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"the masks {path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         reason = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UserError(f"{path} is no JSON file ({reason}): export it again.") from None
+        raise UserError(f"{path} is not a JSON file ({reason}): export it again.") from None
     kind = kind_of_json(content)
     if kind != COCO:
         name = kind.name if kind is not None else "another kind"
         raise UserError(
-            f"{path} is no COCO file of instances, with images, annotations and categories, but {name}: "
+            f"{path} is not a COCO file of instances, with images, annotations and categories, but {name}: "
             f"{kind.advice if kind is not None else 'export COCO JSON'}."
         )
     return content

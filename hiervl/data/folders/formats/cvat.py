@@ -57,7 +57,7 @@ def read_cvat(path: Path) -> CvatContent:
     """
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no XML of CVAT for images, or it declares entities.
+        ValueError: it is not XML of CVAT for images, or it declares entities.
     """
     content = CvatContent()
     stack: list[str] = []

@@ -275,6 +275,6 @@ def _not_classes(unknown: Mapping[str, int], class_map: ClassMap) -> str:
     example = min(unknown)
     return (
         f"images have several masks, told apart by {shown}{more}: if each shows one class, write which into "
-        f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is no "
+        f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is not a "
         "class); if one of them shows all classes, set DATASET.MASK_SUFFIX to its end."
     )

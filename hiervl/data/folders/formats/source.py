@@ -101,7 +101,7 @@ class AnnotationSource:
         return self.path
 
     def label_of(self, name: str) -> int | None:
-        """The label of a name in the file; None: it is no class."""
+        """The label of a name in the file; None: it is not a class."""
         return self.class_map.names.get(name)
 
     # ---- the contract -------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class AnnotationSource:
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """
         Raises:
-            UserError: the annotation cannot be read, is of another size (height, width), or has a label that is no
+            UserError: the annotation cannot be read, is of another size (height, width), or has a label that is not a
                 class.
         """
         annotation = self.read(key)
@@ -247,7 +247,7 @@ def reading(name: str, kind: str) -> Iterator[None]:
 def load_json(path: Path) -> Any:
     """
     Raises:
-        OSError, ValueError: it cannot be read or is no JSON.
+        OSError, ValueError: it cannot be read or is not JSON.
     """
     if path.stat().st_size > MAX_ANNOTATION_BYTES:
         raise ValueError("it has more than 2 GiB")
