@@ -1,4 +1,4 @@
-"""Fitting the relevance gate and its threshold to the labelled images (design §1.3)."""
+"""Fit the relevance gate and its threshold to the labelled images (design §1.3)."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ BATCH = 8
 
 
 def labeled_batches(cfg) -> Iterator[list[dict]]:
-    """Some batches of weakly augmented labelled images, the same ones at every call and in every process."""
+    """Some batches of weakly augmented labelled images: the same at every call and in every process."""
     loader = build_labeled_loader(cfg, BATCH)
     return itertools.islice(loader, math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH))
 
@@ -42,14 +42,14 @@ def labeled_similarities(cfg, model: ClipSegmenter) -> tuple[Tensor, Tensor]:
 
 
 def fit_gate(cfg, model: ClipSegmenter) -> None:
-    """Place an untrained gate where the similarities of this CLIP and these classes lie."""
+    """Fit an untrained gate to the similarities of this CLIP with these classes."""
     if model.gate is not None:
         similarity, _ = labeled_similarities(cfg, model)
         model.gate.fit_gate(similarity)
 
 
 def calibrate_threshold(cfg, model: ClipSegmenter) -> None:
-    """Let the share ``MODEL.HSQG.CALIBRATED_RECALL`` of the classes in the labelled images pass."""
+    """Set the threshold so that the share ``MODEL.HSQG.CALIBRATED_RECALL`` of the classes in labelled images passes."""
     hsqg = cfg.MODEL.HSQG
     if model.gate is None or not hsqg.CALIBRATED_RECALL:
         return

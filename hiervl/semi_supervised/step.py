@@ -33,7 +33,7 @@ STRONG_VIEWS = ("1", "2")
 
 
 class UnlabeledImages(NamedTuple):
-    """The views of the unlabelled images of a batch; lists hold one entry per strong view."""
+    """The views of a batch's unlabelled images. Lists hold one entry per strong view."""
 
     weak: Tensor  # (B, 3, H, W) in 0…255
     valid: Tensor  # (B, H, W) bool, False on padding
@@ -43,9 +43,9 @@ class UnlabeledImages(NamedTuple):
 
 
 class ViewTarget(NamedTuple):
-    """What the student should say of one view of all unlabelled images."""
+    """The target of the student for one view of all unlabelled images."""
 
-    name: str  # of the view's loss
+    name: str  # weight of the view's loss
     weight: float
     labels: PseudoLabels
 
@@ -54,7 +54,7 @@ class SemiSupervisedStep(nn.Module):
     """All passes of an iteration inside one call, so that data-parallel training reduces gradients once.
 
     1. text embeddings of the student, for all its passes; views of the unlabelled images, CutMixed;
-    2. frozen CLIP on labelled images and weak views, in one pass (no gradient), as far as something below asks for it;
+    2. frozen CLIP on labelled images and weak views, in one pass (no gradient), if something below needs it;
     3. student on the labelled images, some in the colours of unlabelled ones → supervised losses;
     4. student's encoder on the labelled images with a class hidden → ``loss_masked_consistency``, ``loss_pixel_text``;
     5. prompt losses;
@@ -62,8 +62,8 @@ class SemiSupervisedStep(nn.Module):
     7. student on the strong views and on the weak view with perturbed features, in one pass → ``loss_strong1``,
        ``loss_strong2``, ``loss_clip_guidance``, ``loss_entropy``, ``loss_feature_perturbation``.
 
-    One process back-propagates 3 to 5 before it begins with 6, see :meth:`parts`.
-    Whatever has weight 0 is not computed.
+    A single process back-propagates 3 to 5 before it begins with 6, see :meth:`parts`. Losses of weight 0 are not
+    computed.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class SemiSupervisedStep(nn.Module):
     ):
         """
         Args:
-            student: the network that is trained; teacher: the one that labels.
+            student: the network that is trained; teacher: the network that makes pseudo-labels.
             threshold: which pseudo-labels are kept.
-            guidance: what the untrained CLIP says of unlabelled images; None: it is not asked.
-            masked: the losses of a hidden class; None: there are none.
-            frozen_clip: that untrained CLIP, where guidance or masked consistency asks for it.
-            objective: what is learnt from unlabelled images, and with which weights.
+            guidance: labels by the frozen CLIP; None: not used.
+            masked: the losses of a hidden class; None: not used.
+            frozen_clip: needed by guidance and masked consistency.
+            objective: the losses of unlabelled images and their weights.
 
         Raises:
-            UserError: the objective asks for losses that the network does not have.
+            UserError: the objective needs losses that the network does not have.
         """
         super().__init__()
         if objective.loss == "set" and not student.has_set_losses:
@@ -109,7 +109,7 @@ class SemiSupervisedStep(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, student: HierVL) -> "SemiSupervisedStep":
-        """``SEMI`` of the config around a built network, which must not have been trained or loaded yet."""
+        """Build the step from ``SEMI`` around a network, which must not be trained or loaded yet."""
         semi = cfg.SEMI
         if semi.TEACHER not in ("ema", "student"):
             raise UserError(f"SEMI.TEACHER is 'ema' or 'student', not '{semi.TEACHER}'.")
@@ -135,10 +135,10 @@ class SemiSupervisedStep(nn.Module):
         return {name: loss for part in self._parts(batch, self.student.encode_text()) for name, loss in part.items()}
 
     def parts(self, batch: dict[str, list[dict]]) -> Iterator[dict[str, Tensor]]:
-        """As :meth:`forward`, first the losses of the labelled images, then those of the unlabelled ones.
+        """As :meth:`forward`, but first the losses of labelled images, then those of unlabelled images.
 
-        Each part is to be back-propagated, in full and without keeping its graph, before the next one is asked for: so
-        the memory of one of them is needed at a time. The text's own graph, which they share, comes last.
+        Back-propagate each part completely, without keeping its graph, before taking the next one. Then memory for only
+        one part is needed at a time. The graph of the text, which they share, comes last.
         """
         text = self.student.encode_text()
         held = TextFeatures._make(map(_cut_off, text))
@@ -180,7 +180,7 @@ class SemiSupervisedStep(nn.Module):
             yield {name: (1 - share) * loss for name, loss in unlabeled.items()}
 
     def update_teacher(self) -> None:
-        """To be called after every optimiser step."""
+        """Call it after every optimiser step."""
         self.teacher.update(self.student, self.iteration)
 
     # ---- what the passes see -------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class SemiSupervisedStep(nn.Module):
         return bool(self.objective.strong_weight or self.objective.entropy_weight) or self._guides
 
     def views(self, items: list[dict]) -> UnlabeledImages:
-        """The views of unlabelled samples, CutMixed; the strong ones only if something is learnt from them."""
+        """The views of unlabelled samples, with CutMix. Strong views only if a loss needs them."""
         strong: list[Tensor] = []
         inside: list[Tensor] = []
         for view in STRONG_VIEWS[: self.objective.strong_views] if self._uses_strong_views else ():
@@ -204,7 +204,7 @@ class SemiSupervisedStep(nn.Module):
         return UnlabeledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
 
     def _frozen_pass(self, labeled: Tensor, views: UnlabeledImages | None) -> dict[str, ClipEmbeddings]:
-        """Of "labelled", "weak" and "strong" images, those that the frozen CLIP is asked for."""
+        """Embeddings by the frozen CLIP of those of "labelled", "weak" and "strong" images that need them."""
         if self.frozen_clip is None:
             return {}
         judges = self.student.frozen_clip is not None
@@ -247,7 +247,7 @@ class SemiSupervisedStep(nn.Module):
         return losses
 
     def _student_pass(self, seen: list[Tensor], num_strong: int, text: TextFeatures, frozen: dict[str, ClipEmbeddings]):
-        """All views in one batch, the perturbed one last → the student's output, and the padded size (H, W)."""
+        """All views in one batch, the perturbed one last → the student's output and the padded size (H, W)."""
         images = self.student.normalize(list(torch.cat(seen)))
         options: dict = _frozen_embedding(
             *(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong])
@@ -261,7 +261,7 @@ class SemiSupervisedStep(nn.Module):
         return self.student.segment(images, text, **options), tuple(images.shape[2:])
 
     def _targets(self, views: UnlabeledImages, pseudo: PseudoLabels) -> list[ViewTarget]:
-        """What every view that the student has seen should be."""
+        """The targets of all views that the student has seen."""
         objective = self.objective
         targets = [
             ViewTarget(f"strong{view}", objective.strong_weight, _cutmix_labels(pseudo, inside))
@@ -283,9 +283,9 @@ class SemiSupervisedStep(nn.Module):
         }
 
     def _set_losses(self, output, targets: list[ViewTarget], size) -> dict[str, Tensor]:
-        """The losses of labelled images' queries, with the kept pseudo-labels as truth."""
+        """The query losses, as for labelled images, with the kept pseudo-labels as truth."""
         labels, keep = (torch.cat([self._pad(x, size) for x in parts]) for parts in zip(*(t.labels for t in targets)))
-        # The criterion takes the mean over all images, the weights are those of views that are added up.
+        # The criterion takes the mean over all images, but the views' losses are to be added.
         weights = len(targets) * torch.tensor([target.weight for target in targets], device=labels.device)
         per_image = weights.repeat_interleave(len(labels) // len(targets))
         return self.student.pseudo_losses(output, labels, keep, per_image)
@@ -305,13 +305,14 @@ class SemiSupervisedStep(nn.Module):
         return losses
 
     def _guide(self, views: UnlabeledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
-        """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
-        assert self.guidance is not None and self.frozen_clip is not None  # it is called where there is guidance
+        """Guidance labels of the weak views. Made before the student's pass, while memory is still free."""
+        assert self.guidance is not None and self.frozen_clip is not None  # only called with guidance
         seen = self.student.padded_size(views.weak.shape[2:])
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
     def _guidance_loss(self, scores, views: UnlabeledImages, guide: PseudoLabels, size) -> Tensor:
-        """Pixel loss to the frozen CLIP's labels: the mean over the strong views, and that of the perturbed view."""
+        """Pixel loss against the frozen CLIP's labels: mean over the strong views, plus the loss of the perturbed
+        view."""
         losses = [
             self._pixel_loss(view_scores, _cutmix_labels(guide, inside), size) / len(views.inside)
             for view_scores, inside in zip(scores, views.inside)
@@ -335,7 +336,7 @@ class SemiSupervisedStep(nn.Module):
             if views.weak_in_labeled_colors is not None:
                 others = network.semantic_maps(views.weak_in_labeled_colors)
                 scores = normalized(scores.float()) + normalized(others.float())
-        finally:  # a lack of GPU memory is answered by repeating the step
+        finally:  # if GPU memory runs out, the step is repeated
             network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):
             pseudo = make_pseudo_labels(scores.float(), views.valid, self.threshold, ignore_value=self.ignore_value)
@@ -347,13 +348,13 @@ class SemiSupervisedStep(nn.Module):
         return torch.stack([to_device(item[key], self.student.device) for item in items])
 
     def _pad(self, x: Tensor, size) -> Tensor:
-        """Labels and masks (B, H, W) to the padded size of the images, ignored where padded."""
+        """Pad labels and masks (B, H, W) to the padded size of the images. Padding is ignored."""
         value = False if x.dtype == torch.bool else self.ignore_value
         return nn.functional.pad(x, (0, size[1] - x.shape[2], 0, size[0] - x.shape[1]), value=value)
 
 
 def _cut_off(tensor: Tensor | None) -> Tensor | None:
-    """The same values as a leaf, which gathers the gradient that the tensor is to be given."""
+    """The same values as a leaf tensor, which collects the gradient for the original tensor."""
     return tensor.detach().requires_grad_() if tensor is not None and tensor.requires_grad else tensor
 
 
@@ -362,7 +363,7 @@ def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
 
 
 def _frozen_embedding(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
-    """The argument that tells a network what its frozen CLIP says of the images; nothing where it has none."""
+    """The argument with the frozen CLIP's embeddings for a network; empty if it has no frozen CLIP."""
     asked = [embeddings for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
     return {"frozen_embedding": ClipEmbeddings(*map(torch.cat, zip(*asked)))} if asked else {}
 

@@ -1,4 +1,4 @@
-"""What the report shows of an evaluation: the best, worst and most uncertain images, and the confusion matrix."""
+"""The report's part about an evaluation: the best, worst and most uncertain images, and the confusion matrix."""
 
 import base64
 import bisect
@@ -28,9 +28,9 @@ JPEG_QUALITY = 85
 
 
 class EvaluationGallery(DatasetEvaluator):
-    """Keeps a few images of every group while a dataset is evaluated, and writes them as one JSON file.
+    """Keeps a few images of every group during an evaluation, and writes them as one JSON file.
 
-    Memory: the pictures of the images that are kept. It adds no results of its own.
+    Memory: the pictures of the kept images. It adds no results of its own.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class EvaluationGallery(DatasetEvaluator):
     ):
         """
         Args:
-            evaluator: counts the same images; its confusion matrix is written.
+            evaluator: sees the same images; its confusion matrix is written.
             path: the file.
             colors: RGB of every class.
             count: images per group.
-            facts: plain values that are written along.
+            facts: plain values that are also written.
         """
         self.evaluator = evaluator
         self.path = path
@@ -111,7 +111,7 @@ class EvaluationGallery(DatasetEvaluator):
         }
 
     def evaluate(self) -> dict | None:
-        """Write the file; to be called by all processes after the last image."""
+        """Write the file. All processes must call it, after the last image."""
         gathered = comm.gather((self._kept, self.evaluator.confusion), dst=0)
         if not comm.is_main_process():
             return None
@@ -137,7 +137,7 @@ class EvaluationGallery(DatasetEvaluator):
 
 
 def data_url(picture: np.ndarray, kind: str) -> str:
-    """A picture (H, W) or (H, W, 3), uint8, as something an HTML page can hold."""
+    """A picture (H, W) or (H, W, 3), uint8, as a data URL for an HTML page."""
     buffer = io.BytesIO()
     options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}
     Image.fromarray(picture).save(buffer, format=kind, **options)

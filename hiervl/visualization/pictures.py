@@ -18,10 +18,10 @@ from hiervl.data.loading.readers import read_label
 from hiervl.utils.files import write_png
 
 DEFAULT_IGNORE_LABEL = 255
-IGNORED_COLOR = (225, 225, 225)  # of every label that is not a class
+IGNORED_COLOR = (225, 225, 225)  # colour of labels that are not a class
 IGNORED_NAME = "ignored"
 
-# Everything below is in pixels.
+# All of the following are in pixels.
 PANEL_MIN = 200  # smaller pictures are enlarged by a whole factor to at least this longer side
 PANEL_MAX = 480  # larger ones are reduced to this longer side
 CAPTION_ROOM = 120  # least width of a panel with its caption
@@ -32,7 +32,7 @@ TITLE_SIZE = 18
 TEXT_SIZE = 15
 SWATCH = 16
 LINE_HEIGHT = 24
-LEGEND_WIDTH = 640  # overlays twice as wide have a legend twice as large, and so on
+LEGEND_WIDTH = 640  # overlays that are twice as wide have a legend twice as large, and so on
 
 PAPER = (255, 255, 255)
 INK = (30, 30, 30)
@@ -45,7 +45,7 @@ Row = tuple[str, list[Panel]]
 
 
 def colorize(labels: np.ndarray, colors: Colors) -> np.ndarray:
-    """RGB picture (H, W, 3), uint8, of integer labels (H, W); no class is drawn in ``IGNORED_COLOR``."""
+    """RGB picture (H, W, 3), uint8, of integer labels (H, W). Labels without a class get ``IGNORED_COLOR``."""
     labels = np.asarray(labels)
     palette = np.array([*colors, IGNORED_COLOR], dtype=np.uint8)
     return palette[np.where(_is_class(labels, colors), labels, len(colors))]
@@ -76,7 +76,7 @@ def overlay_with_legend(
         shown = [label for label in np.unique(labels).tolist() if 0 <= label < len(colors)]
     entries = [(class_names[label], tuple(int(part) for part in colors[label])) for label in shown]
     tinted = overlay(image, labels, colors)
-    factor = max(1, tinted.shape[1] // LEGEND_WIDTH)  # in large pictures the legend grows with them
+    factor = max(1, tinted.shape[1] // LEGEND_WIDTH)  # in large pictures the legend is larger, too
     legend = _draw_legend(entries, tinted.shape[1] // factor)
     if legend is None:
         return tinted
@@ -91,8 +91,8 @@ def comparison_sheet(rows: Sequence[Row], class_names: Sequence[str], colors: Co
     Args:
         rows: ``(title, [(caption, picture), …])``; a picture is an RGB image (H, W, 3) uint8 or a label map
             (H, W) of integers. All pictures of a row are drawn in the size of its first.
-        class_names, colours: name and RGB colour of each label.
-        path: the file, which appears complete or not at all; its directory is made.
+        class_names, colors: name and RGB colour of each label.
+        path: the file, which is written completely or not at all. Its folder is created.
     """
     if not rows:
         raise ValueError("a comparison sheet needs at least one row")
@@ -122,7 +122,7 @@ def draw_comparisons(
     Args:
         models: a model in Detectron2's sense, from a list of dicts to a list of dicts with "labels"
             (height, width), such as ``hiervl.evaluation.SlidingWindowSegmenter``; or several by name.
-            Modules are put into evaluation mode meanwhile.
+            Modules are in evaluation mode during this.
         data_loader: yields the lists of dicts, with "image" (3, H, W) uint8 RGB, "file_name" and, where there
             is a truth, "sem_seg_file_name".
         metadata: ``stuff_classes``, optionally ``stuff_colors`` and ``ignore_label``, as in Detectron2.
@@ -195,7 +195,7 @@ def _display_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _draw_picture(picture: np.ndarray, size: tuple[int, int], colors: Colors) -> np.ndarray:
-    """An image or a label map in ``size``: enlarged by repeating pixels, reduced without mixing labels."""
+    """An image or a label map in ``size``. Enlarging repeats pixels; reducing does not mix labels."""
     if picture.ndim == 2:
         picture = colorize(picture, colors)
         interpolation = cv2.INTER_NEAREST
@@ -205,7 +205,7 @@ def _draw_picture(picture: np.ndarray, size: tuple[int, int], colors: Colors) ->
 
 
 def _legend_entries(rows: Sequence[Row], class_names: Sequence[str], colors: Colors) -> list[tuple[str, Sequence[int]]]:
-    """Name and colour of what occurs in the rows' label maps, in the order of the labels, ignored last."""
+    """Name and colour of the labels in the rows' label maps, in their order, with the ignored label last."""
     label_maps = [picture for _, panels in rows for _, picture in panels if picture.ndim == 2]
     labels = sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
     known = [label for label in labels if 0 <= label < len(colors)]
@@ -216,7 +216,7 @@ def _legend_entries(rows: Sequence[Row], class_names: Sequence[str], colors: Col
 
 
 def _draw_legend(entries: Sequence[tuple[str, Sequence[int]]], width: int) -> np.ndarray | None:
-    """Swatches with names in columns of equal width; None if there are none."""
+    """Swatches with names in columns of equal width; None without entries."""
     if not entries:
         return None
     font = ImageFont.load_default(TEXT_SIZE)
@@ -254,6 +254,6 @@ def _frame(picture: np.ndarray) -> np.ndarray:
 
 
 def _widen(picture: np.ndarray, width: int) -> np.ndarray:
-    """Blank paper on the right up to ``width``."""
+    """Add blank space on the right up to ``width``."""
     missing = max(0, width - picture.shape[1])
     return np.concatenate([picture, _blank(picture.shape[0], missing)], axis=1)

@@ -1,6 +1,7 @@
-"""The report's page: what a run has left, as plain values for the templates in ``assets/report``.
+"""The report's page: the data of a run as plain values for the templates in ``assets/report``.
 
-The templates escape all text by themselves; nothing is loaded from anywhere.
+The templates escape
+all text. The page loads nothing from other places.
 """
 
 import re
@@ -18,7 +19,7 @@ LINE_COLORS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700",
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units of its view box
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
-LEAST_KEPT = 0.01  # share of the (foreground) pixels with a pseudo-label below which the report warns
+LEAST_KEPT = 0.01  # the report warns if a smaller share of the (foreground) pixels keeps its pseudo-label
 RIGHT, WRONG = "46, 160, 67", "207, 34, 46"  # RGB in the confusion matrix
 GROUPS = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
 
@@ -28,7 +29,7 @@ Curves = dict[str, dict[int, float]]  # by name, by iteration
 
 
 def page(run: RunData, other: RunData | None) -> str:
-    """The whole page of a run; other: the supervised-only run that it is compared with."""
+    """The whole page of a run. other: the supervised run that it is compared with."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -82,7 +83,7 @@ def _facts(scores: dict[str, Any]) -> dict[str, str]:
 
 
 def _comparison(scores: dict[str, Any], other: RunData | None, dataset: str) -> dict[str, Any] | None:
-    """What unlabelled images have gained over the supervised-only run."""
+    """The gain from unlabelled images over the supervised run."""
     theirs = None if other is None else other.scores().get(dataset)
     if other is None or theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
         return None
@@ -105,7 +106,7 @@ def _versions(run: RunData) -> dict[str, str]:
 
 
 class Line(NamedTuple):
-    """A curve of a chart, or a dot where it has a single point."""
+    """A curve of a chart, or a dot if it has a single point."""
 
     color: str
     label: str
@@ -113,7 +114,7 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Curves over the iterations, ready to be drawn as SVG; texts of the axes' ends."""
+    """Curves over the iterations, ready to be drawn as SVG, with the texts at the ends of the axes."""
 
     title: str
     lines: list[Line]
@@ -158,7 +159,7 @@ def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
     curves = {name.split("/", 1)[1]: points for name, points in run.curves.items() if name.startswith("pseudo/")}
     if not curves:
         return None
-    text = "Share of the unlabelled pixels that keep their pseudo-label, in all and by what the teacher takes them for."
+    text = "Share of the unlabelled pixels that keep their pseudo-label: of all pixels, and by the teacher's class."
     kept, region = curves.get("kept_foreground"), "the foreground"
     if not kept:  # no class is background
         kept, region = curves.get("kept"), "all pixels"
@@ -166,7 +167,7 @@ def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
         last = kept[max(kept)]
         text += f" At the end {100 * last:.1f} % of {region} are kept."
         if last < LEAST_KEPT:
-            text += " That is next to nothing: lower SEMI.CONFIDENCE, or set SEMI.THRESHOLD to class."
+            text += " That is very little: lower SEMI.CONFIDENCE, or set SEMI.THRESHOLD to class."
     return {"text": text, "chart": _chart("Kept pseudo-labels", curves)}
 
 
@@ -197,7 +198,7 @@ def _chart(title: str, curves: Curves) -> Chart:
 
 
 def _classes(scores: dict[str, Any]) -> dict[str, Any]:
-    """The heads and rows of the table; a class without a score is sorted last."""
+    """The heads and rows of the table. Classes without a score come last."""
     others = [kind for kind in ("F1", "precision", "recall") if kind in scores]
     rows = [
         {

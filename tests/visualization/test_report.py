@@ -114,13 +114,13 @@ def test_numbers_and_comparison(page):
     words = " ".join("".join(page[1].text).split())
     assert "Unlabelled images gained +5.25 mIoU over the supervised-only run supervised (50.25)." in words
     assert "55.50" in words and "toy_train_4" in words and "PyTorch 9.9" in words
-    assert "0.5 % of the foreground are kept. That is next to nothing" in words
+    assert "0.5 % of the foreground are kept. That is very little" in words
 
 
 def test_kept_pseudo_labels_without_a_background(tmp_path):
     metrics = make_run(tmp_path / "run", 55.5) / "metrics.json"
     metrics.write_text(metrics.read_text().replace("pseudo/kept_foreground", "pseudo/other").replace("0.5,", "0.004,"))
-    assert "0.4 % of all pixels are kept. That is next to nothing" in write_report(tmp_path / "run").read_text()
+    assert "0.4 % of all pixels are kept. That is very little" in write_report(tmp_path / "run").read_text()
 
 
 def test_classes_can_be_sorted_and_have_bars(page):
