@@ -79,9 +79,7 @@ class HierarchicalSemanticQueryGenerator(HasExportForm, nn.Module):
         self.gate_offset.requires_grad_(relevance)
         self.register_buffer("threshold", torch.tensor(float(threshold)))
         self.register_buffer("text_mean", torch.zeros(embed_dim))
-        self.register_buffer(
-            "text_spread", torch.tensor(embed_dim**-0.5)
-        )  # mean square of one dimension of a vector of length 1
+        self.register_buffer("text_spread", torch.tensor(embed_dim**-0.5))  # of one dimension of a unit vector
 
     @property
     def num_levels(self) -> int:

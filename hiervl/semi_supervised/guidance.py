@@ -74,9 +74,7 @@ class ClipGuidance:
             valid: (B, H, W) bool, False on padding.
         """
         found = []
-        for image_probability in probability.unsqueeze(
-            1
-        ):  # one by one, because maps of all classes at full size are large
+        for image_probability in probability.unsqueeze(1):  # one by one: full-size maps of all classes are large
             resized = self._at_pixels(image_probability, (padded_size[0], padded_size[1]))
             found.append(resized[0, :, : valid.shape[1], : valid.shape[2]].max(dim=0))
         confidence, labels = (torch.stack(part) for part in zip(*found))

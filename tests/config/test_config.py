@@ -294,5 +294,7 @@ def test_retired_keys_are_answered_and_read_from_older_runs(tmp_path):
 
 def test_parts_to_recompute_are_names():
     cfg = load_config("", ["MODEL.RECOMPUTE", "['encoder', 'decoder']"])
-    with pytest.raises(UserError, match="MODEL.RECOMPUTE: 'decoder' is none of encoder, pixel_decoder, query_decoder"):
+    with pytest.raises(
+        UserError, match="MODEL.RECOMPUTE: 'decoder' is not one of encoder, pixel_decoder, query_decoder"
+    ):
         check_config(cfg)

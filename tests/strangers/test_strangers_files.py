@@ -60,7 +60,7 @@ FETCHED = '{"embed_dim": 16, "vision_cfg": {"timm_model_name": "hf-hub:someone/m
 @pytest.mark.parametrize(
     "part, value, words",
     [
-        ("config", BOMB, "unfolds into more than"),
+        ("config", BOMB, "expands to more than"),
         ("config", 5, "holds int where a text belongs"),
         ("config", "[1, 2]", "written by another version"),
         ("config", "MODEL: {CLIP: {NAME: 'hf-hub:someone/model'}}", "neither an open_clip model"),
@@ -125,7 +125,7 @@ def test_yaml_that_unfolds(tmp_path):
     """Nine aliases of nine aliases of … nine values: 9¹⁰ of them in half a kilobyte."""
     (tmp_path / "bomb.yaml").write_text(f"{BOMB}\nclasses: *a9\nSEED: *a9")
     for read in (lambda path: load_config(str(path)), read_classes):
-        with pytest.raises(UserError, match="unfolds into more than"):
+        with pytest.raises(UserError, match="expands to more than"):
             read(tmp_path / "bomb.yaml")
     (tmp_path / "circle.yaml").write_text("_BASE_: circle.yaml\n")
     with pytest.raises(UserError, match="circle"):
