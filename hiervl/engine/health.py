@@ -1,4 +1,4 @@
-"""The hook that watches a semi-supervised run; its figures and warnings are explained in ``health_report.py``."""
+"""The hook that watches a semi-supervised run. ``health_report.py`` explains its figures and warnings."""
 
 import logging
 from pathlib import Path
@@ -23,11 +23,11 @@ FILE = "health.json"
 
 
 class HealthCheck(HookBase):
-    """Counts the pseudo-labels of every iteration; every ``period`` iterations, and after the last one, looks at the
-    labelled images, too, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of what is newly wrong.
+    """Counts the pseudo-labels of every iteration. Every ``period`` iterations and after the last one, it also examines
+    labelled images, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of new problems.
 
-    Before training it switches the guidance by the frozen CLIP off for classes that this CLIP does not know; with
-    ``period`` 0 it does no more than that.
+    Before training it switches guidance off for classes that the frozen CLIP does not know. With ``period`` 0 it does
+    nothing else.
     """
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
@@ -69,7 +69,7 @@ class HealthCheck(HookBase):
         return self.trainer._trainer
 
     def after_step(self) -> None:
-        """Of several micro-batches the last one is counted."""
+        """With several micro-batches, the last one is counted."""
         if self.period <= 0:
             return
         pseudo = self.step.last_pseudo
@@ -88,7 +88,7 @@ class HealthCheck(HookBase):
             self._report(self.trainer.iter + 1)
         self._kept.zero_()
         self._seen.zero_()
-        comm.synchronize()  # the report takes time in one process only
+        comm.synchronize()  # only one process needs time for the report
 
     def _report(self, iteration: int) -> None:
         report = examine(self.cfg, self.step)
@@ -108,7 +108,7 @@ class HealthCheck(HookBase):
 
 @torch.no_grad()
 def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
-    """What the teacher makes of the weak views of labelled images, whose truth is known."""
+    """Examine the teacher on weak views of labelled images, whose truth is known."""
     network, ignore_value = step.teacher.network, step.ignore_value
     num_classes = len(network.class_names)
     was_training = network.training

@@ -1,4 +1,4 @@
-"""How the semi-supervised run is doing: figures per class, and what is wrong in plain words."""
+"""Health of a semi-supervised run: figures per class, and problems in plain words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,41 +6,42 @@ from typing import NamedTuple
 
 import numpy as np
 
-NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none and as all
+NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as hardly any and as practically all
 VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
-DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
-LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # lowering or raising SEMI.CONFIDENCE beyond is no remedy
-MOST_NAMED = 5  # classes in a sentence
-DROWNED = 0.05  # ratio of gradients below which unlabelled images teach next to nothing
-SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
+DOMINANT = 0.5  # a class with at least this share of the kept pixels may crowd out the others
+LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # SEMI.CONFIDENCE beyond these values does not help
+MOST_NAMED = 5  # how many classes a sentence names
+DROWNED = 0.05  # below this ratio of gradients, unlabelled images have hardly any effect
+SWALLOWING = 10.0  # odds of a class among kept pixels, relative to those among labelled pixels
 
 
 class Problem(NamedTuple):
-    """Something that is wrong."""
+    """A problem of the run."""
 
     kind: str
-    classes: tuple[str, ...]  # whom it concerns; empty: the whole run
+    classes: tuple[str, ...]  # the classes that it concerns; empty: the whole run
     sentence: str
 
 
 @dataclass
 class HealthReport:
-    """Figures since the last report. Arrays have one entry per class, nan where there is nothing to tell.
+    """Figures since the last report. Arrays have one entry per class; nan means unknown.
 
     Attributes:
         class_names: the C classes.
         kept_pixels: pseudo-labelled pixels of unlabelled images that were kept.
         seen_pixels: all valid pixels of those images, over all classes.
         labeled_pixels: pixels of the labelled images, by their true class.
-        agreement: of the pseudo-labels kept on labelled images, the share that is right, by the predicted class.
-        zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: it was not asked.
-        unguided: classes for which its guidance is switched off.
-        relevance_auc: how surely the relevance of a present class is above that of an absent one, 0…1 (0.5: by chance).
-        relevance_present, relevance_absent: their means.
+        agreement: share of correct pseudo-labels among those kept on labelled images, by predicted class.
+        zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: not computed.
+        unguided: classes without guidance.
+        relevance_auc: probability that the relevance of a present class is above that of an absent one, 0…1 (0.5:
+            chance).
+        relevance_present, relevance_absent: mean relevance of present and of absent classes.
         active_classes: mean number of active classes of a labelled image.
-        confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, to name them.
+        confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, for the messages.
         has_class_thresholds: SEMI.THRESHOLD is "class" or "adaptive".
-        gradient_ratio: norm of the gradient of the unlabelled images over that of the labelled ones, in one iteration.
+        gradient_ratio: gradient norm of unlabelled images divided by that of labelled images, in one iteration.
     """
 
     class_names: Sequence[str]
@@ -61,7 +62,7 @@ class HealthReport:
     problems: list[Problem] = field(default_factory=list)
 
     def scalars(self) -> dict[str, float]:
-        """The figures by name, for the log; those that are nan are left out."""
+        """The figures by name for the log, without nan."""
         values = {
             "health/relevance_auc": self.relevance_auc,
             "health/relevance_present": self.relevance_present,
@@ -76,7 +77,7 @@ class HealthReport:
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
     def as_dict(self, iteration: int) -> dict:
-        """For ``health.json``; nan where there is nothing to tell."""
+        """For ``health.json``; nan means unknown."""
         classes = {}
         for c, name in enumerate(self.class_names):
             classes[name] = {
@@ -102,7 +103,7 @@ class HealthReport:
 
 
 def find_problems(report: HealthReport) -> list[Problem]:
-    """What is wrong, in plain words: one sentence with one remedy, which is not in force already; or nothing."""
+    """Problems in plain words: one sentence each, with one remedy that is not used already."""
     if not report.seen_pixels:
         return []
     kept_share = report.kept_pixels.sum() / report.seen_pixels
@@ -142,7 +143,7 @@ def find_problems(report: HealthReport) -> list[Problem]:
 
 
 def _shares(report: HealthReport, swallowing, vanishing, kept, labeled) -> list[str]:
-    """Which pseudo-labels swallow the others and which vanish, each with its shares."""
+    """Classes whose pseudo-labels crowd out the others, and classes whose pseudo-labels vanish, with their shares."""
     facts = []
     for what, chosen in (("swallow the others", swallowing), ("vanish", vanishing)):
         if not chosen:
@@ -181,13 +182,13 @@ def _train_on_labels_first(report: HealthReport) -> str:
 
 
 def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:
-    """Probability that a present class has a higher relevance than an absent one, of any image; ties count half.
+    """Probability that a present class has a higher relevance than an absent one of any image. Ties count half.
 
     Args:
         relevance: (images, C); presence: (images, C) bool.
 
     Returns:
-        0…1; nan where all classes are present, or none.
+        0…1; nan if all classes are present, or none.
     """
     present, absent = np.sort(relevance[presence]), np.sort(relevance[~presence])
     if not len(present) or not len(absent):

@@ -128,7 +128,7 @@ def clip_config_of(checkpoint: dict[str, Any], path: Path, tokenizer: str = "") 
         raise UserError(f"the config of CLIP in '{path}' is damaged.") from None
     foreign = [key for key in keys if key.startswith(FOREIGN_PARTS) and not (tokenizer and key == HUB_TOKENIZER)]
     if foreign:
-        raise UserError(f"the CLIP in '{path}' is none of open_clip's own parts ({foreign[0]}): it is not loaded.")
+        raise UserError(f"the CLIP in '{path}' is not one of open_clip's own parts ({foreign[0]}): it is not loaded.")
     if trunk and not (isinstance(trunk, str) and LOCAL_NAME.fullmatch(trunk) and timm.is_model(trunk)):
         raise UserError(f"the CLIP in '{path}' has an image encoder that timm does not know ({trunk!r}).")
     return checkpoint["clip_config"]

@@ -258,7 +258,7 @@ def test_training_starts_from_them(world, options, tmp_path, monkeypatch):
     start("SOLVER.MAX_ITER", "3", resume=True)
     with pytest.raises(UserError, match="there is no file"):
         start()
-    with pytest.raises(UserError, match="MODEL.WEIGHTS holds decoders already"):
+    with pytest.raises(UserError, match="MODEL.WEIGHTS already contains decoders"):
         start("MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth"))
     with pytest.raises(UserError, match="PixelClassifier has no decoders"):
         start("MODEL.META_ARCHITECTURE", "PixelClassifier")
