@@ -37,11 +37,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--window-batch", type=int, help="windows through the network at once (that of the run)")
     parser.add_argument("--network", choices=("teacher", "student"), default="", help="which of the two (as evaluated)")
     parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
-    parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="predict files again that are already done")
 
 
 def run(args) -> int:
-    """Predict this process's share; 0: everything went well, 1: some files could not be predicted."""
+    """Predict this process's share. 0: everything was predicted; 1: some files could not be predicted."""
     with torchrun_ranks() as ranks:
         predictor = _predictor(args, ranks)
         results = ResultFolder(args.output, predictor.classes, args.save, predictor.things)
@@ -53,7 +53,7 @@ def run(args) -> int:
             results.write_coco(list(batch.names(items)))
             results.write_drafts(list(batch.names(items)))
             _report(args, results, len(items), failed)
-        ranks.gather(None)  # nobody leaves before the last file is written
+        ranks.gather(None)  # all processes wait until the last file is written
     return SOME_FAILED if failed else 0
 
 
@@ -76,7 +76,7 @@ def _predictor(args, ranks: Ranks) -> HierVLPredictor:
 
 
 def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[Item]:
-    """List the inputs and make the output folder; done by one process for all."""
+    """List the inputs and create the output folder. One process does it for all."""
     items = list_items(args.input, args.output)
     others = describe_unused(left_out(args.input, args.output))
     if others:
@@ -97,7 +97,7 @@ def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[It
 
 
 def _predict(batch: BatchPredictor, ranks: Ranks, items: list[Item]) -> list[tuple[str, str]]:
-    """Predict what is not done; returns the files that failed, with the reason."""
+    """Predict the items that are not done. Returns failed files with the reason."""
     todo = [item for item in items if not batch.results.is_done(item.name)]
     failed = []
     is_quiet = ranks.rank != 0

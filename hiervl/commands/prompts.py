@@ -1,4 +1,4 @@
-"""``python -m hiervl prompts CONFIG``: what CLIP makes of your phrases, before any training."""
+"""``python -m hiervl prompts CONFIG``: what CLIP finds with your phrases, before any training."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from hiervl.visualization.pictures import comparison_sheet
 HELP = "score the phrases of your classes by what CLIP finds with them in the labelled images"
 
 ROWS_PER_SHEET = 10
-UNSEEN = 5.0  # percent of IoU, below which CLIP does not find a class
+UNSEEN = 5.0  # IoU in percent; below it CLIP does not find a class
 CLEARLY = 1.0  # percent of IoU
 
 
@@ -57,7 +57,7 @@ def run(args) -> int:
 
 
 def format_scores(scores: ZeroShotScores) -> str:
-    """A line per class: its IoU, then that with each of its phrases alone, best first; then advice."""
+    """A line per class: its IoU, and the IoU with each of its phrases alone, best first. Then advice."""
     class_scores = scores.class_scores()
     width = max(5, *(len(name) for name in scores.class_names))
     lines = [f"  {'class':<{width}}{'IoU':>7}   the class with one phrase alone"]

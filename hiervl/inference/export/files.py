@@ -1,4 +1,4 @@
-"""Export: graph, file, comparison with the original, description beside it."""
+"""Export: graph, file, comparison with the network, and a description beside the file."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ MIN_AGREEMENT = 0.999  # share of the pixels with the same label
 
 
 class Exported(NamedTuple):
-    """A written file and how it compares with the network."""
+    """A written file and its comparison with the network."""
 
     path: Path
     description: Path  # JSON
@@ -30,7 +30,7 @@ class Exported(NamedTuple):
     metadata: dict
 
     def lines(self) -> list[str]:
-        """What the user is told."""
+        """The message for the user."""
         size = self.path.stat().st_size / 1e6
         side = self.metadata["smallest_side"]
         return [
@@ -53,13 +53,14 @@ def export_network(
 
     Args:
         network: in evaluation mode, predicting ``classes``.
-        format_name: of :data:`FORMATS`.
-        cfg: of the run, for the windows it was trained with.
+        format_name: one of :data:`FORMATS`.
+        cfg: the run's config, for the window size of training.
         tolerance: largest difference of the scores S on random images.
 
     Raises:
-        UserError: a package is missing, the suffix is another format's, the file cannot be written, or the scores
-            differ by more than ``tolerance`` or the labels at more than 0.1 % of the pixels; no file is left then.
+        UserError: a package is missing, the suffix belongs to another format, the file cannot be written, the scores
+            differ by more than ``tolerance``, or the labels differ at more than 0.1 % of the pixels. Then no file is
+            left.
     """
     form = FORMATS[format_name]
     _check_request(format_name, path)
@@ -81,7 +82,7 @@ def export_network(
 
 
 def describe(segmenter: FixedClassSegmenter, classes: Sequence[ClassDefinition], format_name: str, cfg) -> dict:
-    """What a program needs to know that runs the file; plain values."""
+    """What a program needs to know to run the file, as plain values."""
     return {
         "hiervl": __version__,
         "torch": torch.__version__,
@@ -122,7 +123,7 @@ def _check_request(format_name: str, path: Path) -> None:
 
 
 def _check(path: Path, parity: Sequence[Parity], tolerance: float) -> None:
-    # A NaN is no agreement.
+    # NaN must not count as agreement.
     is_same = all(
         batch_parity.difference <= tolerance and batch_parity.agreement >= MIN_AGREEMENT for batch_parity in parity
     )
