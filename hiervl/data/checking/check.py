@@ -1,4 +1,4 @@
-"""Looks at a dataset before training does, and explains every fault it finds (``check-data``)."""
+"""Checks a dataset before training, and explains every problem that it finds (``check-data``)."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ from hiervl.utils.errors import UserError
 
 LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
-DARK = 16  # an image that is nowhere brighter uses a corner of its range
+DARK = 16  # an image that is nowhere brighter uses only a small part of its range
 LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
@@ -56,10 +56,10 @@ class Report:
     Attributes:
         class_names: of the C classes.
         images: facts of every image that could be read, by path.
-        splits: paths of the images of "train", "val", "test", "unlabelled"; "labelled" alone where the division failed.
+        splits: paths of the images of "train", "val", "test", "unlabelled"; only "labelled" if the division failed.
         pixels: (C,) pixels of every class, by image path.
-        findings: the faults, worst first.
-        doubtful: paths of images of which nobody can tell how their mask lies on them.
+        findings: the problems, worst first.
+        doubtful: paths of images whose mask may be rotated or not; see ``turns.py``.
     """
 
     class_names: list[str]
@@ -71,7 +71,7 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Training can start: there are no errors, at most warnings."""
+        """Whether training can start: there are no errors, at most warnings."""
         return all(finding.level != ERROR for finding in self.findings)
 
     def presence(self, split: str) -> np.ndarray:
@@ -83,14 +83,14 @@ class Report:
 def check(
     layout: Layout, crop_size: int | None = None, short_side: int = 0, max_damaged: float = DEFAULT_MAX_DAMAGED
 ) -> Report:
-    """Read every image and mask and look for faults.
+    """Read every image and mask and look for problems.
 
     Args:
-        crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: sizes are not compared with the crop.
-        max_damaged: DATALOADER.MAX_DAMAGED, the share of unlabelled images that training does without.
+        crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: do not compare sizes with the crop.
+        max_damaged: DATALOADER.MAX_DAMAGED, the share of unlabelled images that training may leave out.
 
     Raises:
-        UserError: a folder, a list or the class file is missing or wrong, so that there is nothing to look at.
+        UserError: a folder, a list or the class file is missing or wrong, so that nothing can be checked.
     """
     report = Report(layout.class_map.class_names)
     pools = {LABELED: layout.labeled}
@@ -142,7 +142,7 @@ def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
 
 
 def _unused(layout: Layout) -> list[Finding]:
-    """Files in the named folders that nothing reads: a warning where they may be data, else a note."""
+    """Files in the named folders that are not used: a warning if they may be data, else a note."""
     if not isinstance(layout, FolderLayout):
         return []
     return [
@@ -158,7 +158,7 @@ def _unused(layout: Layout) -> list[Finding]:
 def _read_images(
     report: Report, layout: Layout, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float
 ) -> list[Finding]:
-    """``needed`` are the labelled images, of which every one has to be whole."""
+    """``needed``: the labelled images; all of them must be intact."""
     paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
     facts = dict(zip(paths, read_image_facts(paths, layout.store, layout.bands)))
     report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
@@ -182,7 +182,7 @@ def _read_images(
 
 
 def _broken(files: Sequence[tuple[str, str]], what: str, stops: bool = True) -> Finding:
-    """``stops``: training would end with these files; else it leaves them out."""
+    """``stops``: these files would stop training; else training leaves them out."""
     return Finding(
         ERROR if stops else WARNING,
         f"{len(files)} {what} cannot be read{'' if stops else ' and will be left out'} (the first: "
@@ -237,17 +237,17 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
 
 
 def _may_turn(sample: Sample) -> bool:
-    """Mask files are turned as their image is; annotations lie as they were drawn."""
+    """Whether a mask may have to be rotated: mask files like their image; annotations never."""
     return isinstance(sample.masks, (MaskFolder, LabelFiles))
 
 
 def _own_orientation(sample: Sample) -> int | None:
-    """What the EXIF data of a mask file says."""
+    """The orientation in the EXIF data of a mask file."""
     if not _may_turn(sample):
         return None
     try:
         return file_frame(sample.masks.name(sample.key)).orientation
-    except UserError:  # a file of another kind, which has no such data
+    except UserError:  # another kind of file, without such data
         return None
 
 

@@ -1,4 +1,4 @@
-"""Images that are the same or nearly the same, found by a perceptual hash."""
+"""Find images that are the same or nearly the same, by a perceptual hash."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 
 SIDE = 16  # the hash has SIDE × SIDE bits
-MAX_BITS = 12  # of 256 that may differ: what recompression and resizing change
+MAX_BITS = 12  # how many of 256 bits may differ: recompression and resizing change some
 BITS_SET = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint8)  # of every 16-bit number
 MAX_GRAY = 6.0  # mean difference of the thumbnails, in 0…255; flat images have a hash without meaning
 
 
 class Fingerprint(NamedTuple):
-    """What is compared of an image."""
+    """The parts of an image that are compared."""
 
     bits: np.ndarray  # (SIDE * SIDE / 8,) uint8
     thumbnail: np.ndarray  # (SIDE, SIDE + 1) uint8

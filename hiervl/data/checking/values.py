@@ -1,4 +1,4 @@
-"""What is wrong with the values and colours of masks, said in sentences that name the mend."""
+"""Problems with the values and colours of masks, in sentences that say how to fix them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,16 +31,16 @@ from hiervl.data.folders.masks import (
 )
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
-NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and its class's
-# ITU-R 601, as Pillow and OpenCV turn RGB into grey.
+MANY_CODES = 32  # more unknown values in one mask mean blurred colours or a photograph
+NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and the colour of its class
+# ITU-R 601: Pillow and OpenCV turn RGB into grey like this.
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault (or, as a note, none): how bad, what and how to mend it, the files that show it, and the readings between
-    which it leaves open what the masks mean."""
+    """A problem or a note: how severe, what it is and how to fix it, its files, and the possible readings of the masks
+    if several remain."""
 
     level: str
     sentence: str
@@ -54,7 +54,7 @@ def _by_form() -> dict[str, dict]:
 
 @dataclass
 class ValueStatistics:
-    """Which codes the masks hold, gathered mask by mask; ``form`` is DATASET.MASK_VALUES."""
+    """The codes in the masks, collected mask by mask. ``form`` is DATASET.MASK_VALUES."""
 
     class_map: ClassMap
     form: str = AUTO
@@ -66,7 +66,7 @@ class ValueStatistics:
     remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, name: str, raw: RawMask | MaskFacts) -> np.ndarray:
-        """Take in a mask, or what is known of it; returns its pixels per class (C,)."""
+        """Add a mask, or its facts. Returns its pixels per class (C,)."""
         meaning = label_of_code(raw, self.class_map)
         pixels = np.zeros(len(self.class_map.classes), dtype=np.int64)
         codes = raw.counts()
@@ -93,7 +93,7 @@ class ValueStatistics:
 
 
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
-    """Everything that the codes of all masks together say."""
+    """All findings from the codes of all masks together."""
     findings = [*_unknown_colors(statistics), *_palette_order(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])
@@ -121,7 +121,7 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
 
 
 def registered_findings(statistics: ValueStatistics) -> list[Finding]:
-    """The same of a registered dataset, whose classes no class file of the user's defines."""
+    """The same for a registered dataset, whose classes do not come from the user's class file."""
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     if not unknown:
         return []
@@ -130,7 +130,7 @@ def registered_findings(statistics: ValueStatistics) -> list[Finding]:
     return [Finding(
         ERROR,
         f"labels hold {describe_codes(INDEX, unknown)}, but the {len(class_map.classes)} classes are 0 to "
-        f"{len(class_map.classes) - 1} and {ignored} is ignored: prepare the dataset anew (datasets/README.md), or "
+        f"{len(class_map.classes) - 1} and {ignored} is ignored: prepare the dataset again (datasets/README.md), or "
         "correct the files.",
         tuple(sorted(statistics.unknown[INDEX])),
     )]  # fmt: skip
@@ -198,7 +198,7 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
         )]  # fmt: skip
     values = class_map.known_values()
     everything = [decode_color(code) for code in statistics.counts[COLOR]]
-    if all(len(set(color)) == 1 and color[0] in values for color in everything):  # no true colour among them
+    if all(len(set(color)) == 1 and color[0] in values for color in everything):  # all of them are grey
         return [Finding(
             ERROR,
             f"{what}: these are class indices that were saved as grey RGB; set DATASET.MASK_VALUES to index.",
@@ -231,7 +231,7 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
 
 
 def _palette_order(statistics: ValueStatistics) -> list[Finding]:
-    """Palette files whose indices say other classes than their colours, where the user did not say which counts."""
+    """Palette files whose indices and colours mean different classes, if the user did not say which counts."""
     if statistics.form != AUTO:
         return []
     class_map = statistics.class_map
@@ -264,7 +264,7 @@ def _palette_order(statistics: ValueStatistics) -> list[Finding]:
 
 
 def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
-    """Masks of 0 and 255, of which the latter does not count unless the class file names it."""
+    """Masks of 0 and 255. 255 does not count unless the class file names it."""
     class_map = statistics.class_map
     if IGNORED not in used or not set(used) <= {0, IGNORED} or IGNORED in class_map.values:
         return []
@@ -296,7 +296,7 @@ def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
 
 
 def _ignored(statistics: ValueStatistics) -> list[Finding]:
-    """A value that does not count, but has most of the pixels."""
+    """A value that does not count although it has most of the pixels."""
     class_map, counts = statistics.class_map, statistics.counts[INDEX]
     value = max(counts, key=lambda code: counts[code])
     share = share_of(counts, value)

@@ -1,11 +1,11 @@
-"""Lists of classes that come with exports, read as the entries of a class file.
+"""Read lists of classes from exports of annotation tools as entries of a class file.
 
-* Roboflow's ``_classes.csv``: a mask value and a name a line, below a heading.
-* ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` a line.
-* ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0.
+* Roboflow's ``_classes.csv``: a mask value and a name per line, below a heading.
+* ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` per line.
+* ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name per line; its label is the line's number from 0.
   labelme's ``__ignore__`` does not count and takes no number.
-* YOLO's ``data.yaml``: ``names`` as a list or by number, which name objects; a background is put in front.
-* Supervisely's ``meta.json``: names and colours, which name objects; a background is put in front.
+* YOLO's ``data.yaml``: ``names`` of objects, as a list or by number; a background is added in front.
+* Supervisely's ``meta.json``: names and colours of objects; a background is added in front.
 
 An entry whose name is ``background`` or labelme's ``_background_`` is the background.
 """
@@ -27,7 +27,7 @@ BACKGROUND_ENTRY = {"name": "background", "background": True}
 
 
 def is_class_list(path: Path) -> bool:
-    """The file is a list of classes of an export, told by its suffix; of YAML files ask :func:`entries_of_yaml`."""
+    """Whether the file is a list of classes, by its suffix. For YAML files use :func:`entries_of_yaml`."""
     return path.suffix.lower() in LIST_SUFFIXES
 
 
@@ -35,7 +35,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
     """Entries of a class file, from the text of such a list.
 
     Raises:
-        UserError: it is no such list.
+        UserError: it is not such a list.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     suffix = path.suffix.lower()
@@ -62,7 +62,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
 
 
 def entries_of_yaml(content: Any) -> list[dict[str, Any]] | None:
-    """Entries of a class file, from the content of YOLO's ``data.yaml``; None: it is another YAML."""
+    """Entries of a class file, from the content of YOLO's ``data.yaml``; None for other YAML."""
     names = content.get("names") if isinstance(content, dict) and "classes" not in content else None
     if isinstance(names, dict):
         names = [names[number] for number in sorted(names)]
@@ -70,10 +70,10 @@ def entries_of_yaml(content: Any) -> list[dict[str, Any]] | None:
 
 
 def read_class_names(path: Path) -> list[dict[str, Any]]:
-    """As :func:`read_class_list` and :func:`entries_of_yaml`, of a file of either kind.
+    """As :func:`read_class_list` and :func:`entries_of_yaml`, for a file of either kind.
 
     Raises:
-        UserError: it cannot be read or is no such list.
+        UserError: it cannot be read or is not such a list.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -100,7 +100,7 @@ def _marked(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_background(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For lists that name objects: what no object covers is a class of its own."""
+    """For lists of objects: add a class for pixels that no object covers."""
     entries = [_marked(entry) for entry in entries]
     return entries if any("background" in entry for entry in entries) else [dict(BACKGROUND_ENTRY), *entries]
 

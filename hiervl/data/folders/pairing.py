@@ -1,4 +1,4 @@
-"""Which mask belongs to which image, by their names: patterns of names, matching, and patterns found in names."""
+"""Match masks with images by name: name patterns, matching, and finding patterns in names."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from hiervl.utils.errors import UserError
 
-PLACE = "{}"  # in a pattern: what the names of an image and of its mask share
-SAMPLED = 20  # images whose masks are looked for when a pattern is to be found
+PLACE = "{}"  # in a pattern: the common part of the names of an image and its mask
+SAMPLED = 20  # how many images are used to find a pattern
 SEPARATORS = "_-. "
 LABEL_STUDIO_PNG = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(.+)-\d+")
 MAX_NAMED = 5
@@ -19,20 +19,20 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class NamePattern:
-    """What a file's stem has beside the part that an image and its mask share: ``head`` in front, ``tail`` behind."""
+    """What a file's stem has besides the common part of image and mask: ``head`` in front, ``tail`` behind."""
 
     head: str = ""
     tail: str = ""
 
     @classmethod
     def parse(cls, text: str, key: str) -> "NamePattern":
-        """Of ``_mask`` (what stands behind) or ``label_{}`` (with ``{}`` for the common part).
+        """Parse ``_mask`` (the tail) or ``label_{}`` (with ``{}`` for the common part).
 
         Raises:
             UserError: ``{}`` occurs twice.
         """
         if text.count(PLACE) > 1:
-            raise UserError(f"{key}: '{text}' has {PLACE} twice: it stands once, for what image and mask share.")
+            raise UserError(f"{key}: '{text}' has {PLACE} twice: write it once, for the common part of image and mask.")
         head, _, tail = text.partition(PLACE) if PLACE in text else ("", "", text)
         return cls(head, tail)
 
@@ -40,7 +40,7 @@ class NamePattern:
         return f"{self.head}{PLACE}{self.tail}" if self.head else self.tail
 
     def core(self, stem: str) -> str | None:
-        """The relative path of a file without what the pattern adds to its name; None: the name does not fit."""
+        """The relative path of a file without the pattern's head and tail; None if the name does not fit."""
         folder, slash, base = stem.rpartition("/")
         if len(base) < len(self.head) + len(self.tail) or not (base.startswith(self.head) and base.endswith(self.tail)):
             return None
@@ -51,7 +51,7 @@ ANY = NamePattern()
 
 
 class Matching(NamedTuple):
-    """Images with the masks of the same stem."""
+    """Images and the masks with the same stem."""
 
     masks: dict[str, str]  # stem of the image → key of its mask
     missing: list[str]  # stems of images without a mask
@@ -61,12 +61,12 @@ class Matching(NamedTuple):
 def match_masks(
     images: Iterable[str], masks: Iterable[str], image_names: NamePattern = ANY, mask_names: NamePattern = ANY
 ) -> Matching:
-    """Match stems of images with those of masks: the same path, else the same name alone where it is unique; first as
-    they are written, then without regard to capitals and to how accents are encoded.
+    """Match stems of images with stems of masks: by the same path, else by the same name if it is unique. First
+    exactly, then ignoring case and the encoding of accents.
 
     Args:
         images, masks: relative paths without suffix.
-        image_names, mask_names: what their names have beyond the common part; masks of other names are left out.
+        image_names, mask_names: patterns of their names; masks with other names are left out.
     """
     image_cores = {image: core for image in images if (core := image_names.core(image)) is not None}
     mask_cores = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
@@ -102,7 +102,7 @@ def _base(stem: str) -> str:
 
 
 def _folded(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()  # macOS takes accents apart
+    return unicodedata.normalize("NFC", stem).casefold()  # macOS decomposes accents
 
 
 def _folded_base(stem: str) -> str:
@@ -113,11 +113,11 @@ def _folded_base(stem: str) -> str:
 
 
 class FoundNames(NamedTuple):
-    """How images and masks that do not match may be paired.
+    """A way to pair images and masks that do not match.
 
     Attributes:
         image: pattern of the images' names.
-        masks: patterns of the masks' names, the most frequent first; several: an image has several masks.
+        masks: patterns of the masks' names, the most frequent first; several if an image has several masks.
         example: an image and a mask that belong together.
     """
 
@@ -127,10 +127,10 @@ class FoundNames(NamedTuple):
 
 
 def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | None:
-    """Patterns by which at least half of the images find a mask; None where there are none.
+    """Patterns that give a mask to at least half of the images; None if there are none.
 
-    A part that is common to an image and a mask counts where it is not merely the beginning or end of a longer word or
-    number in the mask's name. Patterns that keep the larger part of an image's name come first.
+    A common part of the two names counts only if it is not part of a longer word or number in the mask's name. Patterns
+    that keep more of the image's name come first.
     """
     if len(images) < 2:
         return None
@@ -153,8 +153,8 @@ def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | N
 def _votes(
     sample: Sequence[str], masks: Sequence[str], image_names: NamePattern
 ) -> dict[tuple[str, NamePattern], list[tuple[str, str]]]:
-    """Pairs of image and mask by the pattern of the mask's name, and by its folder where an image has masks of the same
-    pattern in several; only what occurs twice."""
+    """Pairs of image and mask by the pattern of the mask's name (and by its folder, if an image has masks of one
+    pattern in several). Only patterns that occur twice."""
     by_pattern: dict[NamePattern, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for image in sample:
         core = image_names.core(_base(image))
@@ -178,7 +178,8 @@ def _folder(stem: str) -> str:
 
 
 def _candidates(bases: Sequence[str]) -> list[NamePattern]:
-    """What all images have in common in front and behind, whole or up to a separator; digits belong to the number."""
+    """Candidates for the common head and tail of all images, whole or up to a separator. Digits belong to the
+    number."""
     common = os.path.commonprefix(bases)
     heads = {"", common.rstrip("0123456789")} | {common[: i + 1] for i, c in enumerate(common) if c in SEPARATORS}
     common = os.path.commonprefix([base[::-1] for base in bases])[::-1]
@@ -187,7 +188,7 @@ def _candidates(bases: Sequence[str]) -> list[NamePattern]:
 
 
 def _masks_with(core: str, masks: Sequence[str]) -> Iterator[tuple[str, NamePattern]]:
-    """Masks whose name holds ``core`` as a word or number of its own, and what else it has."""
+    """Masks whose name contains ``core`` as a separate word or number, with the pattern of the rest."""
     low = core.lower()
     for mask in masks:
         base = _base(mask)
@@ -203,18 +204,18 @@ def _masks_with(core: str, masks: Sequence[str]) -> Iterator[tuple[str, NamePatt
 
 
 def _continues(first: str, second: str) -> bool:
-    """The two characters are of one number or word."""
+    """Whether the two characters belong to one number or word."""
     return (first.isdigit() and second.isdigit()) or (first.isalpha() and second.isalpha())
 
 
 def how_to_pair(
     images: Sequence[str], masks: Sequence[str], class_names: Sequence[str] = (), mask_names: NamePattern = ANY
 ) -> str:
-    """A sentence on what the names of images and masks without a partner have in common; "" where it is nothing.
+    """A sentence on what the names of images and masks without a partner have in common; "" if nothing.
 
     Args:
         images, masks: relative paths without suffix.
-        mask_names: the pattern that is set; masks of other names are looked at where those of it say nothing.
+        mask_names: the pattern that is set; other masks are used if these give no result.
     """
     tags = Counter(match[1] for mask in masks if (match := LABEL_STUDIO_PNG.fullmatch(_base(mask))))
     if tags:

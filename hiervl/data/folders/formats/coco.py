@@ -1,8 +1,8 @@
-"""COCO JSON: instances of all images in one file, as COCO and the many tools that export it write it.
+"""COCO JSON: instances of all images in one file, as COCO and many tools write it.
 
-Read are polygons and run lengths, packed or not. Sizes come from the image files where the JSON has none. Small objects
-lie on large ones. Annotations that are boxes only have no outline: where they are few, their area does not count.
-Described at https://cocodataset.org/#format-data.
+Polygons and run lengths (packed or not) are read. If the JSON has no sizes, they come from the image files. Small
+objects lie on top of large ones. Annotations with only a box have no outline: if they are few, their area does not
+count. Described at https://cocodataset.org/#format-data.
 """
 
 import json
@@ -24,20 +24,20 @@ from hiervl.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 KIND = "COCO JSON"
-MAX_BOXES = 0.05  # share of annotations without an outline from which on the file is refused
+MAX_BOXES = 0.05  # the file is refused if a larger share of annotations has no outline
 ODD_OUTLINES = "outlines of an odd number of coordinates, or of none, are left out"
 NO_OUTLINE = "objects have neither outline nor box and are left out"
 
 
 class CocoFile(AnnotationList):
-    """The annotations of a COCO file; a key's entry is its image and the annotations of it."""
+    """The annotations of a COCO file. The entry of a key is an image with its annotations."""
 
     kind = KIND
 
     def __init__(self, path: Path, class_map: ClassMap, images: Mapping[str, Path] | None = None):
         """
         Raises:
-            UserError: the file is missing or no COCO JSON of instances, or more than :data:`MAX_BOXES` of its
+            UserError: the file is missing or not COCO JSON of instances, or more than :data:`MAX_BOXES` of its
                 annotations have no outline.
         """
         super().__init__(path, class_map, images or {})
@@ -103,7 +103,7 @@ def _has_outline(segmentation: Any) -> bool:
 
 
 def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
-    """Area of an annotation, and its parts as shapes of one group.
+    """The area of an annotation, and its parts as shapes of one group.
 
     Raises:
         ValueError, TypeError: its run lengths cannot be read.
@@ -127,7 +127,7 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
 
 
 def _rings(segmentation: list) -> list[np.ndarray | None]:
-    """Outlines (n, 2); None for those that are none. Some tools write one outline bare, some as a list of points."""
+    """Outlines (n, 2); None for invalid ones. Some tools write one outline without a list, some as a list of points."""
     if all(isinstance(value, (int, float)) for value in segmentation):
         segmentation = [segmentation]
     elif len(segmentation) > 2 and all(isinstance(point, list) and len(point) == 2 for point in segmentation):
