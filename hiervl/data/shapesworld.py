@@ -1,12 +1,11 @@
 """ShapesWorld: a small synthetic world on which every part of HierVL runs in minutes on a CPU.
 
-A scene shows one to four overlapping objects in front of a cluttered background. A class is a
-pattern (plain, striped, dotted) in a colour (red, orange, green, blue); an object's outline
-carries no meaning. Both words of a class name are visible within a patch or two, so that a small
-CLIP can learn them from captions alone. The background holds look-alikes: class colours in
-textures that are none of the patterns, and the patterns in colours that are none of the classes'.
+A scene shows one to four overlapping objects in front of a cluttered background. A class is a pattern (plain, striped,
+dotted) in a colour (red, orange, green, blue). The outline of an object has no meaning. Both words of a class name are
+visible within a patch or two, so that a small CLIP can learn them from captions alone. The background has look-alikes:
+class colours in other textures, and class patterns in other colours.
 
-Everything follows from ``(seed, index)``. Only NumPy draws, OpenCV just writes the PNG files.
+Everything follows from ``(seed, index)``. Only NumPy draws; OpenCV just writes the PNG files.
 """
 
 import json
@@ -45,12 +44,12 @@ CAPTION_TEMPLATES = (
     "an image with a {}.",
 )
 
-# Hue in degrees; the gap between red and orange bounds how far a hue may wander.
+# Hue in degrees; the gap between red and orange limits how far a hue may vary.
 _HUES = {"red": 0.0, "orange": 30.0, "green": 125.0, "blue": 220.0}
 _HUE_WANDER = 6.0
 _OTHER_HUES = (285.0, 320.0)  # purple and pink: no class has them
-# The commonest class is five times as frequent as the rarest. Ranks are spread so that no colour
-# and no pattern is rare as a whole.
+# The most frequent class is five times as frequent as the rarest. Ranks are spread so that no colour and no pattern is
+# rare as a whole.
 _FREQUENCY_RATIO = 5.0
 _FREQUENCY_RANKS = np.array([0, 7, 4, 10, 5, 1, 11, 8, 9, 6, 3, 2])
 _CLASS_FREQUENCIES = _FREQUENCY_RATIO ** (-_FREQUENCY_RANKS / 11.0)
@@ -98,7 +97,7 @@ def generate_scene(seed: int, index: int, size: int = 64, max_objects: int = 4) 
     classes: list[int] = []
     for _ in range(wanted):
         coverage = _place(rng, instances, len(classes))
-        if coverage is None:  # no room left: fewer objects rather than hidden ones
+        if coverage is None:  # no space left: fewer objects rather than hidden ones
             break
         label = 1 + int(rng.choice(len(_CLASS_FREQUENCIES), p=_CLASS_FREQUENCIES))
         pattern, color = divmod(label - 1, len(COLORS))
@@ -129,14 +128,14 @@ def caption(rng: np.random.Generator, classes: list[int]) -> str:
 
 
 def write_split(root: os.PathLike, split: str, count: int | None = None, seed: int | None = None) -> None:
-    """Write a split as PNG files; does nothing where it is already complete.
+    """Write a split as PNG files. Does nothing if it is already complete.
 
     Writes ``images/{split}/{index:05d}.png`` (RGB), ``labels/{split}/`` (class indices) and
     ``instances/{split}/`` (instance numbers) of the same names, and ``captions_{split}.json``
     with the keys ``world``, ``seed``, ``count`` and ``captions`` (a list, by index).
 
-    Every file appears under its name by one rename, the captions last, so an interrupted call is
-    completed by the next one, and concurrent calls write the same bytes over each other.
+    Every file gets its name by one rename, the captions last. So the next call completes an interrupted one, and
+    concurrent calls write the same bytes over each other.
 
     Args:
         count: number of scenes, ``SPLITS[split]`` if not given.
@@ -192,7 +191,7 @@ def _place(rng: np.random.Generator, instances: np.ndarray, placed: int) -> np.n
 
 
 def _outline(rng: np.random.Generator, size: int, center: np.ndarray, radius: float) -> np.ndarray:
-    """Coverage of a randomly turned random outline, given as distance by angle."""
+    """Coverage of a randomly rotated random outline, given as distance by angle."""
     y, x = np.mgrid[:size, :size] + 0.5
     distance = np.hypot(y - center[0], x - center[1])
     angle = np.arctan2(y - center[0], x - center[1]) + rng.uniform(0, 2 * np.pi)
@@ -209,7 +208,7 @@ def _outline(rng: np.random.Generator, size: int, center: np.ndarray, radius: fl
         reach = 0.55 + 0.6 * np.abs(angle % sector - sector / 2) / (sector / 2)
     elif kind == "cross":
         arm = np.maximum(np.abs(np.cos(angle)), np.abs(np.sin(angle)))
-        # Along an arm the end bounds it, beside it the arm's width.
+        # Along an arm its end is the limit, beside it the arm's width.
         reach = np.minimum(1.0 / arm, 0.45 / np.maximum(np.sqrt(1 - arm**2), 1e-6))
         reach = np.maximum(reach, 0.45 / arm)
     else:
@@ -249,7 +248,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _distractor(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Alpha and canvas of something that shares colour or pattern with the classes, not both."""
+    """Alpha and canvas of a distractor with the colour or the pattern of a class, not both."""
     center = rng.uniform(0, size, 2)
     color = _class_color(rng, COLORS[rng.integers(len(COLORS))])
     kind = rng.integers(4)
@@ -267,7 +266,7 @@ def _distractor(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
         turn = rng.uniform(0, np.pi)
         off = np.abs((x - center[1]) * np.sin(turn) - (y - center[0]) * np.cos(turn))
         return np.clip(1.0 - off, 0.0, 1.0), np.broadcast_to(color, (size, size, 3))
-    gray_or_other = rng.integers(3)  # an object of no class's colour
+    gray_or_other = rng.integers(3)  # an object in a colour that no class has
     other = (
         np.full(3, rng.uniform(0.3, 0.9))
         if gray_or_other == 0

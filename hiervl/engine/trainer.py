@@ -431,7 +431,7 @@ def out_of_memory() -> UserError:
     """For a full GPU at an unknown place; the iteration and the evaluation give more detailed errors themselves."""
     return UserError(
         "the GPU's memory is exhausted: end other programs that use it (nvidia-smi lists them) or lower "
-        "INPUT.CROP_SIZE; --resume goes on."
+        "INPUT.CROP_SIZE; continue with --resume."
     )
 
 

@@ -235,7 +235,7 @@ def test_shipped_deltas_name_what_exists(monkeypatch, delta):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("no_such_net", "no model of timm"), ("hf-hub:a/b", "no model of timm"), ("gmlp_s16_224", "neither")],
+    [("no_such_net", "not a model of timm"), ("hf-hub:a/b", "not a model of timm"), ("gmlp_s16_224", "neither")],
 )
 def test_vision_encoders_that_cannot_be_read_are_refused(monkeypatch, name, words):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))

@@ -260,5 +260,5 @@ def test_training_starts_from_them(world, options, tmp_path, monkeypatch):
         start()
     with pytest.raises(UserError, match="MODEL.WEIGHTS already contains decoders"):
         start("MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth"))
-    with pytest.raises(UserError, match="PixelClassifier has no decoders"):
+    with pytest.raises(UserError, match="PixelClassifier has no Mask2Former decoders"):
         start("MODEL.META_ARCHITECTURE", "PixelClassifier")

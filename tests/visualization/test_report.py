@@ -181,7 +181,7 @@ def test_a_neighbor_with_other_settings_is_no_comparison(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_a_sentence(tmp_path, capsys):
-    with pytest.raises(UserError, match="no run's folder"):
+    with pytest.raises(UserError, match="not a run's folder"):
         read_run(tmp_path)
     assert entry.main(["report", str(tmp_path)]) == 2
     run = make_run(tmp_path / "run", 50.0)

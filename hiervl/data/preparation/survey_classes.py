@@ -1,4 +1,4 @@
-"""The classes of a dataset that nobody has described: named by its lists and annotations, or by the masks' values."""
+"""Find the classes of a dataset without a class file: named by its lists and annotations, or by the masks' values."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from hiervl.data.preparation.survey_contents import NO_CLASSES, Survey
 from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError
 
-MAX_READ = 200  # masks or annotations that are read for their classes
+MAX_READ = 200  # how many masks or annotations are read
 MANY_CLASSES = 64
 
 
@@ -29,9 +29,9 @@ class FoundClasses:
 
     Attributes:
         entries: with the keys of a class file.
-        counts: of each entry's name, for people: "12 objects in 6 images".
+        counts: entry's name → text such as "12 objects in 6 images".
         source: where the names come from; "": there are none, the entries are named by values.
-        notes: what the user should look at.
+        notes: what the user should check.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -66,7 +66,7 @@ def find_classes(result: Survey) -> FoundClasses:
 
 
 def _finished(found: FoundClasses) -> FoundClasses:
-    """A colour of its own for every entry that has none."""
+    """Give a colour to every entry without one."""
     for index, entry in enumerate(found.entries):
         if "color" not in entry:
             entry["color"] = list(BACKGROUND_COLOR if entry.get("background") else distinct_color(index))
@@ -80,7 +80,7 @@ def _marked(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(result: Survey, objects: Counter, found: FoundClasses) -> list[dict[str, Any]]:
-    """The entries of the list of classes that names most of what was found."""
+    """The entries of the list of classes that names most of the found objects."""
     best: list[dict[str, Any]] = []
     for path in result.class_lists:
         try:
@@ -98,7 +98,7 @@ def _listed(result: Survey, objects: Counter, found: FoundClasses) -> list[dict[
 
 
 def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Counter]:
-    """Objects of each name, and images that show it."""
+    """Count the objects of each name, and the images with it."""
     objects: Counter = Counter()
     images: Counter = Counter()
     for place in result.places.values():
@@ -132,7 +132,7 @@ def _coco_names(path: Path) -> list[list[str]]:
 
 
 def _via_names(path: Path, found: FoundClasses) -> list[list[str]]:
-    """By the attribute that has fewest values, which is named where there are several."""
+    """Names by the attribute with the fewest values. If there are several attributes, a note names it."""
     images = [regions for _, regions in read_regions(path)]
     values = attribute_values(images)
     if not values:
@@ -145,7 +145,7 @@ def _via_names(path: Path, found: FoundClasses) -> list[list[str]]:
 
 
 def _cvat_colors(result: Survey) -> dict[str, dict[str, list[int]]]:
-    """Colours that the labels have in CVAT."""
+    """Colours of the labels in CVAT."""
     colors = {}
     for place in result.places.values():
         for name, text in read_cvat(result.path(place.masks)).labels:
@@ -156,7 +156,7 @@ def _cvat_colors(result: Survey) -> dict[str, dict[str, list[int]]]:
 
 
 def _count_class_masks(result: Survey) -> tuple[Counter, Counter]:
-    """Masks of each class, by the end of their names or their folders."""
+    """Count the masks of each class, by the end of their names or their folders."""
     objects: Counter = Counter()
     images: Counter = Counter()
     for place in result.places.values():
@@ -181,9 +181,9 @@ def _count_class_masks(result: Survey) -> tuple[Counter, Counter]:
 
 
 def _classes_in_masks(result: Survey) -> FoundClasses:
-    """By the values or colours that masks hold, named by a list of classes where there is one."""
+    """The classes by the values or colours in masks, with names from a list of classes if there is one."""
     found = FoundClasses()
-    values: Counter = Counter()  # masks that show each
+    values: Counter = Counter()  # number of masks with each value
     pixels: Counter = Counter()
     palette: dict[int, Color] = {}
     form, read = "", 0
@@ -200,7 +200,7 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
             palette.update(raw.palette or {})
             values.update(raw.counts().keys())
             pixels.update(raw.counts())
-    shown: dict[Any, int]  # by colour or by number, as the masks have them
+    shown: dict[Any, int]  # by colour or by number, as in the masks
     shares: Counter[Any] = pixels
     value: Any
     if form == COLOR:
@@ -234,7 +234,7 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
 
 
 def _named(result: Survey, found: FoundClasses, shown: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """Entries of a list of classes that came with the masks; they keep their place, which is their value."""
+    """Entries of a list of classes beside the masks. They keep their place in the list, which is their value."""
     for path in result.class_lists:
         try:
             entries = read_class_names(path)

@@ -92,7 +92,7 @@ def test_archive_cannot_write_elsewhere(source, tmp_path, monkeypatch):
 class TestErrors:
     def test_no_network(self, tmp_path, monkeypatch):
         message = prepare(monkeypatch, tmp_path, "--url", "http://127.0.0.1:9/a.zip")
-        assert "cannot be fetched" in message and "--source" in message
+        assert "cannot be downloaded" in message and "--source" in message
 
     def test_missing_files(self, source, tmp_path, monkeypatch):
         (source / "test" / "0.png").unlink()

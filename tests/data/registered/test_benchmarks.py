@@ -158,7 +158,7 @@ class TestErrors:
 
     def test_list_of_unknown_images(self, pascal, root):
         (root / "splits/pascal/2/labeled.txt").write_text("JPEGImages/a.jpg x\nJPEGImages/z.jpg x\n")
-        with pytest.raises(UserError, match="z, which .*labeled.txt names, is no training image in .*VOC2012"):
+        with pytest.raises(UserError, match="z, which .*labeled.txt names, is not a training image in .*VOC2012"):
             divide(pascal, 2)
 
     def test_missing_label_and_instances(self, root):
