@@ -69,7 +69,7 @@ def main() -> None:
 
 def build(config: str, device: str, recompute: bool):
     """The step and the optimiser of a config, without the files of its dataset."""
-    from detectron2.modeling import build_model  # after hiervl, which mends what it needs
+    from detectron2.modeling import build_model  # after hiervl, which patches what it needs
 
     classes = read_classes(str(CONFIGS / "classes" / f"{Path(config).stem.split('_')[0]}.yaml"))
     options = ["MODEL.DEVICE", device, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLASS_NAMES", str([c.name for c in classes])]

@@ -4,7 +4,7 @@
     python -m benchmarks.suggest_labels --only-tables
 
 For every seed: some images at random and a network trained on their labels; then further images, suggested by that
-network or at random, from all others; then a network from scratch on both, judged on the validation images. Within a
+network or at random, from all others; then a network from scratch on both, evaluated on the validation images. Within a
 seed both share the first images, the first network and the seed of the training. Labels are given as a user gives
 them: by a section DATASET whose LABELED.LIST grows.
 

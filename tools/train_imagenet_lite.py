@@ -15,7 +15,7 @@ of the classes.
 The text side is a small transformer that is trained to say these rows when it reads a name, a synonym or a definition
 of one of the 1,000 classes (timm's ``ImageNetInfo``). Words that several classes share, such as the last one of "sports
 car" and "passenger car", lead to all of these classes at once. It is trained twice: once without a tenth of all
-phrases, by which it is judged, then with all, which is what ships.
+phrases, for its evaluation, then with all, which is what ships.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def genus(definition: str) -> str:
 
 
 def divide(phrases: Sequence[Phrase], seed: int) -> tuple[list[Phrase], list[Phrase]]:
-    """Phrases to learn from and phrases to be judged by: a tenth of the definitions, and of the names that are not the
+    """Phrases to learn from and phrases for evaluation: a tenth of the definitions, and of the names that are not the
     only one of a class."""
     rng = np.random.default_rng(seed)
     left = Counter(phrase.classes for phrase in phrases if phrase.kind == "name")

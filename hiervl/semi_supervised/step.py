@@ -207,15 +207,15 @@ class SemiSupervisedStep(nn.Module):
         """Embeddings by the frozen CLIP of those of "labelled", "weak" and "strong" images that need them."""
         if self.frozen_clip is None:
             return {}
-        judges = self.student.frozen_clip is not None
+        needs_all = self.student.frozen_clip is not None
         groups = {}
-        if judges or (self.masked is not None and self.masked.needs_frozen_clip):
+        if needs_all or (self.masked is not None and self.masked.needs_frozen_clip):
             groups["labelled"] = labeled
-        if views is not None and (judges or self._guides):
+        if views is not None and (needs_all or self._guides):
             groups["weak"] = self.student.normalize(list(views.weak))
-        if views is not None and judges and views.strong:
+        if views is not None and needs_all and views.strong:
             groups["strong"] = self.student.normalize(list(torch.cat(views.strong)))
-        return embed_together(self.frozen_clip, groups, pooled=judges) if groups else {}
+        return embed_together(self.frozen_clip, groups, pooled=needs_all) if groups else {}
 
     # ---- losses of unlabelled images -----------------------------------------------------------------------------
 
@@ -327,12 +327,12 @@ class SemiSupervisedStep(nn.Module):
         return pixel_cross_entropy(scores, labels, self.ignore_value, keep, balance)
 
     @torch.no_grad()
-    def _pseudo_labels(self, views: UnlabeledImages, judged: dict[str, ClipEmbeddings]) -> PseudoLabels:
+    def _pseudo_labels(self, views: UnlabeledImages, options: dict[str, ClipEmbeddings]) -> PseudoLabels:
         network = self.teacher.network
         was_training = network.training
         network.eval()
         try:
-            scores = network.semantic_maps(views.weak, **judged)
+            scores = network.semantic_maps(views.weak, **options)
             if views.weak_in_labeled_colors is not None:
                 others = network.semantic_maps(views.weak_in_labeled_colors)
                 scores = normalized(scores.float()) + normalized(others.float())

@@ -1,4 +1,4 @@
-"""A stranger's way through the commands: plain folders, one YAML, no Python."""
+"""A new user's way through the commands: plain folders, one YAML, no Python."""
 
 import json
 import os
@@ -173,7 +173,7 @@ def streets(tmp_path):
     return tmp_path
 
 
-def test_a_strangers_run(streets, capsys):
+def test_a_new_users_run(streets, capsys):
     """check-data, prompts, training, results."""
     config = streets / "streets.yaml"
     assert run("check-data", config) == 0

@@ -78,8 +78,8 @@ def test_encoder_lies_on_any_config(path):
     plain = load_config(str(FOLDER / "pascal_92.yaml"))
     changed = load_config(str(FOLDER / "pascal_92.yaml"), deltas=[str(path)])
     assert changed.OUTPUT_DIR == f"{plain.OUTPUT_DIR}_{path.stem}"
-    towers = [(cfg.MODEL.CLIP.NAME, cfg.MODEL.ENCODER.NAME) for cfg in (plain, changed)]
-    assert towers[0] != towers[1]
+    encoders = [(cfg.MODEL.CLIP.NAME, cfg.MODEL.ENCODER.NAME) for cfg in (plain, changed)]
+    assert encoders[0] != encoders[1]
     for section in ("DATASETS", "LOSS", "SEMI", "TEST"):
         assert changed[section] == plain[section]
 

@@ -202,14 +202,14 @@ def test_one_pass_also_where_it_judges_the_relevance(make_step, passes):
     assert torch.equal(step.student.relevance_similarity(images, text), before)
 
 
-def test_an_unknown_judge_is_a_user_error(make_step):
+def test_an_unknown_image_embedding_is_a_user_error(make_step):
     with pytest.raises(UserError, match="MODEL.HSQG.IMAGE_EMBEDDING"):
         make_step("MODEL.HSQG.IMAGE_EMBEDDING", "frosen")
 
 
-@pytest.mark.parametrize("judge", ["trained", "frozen"])
-def test_the_frozen_clip_is_never_saved_and_never_copied(make_step, make_network, judge):
-    step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", judge)
+@pytest.mark.parametrize("embedding", ["trained", "frozen"])
+def test_the_frozen_clip_is_never_saved_and_never_copied(make_step, make_network, embedding):
+    step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", embedding)
     assert isinstance(step.student, HierVL)
     plain = set(make_network(*ALL, trained=False).state_dict())
     assert set(step.student.state_dict()) == plain and set(step.teacher.network.state_dict()) == plain

@@ -18,7 +18,7 @@ from hiervl.utils.errors import UserError
 NEW_NAMES = ["background", "sky", "wild dog"]
 # More text queries than the smallest image has pixels in the decoder's maps, fewer than the largest.
 MANY_NAMES = ["background", *(f"thing {number}" for number in range(70))]
-# The second is one pixel above a multiple of the stride (16), the third a multiple, as the native grid of the tower.
+# The second is one pixel above a multiple of the stride (16), the third a multiple, as the native grid of the encoder.
 SHAPES = [(3, 40, 70), (1, 33, 17), (1, 64, 64), (2, 96, 48)]
 
 
@@ -43,7 +43,7 @@ def describe_anew(network):
         (("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False), False),
         (("MODEL.META_ARCHITECTURE", "PixelClassifier"), False),
     ],
-    ids=["default", "new classes", "text queries alone", "frozen judge", "no text", "pixel classifier"],
+    ids=["default", "new classes", "text queries alone", "frozen relevance", "no text", "pixel classifier"],
 )
 def test_export_form_computes_the_same(make_network, overrides, new_classes):
     network = make_network(*overrides).eval()

@@ -20,7 +20,7 @@ def visual(request, tmp_path):
 
 
 def make_visual(trunk, folder):
-    """open_clip's tower around a trunk of timm with random weights, statistics of its batch norms included."""
+    """open_clip's encoder around a trunk of timm with random weights, statistics of its batch norms included."""
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 64, "timm_model_name": trunk, "timm_pool": "", "timm_proj": "linear"},

@@ -112,7 +112,7 @@ def test_a_network_with_other_classes_and_back(make_network, resize_by_opencv):
     similarity = text.class_similarity(dense.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     expected = (similarity * network.mask_prior.log_scale.exp()).softmax(1)
     expected = resize_by_opencv(expected, given[0].shape[2:])
-    torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=1e-4)  # q is what the image tower says
+    torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=1e-4)  # q is what the image encoder says
     assert network.query_generator.always_active == (1,)
     network.set_classes(names[::-1], [[name] for name in names[::-1]], [5])
     reversed_maps = network.semantic_maps(images).flip(1)

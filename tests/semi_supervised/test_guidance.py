@@ -83,7 +83,7 @@ def test_frozen_clip_stays_what_clip_was(make_network):
     text, images = network.encode_text(), torch.rand(2, 3, 64, 64)
     before = frozen(images, text)
     assert torch.allclose(before.sum(1), torch.ones_like(before.sum(1)), atol=1e-5)
-    # Without visual prompts and untrained, it agrees with the tower itself.
+    # Without visual prompts and untrained, it agrees with the encoder itself.
     network.backbone.visual_prompts = None
     dense = network.backbone(images)["dense_embedding"]
     expected = (torch.einsum("bdhw,cd->bchw", dense, text.prototypes) * 10.0).softmax(1)

@@ -132,7 +132,7 @@ def test_entropy_counts_what_the_box_brought_in(step):
 
 
 def test_hidden_class_losses(step, monkeypatch):
-    """Weights whole, not times the share; the student sees the hidden images, the frozen tower all of them."""
+    """Weights whole, not times the share; the student sees the hidden images, the frozen encoder all of them."""
     seen = []
 
     def watched(*args):

@@ -87,7 +87,7 @@ def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_n
 
 
 def test_what_is_loaded_is_seen_by_student_and_teacher(make_network):
-    """As a trainer loads a checkpoint: the student's weights, then the teacher's; the text tower is one for both."""
+    """As a trainer loads a checkpoint: the student's weights, then the teacher's; both share one text encoder."""
     torch.manual_seed(1)
     student = make_network(trained=False).eval()
     teacher = EmaTeacher(student)
@@ -124,7 +124,7 @@ def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
 
 
 def test_pseudo_labels_by_hand():
-    """Four pixels: certain of 1, of 0, undecided, certain but padded. Scores are normalised before they are judged."""
+    """Four pixels: certain of 1, of 0, undecided, certain but padded. Scores are normalised before they are compared."""
     scores = torch.tensor([[0.1, 1.9, 0.5, 0.0], [0.4, 0.1, 0.4, 9.0]]).view(1, 2, 1, 4)  # p = 0.8, 0.95, 0.56, 1
     valid = torch.tensor([[[True, True, True, False]]])
     for threshold, keep in ((0.79, [True, True, False, False]), (0.81, [False, True, False, False])):
