@@ -33,7 +33,7 @@ def text(device: torch.device, args) -> list[Measurement]:
     """Embeddings of the classes by the text encoder of ViT-B/16: in training with gradients, in evaluation kept.
 
     The other candidate of the training lines encodes whole sequences of 77 tokens, the fixed prompts each time. On a
-    CPU the encoder is cut to 2 of its 12 blocks, and more than 21 classes are only measured in evaluation. The first call
+    CPU the encoder has 2 of its 12 blocks, and more than 21 classes are only measured in evaluation. The first call
     there is no median.
     """
     clip, tokens = load_clip("ViT-B-16-quickgelu", "")

@@ -53,7 +53,7 @@ def test_a_network_without_language_predicts_its_own_classes_alone(save_run):
 
 @torch.no_grad()
 def test_a_frozen_clip_comes_from_its_own_weights(save_run, clip_file, tmp_path):
-    """The frozen CLIP is in no checkpoint: it must not be taken from the random encoder that the rest is loaded into."""
+    """The frozen CLIP is in no checkpoint: it must not come from the random encoder of the network."""
     torch.manual_seed(1)
     clip, *_ = load_clip(clip_file, "")
     weights = tmp_path / "clip.pt"

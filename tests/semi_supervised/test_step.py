@@ -124,7 +124,7 @@ def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
 
 
 def test_pseudo_labels_by_hand():
-    """Four pixels: certain of 1, of 0, undecided, certain but padded. Scores are normalised before they are compared."""
+    """Four pixels: certain of 1, certain of 0, undecided, certain but padded. Scores are normalised first."""
     scores = torch.tensor([[0.1, 1.9, 0.5, 0.0], [0.4, 0.1, 0.4, 9.0]]).view(1, 2, 1, 4)  # p = 0.8, 0.95, 0.56, 1
     valid = torch.tensor([[[True, True, True, False]]])
     for threshold, keep in ((0.79, [True, True, False, False]), (0.81, [False, True, False, False])):
