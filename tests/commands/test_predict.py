@@ -149,7 +149,7 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(brightest, tmp_path, capsys
     assert not (tmp_path / "out" / "failed.txt").exists()
 
 
-def test_what_is_done_is_skipped_unless_it_is_to_be_overwritten(brightest, tmp_path, capsys):
+def test_finished_files_are_skipped_unless_overwrite_is_set(brightest, tmp_path, capsys):
     pictures(tmp_path / "in", "a.png", "b.png")
     assert brightest("--input", tmp_path / "in", "--save", "mask") == 0
     mask = tmp_path / "out" / "mask" / "a.png"

@@ -89,7 +89,7 @@ def test_auc_by_hand():
     assert np.isnan(presence_auc(relevance, np.ones((2, 2), dtype=bool)))
 
 
-def test_what_is_logged_and_written():
+def test_figures_are_logged_and_written():
     sick = report([5000, 2000, 0])
     sick.problems = find_problems(sick)
     scalars = sick.scalars()

@@ -181,7 +181,7 @@ def test_one_pass_through_the_frozen_clip_serves_all(make_step, passes):
     assert passes == [2, 2]
 
 
-def test_one_pass_also_where_it_judges_the_relevance(make_step, passes):
+def test_one_pass_also_if_the_frozen_clip_decides_on_the_relevance(make_step, passes):
     """Labelled, weak and both strong views; and the network alone finds the same as when it is told."""
     step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", "frozen")
     torch.manual_seed(5)

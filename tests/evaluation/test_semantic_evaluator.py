@@ -219,7 +219,7 @@ def test_order_and_batching_of_images_do_not_matter():
     assert forward.evaluate() == backward.evaluate() == together.evaluate()
 
 
-def test_reset_forgets():
+def test_reset_removes_all_counts():
     truths, predictions = random_maps(seed=4, count=2, num_classes=3)
     evaluator = evaluator_of(truths, "abc")
     feed(evaluator, predictions)

@@ -129,7 +129,7 @@ def run_alone(path):
     return lambda batch: torch.from_numpy(session.run(["scores"], {"images": batch.numpy()})[0])
 
 
-def test_graph_does_not_ask_whether_rows_or_pixels_are_more(make_network):
+def test_one_graph_is_right_for_more_queries_than_pixels_and_for_fewer(make_network):
     """The smallest image has fewer pixels than text queries, the largest more."""
     network = make_network(*SMALL).eval()
     network.set_classes(MANY_NAMES, [[name] for name in MANY_NAMES], [0])
@@ -163,7 +163,7 @@ def test_file_that_differs_is_an_error_and_not_kept(monkeypatch, make_network, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tolerance_is_the_user_s(monkeypatch, make_network, make_cfg, tmp_path):
+def test_the_users_tolerance_decides(monkeypatch, make_network, make_cfg, tmp_path):
     def shifted(network, images):
         return network.semantic_maps(images) + 0.01
 

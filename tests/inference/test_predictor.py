@@ -69,7 +69,7 @@ def test_objects_across_windows_are_one_instance_and_one_segment():
     assert areas == [(0, False, 618), (1, True, 92), (2, True, 90)]
 
 
-def test_without_instance_rows_connected_regions_are_the_instances():
+def test_without_instance_queries_connected_regions_are_the_instances():
     prediction = simple(num_queries=0)(colors(20, 40))
     assert sorted((i.label, i.area) for i in prediction.instances) == [(1, 92), (2, 90)]
     assert sorted(s.label for s in prediction.panoptic.segments) == [0, 1, 2]
@@ -82,7 +82,7 @@ def test_things_are_chosen_by_name():
         simple(things=["sphere"])
 
 
-def test_what_is_not_asked_for_is_left_out():
+def test_results_that_are_not_asked_for_are_left_out():
     prediction = simple()(colors(20, 40), instances=False, panoptic=False)
     assert prediction.instances is None and prediction.panoptic is None
 
@@ -139,7 +139,7 @@ def test_a_photo_is_turned_as_its_camera_says():
     [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.int64), np.full((4, 4), 200.0), np.zeros((0, 4, 3), np.uint8),
      torch.zeros(4, 4, 3), [1, 2]],
 )  # fmt: skip
-def test_what_is_no_image_is_refused(wrong):
+def test_arrays_that_are_not_images_are_refused(wrong):
     with pytest.raises(ValueError):
         pixels_of(wrong)
 

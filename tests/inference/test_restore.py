@@ -66,7 +66,7 @@ def test_a_frozen_clip_comes_from_its_own_weights(save_run, clip_file, tmp_path)
 
 
 @torch.no_grad()
-def test_a_network_without_text_rows_is_restored(save_run):
+def test_a_network_without_text_queries_is_restored(save_run):
     _, folder = save_run("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False)
     assert restore_network(str(folder), device="cpu").network.gate is None
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_without_class_records_names_its_classes(save_run):
     assert classes[2] == ClassDefinition("red bus", ("red bus",), distinct_color(2), False)
 
 
-def test_what_is_no_run_is_said_in_a_sentence(save_run, tmp_path):
+def test_a_folder_without_a_run_is_one_sentence(save_run, tmp_path):
     with pytest.raises(UserError, match="neither a checkpoint nor a run"):
         find_checkpoint(str(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()

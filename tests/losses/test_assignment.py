@@ -145,7 +145,7 @@ def test_fixed_assignment_by_hand():
     assert all(query_target[1, query].all() for query in (0, 2, 4))
 
 
-def test_hungarian_assignment_gives_every_segment_one_row_of_any_kind():
+def test_hungarian_assignment_gives_every_segment_one_query_of_any_kind():
     logits, masks, query_classes = make_prediction([[0, 3, -1, -1], [2, 1, -1, -1]])
     valid = torch.tensor([[True, False, True, True], [True, True, True, True]])
     targets = [image_targets(random_image(seed), None, (12, 16), 255) for seed in (0, 1)]

@@ -117,7 +117,7 @@ def test_a_batch_without_labels_costs_nothing(assignment):
         assert (x.grad == 0).all()
 
 
-def test_padded_rows_are_left_out_of_the_classification():
+def test_padded_queries_are_left_out_of_the_classification():
     predicted = predictions(queries=4)
     padded = predicted._replace(query_valid=torch.tensor([[True, False, True, True]]))
     criterion = SupervisedCriterion(weights=ALL, num_points=16)

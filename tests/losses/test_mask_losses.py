@@ -11,7 +11,7 @@ from hiervl.losses.mask_losses import (
 )
 
 
-def test_equal_mask2former():
+def test_mask_losses_equal_mask2former():
     mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
     torch.manual_seed(0)
     logits, targets = 3 * torch.randn(5, 40), torch.rand(5, 40)
@@ -33,7 +33,7 @@ def test_points_without_label_do_not_count():
     assert (found[:, 2] == 0).all()
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(0)
     logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     targets, counts = torch.rand(3, 5, dtype=torch.float64), torch.tensor([1.0, 1, 1, 0, 1], dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_the_smallest_values_of_every_row(kind):
         torch.testing.assert_close(values.gather(1, places).sort(dim=1).values, expected, equal_nan=True)
 
 
-def test_the_smallest_values_stay_in_their_row_where_others_have_more():
+def test_the_smallest_values_stay_in_their_row_if_others_have_more():
     """A row of NaN has none, another one has two that are equal: together as many as are asked for."""
     nan = float("nan")
     places = _smallest(torch.tensor([[nan, nan, nan], [0.5, 0.5, 1.0]]), 1)

@@ -97,7 +97,7 @@ def test_pixel_text_by_hand():
         assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(1)
     masked = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     whole, texts = torch.randn(1, 3, 2, 2).double(), F.normalize(torch.randn(4, 3).double(), dim=1)

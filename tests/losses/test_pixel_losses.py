@@ -6,7 +6,7 @@ import torch
 from hiervl.losses.pixel_losses import normalized, pixel_cross_entropy, pixel_entropy, resized_at_labels
 
 
-def test_by_hand():
+def test_pixel_cross_entropy_by_hand():
     """Four pixels of two classes with S = (3, 1), (2, 2), (1, 7), (5, 5); the third is ignored."""
     scores = torch.tensor([[3.0, 2.0, 1.0, 5.0], [1.0, 2.0, 7.0, 5.0]]).view(1, 2, 1, 4)
     labels = torch.tensor([0, 1, 255, 1]).view(1, 1, 4)
@@ -49,7 +49,7 @@ def test_scores_are_resized_about_the_centers_of_pixels(resize_by_opencv, size):
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(2, 3, 2, 2), 1e-30 * torch.ones(2, 3, 2, 2)])
-def test_pixels_that_no_row_claims_stay_finite(scores):
+def test_pixels_that_no_query_predicts_stay_finite(scores):
     scores.requires_grad_()
     loss = pixel_cross_entropy(scores, torch.ones(2, 2, 2, dtype=torch.long), 255)
     loss.backward()
@@ -66,7 +66,7 @@ def test_nothing_labeled_is_zero_with_zero_gradient():
     assert pixel_cross_entropy(scores, torch.full((2, 2, 2), 255), 255, balance=0.5).item() == 0
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(0)
     scores = (torch.rand(1, 3, 2, 2, dtype=torch.float64) + 0.1).requires_grad_()
     labels = torch.tensor([[[0, 1, 2, 255], [2, 1, 0, 0]]])

@@ -26,7 +26,7 @@ def plain(mask, points):
     return point_sample(mask[None, None].float(), points[None])[0, 0]
 
 
-def test_rows_with_points_of_their_own():
+def test_masks_are_sampled_at_points_of_their_own():
     """Every class, every segment and an empty mask of every image; points reach the border of the image."""
     images = targets()
     rows = [(b, int(c), mask) for b, t in enumerate(images) for c, mask in zip(t.class_labels, t.class_masks)]

@@ -158,7 +158,7 @@ def test_position_embeddings_of_another_image_size_are_interpolated(archive, tmp
 
 
 @pytest.mark.parametrize("layout", ["openai", "transformers", "open_clip"])
-def test_another_architecture_is_told(archive, transformers_folder, tmp_path, layout):
+def test_another_architecture_is_named(archive, transformers_folder, tmp_path, layout):
     path = {"openai": archive, "transformers": str(transformers_folder[0] / "model.safetensors")}.get(layout)
     if path is None:
         path = str(tmp_path / "weights.pt")

@@ -117,6 +117,6 @@ def test_a_frozen_copy_says_the_same_and_keeps_saying_it(visual):
 
 
 @pytest.mark.parametrize("options", [{"frozen_stages": 5}, {"frozen_stages": -1}, {"trainable": "some"}])
-def test_what_cannot_be_is_said(visual, options):
+def test_values_out_of_range_are_user_errors(visual, options):
     with pytest.raises(UserError, match="MODEL.CLIP.(FROZEN_STAGES is 0 to 4|TRAINABLE is one of)"):
         ConvolutionalEncoder(visual, **options)

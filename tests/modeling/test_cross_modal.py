@@ -58,7 +58,7 @@ def test_each_direction_can_be_switched_off(direction):
 
 
 @pytest.mark.parametrize("read", ["few read many", "many read few", "fused"])
-def test_what_few_rows_save_changes_nothing(read):
+def test_the_shortcut_for_few_queries_changes_nothing(read):
     """Output and all gradients, of which that of the keys' bias is 0; with a bias where many read few.
 
     CUDA uses the fused attention, the CPU the others: both are the attention as it is written.
@@ -83,7 +83,7 @@ def test_what_few_rows_save_changes_nothing(read):
 
 
 @pytest.mark.parametrize("rows", [0, 2, 30])
-def test_many_text_rows_equal_the_attention_too(rows):
+def test_many_text_queries_equal_the_attention_too(rows):
     """Beyond some number of rows the plain attention is used; both sides of it agree with the equation."""
     torch.manual_seed(0)
     module = CrossModalSpatialAlignment(8, 2)

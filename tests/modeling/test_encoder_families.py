@@ -187,7 +187,7 @@ def test_trainable_parts_of_timms_vits(loaded, family):
         ("no_such_model", "neither an open_clip model"),
     ],
 )
-def test_what_cannot_be_read_is_refused_before_anything_is_fetched(monkeypatch, name, words):
+def test_unsupported_models_are_refused_before_any_download(monkeypatch, name, words):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
     with pytest.raises(UserError, match=words) as error:
         check_clip(name)

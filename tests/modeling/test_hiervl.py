@@ -252,7 +252,7 @@ def test_unknown_classes_have_no_prior_and_no_seeds():
     assert (logits[..., 0] > 0.9 * seeds.class_logit).all()
 
 
-def test_what_clip_does_not_know_travels_with_the_network(make_network):
+def test_classes_unknown_to_clip_are_saved_with_the_network(make_network):
     network, other = make_network(), make_network()
     network.mask_prior.known[2] = False
     other.load_state_dict(network.state_dict())
@@ -272,7 +272,7 @@ def test_certain_prior_has_finite_gradients():
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_prior_is_read_by_the_text_rows_of_the_network(make_network):
+def test_prior_is_read_by_the_text_queries_of_the_network(make_network):
     """The first masks with and without it differ by the resized log-odds of the row's class, and on no other row."""
     network = make_network("MODEL.QUERY_DECODER.INSTANCE_SEEDS", False).eval()
     images = random_images(1)

@@ -125,7 +125,7 @@ def watch(monkeypatch, module, name):
     return seen
 
 
-def test_instances_are_the_targets_of_instance_rows(make_network, monkeypatch):
+def test_instances_are_the_targets_of_instance_queries(make_network, monkeypatch):
     """Two instances of one class: two targets for the instance queries, one whole class for the text queries."""
     seen = watch(monkeypatch, criterion, "assign")
     instance_ids = torch.ones(64, 64, dtype=torch.long)

@@ -35,7 +35,7 @@ def test_seeds_lie_on_the_peaks_of_single_classes():
 
 
 @pytest.mark.parametrize("num_classes", [2, 13, 150])
-def test_a_row_starts_out_giving_its_class_three_fifths(num_classes):
+def test_a_query_gives_its_class_three_fifths_at_first(num_classes):
     logits = torch.zeros(num_classes + 1, dtype=torch.float64)
     logits[0] = start_logit(num_classes)
     assert logits.softmax(0)[0].item() == pytest.approx(0.6)
@@ -84,7 +84,7 @@ def test_the_radius_is_counted_in_patches_and_follows_the_features():
     assert area.max() == 9  # a disc of radius 2 holds 9 patches whose centres are nearer
 
 
-def test_a_row_takes_the_features_of_its_place(resize_by_opencv):
+def test_a_query_takes_the_features_of_its_place(resize_by_opencv):
     """Features are finer than the odds: the place is the centre of the patch, between four of their pixels."""
     odds = odds_of([[0] * 6] * 4)
     odds[0, 1, 2, 4] = SURE
@@ -113,7 +113,7 @@ def test_more_seeds_than_patches_and_images_do_not_matter_to_each_other(num_seed
     assert torch.isfinite(odds.grad).all() and all(torch.isfinite(p.grad).all() for p in seeds.parameters())
 
 
-def test_a_network_with_seeds_gives_its_instance_rows_places(make_network):
+def test_a_network_with_seeds_gives_its_instance_queries_places(make_network):
     """The rows claim different pixels from the start; without seeds, they are learnable rows alone."""
     images = 255 * torch.rand(1, 3, 64, 64)
     with_seeds = make_network().eval()

@@ -167,7 +167,7 @@ def test_the_official_names_are_known(form, tmp_path):
         np.testing.assert_array_equal(own[f"query_decoder.{name}"], weights[f"sem_seg_head.predictor.{source}"])
 
 
-def test_what_does_not_fit_is_named_and_left_as_it_is(file, caplog):
+def test_weights_that_do_not_fit_are_named_and_left_out(file, caplog):
     """Another encoder, other classes, fewer queries, and what HierVL adds."""
     network = decoders(channels=(24, 24, 24, 24), classes=3, queries=4, text=True)
     before = {name: value.clone() for name, value in network.state_dict().items()}

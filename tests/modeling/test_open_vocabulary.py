@@ -33,7 +33,7 @@ def test_a_class_left_out_gives_its_probability_to_the_others():
     assert classify([1], -1, text=text_of((1.0, 0.0))) == pytest.approx([1 / 5, 4 / 5])
 
 
-def test_an_instance_row_shares_the_probability_of_some_object_by_similarity():
+def test_an_instance_query_shares_the_probability_of_some_object_by_similarity():
     # Similarities 1, 0, −1 at τ = 1; the second class is new. P(object) = 4/8 in all.
     e = math.e
     new = 1 / (e + 1 + 1 / e)
@@ -41,11 +41,11 @@ def test_an_instance_row_shares_the_probability_of_some_object_by_similarity():
     assert classify([0, None, 1], -1) == pytest.approx(expected)
 
 
-def test_a_text_row_of_a_new_class_is_that_class_or_nothing():
+def test_a_text_query_of_a_new_class_is_that_class_or_nothing():
     assert classify([0, None, 1], 1) == pytest.approx([0, 4 / 8, 0, 4 / 8])
 
 
-def test_a_text_row_of_a_known_class_is_never_a_new_one():
+def test_a_text_query_of_a_known_class_is_never_a_new_one():
     assert classify([0, None, 1], 0) == pytest.approx([3 / 8, 0, 1 / 8, 4 / 8])
 
 
@@ -55,7 +55,7 @@ def test_all_classes_new():
     assert classify([None] * 3, -1) == pytest.approx([e / total / 2, 1 / total / 2, 1 / e / total / 2, 1 / 2])
 
 
-def test_columns_of_rows():
+def test_classes_of_queries_become_columns_of_the_linear_head():
     classifier = OpenVocabularyClassifier([1, None, 0], 1.0)
     assert classifier.linear_class(torch.tensor([0, 1, 2, -1])).tolist() == [1, -1, 0, -1]
 

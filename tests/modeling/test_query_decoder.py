@@ -61,7 +61,7 @@ def test_layer_equals_mask2former():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_rows_see_their_own_mask_or_everything():
+def test_queries_see_their_own_mask_or_everything():
     """Row by row: its mask from a logit of 0 on; a row whose mask is empty sees all pixels."""
     masks = torch.tensor([[2.0, -3.0, 0.0, -1.0], [-2.0, 3.0, -1.0, 1.0], [-1.0, -2.0, -0.1, -4.0]]).view(1, 3, 2, 2)
     seen = _visible_pixels(masks)

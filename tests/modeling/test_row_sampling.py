@@ -35,7 +35,7 @@ def test_equals_sampled_maps(dtype, tolerance):
         torch.testing.assert_close(found_grad.double(), expected_grad, atol=10 * tolerance, rtol=10 * tolerance)
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     value, locations, weights = inputs(batch=1, queries=3)
     assert torch.autograd.gradcheck(lambda v, at, w: sum_of_rows(v, SHAPES, at, w), (value, locations, weights))
 

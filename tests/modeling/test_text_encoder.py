@@ -56,7 +56,7 @@ def test_several_phrases_count_by_their_best(clip):
     torch.testing.assert_close(text.class_similarity(features), expected, atol=1e-5, rtol=0)
 
 
-def test_gradients_reach_the_prompts_and_not_the_tower(clip):
+def test_gradients_reach_the_prompts_and_not_the_encoder(clip):
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").train()
     (encoder().text_embeddings * torch.randn(3, 32)).sum().backward()
     assert encoder.prompts.grad.abs().min() > 0
@@ -109,7 +109,7 @@ def test_embeddings_are_kept_until_they_change(clip, clip_file, change):
     torch.testing.assert_close(after.text_embeddings, encoder._encode().text_embeddings)
 
 
-def test_a_copy_notices_that_the_tower_they_share_was_loaded_or_moved(clip, clip_file):
+def test_a_copy_notices_that_the_shared_encoder_was_loaded_or_moved(clip, clip_file):
     """As a teacher, whose student is loaded alone."""
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
     copied = copy.deepcopy(encoder)
@@ -161,7 +161,7 @@ def test_set_classes_takes_another_number_of_classes(clip):
     assert encoder().text_embeddings.shape == (4, 32)
 
 
-def test_copies_share_the_tower_and_own_their_prompts(clip):
+def test_copies_share_the_encoder_and_have_their_own_prompts(clip):
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
     before = encoder().text_embeddings
     copied = copy.deepcopy(encoder)

@@ -50,7 +50,7 @@ def test_moving_average_by_hand():
     assert student.trained.item() == 4.0
 
 
-def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, monkeypatch):
+def test_teacher_encodes_text_again_when_its_prompts_have_changed(make_network, monkeypatch):
     """Also where the averaging writes without counting it, as PyTorch's fused operation does on CUDA."""
 
     def lerp(own, followed, weight):
@@ -69,7 +69,7 @@ def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, mon
     assert not torch.allclose(teacher.network.encode_text().text_embeddings, before)
 
 
-def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_network):
+def test_a_student_that_teaches_itself_encodes_text_again_after_every_step(make_network):
     student = make_network(trained=False).train()
     teacher = StudentAsTeacher(student)
 
@@ -86,7 +86,7 @@ def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_n
     assert not torch.allclose(labels(), before)
 
 
-def test_what_is_loaded_is_seen_by_student_and_teacher(make_network):
+def test_student_and_teacher_encode_text_again_after_loading(make_network):
     """As a trainer loads a checkpoint: the student's weights, then the teacher's; both share one text encoder."""
     torch.manual_seed(1)
     student = make_network(trained=False).eval()
@@ -321,7 +321,7 @@ def test_weights_of_the_parts(make_step):
         torch.testing.assert_close(losses[name], wanted, atol=1e-6, rtol=1e-6)
 
 
-def test_burn_in(make_step):
+def test_unlabeled_images_are_not_used_during_burn_in(make_step):
     """Unlabelled images are left alone until their first iteration."""
     step = make_step("SEMI.BURN_IN", 3)
     for iteration, is_used in ((0, False), (2, False), (3, True), (4, True)):

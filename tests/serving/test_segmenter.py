@@ -52,7 +52,7 @@ def test_the_pictures_are_those_of_the_prediction(segmenter, predictor, photo):
     assert drawing.size == (40, 60)
 
 
-def test_hiding_a_class_and_changing_its_color_only_draws_anew(segmenter, predictor, photo, monkeypatch):
+def test_hiding_a_class_or_changing_its_color_only_draws_again(segmenter, predictor, photo, monkeypatch):
     calls = count_calls(monkeypatch)
     rows = rows_of(predictor.classes)
     first = segmenter(photo, read_rows(rows))
@@ -68,7 +68,7 @@ def test_hiding_a_class_and_changing_its_color_only_draws_anew(segmenter, predic
     assert len(calls) == 1
 
 
-def test_new_names_ask_the_network_anew_by_their_phrases(segmenter, predictor, photo, monkeypatch):
+def test_new_names_run_the_network_again_with_their_phrases(segmenter, predictor, photo, monkeypatch):
     calls = count_calls(monkeypatch)
     trained = read_rows(rows_of(predictor.classes))
     before = segmenter(photo, trained)
@@ -114,7 +114,7 @@ def bomb(width, height):
         (b"", "cannot be read as an image"),
     ],
 )
-def test_what_is_no_image_of_bounded_size_is_refused_without_the_path(tmp_path, monkeypatch, content, words):
+def test_files_that_are_not_images_of_limited_size_are_refused_without_the_path(tmp_path, monkeypatch, content, words):
     decoded = []
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: decoded.append(image.size))
     path = tmp_path / "upload"

@@ -23,7 +23,7 @@ def test_the_same_picture_however_stored():
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_other_pictures(seed):
+def test_different_pictures_are_not_duplicates(seed):
     assert pairs(clouds(0), clouds(seed)) == []
     assert pairs(clouds(0), clouds(0)[:, ::-1]) == []  # mirrored
 

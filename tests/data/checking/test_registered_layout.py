@@ -118,7 +118,7 @@ def test_ignore_label_of_the_dataset(look):
         MetadataCatalog.remove("ignores_3")
 
 
-def test_prompts(camvid, camvid_12, tmp_path, capsys):
+def test_prompts_reads_registered_datasets(camvid, camvid_12, tmp_path, capsys):
     clip = ["MODEL.CLIP.NAME", "shapesworld", "MODEL.CLIP.PRETRAINED", "shapesworld",
             "MODEL.CLIP.BLOCKS", "[1, 2, 3, 5]", "MODEL.CLIP.DENSE", "value",
             "MODEL.TEXT.TEMPLATE", "a {}."]  # fmt: skip

@@ -56,7 +56,7 @@ def test_mistakes_name_file_and_entry(tmp_path, text, message):
     assert "classes.yaml" in str(caught.value)
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_class_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_classes(tmp_path / "none.yaml")
 

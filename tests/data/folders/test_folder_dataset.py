@@ -56,7 +56,7 @@ def test_a_class_marked_as_background_is_always_active(own):
     assert "forest floor" in cfg.MODEL.HSQG.ALWAYS_ACTIVE
 
 
-def test_what_the_user_names_in_datasets_stays(own):
+def test_datasets_that_the_user_names_stay(own):
     cfg = load_config(own.config(), ["DATASETS.TEST", "('camvid_val',)", "DATASETS.TRAIN", "('own_train', 'x')"])
     register_own_dataset(cfg)
     assert cfg.DATASETS.TEST == ("camvid_val",) and cfg.DATASETS.TRAIN == ("own_train", "x")

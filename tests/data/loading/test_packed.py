@@ -20,7 +20,7 @@ def test_dicts_come_out_as_they_went_in():
     assert len(PackedDicts([])) == 0
 
 
-def test_distinct_paths():
+def test_distinct_paths_keep_their_first_place():
     paths = ["/b.jpg", "/ä ß/1.jpg", os.fsdecode(b"/no utf-8 \xff.jpg"), "/b.jpg", "/a.jpg"]
     packed = PackedPaths(paths)
     assert list(packed) == paths and packed[1:3] == paths[1:3]

@@ -52,14 +52,14 @@ class TestReadImage:
 
 
 class TestBadFiles:
-    def test_missing(self, tmp_path):
+    def test_a_missing_file_is_one_sentence(self, tmp_path):
         for read in (read_image, read_instances, lambda path: read_label(path, 11)):
             with pytest.raises(UserError) as error:
                 read(str(tmp_path / "none.png"))
             assert_one_sentence(error, "none.png", "missing")
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-    def test_truncated(self, tmp_path, suffix):
+    def test_a_truncated_image_is_one_sentence(self, tmp_path, suffix):
         path = tmp_path / f"a{suffix}"
         save(path, np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
         path.write_bytes(path.read_bytes()[:1500])
@@ -68,7 +68,7 @@ class TestBadFiles:
         assert_one_sentence(error, str(path), "cannot be read")
 
     @pytest.mark.parametrize("content", [b"", b"no image at all"])
-    def test_no_image(self, tmp_path, content):
+    def test_a_file_that_is_not_an_image_is_one_sentence(self, tmp_path, content):
         path = tmp_path / "a.png"
         path.write_bytes(content)
         with pytest.raises(UserError) as error:
@@ -125,14 +125,14 @@ class TestReadLabel:
             read_label(path, 11)
         assert_one_sentence(error, path, "11, 254", "0 to 10")
 
-    def test_another_size(self, tmp_path):
+    def test_maps_of_another_size_than_the_image_are_refused(self, tmp_path):
         path = save(tmp_path / "a.png", np.zeros((4, 6), dtype=np.uint8))
         for read in (lambda: read_label(path, 11, 255, (6, 4)), lambda: read_instances(path, (6, 4))):
             with pytest.raises(UserError) as error:
                 read()
             assert_one_sentence(error, path, "6×4", "4×6")
 
-    def test_colors(self, tmp_path):
+    def test_a_label_file_with_colors_is_refused(self, tmp_path):
         path = save(tmp_path / "a.png", np.zeros((4, 6, 3), dtype=np.uint8))
         with pytest.raises(UserError) as error:
             read_label(path, 11)

@@ -105,7 +105,7 @@ def test_a_mask_of_another_size_is_still_refused(tmp_path):
         ((24, 40), 3, 3, False), ((24, 40), 3, 1, False), ((24, 40), 1, None, False), ((24, 40), None, None, False),
     ],
 )  # fmt: skip
-def test_what_nobody_can_tell(tmp_path, size, image_orientation, mask_orientation, expected):
+def test_a_turn_that_the_size_does_not_show_is_doubtful(tmp_path, size, image_orientation, mask_orientation, expected):
     pair = Pair(tmp_path, size)
     pair.save(image_orientation, mask_orientation, False)
     assert is_doubtful_mask(pair.image, pair.mask) == expected

@@ -49,7 +49,7 @@ def server():
 
 
 class TestDownload:
-    def test_goes_on_where_it_was_interrupted(self, server, tmp_path, monkeypatch):
+    def test_download_continues_where_it_was_interrupted(self, server, tmp_path, monkeypatch):
         target = tmp_path / "new" / "a.zip"
         monkeypatch.setattr(Handler, "stop_after", 1000)
         with pytest.raises(UserError, match="run it again to continue"):
@@ -60,7 +60,7 @@ class TestDownload:
         assert target.read_bytes() == CONTENT and server.asked == [None, "bytes=1000-"]
         assert [path.name for path in target.parent.iterdir()] == ["a.zip"]
 
-    def test_begins_anew_where_the_server_cannot_go_on(self, server, tmp_path, monkeypatch):
+    def test_download_starts_again_if_the_server_cannot_continue(self, server, tmp_path, monkeypatch):
         monkeypatch.setattr(Handler, "ranges", False)
         (tmp_path / "a.zip.part").write_bytes(b"something else")
         download(server.url, tmp_path / "a.zip", "copy it")
@@ -108,7 +108,7 @@ class TestObtain:
             obtain(archive, tmp_path / "root", tmp_path)
         assert path.read_bytes() == b"damaged"
 
-    def test_what_needs_a_login_is_explained(self, tmp_path):
+    def test_archives_that_need_a_login_are_explained(self, tmp_path):
         archive = Archive("a.zip", "", "0", 0.0, {}, "get it by hand.")
         with pytest.raises(UserError, match="a.zip does not exist: get it by hand[.]$"):
             obtain(archive, tmp_path, None)

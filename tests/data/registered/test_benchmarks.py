@@ -127,18 +127,18 @@ class TestErrors:
         assert divide(pascal, 2) == (["a", "b"], ["c"])
 
     @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.name)
-    def test_missing_dataset(self, benchmark, root):
+    def test_a_missing_dataset_names_its_script(self, benchmark, root):
         remedy = f"{benchmark.folder} does not exist: run `python datasets/{benchmark.script}`"
         with pytest.raises(UserError, match=remedy):
             load_dataset(f"{benchmark.name}_val")
         assert (Path(__file__).resolve().parents[3] / "datasets" / benchmark.script).is_file()
 
-    def test_empty_dataset(self, root):
+    def test_an_empty_dataset_names_its_script(self, root):
         (root / "coco").mkdir()
         with pytest.raises(UserError, match="coco holds no images train2017/.*: run `python datasets/prepare_coco.py`"):
             load_dataset("coco_train")
 
-    def test_missing_list(self, pascal, root):
+    def test_a_missing_list_names_its_script(self, pascal, root):
         shutil.rmtree(root / "splits")
         with pytest.raises(UserError, match="labeled.txt cannot be read: run `python datasets/prepare_splits.py`"):
             divide(pascal, 2)

@@ -144,7 +144,7 @@ def test_boxes_without_outline_are_counted(tmp_path, class_map):
         ([[20, 20, 24, 20, 24, 25]], 0, 1),
     ],
 )
-def test_odd_outlines(tmp_path, class_map, segmentation, pixels, remarks):
+def test_odd_outlines_are_left_out_or_cut(tmp_path, class_map, segmentation, pixels, remarks):
     raw = CocoFile(coco(tmp_path / "m.json", [cap(segmentation)]), class_map).raw("photos/a")
     assert (raw.codes == 1).sum() == pixels and sum(raw.remarks.values()) == remarks
 
