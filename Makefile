@@ -30,7 +30,7 @@ ROOM ?= losses
 .PHONY: help .venv demo demo-photos test soak audit lint lock mutants
 
 help:
-	@echo "make demo   train and judge HierVL on a small synthetic world"
+	@echo "make demo   train and evaluate HierVL on a small synthetic world"
 	@echo "make demo-photos  the same on CamVid's photographs, fetched unless DETECTRON2_DATASETS has them"
 	@echo "make test   run the tests"
 	@echo "make soak   the long form of the robustness tests (half an hour)"
@@ -69,7 +69,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest tests --numprocesses $(TEST_PROCESSES)
 
 soak: $(STAMP)
-	HIERVL_SOAK=1 $(VENV_PYTHON) -m pytest --timeout 0 -rP tests/processes tests/strangers \
+	HIERVL_SOAK=1 $(VENV_PYTHON) -m pytest --timeout 0 -rP tests/processes tests/untrusted \
 		tests/engine/test_interruptions.py
 
 # --strict: a service that cannot be asked, or knows none of the packages, is a failure and not a clean bill of health.

@@ -54,7 +54,7 @@ def main() -> None:
             args.repeats,
         )
     rows, of = rows_of(network, images[0])
-    note = f"text rows: {rows} eager, {of} exported"
+    note = f"text queries: {rows} eager, {of} exported"
     name = args.name or f"{Path(args.weights).name or 'ViT-B/16'} at {args.side}²"
     print(f"{name}, batch {args.batch}, {args.threads} thread(s); {note}")
     for candidate, median in seconds.items():
@@ -77,7 +77,7 @@ def untrained() -> HierVL:
     cfg.MODEL.CLASS_NAMES = ["background", *(f"class {number}" for number in range(1, CLASSES))]
     network = build_model(cfg).eval()
     images = random_images((4, 224, 224), torch.Generator().manual_seed(1))
-    batch = network.normalise(list(images))
+    batch = network.normalize(list(images))
     network.gate.fit_gate(network.relevance_similarity(batch, network.encode_text()))
     return network
 
@@ -94,9 +94,9 @@ def exported(network: HierVL, folder: Path, threads: int) -> dict[str, Run]:
 
 
 def rows_of(network: HierVL, images: torch.Tensor) -> tuple[int, int]:
-    """Text rows of the network itself, which follow the image, and of the exported one."""
+    """Text queries of the network itself, which follow the image, and of the exported one."""
     with torch.no_grad():
-        queries = network.segment(network.normalise(list(images)), network.encode_text()).text_queries
+        queries = network.segment(network.normalize(list(images)), network.encode_text()).text_queries
     return queries.queries.shape[1], network.query_generator.num_levels * len(network.class_names)
 
 

@@ -31,8 +31,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = 0.5  # the predictor's usual min_score
 TRAIN = ["-m", "benchmarks.instances", "--train"]
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
-LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
-UNANNOTATED = f"{LABELLED}_without_instances"
+LABELED, TEST = "shapesworld_train_16", "shapesworld_val"
+UNANNOTATED = f"{LABELED}_without_instances"
 ANNOTATED, NOT_ASKED = "instance queries, instance annotations", "the same networks, rows not asked"
 ARMS: dict[str, list[str]] = {
     ANNOTATED: [],
@@ -47,10 +47,10 @@ def register_unannotated() -> None:
     def load() -> list[dict]:
         return [
             {key: value for key, value in entry.items() if key != "instance_file_name"}
-            for entry in load_dataset(LABELLED)
+            for entry in load_dataset(LABELED)
         ]
 
-    register_in_catalogs(UNANNOTATED, load, registered_classes(LABELLED))
+    register_in_catalogs(UNANNOTATED, load, registered_classes(LABELED))
 
 
 def truth_of(entry: dict, num_classes: int):
@@ -75,7 +75,7 @@ def touching_pairs(instances: np.ndarray, labels: dict[int, int]) -> list[tuple]
 class RegionPredictor(HierVLPredictor):
     """Objects are connected regions of the semantic map, whatever rows the network has."""
 
-    has_instance_rows = False
+    has_instance_queries = False
 
 
 def evaluate(folder: Path, count: int, kind: type[HierVLPredictor] = HierVLPredictor) -> dict[str, float]:
@@ -149,8 +149,8 @@ def main() -> None:
     runs = {arm: {seed: evaluate(folders[arm, seed], args.images) for seed in args.seeds} for arm in ARMS}
     runs[NOT_ASKED] = {seed: evaluate(folders[ANNOTATED, seed], args.images, RegionPredictor) for seed in args.seeds}
     means = {
-        arm: {key: float(np.mean([run[key] for run in of_arm.values()])) for key in next(iter(of_arm.values()))}
-        for arm, of_arm in runs.items()
+        arm: {key: float(np.mean([run[key] for run in arm_runs.values()])) for key in next(iter(arm_runs.values()))}
+        for arm, arm_runs in runs.items()
     }
     trainings.write_results(args.results, args.opts, mean=means, runs=runs)
     for arm, mean in means.items():

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hiervl.data.classes.definitions import read_classes
-from hiervl.engine.loop import OptimisationLoop
+from hiervl.engine.loop import OptimizationLoop
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.solver import build_optimizer
 from hiervl.semi_supervised.step import SemiSupervisedStep
@@ -69,7 +69,7 @@ def main() -> None:
 
 def build(config: str, device: str, recompute: bool):
     """The step and the optimiser of a config, without the files of its dataset."""
-    from detectron2.modeling import build_model  # after hiervl, which mends what it needs
+    from detectron2.modeling import build_model  # after hiervl, which patches what it needs
 
     classes = read_classes(str(CONFIGS / "classes" / f"{Path(config).stem.split('_')[0]}.yaml"))
     options = ["MODEL.DEVICE", device, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLASS_NAMES", str([c.name for c in classes])]
@@ -84,7 +84,7 @@ def peak(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, float
     """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
     torch.manual_seed(0)
     step, optimizer = build(config, "cuda", recompute)
-    loop = OptimisationLoop(step, optimizer, amp=True)
+    loop = OptimizationLoop(step, optimizer, amp=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(ITERATIONS):
         loop.accumulate([batch_of(crop, pairs)])
@@ -133,9 +133,9 @@ def on_fake_cuda(step: SemiSupervisedStep) -> Iterator[None]:
     generator = step.student.query_generator
     patch = pytest.MonkeyPatch()
     patch.setattr(type(generator), "_order", _every_class)
-    # So many rows are found to have a target: the text rows of a batch.
+    # So many rows are found to have a target: the text queries of a batch.
     patch.setattr(fake_cuda, "FOUND", 8 * generator.num_levels * len(step.student.class_names))
-    patch.setattr(assignment, "_matched_rows", _last_rows)
+    patch.setattr(assignment, "_matched_queries", _last_queries)
     patch.setattr(torch.nn.functional, "scaled_dot_product_attention", _attention)
     patch.setattr(deformable_attention, "deformable_attention", _deformable_attention)
     try:
@@ -150,8 +150,8 @@ def _every_class(generator, active: Tensor) -> Tensor:
     return torch.arange(active.shape[1], device=active.device).expand_as(active)
 
 
-def _last_rows(pred_logits: list[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
-    """The same instance rows of every image as matched, since without values there is nothing to match."""
+def _last_queries(pred_logits: list[Tensor], pred_masks, is_free: Tensor, targets: list, *_) -> list:
+    """The same instance queries of every image as matched, since without values there is nothing to match."""
     images = np.repeat(np.arange(len(targets)), MATCHED)
     rows = np.tile(np.arange(is_free.shape[1] - MATCHED, is_free.shape[1]), len(targets))
     return [(images, rows, np.zeros_like(rows))] * len(pred_logits)

@@ -26,14 +26,14 @@ from hiervl.data.registered.catalogs import IGNORE_LABEL, register_in_catalogs
 from hiervl.data.registered.datasets import SHAPESWORLD, load_dataset
 from hiervl.engine.main import run as train
 from hiervl.engine.run_config import load_config
-from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_of_known, scores_from_confusion
+from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_known, scores_from_confusion
 from hiervl.inference.predictor import HierVLPredictor, pixels_of
 from hiervl.modeling.frozen_clip import FrozenClip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = str(REPOSITORY / "configs" / "quickstart.yaml")
-LABELLED, TEST = "shapesworld_train_16", "shapesworld_val"
-SEEN_ONLY = f"{LABELLED}_seen_only"
+LABELED, TEST = "shapesworld_train_16", "shapesworld_val"
+SEEN_ONLY = f"{LABELED}_seen_only"
 UNSEEN = ("plain orange shape", "striped green shape", "dotted blue shape")
 SEEN = tuple(definition for definition in SHAPESWORLD.classes if definition.name not in UNSEEN)
 TRAINED, WITHOUT_CLIP, RENAMED = KINDS = ("trained", "without CLIP's say in what is new", "all under new names")
@@ -50,7 +50,7 @@ def register_seen_only(folder: Path) -> None:
     def load() -> list[dict]:
         folder.mkdir(parents=True, exist_ok=True)
         dicts = []
-        for entry in load_dataset(LABELLED):
+        for entry in load_dataset(LABELED):
             path = folder / f"{entry['image_id']}.png"
             Image.fromarray(renumbered[read_label(entry["sem_seg_file_name"], len(NAMES))]).save(path)
             kept = {key: value for key, value in entry.items() if key != "instance_file_name"}
@@ -67,15 +67,15 @@ def evaluate(label_map: Callable[[np.ndarray], np.ndarray], count: int) -> dict[
         truth = read_label(entry["sem_seg_file_name"], len(NAMES))
         confusion += confusion_matrix(truth, label_map(read_image(entry["file_name"])), len(NAMES))
     iou = scores_from_confusion(confusion, NAMES)["IoU"]
-    seen = mean_of_known([value for name, value in iou.items() if name not in UNSEEN])
-    unseen = mean_of_known([iou[name] for name in UNSEEN])
+    seen = mean_known([value for name, value in iou.items() if name not in UNSEEN])
+    unseen = mean_known([iou[name] for name in UNSEEN])
     harmonic = 2 * seen * unseen / (seen + unseen) if seen + unseen > 0 else 0.0
     return {
         "seen": seen,
         "unseen": unseen,
         "harmonic": harmonic,
-        "all": mean_of_known(list(iou.values())),
-        "objects": mean_of_known([value for name, value in iou.items() if name != NAMES[0]]),
+        "all": mean_known(list(iou.values())),
+        "objects": mean_known([value for name, value in iou.items() if name != NAMES[0]]),
         "IoU": dict(iou),
     }
 
@@ -93,13 +93,13 @@ def trained(folder: Path, kind: str) -> Callable[[np.ndarray], np.ndarray]:
 
 def untrained() -> Callable[[np.ndarray], np.ndarray]:
     """The dense prediction of the CLIP that training starts from."""
-    network = build_model(load_config(CONFIG, ["DATASETS.TRAIN", f"('{LABELLED}',)"])).eval()
+    network = build_model(load_config(CONFIG, ["DATASETS.TRAIN", f"('{LABELED}',)"])).eval()
     clip = FrozenClip(network.backbone, network.logit_scale)
     with torch.no_grad():
         text = network.encode_text()
 
     def predict(image: np.ndarray) -> np.ndarray:
-        images = network.normalise([pixels_of(image)])
+        images = network.normalize([pixels_of(image)])
         scores = torch.nn.functional.interpolate(clip(images, text), images.shape[2:], mode="bilinear")
         return scores[0, :, : image.shape[0], : image.shape[1]].argmax(0).numpy()
 
@@ -119,8 +119,8 @@ def main() -> None:
         kind: {seed: evaluate(trained(folder, kind), args.images) for seed, folder in folders.items()} for kind in KINDS
     }
     means = {
-        kind: {key: float(np.mean([run[key] for run in of_kind.values()])) for key in KEYS}
-        for kind, of_kind in runs.items()
+        kind: {key: float(np.mean([run[key] for run in kind_runs.values()])) for key in KEYS}
+        for kind, kind_runs in runs.items()
     }
     clip = evaluate(untrained(), args.images)
     trainings.write_results(args.results, args.opts, unseen_classes=UNSEEN, mean=means, untrained_clip=clip, runs=runs)

@@ -59,7 +59,7 @@ def presence_auc(scores: np.ndarray, present: np.ndarray) -> float:
     return float(((above > 0) + 0.5 * (above == 0)).mean())
 
 
-def normalise(images: np.ndarray) -> Tensor:
+def normalize(images: np.ndarray) -> Tensor:
     """(B, H, W, 3) uint8 RGB to CLIP's (B, 3, H, W)."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
@@ -90,7 +90,7 @@ def measure(folder: Path, split: str) -> dict:
     scores, right, right_with_background = [], [], []
     for start in range(0, len(scenes), BATCH):
         batch = scenes[start : start + BATCH]
-        images = normalise(np.stack([scene.image for scene in batch]))
+        images = normalize(np.stack([scene.image for scene in batch]))
         truth = torch.from_numpy(np.stack([scene.semantic for scene in batch])).long()
         scores.append(model.encode_image(images, normalize=True) @ text.T)
         cosines = torch.einsum("bdhw,cd->bchw", dense_embedding(model.visual, images), text)

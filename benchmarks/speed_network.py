@@ -24,16 +24,16 @@ from hiervl.modeling.text_encoder import PromptedTextEncoder
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 from .matrix_peak import matrix_peak, operations
-from .timing import Measurement, interleaved, synchronise
+from .timing import Measurement, interleaved, synchronize
 
 QUICKSTART = str(Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml")
 
 
 def text(device: torch.device, args) -> list[Measurement]:
-    """Embeddings of the classes by the text tower of ViT-B/16: in training with gradients, in evaluation kept.
+    """Embeddings of the classes by the text encoder of ViT-B/16: in training with gradients, in evaluation kept.
 
     The other candidate of the training lines encodes whole sequences of 77 tokens, the fixed prompts each time. On a
-    CPU the tower is cut to 2 of its 12 blocks, and more than 21 classes are only measured in evaluation. The first call
+    CPU the encoder has 2 of its 12 blocks, and more than 21 classes are only measured in evaluation. The first call
     there is no median.
     """
     clip, tokens = load_clip("ViT-B-16-quickgelu", "")
@@ -55,7 +55,7 @@ def text(device: torch.device, args) -> list[Measurement]:
         encoder.eval()
         begin = time.perf_counter()
         encoder()
-        synchronise(device)
+        synchronize(device)
         note = f"{cut} the first call: {time.perf_counter() - begin:.2f} s".strip()
         seconds = interleaved({"ours": lambda _, encoder=encoder: encoder()}, device, args.repeats)
         found.append(Measurement(f"text, {classes} classes, evaluation", seconds, None, note))
@@ -158,10 +158,10 @@ class _Parts:
             yield
             return
         self.inside = True
-        synchronise(self.device)
+        synchronize(self.device)
         begin = time.perf_counter()
         yield
-        synchronise(self.device)
+        synchronize(self.device)
         self.now[name] += time.perf_counter() - begin
         self.inside = False
 
@@ -170,7 +170,7 @@ class _Parts:
         self.begin = time.perf_counter()
 
     def stop(self) -> None:
-        synchronise(self.device)
+        synchronize(self.device)
         self.now["whole"] = time.perf_counter() - self.begin
         self.now["the rest"] = self.now["whole"] - sum(s for name, s in self.now.items() if name != "whole")
         if self.keep:
@@ -234,10 +234,10 @@ def _segment(side: int, classes: int, window: int, device_type: str, images: int
     peaks, times = [peak()], []
     for _ in range(images):
         image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         segmenter([{"image": image}])
-        synchronise(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
         peaks.append(peak())
     print(statistics.median(times), peaks[0], peaks[1], peaks[-1])

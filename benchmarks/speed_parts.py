@@ -78,9 +78,9 @@ def decoder_training(device: torch.device, args) -> list[Measurement]:
 
 def _decoders(device: torch.device, args, training: bool) -> list[Measurement]:
     theirs = peer.Decoders(CHANNELS, CLASSES, QUERIES).to(device).train(training)
-    plain = _OurDecoders(cmsam=False, text_rows=False).to(device).train(training)
-    aligned = _OurDecoders(cmsam=True, text_rows=False).to(device).train(training)
-    full = _OurDecoders(cmsam=True, text_rows=True).to(device).train(training)
+    plain = _OurDecoders(cmsam=False, text_queries=False).to(device).train(training)
+    aligned = _OurDecoders(cmsam=True, text_queries=False).to(device).train(training)
+    full = _OurDecoders(cmsam=True, text_queries=True).to(device).train(training)
     inputs = [
         [
             torch.randn(args.batch, c, args.crop // s, args.crop // s, device=device)
@@ -109,18 +109,18 @@ def _decoders(device: torch.device, args, training: bool) -> list[Measurement]:
     what = "decoders, training" if training else "decoders, inference"
     rows = LEVELS * ACTIVE_CLASSES
     return [
-        Measurement(f"{what}, CMSAM and text rows off", {n: seconds[n] for n in ("ours", "peer")}),
+        Measurement(f"{what}, CMSAM and text queries off", {n: seconds[n] for n in ("ours", "peer")}),
         Measurement(
             f"{what}, with CMSAM",
             {"ours": seconds["cmsam"], "without": seconds["ours"], "peer": seconds["peer"]},
             "without",
-            f"{rows} text rows",
+            f"{rows} text queries",
         ),
         Measurement(
-            f"{what}, with CMSAM and text rows",
+            f"{what}, with CMSAM and text queries",
             {"ours": seconds["full"], "without": seconds["ours"], "peer": seconds["peer"]},
             "without",
-            f"{rows} text rows; {seconds['peer'] / seconds['full']:.2f}× the peer, which has none",
+            f"{rows} text queries; {seconds['peer'] / seconds['full']:.2f}× the peer, which has none",
         ),
     ]
 
@@ -128,17 +128,17 @@ def _decoders(device: torch.device, args, training: bool) -> list[Measurement]:
 class _OurDecoders(torch.nn.Module):
     """HierVL's two decoders behind the interface of :class:`peer.Decoders`."""
 
-    def __init__(self, cmsam: bool, text_rows: bool):
+    def __init__(self, cmsam: bool, text_queries: bool):
         super().__init__()
         maps = {f"res{i}": ShapeSpec(channels=c, stride=2**i) for i, c in zip((2, 3, 4, 5), CHANNELS)}
         self.pixel_decoder = DeformablePixelDecoder(
             maps, dim=WIDTH, num_heads=HEADS, num_points=POINTS, text_reads_pixels=cmsam, pixels_read_text=cmsam
         )
         self.query_decoder = DualQueryDecoder(
-            CLASSES, EMBED_DIM, dim=WIDTH, num_heads=HEADS, num_instance_queries=QUERIES, text_queries=text_rows
+            CLASSES, EMBED_DIM, dim=WIDTH, num_heads=HEADS, num_instance_queries=QUERIES, text_queries=text_queries
         )
         self.names = list(maps)
-        self.has_text = cmsam or text_rows
+        self.has_text = cmsam or text_queries
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         text = self._text(features[0]) if self.has_text else None
@@ -183,7 +183,7 @@ def losses(device: torch.device, args) -> list[Measurement]:
 
 def _our_losses(criterion: SupervisedCriterion, inputs: list[QueryPredictions], maps: list[list[Tensor]], layers: int):
     """Targets are made beforehand, as the peer's are."""
-    targets = [[image_targets(m, None, m.shape, 255) for m in of_batch] for of_batch in maps]
+    targets = [[image_targets(m, None, m.shape, 255) for m in batch_maps] for batch_maps in maps]
     images, device = len(maps[0]), maps[0][0].device
     text = TextFeatures(*(3 * [torch.zeros(CLASSES, 8, device=device)]), torch.arange(CLASSES, device=device))
     scores = torch.ones(images, CLASSES, 8, 8, device=device)
@@ -200,7 +200,7 @@ def _our_losses(criterion: SupervisedCriterion, inputs: list[QueryPredictions], 
 
 
 def _their_losses(theirs: peer.Losses, inputs: list[QueryPredictions], maps: list[list[Tensor]]):
-    targets = [[_their_target(m) for m in of_batch] for of_batch in maps]
+    targets = [[_their_target(m) for m in batch_maps] for batch_maps in maps]
 
     def call(index: int) -> None:
         predicted = inputs[index % len(inputs)]
@@ -221,16 +221,16 @@ def _predictions(images: int, layers: int, crop: int, device: torch.device) -> Q
         pred_logits=[torch.randn(images, rows, CLASSES + 1, device=device, requires_grad=True) for _ in range(layers)],
         pred_masks=[masks() for _ in range(layers)],
         joint_embeddings=torch.zeros(images, rows, 8, device=device),
-        row_classes=torch.full((images, rows), -1, device=device),
-        row_valid=torch.ones(images, rows, dtype=torch.bool, device=device),
+        query_classes=torch.full((images, rows), -1, device=device),
+        query_valid=torch.ones(images, rows, dtype=torch.bool, device=device),
     )
 
 
 def _label_map(segments: int, crop: int, device: torch.device) -> Tensor:
     """Every class in one region: the nearest of as many random points."""
     grid = torch.stack(torch.meshgrid(*2 * [torch.arange(0, crop, 4, device=device)], indexing="ij"), -1).float()
-    centres = torch.rand(segments, 2, device=device) * crop
-    nearest = torch.cdist(grid.flatten(0, 1), centres).argmin(1).view(grid.shape[:2])
+    centers = torch.rand(segments, 2, device=device) * crop
+    nearest = torch.cdist(grid.flatten(0, 1), centers).argmin(1).view(grid.shape[:2])
     classes = torch.randperm(CLASSES, device=device)[:segments]
     return classes[nearest].repeat_interleave(4, 0).repeat_interleave(4, 1)
 

@@ -4,7 +4,7 @@
     python -m benchmarks.suggest_labels --only-tables
 
 For every seed: some images at random and a network trained on their labels; then further images, suggested by that
-network or at random, from all others; then a network from scratch on both, judged on the validation images. Within a
+network or at random, from all others; then a network from scratch on both, evaluated on the validation images. Within a
 seed both share the first images, the first network and the seed of the training. Labels are given as a user gives
 them: by a section DATASET whose LABELED.LIST grows.
 
@@ -69,12 +69,12 @@ class Run(NamedTuple):
 # ---------------------------------------------------------------------------- running
 
 
-def write_config(data: str, folder: Path, labelled: Sequence[str]) -> Path:
+def write_config(data: str, folder: Path, labeled: Sequence[str]) -> Path:
     """The YAML that a user with these labelled images would write."""
     protocol = PROTOCOLS[data]
     folder.mkdir(parents=True, exist_ok=True)
     write_classes(folder / "classes.yaml", protocol.dataset.classes)
-    write_list(folder / "labelled.txt", sorted(labelled))
+    write_list(folder / "labelled.txt", sorted(labeled))
     settings = {
         "_BASE_": f"{protocol.config}.yaml",
         "DATASETS": {"TRAIN": (), "UNLABELED": (), "TEST": ()},
@@ -106,13 +106,13 @@ def call(arguments: Sequence[str], log: Path, threads: int) -> None:
         raise RuntimeError(f"{' '.join(last)} ({log})")
 
 
-def train(run: Run, labelled: Sequence[str], folder: Path, threads: int) -> None:
+def train(run: Run, labeled: Sequence[str], folder: Path, threads: int) -> None:
     """Train on these images, unless that is done, and write the run's JSON."""
     if run.path.exists() and (run.arm != START or (folder / "run" / "model_final.pth").exists()):
         return
     protocol = PROTOCOLS[run.data]
     iterations = protocol.first_iterations if run.arm == START else protocol.iterations
-    config = write_config(run.data, folder, labelled)
+    config = write_config(run.data, folder, labeled)
     arguments = [str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file", str(config)]
     arguments += ["SOLVER.MAX_ITER", str(iterations), "SEED", str(run.seed), "OUTPUT_DIR", str(folder / "run")]
     call(arguments, folder / "output.txt", threads)
@@ -120,11 +120,11 @@ def train(run: Run, labelled: Sequence[str], folder: Path, threads: int) -> None
     record = {
         **run._asdict(),
         "config": f"configs/{protocol.config}.yaml, SEMI.ENABLED False",
-        "labels": len(labelled),
+        "labels": len(labeled),
         "iterations": iterations,
         "mIoU": scores["mIoU"],
         "IoU": scores["IoU"],
-        "labelled": sorted(labelled),
+        "labelled": sorted(labeled),
         "threads": threads,
         **surroundings(),
     }

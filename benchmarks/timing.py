@@ -43,16 +43,16 @@ def interleaved(
     for index in range(warmup + repeats):
         turn = index % len(names)
         for name in names[turn:] + names[:turn]:
-            synchronise(device)
+            synchronize(device)
             start = time.perf_counter()
             candidates[name](index)
-            synchronise(device)
+            synchronize(device)
             if index >= warmup:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

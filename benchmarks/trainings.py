@@ -23,7 +23,7 @@ def usable_cores() -> int:
 
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
-    """The arguments of a benchmark called ``name`` that trains a network per seed and judges it on test images."""
+    """The arguments of a benchmark called ``name`` that trains a network per seed and evaluates it on test images."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--output", type=Path, default=Path("output") / name)

@@ -54,19 +54,19 @@ def read_archive(archive: zipfile.ZipFile, folder: str) -> Iterator[tuple[str, b
         if member.is_dir() or path.parent.name != folder or path.suffix != ".png":
             continue
         if member.file_size > MAX_FILE_SIZE:
-            raise UserError(f"{member.filename} in the archive has {member.file_size} bytes: that is no picture.")
+            raise UserError(f"{member.filename} in the archive has {member.file_size} bytes: that is not a picture.")
         yield path.name, archive.read(member)
 
 
 def convert_label(content: bytes) -> bytes:
-    """The label file with class 11 turned into 255; ValueError if it holds a value that is no class."""
+    """The label file with class 11 turned into 255; ValueError if it holds a value that is not a class."""
     label = np.array(Image.open(io.BytesIO(content), formats=("PNG",)))
     if label.ndim != 2 or label.dtype != np.uint8:
         raise ValueError("not one byte per pixel")
     label[label == VOID] = IGNORE_LABEL
     wrong = np.setdiff1d(label, [*range(NUM_CLASSES), IGNORE_LABEL])
     if wrong.size:
-        raise ValueError(f"label {wrong[0]} is no class")
+        raise ValueError(f"label {wrong[0]} is not a class")
     buffer = io.BytesIO()
     Image.fromarray(label).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -65,17 +65,17 @@ def jobs_of(folder: Path, split: str) -> list[tuple]:
     try:
         published = json.loads(path.read_bytes())
         labels = coco_labels(published["categories"], [c.name for c in read_classes(CLASS_FILES / "coco.yaml")], path)
-        of_image = defaultdict(list)
+        annotations_by_image = defaultdict(list)
         for annotation in published["annotations"]:
-            of_image[annotation["image_id"]].append(annotation)
+            annotations_by_image[annotation["image_id"]].append(annotation)
         images = {Path(image["file_name"]).stem: image for image in published["images"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no annotation file of COCO ({error!r}): remove it and run it again.") from None
+        raise UserError(f"{path} is not an annotation file of COCO ({error!r}): remove it and run it again.") from None
     jobs = []
     for name in sorted(set(images) - done):
         image = images[name]
         targets = (classes / f"{name}.png", instances / f"{name}.png")
-        jobs.append((of_image[image["id"]], labels, (image["height"], image["width"]), *targets))
+        jobs.append((annotations_by_image[image["id"]], labels, (image["height"], image["width"]), *targets))
     return jobs
 
 

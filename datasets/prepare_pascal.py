@@ -60,12 +60,12 @@ def make_labels(folder: Path, workers: int) -> set[str]:
     """Fill SegmentationClassAug with what is not there yet; gives the names of all its files."""
     voc, sbd, augmented = folder / "SegmentationClass", folder / "sbd" / "cls", folder / "SegmentationClassAug"
     augmented.mkdir(exist_ok=True)
-    of_voc, of_sbd, done = names_in(voc, ".png"), names_in(sbd, ".mat"), names_in(augmented, ".png")
-    own = [(voc / f"{name}.png", augmented / f"{name}.png", pascal_labels) for name in sorted(of_voc - done)]
+    voc_names, sbd_names, done = names_in(voc, ".png"), names_in(sbd, ".mat"), names_in(augmented, ".png")
+    own = [(voc / f"{name}.png", augmented / f"{name}.png", pascal_labels) for name in sorted(voc_names - done)]
     convert_all("taking over labels of VOC", convert_png, own, workers)
-    more = [(sbd / f"{name}.mat", augmented / f"{name}.png") for name in sorted(of_sbd - of_voc - done)]
+    more = [(sbd / f"{name}.mat", augmented / f"{name}.png") for name in sorted(sbd_names - voc_names - done)]
     convert_all("converting labels of SBD", convert_sbd, more, workers)
-    return of_voc | of_sbd
+    return voc_names | sbd_names
 
 
 def prepare(

@@ -202,7 +202,7 @@ def cvat(root):
     return "LABELED: {IMAGES: images, MASKS: annotations.xml}"
 
 
-def voc_colours(root):
+def voc_colors(root):
     """CVAT's "Segmentation mask 1.1": VOC's folders with RGB masks and a labelmap."""
     write_images(root / "JPEGImages", ".jpg")
     (root / "SegmentationClass").mkdir()

@@ -122,7 +122,7 @@ def make_network(make_cfg):
                         parameter.add_(0.3 * torch.randn_like(parameter))
                 if network.gate is not None:
                     text = network.eval().encode_text()
-                    images = network.normalise(list(255 * torch.rand(8, 3, 64, 64)))
+                    images = network.normalize(list(255 * torch.rand(8, 3, 64, 64)))
                     pooled = network.backbone(images)["pooled_embedding"]
                     network.gate.fit_gate(text.class_similarity(pooled))
             network.train()

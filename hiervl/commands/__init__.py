@@ -2,7 +2,7 @@
 
 A command is a module with ``HELP`` (one line, a literal), ``add_arguments(parser)`` and ``run(args) -> int``,
 the exit status. In place of ``add_arguments`` it may have ``argument_parser() -> ArgumentParser``.
-It is imported only when it is called, so that one which cannot be imported breaks no other.
+A command is imported only when it is called, so a command that cannot be imported does not break the others.
 """
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""``python -m hiervl check-data CONFIG``: the dataset's faults, explained before they cost GPU time."""
+"""``python -m hiervl check-data CONFIG``: find and explain errors in a dataset before they cost GPU time."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.files import write_text
 from hiervl.visualization.pictures import comparison_sheet, overlay
 
-HELP = "look for faults in your images and masks, before training"
+HELP = "look for errors in your images and masks before training"
 
 BAR = 30  # characters of the histogram's longest bar
 FILES_SHOWN = 5
@@ -39,7 +39,7 @@ def run(args) -> int:
     choices: list | None = None
     try:
         choices = apply_preset(cfg, None if isinstance(layout, RegisteredLayout) else layout, show=False)
-    except UserError:  # whatever it is, the check explains it better
+    except UserError:  # the check explains any such error better
         pass
     report = check(
         layout,
@@ -54,9 +54,9 @@ def run(args) -> int:
         text += f"\n{format_choices(choices)}\n"
     sheet = draw_sheet(layout, report, folder / "overlays.png", args.images)
     if sheet is not None:
-        text += f"\nOverlays of masks on images, to be looked at: {sheet}\n"
+        text += f"\nOverlays of masks on images, please look at them: {sheet}\n"
     for path in draw_readings(layout, report, folder):
-        text += f"\nHow the masks may be read, beside the images, to be compared: {path}\n"
+        text += f"\nPossible readings of the masks beside the images, please compare them: {path}\n"
     text += f"\n{verdict(report)}"
     print(text)
     _write(folder / "report.txt", text + "\n")
@@ -68,14 +68,14 @@ def verdict(report: Report) -> str:
     errors = sum(finding.level == ERROR for finding in report.findings)
     warnings = sum(finding.level == WARNING for finding in report.findings)
     if errors:
-        return f"Verdict: not ready. {errors} error(s) to mend, {warnings} warning(s)."
+        return f"Verdict: not ready. {errors} error(s) to fix, {warnings} warning(s)."
     if warnings:
-        return f"Verdict: ready to train, with {warnings} warning(s) that you should have read."
+        return f"Verdict: ready to train, with {warnings} warning(s): please read them."
     return "Verdict: ready to train."
 
 
 def format_names(layout: RegisteredLayout) -> str:
-    """Which registered datasets the splits are."""
+    """The names of the registered datasets of the splits."""
     lines = [f"  {split:<12}{', '.join(names)}" for split, names in layout.names.items() if names]
     return "\n".join(["Datasets", *lines, "", ""])
 
@@ -123,11 +123,11 @@ def _findings(report: Report) -> list[str]:
         lines.extend(f"    {name}" for name in finding.files[:FILES_SHOWN])
         if len(finding.files) > FILES_SHOWN:
             lines.append(f"    … and {len(finding.files) - FILES_SHOWN} more")
-    return lines or ["No faults were found."]
+    return lines or ["No problems were found."]
 
 
 def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path | None:
-    """Image, mask laid over it and mask of some images that show all classes between them; None: none can be read."""
+    """Draw image, overlay and mask for some images that together show all classes; None if no image can be read."""
     samples = [
         sample for sample in layout.labeled.samples.values()
         if str(sample.image) in report.images and str(sample.image) in report.pixels
@@ -138,7 +138,7 @@ def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path |
     rows = []
     order = stratified_order(presence)
     doubtful = [index for index in order if str(samples[index].image) in report.doubtful][: max(1, count // 2)]
-    for index in dict.fromkeys([*doubtful, *order]):  # those first that somebody has to look at
+    for index in dict.fromkeys([*doubtful, *order]):  # first those that people should look at
         row = _sheet_row(layout, samples[index])
         rows += [row] if row else []
         if len(rows) == count:
@@ -151,10 +151,11 @@ def draw_sheet(layout: Layout, report: Report, path: Path, count: int) -> Path |
 
 
 def draw_readings(layout: Layout, report: Report, folder: Path) -> list[Path]:
-    """A sheet for every finding that leaves open what the masks mean: image, and the mask in each reading."""
+    """A sheet for every finding with several possible readings of the masks: the image, and the mask in each
+    reading."""
     drawn: list[Path] = []
     for finding in report.findings:
-        rows = _rows_of_readings(layout, finding) if finding.readings else []
+        rows = _reading_rows(layout, finding) if finding.readings else []
         if rows:
             path = folder / ("readings.png" if not drawn else f"readings_{len(drawn) + 1}.png")
             names = _names_in(finding)
@@ -174,8 +175,8 @@ def _color_of(layout: Layout, name: str, label: int) -> tuple[int, int, int]:
     return known.get(name) or distinct_color(len(known) + label)
 
 
-def _rows_of_readings(layout: Layout, finding: Finding) -> list:
-    """Of masks that show the fault, or of any where it is one of all masks together."""
+def _reading_rows(layout: Layout, finding: Finding) -> list:
+    """Rows for masks with the problem, or for any masks if it concerns all together."""
     labels = {name: label for label, name in enumerate(_names_in(finding))}
     samples = [sample for sample in layout.labeled.samples.values()]
     shown = [sample for sample in samples if sample.masks.name(sample.key) in finding.files] or samples
@@ -199,8 +200,8 @@ def _sheet_row(layout: Layout, sample: Sample):
     try:
         image = layout.read_image(sample.image)
         label = layout.label(sample, image.shape[:2])
-        colours = [definition.color for definition in layout.class_map.classes]
-        panels = [("image", image), ("mask on it", overlay(image, label, colours)), ("mask", label)]
+        colors = [definition.color for definition in layout.class_map.classes]
+        panels = [("image", image), ("mask on it", overlay(image, label, colors)), ("mask", label)]
     except (UserError, ValueError):  # named among the findings
         return None
     return sample.image.name, panels

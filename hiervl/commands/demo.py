@@ -1,4 +1,4 @@
-"""``python -m hiervl demo``: the quickstart with and without its unlabelled images, side by side."""
+"""``python -m hiervl demo``: train the quickstart with and without unlabelled images, and compare the two."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def run(args) -> int:
     """Both trainings at the same time, each on half of the cores; then the two results and the pictures."""
     from hiervl.engine.run_config import load_config
 
-    cfg = load_config(args.config_file, args.opts)  # a mistake there is told at once
+    cfg = load_config(args.config_file, args.opts)  # so that mistakes there are reported at once
     output = Path(args.output)
     started = time.monotonic()
     folders = {name: output / name for name in RUNS}
@@ -97,7 +97,7 @@ def _progress(folder: Path) -> str:
     metrics = folder / "metrics.json"
     if metrics.exists():
         for line in metrics.read_text().splitlines():
-            if line.endswith("}"):  # the last one may still be being written
+            if line.endswith("}"):  # the last line may be incomplete
                 latest.update(json.loads(line))
     if "iteration" not in latest:
         return "starting"

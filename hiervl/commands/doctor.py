@@ -1,6 +1,6 @@
-"""``python -m hiervl doctor``: what is installed, where files are looked for, what is wrong, how to fix it.
+"""``python -m hiervl doctor``: what is installed, where files are searched, what is wrong, and how to fix it.
 
-Every check stands alone, so that the report is complete however much of the installation is broken.
+Every check is independent, so the report is complete even if much of the installation is broken.
 """
 
 import argparse
@@ -22,7 +22,7 @@ HELP = "report versions, devices, data and weights, and what is wrong with them"
 
 OLDEST_PYTHON = (3, 10)
 
-# Module name -> how pip knows it: requirements.txt. All are needed; detectron2 is looked at apart.
+# Module name → pip's name (requirements.txt). All are needed; detectron2 is checked separately.
 PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -40,15 +40,15 @@ PACKAGES = {
     "tqdm": "tqdm",
     "tabulate": "tabulate",
 }
-# What a few commands need beyond that: module name -> what for, how pip knows the packages (requirements/*.txt).
+# Optional packages: module name → purpose, pip's names (requirements/*.txt).
 OPTIONAL = {
     "gradio": ("serve", "'gradio>=6' 'pillow<13'"),
     "onnxruntime": ("export to ONNX", "onnx onnxscript onnxruntime"),
     "rasterio": ("large TIFFs and GeoTIFFs", "rasterio"),
 }
-# Of the packages that read files of others: the first release without the faults that are known, as requirements.txt.
+# For packages that read untrusted files: the first release without known vulnerabilities, as in requirements.txt.
 OLDEST_SAFE = {"torch": (2, 10), "PIL": (10, 3)}
-# Importing these reaches all of Detectron2 that HierVL uses.
+# Importing these covers everything in Detectron2 that HierVL uses.
 DETECTRON2_MODULES = ("detectron2.engine", "detectron2.evaluation", "detectron2.utils.visualizer")
 
 # Folders below the datasets directory; ShapesWorld needs none.
@@ -72,9 +72,9 @@ INSTALL_DETECTRON2 = f"{sys.executable} -m hiervl install-detectron2"
 
 @dataclass
 class Report:
-    """Prints each finding at once, because imports take seconds, and keeps the problems for the end."""
+    """Prints each finding at once, because imports take seconds. Problems are listed again at the end."""
 
-    problems: list[str] = field(default_factory=list)  # something needed is broken: exit status 1
+    problems: list[str] = field(default_factory=list)  # a needed part is broken: exit status 1
     notes: list[str] = field(default_factory=list)  # worth knowing
 
     def line(self, label: str, text: object) -> None:
@@ -133,7 +133,7 @@ def describe(error: BaseException) -> str:
 
 
 def missing_package(error: BaseException) -> str | None:
-    """The package of PACKAGES whose absence is the cause of ``error``, if that is the cause."""
+    """The package of PACKAGES whose absence caused ``error``, if that is the cause."""
     if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
         return error.name
     return None
@@ -142,7 +142,7 @@ def missing_package(error: BaseException) -> str | None:
 def check_package(report: Report, module_name: str, package: str) -> None:
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a broken binary package can raise anything
+    except Exception as error:  # a broken binary package can raise any error
         missing = missing_package(error)
         if missing is None:
             report.line(module_name, "broken")
@@ -153,7 +153,7 @@ def check_package(report: Report, module_name: str, package: str) -> None:
         elif missing == module_name:
             report.line(module_name, "missing")
             report.problems.append(f"{package} is not installed: run `{PIP} install {package}`.")
-        else:  # that one has its own line and problem
+        else:  # that package has its own line and problem
             report.line(module_name, f"needs {missing}")
         return
     version = getattr(module, "__version__", None) or installed_version(package)
@@ -167,7 +167,7 @@ def check_package(report: Report, module_name: str, package: str) -> None:
 
 
 def installed_version(package: str) -> str:
-    """As pip knows it."""
+    """The version that pip reports."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -175,7 +175,7 @@ def installed_version(package: str) -> str:
 
 
 def check_optional(report: Report, module_name: str, purpose: str, packages: str) -> None:
-    """A line that says whether the package is there; it is found, not imported, which takes long."""
+    """A line that says whether the package is there. It is searched, not imported, because imports take long."""
     found = importlib.util.find_spec(module_name) is not None
     report.line(module_name, f"installed ({purpose})" if found else f"{purpose}: `{PIP} install {packages}`")
 
@@ -225,7 +225,7 @@ def check_devices(report: Report) -> None:
 
 
 def datasets_directory() -> Path:
-    """Where Detectron2, and so HierVL, looks for datasets."""
+    """The folder where Detectron2, and so HierVL, searches datasets."""
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
@@ -237,11 +237,11 @@ def check_datasets(report: Report) -> None:
     for name, folder in DATASET_FOLDERS.items():
         report.line(name, "found" if (directory / folder).is_dir() else f"not there ({folder}/ is missing)")
     if is_set and not directory.is_dir():
-        report.notes.append(f"DETECTRON2_DATASETS names {directory}, which is no directory: correct or unset it.")
+        report.notes.append(f"DETECTRON2_DATASETS names {directory}, which is not a directory: correct or unset it.")
 
 
 def describe_cache(directory: Path) -> str:
-    """The directory and the names of the CLIP models in it."""
+    """The folder and the names of the CLIP models in it."""
     return f"{directory} ({', '.join(clip_models(directory)) or 'no CLIP model'})"
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Export on the CPU and print the comparison; a file that differs too much is an error, and not kept."""
+    """Export on the CPU and print the comparison. A file that differs too much is an error and is not kept."""
     restored = restore_network(args.weights, args.network, "cpu")
     classes = restored.classes
     if args.classes:

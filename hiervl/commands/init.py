@@ -1,4 +1,4 @@
-"""``python -m hiervl init FOLDER``: looks at a folder of images and writes the files that a training needs."""
+"""``python -m hiervl init FOLDER``: look at a folder of images and write the files that a training needs."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ CONFIG, CLASSES = "my.yaml", "classes.yaml"
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("folder", help="the folder that your images and annotations lie in, however they lie there")
+    parser.add_argument("folder", help="the folder with your images and annotations, in any layout")
     parser.add_argument("--output", default="", help="folder of the two files (the folder itself)")
     parser.add_argument("--mask-suffix", default="", help="what the masks' names end in, where an image has several")
     parser.add_argument("--name", default="", help="of the dataset (the folder's name)")
@@ -43,7 +43,7 @@ def run(args) -> int:
     _write(config, config_text(found, name, output))
     print(f"\nWritten: {config}, {classes}")
     is_readable = _try(config, found, name)
-    print(f"\nNext: write into the `phrases` of {classes} what CLIP shall look for, then")
+    print(f"\nNext: write into the `phrases` of {classes} what CLIP should look for, then")
     print(f"  python -m hiervl check-data {config}")
     return 0 if is_readable else 1
 
@@ -57,9 +57,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _try(config: Path, found: Survey, name: str) -> bool:
-    """Open the dataset as training does, and say how many images there are.
+    """Open the dataset as training does, and print the number of images.
 
-    Where images of the labelled folder have no annotation, the config is written anew with them as unlabelled ones.
+    If images in the labelled folder have no annotation, the config is written again with them as unlabelled images.
     """
     try:
         layout: FolderLayout = require_own_dataset(load_config(str(config)))
@@ -88,7 +88,7 @@ def _try(config: Path, found: Survey, name: str) -> bool:
 
 
 def describe(found: Survey, classes: FoundClasses) -> str:
-    """What was found, for people."""
+    """A description of what was found."""
     lines = [f"{found.folder}", f"  format       {found.form}"]
     what = "masks" if found.form == MASKS else "annotations"
     lines += [f"  {split:<12} images in {at.images}, {what} in {at.masks}" for split, at in found.places.items()]
@@ -108,11 +108,11 @@ def describe(found: Survey, classes: FoundClasses) -> str:
 
 
 def classes_text(classes: FoundClasses) -> str:
-    """A class file with an entry a line, and what was found of each."""
+    """A class file with one entry per line and a comment on what was found."""
     lines = [
         "# Written by `python -m hiervl init`. docs/data.md explains every key.",
-        "# `phrases` is what CLIP is asked with: write what one sees, in plain words, several if you like.",
-        "# `background: true` marks the class that is whatever no other is, `ignore: true` what does not count.",
+        "# `phrases` describe the class to CLIP: write what one sees, in plain words, several if you like.",
+        "# `background: true` marks the class of all other pixels, `ignore: true` pixels that do not count.",
         "classes:",
     ]
     for entry in classes.entries:
@@ -124,7 +124,7 @@ def classes_text(classes: FoundClasses) -> str:
 
 
 def config_text(found: Survey, name: str, output: Path) -> str:
-    """The YAML of the training."""
+    """The YAML for the training."""
     labeled: dict[str, Any] = {"IMAGES": found.places["train"].images, "MASKS": found.places["train"].masks}
     if found.lists:
         labeled["LIST"] = found.lists["train"]
@@ -144,7 +144,7 @@ def config_text(found: Survey, name: str, output: Path) -> str:
         place = found.places["val"]
         lines.append(f"  VAL: {_flow({'IMAGES': place.images, 'MASKS': place.masks})}")
     else:
-        lines.append(f"  VAL: {_flow(found.lists['val']) if found.lists else '0.2  # of the labelled images'}")
+        lines.append(f"  VAL: {_flow(found.lists['val']) if found.lists else '0.2  # of the labeled images'}")
     if "test" in found.places:
         place = found.places["test"]
         lines.append(f"  TEST: {_flow({'IMAGES': place.images, 'MASKS': place.masks})}")
@@ -164,7 +164,7 @@ def _flow(value: Any) -> str:
 
 
 def _name_of(folder: Path) -> str:
-    """The folder's name as far as a dataset may be called so, and no registered one is."""
+    """The folder's name, changed to a valid dataset name that is not registered yet."""
     name = re.sub(r"[^\w .-]+", "_", folder.resolve().name).strip(" .-")
     name = name if re.match(r"\w", name) else "mine"
     return f"my_{name}" if any(known.startswith(f"{name}_") for known in DatasetCatalog.list()) else name

@@ -1,16 +1,16 @@
 """``python -m hiervl install-detectron2``: Detectron2 for this Python, without a compiler.
 
-Detectron2 is in no package registry under its own name. The source archive of ``detectron2-cdo``
+No package registry has Detectron2 under its own name. The source archive of ``detectron2-cdo``
 0.5 holds the Python files of the official v0.5 tag unchanged, but lacks the C++ ones, so its own
-build fails. HierVL uses none of the compiled operations: this command packs the Python files as
-``detectron2-0.5-py3-none-any.whl`` and installs that. ``hiervl/utils/compat.py`` supplies what version 0.5
-misses on today's NumPy and Pillow.
+build fails. HierVL does not use the compiled operations. This command packs the Python files as
+``detectron2-0.5-py3-none-any.whl`` and installs that. ``hiervl/utils/compat.py`` adds what version 0.5 lacks with
+today's NumPy and Pillow.
 
     hiervl install-detectron2                  # build the wheel and install it
     hiervl install-detectron2 --official       # the official repository, compiled
     hiervl install-detectron2 --wheel-dir DIR  # write the wheel to DIR, install nothing
 
-A Detectron2 that is already there is left alone. Needs pip, PyTorch, setuptools and wheel.
+An installed Detectron2 is not changed. Needs pip, PyTorch, setuptools and wheel.
 This file imports nothing of HierVL: tools/install_detectron2.py runs it before anything is installed.
 """
 
@@ -28,7 +28,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-HELP = "install Detectron2, which is in no package registry"
+HELP = "install Detectron2, which no package registry has"
 
 SDIST_PROJECT = "detectron2-cdo"
 SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
@@ -96,7 +96,7 @@ HIERVL_PARENT = Path(__file__).resolve().parents[2]  # from where `import hiervl
 
 
 class InstallError(Exception):
-    """Its message is the one sentence that the user is shown."""
+    """Its message is one sentence for the user."""
 
 
 def installed_version() -> str | None:
@@ -106,7 +106,7 @@ def installed_version() -> str | None:
     """
     importlib.invalidate_caches()
     spec = importlib.util.find_spec("detectron2")
-    if spec is None or not spec.origin:  # without an origin it is only a left-over directory
+    if spec is None or not spec.origin:  # without an origin it is only an empty directory
         return None
     source = Path(spec.origin).read_text(encoding="utf-8")
     found = re.search(r"^__version__\s*=\s*[\"']([^\"']+)", source, re.MULTILINE)
@@ -119,7 +119,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def run_pip(*arguments: str, failure: str) -> None:
-    """Run this Python's pip; its own messages go to the terminal, and a failure becomes one sentence."""
+    """Run this Python's pip. Its messages go to the terminal, and a failure becomes one sentence."""
     if not list(importlib.metadata.distributions(name="pip")):  # to look for its module would break setuptools
         raise InstallError("pip is missing from this Python: add it with `python -m ensurepip`.")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
@@ -136,7 +136,7 @@ def require_modules(*names: str) -> None:
 
 
 def download_sdist(directory: Path) -> Path:
-    """Fetch the source archive with pip, which checks the hash before it runs anything of the archive."""
+    """Download the source archive with pip, which checks the hash before it runs anything in the archive."""
     require_modules("torch", "setuptools", "wheel")  # pip asks the archive's setup.py, which imports torch
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{SDIST_PROJECT}=={VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
@@ -152,7 +152,7 @@ def download_sdist(directory: Path) -> Path:
 
 
 def checked_path(name: str) -> PurePosixPath:
-    """The member's path below the archive's top directory; refuses names that lead elsewhere."""
+    """The member's path below the archive's top directory. Refuses names that lead outside."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         raise InstallError(f"The source archive was refused: its member {name!r} leads outside of it.")
@@ -228,7 +228,7 @@ def build_wheel(sdist: Path, wheel_dir: Path, sha256: str = SDIST_SHA256) -> Pat
 
 
 def install_pure_python(sdist: Path | None, wheel_dir: Path | None) -> None:
-    """Build the wheel; install it unless it was only to be written to ``wheel_dir``."""
+    """Build the wheel. Install it unless ``wheel_dir`` asks only to write it there."""
     with tempfile.TemporaryDirectory() as scratch:
         if sdist is None:
             print(f"Downloading the source archive of {SDIST_PROJECT} {VERSION} ...", flush=True)
@@ -243,7 +243,7 @@ def install_pure_python(sdist: Path | None, wheel_dir: Path | None) -> None:
 
 
 def install_official() -> None:
-    """Build and install the official repository, which needs git and a C++ compiler."""
+    """Build and install the official repository. This needs git and a C++ compiler."""
     require_modules("torch", "setuptools", "wheel")  # without isolation the build uses this environment's
     print(f"Building the official Detectron2 at {OFFICIAL_COMMIT[:12]} (some minutes) ...", flush=True)
     requirement = f"detectron2 @ git+{OFFICIAL_REPOSITORY}@{OFFICIAL_COMMIT}"
@@ -252,7 +252,7 @@ def install_official() -> None:
 
 
 def check_import() -> None:
-    """Import the installed Detectron2 as HierVL does, in a process of its own."""
+    """Import the installed Detectron2 as HierVL does, in a separate process."""
     program = "import hiervl, detectron2.engine, detectron2.evaluation"
     if subprocess.run([sys.executable, "-c", program], cwd=HIERVL_PARENT, check=False).returncode != 0:
         raise InstallError("Detectron2 was installed, but importing it fails, see the traceback above.")
@@ -286,7 +286,7 @@ def install(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0: Detectron2 is there; 1: one sentence says why not."""
+    """0: Detectron2 is installed; 1: one sentence says why not."""
     try:
         install(arguments)
     except InstallError as error:

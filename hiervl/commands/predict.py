@@ -40,23 +40,23 @@ def add_arguments(parser) -> None:
     parser.add_argument("--bands", nargs=3, type=int, metavar="N", help="of TIFFs: red, green and blue (the run's)")
     parser.add_argument("--band-range", nargs=2, type=float, metavar="V", help="values that are black and white")
     parser.add_argument("--device", default="", help="such as cpu or cuda:1 (a CUDA device where there is one)")
-    parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="predict files again that are already done")
 
 
 def run(args) -> int:
-    """Predict this process's share; 0: everything went well, 1: some files could not be predicted."""
+    """Predict this process's share. 0: everything was predicted; 1: some files could not be predicted."""
     with torchrun_ranks() as ranks:
         predictor = _predictor(args, ranks)
         results = ResultFolder(args.output, predictor.classes, args.save, predictor.things)
         items = ranks.decide(lambda: _prepare(args, predictor, results))
         batch = BatchPredictor(predictor, results)
         failed = _predict(batch, ranks, ranks.share(items))
-        failed = [failure for of_rank in ranks.gather(failed) for failure in of_rank]
+        failed = [failure for rank_failures in ranks.gather(failed) for failure in rank_failures]
         if ranks.rank == 0:
             results.write_coco(list(batch.names(items)))
             results.write_drafts(list(batch.names(items)))
             _report(args, results, len(items), failed)
-        ranks.gather(None)  # nobody leaves before the last file is written
+        ranks.gather(None)  # all processes wait until the last file is written
     return SOME_FAILED if failed else 0
 
 
@@ -80,7 +80,7 @@ def _predictor(args, ranks: Ranks) -> HierVLPredictor:
 
 
 def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[Item]:
-    """List the inputs and make the output folder; done by one process for all."""
+    """List the inputs and create the output folder. One process does it for all."""
     items = list_items(args.input, args.output)
     others = describe_unused(left_out(args.input, args.output))
     if others:
@@ -102,7 +102,7 @@ def _prepare(args, predictor: HierVLPredictor, results: ResultFolder) -> list[It
 
 
 def _predict(batch: BatchPredictor, ranks: Ranks, items: list[Item]) -> list[tuple[str, str]]:
-    """Predict what is not done; returns the files that failed, with the reason."""
+    """Predict the items that are not done. Returns failed files with the reason."""
     todo = [item for item in items if not batch.results.is_done(item.name)]
     failed = []
     is_quiet = ranks.rank != 0

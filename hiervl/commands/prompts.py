@@ -1,4 +1,4 @@
-"""``python -m hiervl prompts CONFIG``: what CLIP makes of your phrases, before any training."""
+"""``python -m hiervl prompts CONFIG``: what CLIP finds with your phrases, before any training."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from hiervl.visualization.pictures import comparison_sheet
 HELP = "score the phrases of your classes by what CLIP finds with them in the labelled images"
 
 ROWS_PER_SHEET = 10
-UNSEEN = 5.0  # percent of IoU, below which CLIP does not find a class
+UNSEEN = 5.0  # IoU in percent; below it CLIP does not find a class
 CLEARLY = 1.0  # percent of IoU
 
 
@@ -46,23 +46,23 @@ def run(args) -> int:
         pictures.add(stem, image, truth, prediction, maps)
     print(f"CLIP {cfg.MODEL.CLIP.NAME} without training, on the {len(samples)} labelled images of the training set:\n")
     print(format_scores(scores))
-    colours = [definition.color for definition in classes]
+    colors = [definition.color for definition in classes]
     notes = [f"IoU {_percent(value)}" for value in scores.class_scores()["IoU"].values()]
     rows = pictures.rows(notes)
     for number, start in enumerate(range(0, len(rows), ROWS_PER_SHEET), start=1):
         path = Path(cfg.OUTPUT_DIR) / "prompts" / f"classes_{number}.png"
-        comparison_sheet(rows[start : start + ROWS_PER_SHEET], names, colours, str(path))
+        comparison_sheet(rows[start : start + ROWS_PER_SHEET], names, colors, str(path))
         print(f"pictures: {path}")
     return 0
 
 
 def format_scores(scores: ZeroShotScores) -> str:
-    """A line per class: its IoU, then that with each of its phrases alone, best first; then advice."""
-    of_classes = scores.class_scores()
+    """A line per class: its IoU, and the IoU with each of its phrases alone, best first. Then advice."""
+    class_scores = scores.class_scores()
     width = max(5, *(len(name) for name in scores.class_names))
     lines = [f"  {'class':<{width}}{'IoU':>7}   the class with one phrase alone"]
     unseen, better = [], []
-    for (name, value), phrases in zip(of_classes["IoU"].items(), scores.phrase_scores()):
+    for (name, value), phrases in zip(class_scores["IoU"].items(), scores.phrase_scores()):
         ranked = sorted(phrases, key=lambda pair: math.inf if math.isnan(pair[1]) else -pair[1])
         listed = ", ".join(f"{phrase} {_percent(score)}" for phrase, score in ranked) if len(ranked) > 1 else ""
         lines.append(f"  {name:<{width}}{_percent(value):>7}   {listed}".rstrip())
@@ -71,7 +71,7 @@ def format_scores(scores: ZeroShotScores) -> str:
             unseen.append(name)
         if is_better:
             better.append(f"'{name}' scores {_percent(ranked[0][1])} with '{ranked[0][0]}' alone: drop other phrases.")
-    lines.append(f"\n  mIoU {of_classes['mIoU']:.1f}\n")
+    lines.append(f"\n  mIoU {class_scores['mIoU']:.1f}\n")
     if unseen:
         lines.append(
             f"CLIP hardly finds {', '.join(unseen)}: describe what they look like, or name them otherwise; where no "

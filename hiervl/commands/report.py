@@ -14,6 +14,6 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Write the page from what the run has left; nothing is computed anew."""
+    """Write the page from the run's files. Nothing is computed again."""
     print(write_report(args.run, compare=args.compare, output=args.output and Path(args.output)))
     return 0

@@ -1,4 +1,4 @@
-"""``python -m hiervl split CONFIG --labels 50``: which images are labelled, drawn so that every class is there."""
+"""``python -m hiervl split CONFIG --labels 50``: draw labelled images so that every class occurs."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Write ``labels_N.txt`` for every count; a smaller list is part of a larger one."""
+    """Write ``labels_N.txt`` for every count. A smaller list is part of a larger one."""
     cfg = load_config(args.config, args.opts)
     if cfg.DATASETS.TRAIN and not cfg.DATASET.NAME:
         raise UserError(_why_not(cfg.DATASETS.TRAIN[0]))
@@ -54,7 +54,7 @@ def run(args) -> int:
 
 
 def _why_not(dataset: str) -> str:
-    """That a registered dataset is not to be divided, and what to use instead."""
+    """Why a registered dataset is not divided, and what to use instead."""
     start = dataset.partition("_train")[0] + "_train_"
     known = DatasetCatalog.list()
     subsets = [name for name in known if name.startswith(start) and name + UNLABELED_SUFFIX in known]
@@ -71,7 +71,7 @@ def _why_not(dataset: str) -> str:
 
 
 def _coverage(presence: np.ndarray, names: list[str]) -> str:
-    """Which class has fewest images."""
+    """The class with the fewest images."""
     images = presence.sum(axis=0)
     absent = [name for name, count in zip(names, images) if not count]
     if absent:

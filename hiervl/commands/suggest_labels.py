@@ -1,4 +1,4 @@
-"""``python -m hiervl suggest-labels RUN``: which unlabelled images to label next, with drafts of their masks."""
+"""``python -m hiervl suggest-labels RUN``: suggest unlabelled images to label next, with drafts of their masks."""
 
 import csv
 import logging
@@ -54,20 +54,20 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """0: everything went well, 1: some files could not be read."""
+    """0: all files were read; 1: some could not be read."""
     if args.count < 1:
         raise UserError(f"--count {args.count}: at least one image is to be chosen.")
     student = restore_network(args.run, "student", args.device)
     output = _new_folder(Path(args.output) if args.output else student.path.parent / DEFAULT_FOLDER)
-    labelled, unlabelled = _files(student.cfg, args.unlabeled, str(output))
+    labeled, unlabeled = _files(student.cfg, args.unlabeled, str(output))
     teacher = restore_network(args.run, "teacher", args.device)
     scorer = LabelScorer(student.network, teacher.network, **_windows(student.cfg))
     bands = Bands.from_config(student.cfg)
-    table, failed = score(scorer, unlabelled, bands)
+    table, failed = score(scorer, unlabeled, bands)
     if not len(table):
-        raise UserError(f"none of the {len(unlabelled)} images can be read: {failed[0][1]}")
-    chosen = suggest(table, args.count, embed(scorer, labelled, bands))
-    items = {item.name: item for item in unlabelled}
+        raise UserError(f"none of the {len(unlabeled)} images can be read: {failed[0][1]}")
+    chosen = suggest(table, args.count, embed(scorer, labeled, bands))
+    items = {item.name: item for item in unlabeled}
     results = Results(
         output, chosen, table, [items[table.names[suggestion.index]] for suggestion in chosen], args.formats
     )
@@ -84,7 +84,7 @@ def run(args) -> int:
 
 
 def _new_folder(path: Path) -> Path:
-    """Somebody may have corrected the drafts of an earlier call: a folder that holds anything is left alone."""
+    """Refuse a folder that is not empty: people may have corrected drafts of an earlier call there."""
     try:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{path} is not empty: name a new folder with --output.")
@@ -95,16 +95,18 @@ def _new_folder(path: Path) -> Path:
 
 
 def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[list[str], list[Item]]:
-    """Labelled images of the run, if they are at hand, and unlabelled ones that are none of them."""
+    """Labelled images of the run, if their files are there, and unlabelled images other than those."""
     try:
         if cfg.DATASET.NAME:
             register_from_config(cfg)
-        labelled = [entry["file_name"] for entry in load_labeled(cfg)]
+        labeled = [entry["file_name"] for entry in load_labeled(cfg)]
     except UserError as error:
         if not unlabeled:
             raise
-        logger.warning("The run's labelled images are not at hand, so the choice cannot keep away from them: %s", error)
-        labelled = []
+        logger.warning(
+            "The run's labelled images are missing, so the suggestion cannot avoid images like them: %s", error
+        )
+        labeled = []
     if not unlabeled:
         if not cfg.DATASETS.UNLABELED:
             raise UserError("the run has no unlabelled images: name a folder with --unlabeled.")
@@ -120,7 +122,7 @@ def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[
     ]
     if not items:
         raise UserError("there is no unlabelled image: every one is among the run's labelled images, or is a video.")
-    return labelled, items
+    return labeled, items
 
 
 def _windows(cfg: CfgNode) -> dict:
@@ -133,7 +135,7 @@ def _windows(cfg: CfgNode) -> dict:
 
 
 def _predictor(student: Restored, teacher: Restored) -> HierVLPredictor:
-    """With the network that the run was evaluated with."""
+    """A predictor with the network that the run evaluated."""
     restored = student if student.cfg.TEST.NETWORK == "student" else teacher
     return HierVLPredictor(
         restored.network, restored.classes, bands=Bands.from_config(restored.cfg), **_windows(restored.cfg)
@@ -146,7 +148,7 @@ def _predictor(student: Restored, teacher: Restored) -> HierVLPredictor:
 def score(
     scorer: LabelScorer, items: Sequence[Item], bands: Bands | None = None
 ) -> tuple[ScoreTable, list[tuple[str, str]]]:
-    """The scores of all images that can be read, and the files that cannot with the reason."""
+    """The scores of all readable images, and the unreadable files with the reason."""
     table, failed = ScoreTable(len(items)), []
     for item, source in tqdm(read_ahead(items, bands), total=len(items), unit="image", smoothing=0.1):
         try:
@@ -158,7 +160,7 @@ def score(
 
 
 def _whole(item: Item, source) -> np.ndarray:
-    """Pixels of what ``read_ahead`` gave."""
+    """The pixels of an item of ``read_ahead``."""
     if isinstance(source, UserError):
         raise source
     if not isinstance(source, WholeImage):
@@ -167,7 +169,7 @@ def _whole(item: Item, source) -> np.ndarray:
 
 
 def embed(scorer: LabelScorer, files: Sequence[str], bands: Bands | None = None) -> np.ndarray | None:
-    """Embeddings (L, D) of the labelled images that can be read; None: of none."""
+    """Embeddings (L, D) of the readable labelled images; None if there are none."""
     found = []
     for file in files:
         try:
@@ -181,16 +183,16 @@ def embed(scorer: LabelScorer, files: Sequence[str], bands: Bands | None = None)
 
 
 class Results(NamedTuple):
-    """What becomes of the choice."""
+    """Writes the chosen images."""
 
     folder: Path
     chosen: list[Suggestion]
     table: ScoreTable
     items: list[Item]  # in the order of ``chosen``
-    formats: Sequence[str] = ()  # of drafts, beside COCO's
+    formats: Sequence[str] = ()  # formats of drafts, besides COCO's
 
     def write(self, predictor: HierVLPredictor) -> None:
-        """Lists, copies of the images, drafts of their masks and the contact sheet.
+        """Write lists, copies of the images, drafts of their masks and the contact sheet.
 
         Raises:
             UserError: the folder cannot be written to, or an image is gone.
@@ -222,7 +224,7 @@ class Results(NamedTuple):
         ]
 
     def _write_drafts(self, predictor: HierVLPredictor) -> None:
-        colours = [definition.color for definition in predictor.classes]
+        colors = [definition.color for definition in predictor.classes]
         draft = CocoDraft(predictor.classes)
         drafts, drafted = AnnotationDrafts(self.folder, predictor.classes, self.formats), []
         rows = []
@@ -232,7 +234,7 @@ class Results(NamedTuple):
             copy = self.folder / "images" / f"{item.name}{Path(item.path).suffix}"
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item.path, copy)
-            write_png(self.folder / "masks" / f"{item.name}.png", palette_image(prediction.semantic, colours))
+            write_png(self.folder / "masks" / f"{item.name}.png", palette_image(prediction.semantic, colors))
             draft.add(copy.relative_to(self.folder / "images").as_posix(), prediction)
             if drafts.formats:
                 regions = regions_of(prediction, predictor.classes)
@@ -245,11 +247,11 @@ class Results(NamedTuple):
         drafts.write_all(drafted)
         write_classes(self.folder / "classes.yaml", predictor.classes)
         names = [definition.name for definition in predictor.classes]
-        comparison_sheet(rows, names, colours, str(self.folder / "contact_sheet.png"))
+        comparison_sheet(rows, names, colors, str(self.folder / "contact_sheet.png"))
 
 
 def _panels(image: np.ndarray, prediction: Prediction) -> list[tuple[str, np.ndarray]]:
-    """In the size in which the sheet shows them, so that many rows fit in memory."""
+    """The panels in the size of the sheet, so that many rows fit into memory."""
     factor = min(1.0, PANEL_MAX / max(image.shape[:2]))
     unsure = np.repeat(confidence_bytes(1 - prediction.confidence)[..., None], 3, axis=2)
     panels = (("image", image), ("draft", prediction.semantic), ("unsure where bright", unsure))

@@ -1,4 +1,4 @@
-"""The configuration: keys and defaults, files as layers, checks of values."""
+"""The configuration: keys, defaults, layers of files, checks of values."""
 
 from .defaults import add_hiervl_config, get_hiervl_cfg, register_keys
 

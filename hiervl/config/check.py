@@ -1,4 +1,4 @@
-"""Values of the config that cannot work, each answered by a sentence that names its key."""
+"""Checks of config values. Each value that cannot work gives a sentence that names its key."""
 
 import importlib.util
 from collections.abc import Callable
@@ -101,15 +101,15 @@ RULES: dict[str, Rule] = {
     "TEST.WINDOW_BATCH": AT_LEAST_1,
     "TEST.PICTURES": AT_LEAST_0,
 }
-# Keys that hold one of a few names, and those of which a mistake would show only when training has begun.
+# Keys that take one of a few names, and keys whose mistakes would show only after training has begun.
 CHOICES = {
     "TEST.NETWORK": ("teacher", "student"),
     "SEMI.THRESHOLD": ("fixed", "class", "adaptive"),
     "SEMI.LOSS": ("pixel", "set"),
 }
-# Lists, and the names that they may hold.
+# Lists and the names that they may contain.
 LISTS = {"LOGGERS": ("csv", "wandb"), "MODEL.RECOMPUTE": RECOMPUTABLE}
-# Widths that are divided among attention heads.
+# Widths that are divided between attention heads.
 HEADS = ("MODEL.PIXEL_DECODER.HEADS", "MODEL.QUERY_DECODER.HEADS")
 
 
@@ -130,7 +130,7 @@ def check_config(cfg) -> None:
     for key, names in LISTS.items():
         unknown = [name for name in get_value(cfg, key) if name not in names]
         if unknown:
-            raise UserError(f"{key}: '{unknown[0]}' is none of {', '.join(names)}.")
+            raise UserError(f"{key}: '{unknown[0]}' is not one of {', '.join(names)}.")
     if "wandb" in cfg.LOGGERS and importlib.util.find_spec("wandb") is None:
         raise UserError("LOGGERS has 'wandb', which is not installed: `pip install wandb`, or leave it out.")
     for key, choices in CHOICES.items():

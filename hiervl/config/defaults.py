@@ -1,7 +1,7 @@
 """Every configuration key of HierVL, with its default and one line of explanation.
 
-Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_DIR`` …) keep their meaning; the
-ones below are added by :func:`add_hiervl_config`. The defaults are those of the paper's setting on a CLIP ViT-B/16.
+Keys that Detectron2 defines (``SOLVER.BASE_LR``, ``DATASETS.TRAIN``, ``OUTPUT_DIR`` …) keep their meaning.
+:func:`add_hiervl_config` adds the keys below. The defaults are the paper's settings with CLIP ViT-B/16.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ def get_hiervl_cfg() -> CN:
 
 
 def register_keys(add: Callable[[CN], None]) -> Callable[[CN], None]:
-    """Decorator of a function that adds a plug-in's keys to a config in place: from now on, to every config."""
+    """Decorator for a function that adds the keys of a plug-in to a config in place. From now on every config gets
+    them."""
     _OF_PLUG_INS.append(add)
     return add
 
@@ -46,55 +47,55 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "HierVL"
     cfg.MODEL.BACKBONE.NAME = "build_clip_image_encoder"
     cfg.MODEL.WEIGHTS = ""
-    # Pixel statistics in 0…255, RGB; empty: those that the encoder of MODEL.CLIP was trained with.
+    # Pixel statistics in 0…255, RGB; empty: those of the encoder of MODEL.CLIP.
     cfg.MODEL.PIXEL_MEAN = []
     cfg.MODEL.PIXEL_STD = []
     # Class names; empty: taken from the metadata of DATASETS.TRAIN[0].
     cfg.MODEL.CLASS_NAMES = []
-    # Parts that are computed again in the backward pass instead of kept, for less memory and more time: some of
-    # "encoder", "pixel_decoder", "query_decoder" and "losses" (those of the masks).
+    # Parts that are computed again in the backward pass, which needs less memory and more time: some of "encoder",
+    # "pixel_decoder", "query_decoder" and "losses" (the mask losses).
     cfg.MODEL.RECOMPUTE = []
 
     cfg.MODEL.CLIP = CN()
-    # An open_clip model name, a path to an open_clip model config (.json), or one that HierVL brings: "imagenet-lite"
-    # (photographs, small) or "shapesworld" (the demo's drawings).
+    # An open_clip model name, the path of an open_clip model config (.json), or a model shipped with HierVL:
+    # "imagenet-lite" (photographs, small) or "shapesworld" (the demo's drawings).
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag, a file of weights, the name itself of a model that HierVL brings, "checkpoint" (to evaluate
-    # MODEL.WEIGHTS, which bring them), or empty: random.
+    # An open_clip tag, a file of weights, the name of a model shipped with HierVL, "checkpoint" (to evaluate
+    # MODEL.WEIGHTS, which contain them), or empty: random.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
-    # Folder of the tokenizer's files, for models whose tokenizer is on a hub (SigLIP); empty: it is fetched from there.
+    # Folder of the tokenizer's files, for models whose tokenizer is on a hub (SigLIP); empty: it is downloaded.
     cfg.MODEL.CLIP.TOKENIZER = ""
-    # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: those after a
-    # third, half, two thirds and all of them (3, 5, 7, 11 of 12).
+    # ViTs: blocks (0-based) whose outputs become the maps of stride 1/4, 1/2, 1 and 2 patches; empty: the blocks at a
+    # third, half, two thirds and the end (3, 5, 7, 11 of 12).
     cfg.MODEL.CLIP.BLOCKS = []
-    # What is trained of the image encoder: "all", "attention" (attention and position embeddings; of convolutional
-    # encoders, which have none, all) or "none".
+    # Which part of the image encoder is trained: "all", "attention" (attention and position embeddings; everything in
+    # convolutional encoders, which have none) or "none".
     cfg.MODEL.CLIP.TRAINABLE = "attention"
     # Dense embedding: "maskclip" (value path, residual and feed-forward part of the last block, as MaskCLIP and SemiVL
     # compute it) or "value" (the value path alone, which ShapesWorld's CLIP was trained for).
     cfg.MODEL.CLIP.DENSE = "maskclip"
-    # First stages that are not trained, with all before them: of ViTs so many blocks, of convolutional encoders all up
-    # to so many of the maps of stride 4, 8, 16 and 32; 0: TRAINABLE alone decides.
+    # How many first stages are not trained, with everything before them. ViTs: number of blocks; convolutional
+    # encoders: number of maps of stride 4, 8, 16 and 32. 0: TRAINABLE alone decides.
     cfg.MODEL.CLIP.FROZEN_STAGES = 0
     # ViTs: learnable tokens between the class token and the patches; 0 switches them off.
     cfg.MODEL.CLIP.VISUAL_PROMPTS = 8
-    # ViTs: convolutions on the image beside the tower are added to so many maps, finest first: outlines that patches
-    # lose; on all 4 they are a small encoder of their own, for images that the tower's training knows nothing of.
+    # ViTs: to how many maps, finest first, convolutions on the image are added; they keep outlines that patches lose.
+    # With all 4 they are a small encoder of their own, for images unlike those that the ViT was trained on.
     cfg.MODEL.CLIP.DETAIL_MAPS = 1
 
     cfg.MODEL.ENCODER = CN()
-    # An encoder of timm that was trained on images alone (DINOv2, DINOv3 …) in place of CLIP's image tower, which then
-    # stays frozen beside it and is asked for all that needs language; MODEL.CLIP says what is trained. Empty: none.
+    # An encoder of timm that was trained without language (DINOv2, DINOv3 …), in place of CLIP's image encoder. CLIP
+    # stays frozen beside it for everything that needs language. MODEL.CLIP says what is trained. Empty: none.
     cfg.MODEL.ENCODER.NAME = ""
-    # Its weights: "timm" (fetched), a file, "checkpoint" (MODEL.WEIGHTS bring them), or empty: random.
+    # Its weights: "timm" (downloaded), a file, "checkpoint" (MODEL.WEIGHTS contain them), or empty: random.
     cfg.MODEL.ENCODER.PRETRAINED = "timm"
 
     cfg.MODEL.TEXT = CN()
-    # Learnable tokens prepended to every class phrase; 0: the fixed template only.
+    # Number of learnable tokens before every class phrase; 0: only the fixed template.
     cfg.MODEL.TEXT.PROMPTS = 8
     # The words that the learnable tokens start from; empty: noise.
     cfg.MODEL.TEXT.PROMPT_INIT = "this is a clear photo that shows a"
-    # Classes are described by all their phrases; off: by their names alone.
+    # Describe classes by all their phrases; off: by their names alone.
     cfg.MODEL.TEXT.PHRASES = True
     # The fixed prompt of the prototypes; {} is the class phrase.
     cfg.MODEL.TEXT.TEMPLATE = "a photo of a {}."
@@ -106,24 +107,25 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.LEVELS = 3
     # Gate the text queries by their class's relevance to the image; off: every class is active with relevance 1.
     cfg.MODEL.HSQG.RELEVANCE = True
-    # On labelled images in training the relevance is the ground truth's presence instead of the gate's (the paper's
-    # way; off by default, because the network then leans on a knowledge that it lacks at inference).
+    # In training, use the ground truth's presence as relevance on labelled images, instead of the gate (as in the
+    # paper; off by default, because the network then relies on information that it lacks at inference).
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
     # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
     cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
-    # With GROUND_TRUTH_PRESENCE: absent classes of the highest relevance that join the active ones, as "no object".
+    # With GROUND_TRUTH_PRESENCE: number of absent classes with the highest relevance that are active too, as "no
+    # object".
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
-    # A class is active from this relevance on; replaced by the calibrated value where CALIBRATED_RECALL is set.
+    # A class of at least this relevance is active. If CALIBRATED_RECALL is set, the calibrated value replaces it.
     cfg.MODEL.HSQG.THRESHOLD = 0.2
-    # Share of the classes present in the labelled images that the calibrated threshold lets pass; 0: no calibration.
+    # Share of the present classes in labelled images that passes the calibrated threshold; 0: no calibration.
     cfg.MODEL.HSQG.CALIBRATED_RECALL = 0.99
-    # At least so many classes are active in every image, the most relevant ones.
+    # Least number of active classes in every image; the most relevant ones are taken.
     cfg.MODEL.HSQG.MIN_ACTIVE = 3
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
-    # A published checkpoint of Mask2Former: training starts from its pixel and query decoder where their shapes fit.
-    # Empty: both start from random weights.
+    # A published Mask2Former checkpoint: training starts from its pixel and query decoder, as far as shapes fit. Empty:
+    # random weights.
     cfg.MODEL.DECODER_WEIGHTS = ""
 
     cfg.MODEL.PIXEL_DECODER = CN()
@@ -155,27 +157,28 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.HEADS = 8
     # Width of the feed-forward part.
     cfg.MODEL.QUERY_DECODER.FEEDFORWARD = 2048
-    # Text queries take part in the decoder.
+    # Decode the text queries; off: only CMSAM uses them.
     cfg.MODEL.QUERY_DECODER.TEXT_QUERIES = True
     # Number of learnable instance queries; 0 switches them off.
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
-    # The masks of text rows start from the similarity of CLIP's dense embedding to their class.
+    # The masks of text queries start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
-    # Classes of which the untrained CLIP knows less than this (IoU, 0 to 1, on labelled images) have no such start.
+    # Classes with a lower IoU (0 to 1) of the frozen CLIP on labelled images have no such start.
     cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
-    # Instance queries start from places where that similarity peaks, each with its own; needs MASK_PRIOR.
+    # Each instance query starts at a place of its own where that similarity has a peak; needs MASK_PRIOR.
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
     # Class scores at inference: "linear" (the C + 1 head), "text" (similarity to the text embeddings) or "mean".
     cfg.MODEL.QUERY_DECODER.CLASSIFIER = "linear"
-    # Temperature of the similarity between rows and text, and of loss_prompt_anchor.
+    # Temperature of the similarity between queries and text, and of loss_prompt_anchor.
     cfg.MODEL.QUERY_DECODER.TEMPERATURE = 0.07
 
 
 def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS = CN()
-    # How rows meet targets: "fixed" (text rows to their class, instance rows by matching) or "hungarian" (all rows).
+    # How queries get targets: "fixed" (text queries by their class, instance queries by matching) or "hungarian" (all
+    # by matching).
     cfg.LOSS.ASSIGNMENT = "fixed"
-    # Weight of the classification of every row (loss_class); also its cost in the matching.
+    # Weight of the classification of every query (loss_class); also its cost in the matching.
     cfg.LOSS.CLASS = 2.0
     # Weight of "no object" inside loss_class.
     cfg.LOSS.NO_OBJECT = 0.1
@@ -185,33 +188,34 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.DICE = 5.0
     # Points at which masks are compared.
     cfg.LOSS.NUM_POINTS = 12544
-    # Candidates drawn per kept point, of which the most uncertain are kept.
+    # Candidates drawn per kept point; the most uncertain ones are kept.
     cfg.LOSS.OVERSAMPLE_RATIO = 3.0
     # Share of the points kept for their uncertainty; the rest is uniform.
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
-    # Exponent of the inverse class frequency (in the batch) by which loss_pixel and the pseudo-labels weigh pixels; 0:
-    # all alike, 0.5: a class of a hundredth of the pixels counts ten times as much per pixel as one that has them all.
+    # Exponent of the inverse class frequency (in the batch) that weights pixels in loss_pixel and in the pseudo-label
+    # loss. 0: all alike; 0.5: a pixel of a class with 1 % of the pixels counts ten times as much as one of a class with
+    # all.
     cfg.LOSS.PIXEL_BALANCE = 0.0
-    # Weight of the alignment of matched instance rows with their class's text (loss_align, eq. 2).
+    # Weight of the alignment of matched instance queries with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
     # Weight of the gate's binary cross-entropy on labelled images (loss_relevance).
     cfg.LOSS.RELEVANCE = 1.0
-    # Weight of the preserved angles between classes (loss_prompt_topology, eq. 3).
+    # Weight of keeping CLIP's angles between classes (loss_prompt_topology, eq. 3).
     cfg.LOSS.PROMPT_TOPOLOGY = 1.0
-    # Weight of the tie of every prompt to its prototype (loss_prompt_anchor, eq. 4).
+    # Weight of keeping every prompt near its prototype (loss_prompt_anchor, eq. 4).
     cfg.LOSS.PROMPT_ANCHOR = 0.1
-    # Balance between keeping the anchor and separating the classes inside eq. 4 (the paper's lambda).
+    # Weight of separating the classes in eq. 4, relative to the anchor (the paper's lambda).
     cfg.LOSS.PROMPT_SEPARATION = 1.0
     # Weight of the entropy of the strong views' semantic maps (loss_entropy).
     cfg.LOSS.ENTROPY = 0.01
     # Weight of staying close to the frozen CLIP on patches hidden from the encoder (loss_masked_consistency, eq. 6).
     cfg.LOSS.MASKED_CONSISTENCY = 0.1
-    # With MODEL.ENCODER: weight of embedding every position as the frozen CLIP does (loss_joint_embedding), of labelled
-    # and of unlabelled images.
+    # With MODEL.ENCODER: weight of learning the frozen CLIP's embedding at every position (loss_joint_embedding), on
+    # labelled and on unlabelled images.
     cfg.LOSS.JOINT_EMBEDDING = 1.0
-    # Weight of knowing the hidden patches' class by its text (loss_pixel_text, eq. 7).
+    # Weight of predicting the class of hidden patches by its text (loss_pixel_text, eq. 7).
     cfg.LOSS.PIXEL_TEXT = 0.01
     # Temperature of loss_pixel_text.
     cfg.LOSS.PIXEL_TEXT_TEMPERATURE = 0.07
@@ -219,9 +223,9 @@ def _add_loss_config(cfg: CN) -> None:
 
 def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI = CN()
-    # Learn from unlabelled images; off: supervised-only training of the same network.
+    # Learn from unlabelled images; off: supervised training of the same network.
     cfg.SEMI.ENABLED = True
-    # Who makes the pseudo-labels: "ema" (mean teacher) or "student" (itself, in evaluation mode).
+    # The network that makes pseudo-labels: "ema" (mean teacher) or "student" (the student in evaluation mode).
     cfg.SEMI.TEACHER = "ema"
     # Largest decay of the teacher's moving average; at step t it is min(1 - 1/(t + 1), EMA_DECAY).
     cfg.SEMI.EMA_DECAY = 0.996
@@ -229,7 +233,7 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.BURN_IN = 0
     # Pixels of at least this confidence keep their pseudo-label.
     cfg.SEMI.CONFIDENCE = 0.95
-    # "fixed": CONFIDENCE for all; "class": scaled down for classes the teacher is less sure of on average;
+    # "fixed": CONFIDENCE for all; "class": lower for classes in which the teacher is less confident on average;
     # "adaptive": the same with the teacher's mean confidence in place of CONFIDENCE (FreeMatch).
     cfg.SEMI.THRESHOLD = "fixed"
     # Loss of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (beside LOSS.PIXEL the
@@ -238,11 +242,12 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
     # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
-    # and LOSS.ENTROPY are shares: 1 pulls about as strongly as all losses of the labelled images together.
+    # and LOSS.ENTROPY are shares: with 1 the gradient is about as large as that of all losses of labelled images
+    # together.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5
-    # Probability of every channel to be lost.
+    # Probability that a channel is dropped there.
     cfg.SEMI.PERTURBATION_DROPOUT = 0.5
     # Weight of the frozen CLIP's dense prediction as labels (loss_clip_guidance) at the first iteration; 0: none.
     cfg.SEMI.GUIDANCE_WEIGHT = 0.1
@@ -250,20 +255,20 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.GUIDANCE_LAST_WEIGHT = 0.0
     # Pixels of at least this zero-shot probability are guided.
     cfg.SEMI.GUIDANCE_CONFIDENCE = 0.9
-    # Zero-shot probabilities are a softmax of the "patches" that is resized, or of the "pixels" that similarities are
-    # resized to (SemiVL's code).
+    # Where the zero-shot softmax is taken: of "patches", before resizing, or of "pixels", after resizing the
+    # similarities (as in SemiVL's code).
     cfg.SEMI.GUIDANCE_SOFTMAX = "patches"
-    # Believe the frozen CLIP where it says background, too, as SemiVL does.
+    # Also use the frozen CLIP's background predictions, as SemiVL does.
     cfg.SEMI.GUIDANCE_OF_BACKGROUND = False
-    # Classes of which the frozen CLIP knows less than this (IoU, 0 to 1, on labelled images) give no guidance.
+    # Classes with a lower IoU (0 to 1) of the frozen CLIP on labelled images give no guidance.
     cfg.SEMI.GUIDANCE_MIN_IOU = 0.02
-    # Iterations between two looks at the pseudo-labels' health (health.json, warnings); 0: none.
+    # Iterations between two checks of the pseudo-labels (health.json, warnings); 0: none.
     cfg.SEMI.HEALTH_PERIOD = 500
     # Iterations between two pictures of views, pseudo-labels and predictions; 0: none.
     cfg.SEMI.PICTURES_PERIOD = 0
-    # Train the same network on the labelled images alone first, and say at the end what the unlabelled ones gained.
+    # First train the same network on the labelled images alone; at the end report the gain from unlabelled images.
     cfg.SEMI.COMPARE_SUPERVISED = False
-    # Share of the labelled losses in the sum, the unlabelled ones having the rest of 1.
+    # Share of the losses of labelled images in the sum; those of unlabelled images get the rest of 1.
     cfg.SEMI.SUPERVISED_SHARE = 0.5
     # Probability that a labelled image or a strong view takes on the colours of another unlabelled image: mean and
     # spread of its channels move part of the way. It helps where unlabelled images were taken in another light.
@@ -277,9 +282,9 @@ def _add_semi_supervised_config(cfg: CN) -> None:
 def _add_data_config(cfg: CN) -> None:
     # Registered datasets of unlabelled images; their labels, if any, are never read.
     cfg.DATASETS.UNLABELED = ()
-    # Unlabelled images that cannot be read are left out; from more than this share of them on, training stops.
+    # Unlabelled images that cannot be read are left out. If they are more than this share, training stops.
     cfg.DATALOADER.MAX_DAMAGED = 0.05
-    # Seconds without a batch from the data workers after which training stops; 0: it waits for ever.
+    # Training stops after this many seconds without a batch from the data workers; 0: it waits forever.
     cfg.DATALOADER.TIMEOUT = 600
     cfg.INPUT.FORMAT = "RGB"
     # Side of the square training crop, and of the sliding window, in pixels.
@@ -290,8 +295,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.SCALE = (0.5, 2.0)
     # Probability of the horizontal flip.
     cfg.INPUT.FLIP_PROBABILITY = 0.5
-    # Labelled images without instances: connected regions of a class are the objects of the instance queries; off: the
-    # whole class is.
+    # For labelled images without instances, instance queries learn connected regions of a class; off: the whole class.
     cfg.INPUT.REGIONS_AS_INSTANCES = True
 
     cfg.INPUT.STRONG = CN()
@@ -299,7 +303,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.STRONG.JITTER_PROBABILITY = 0.8
     # Strengths of brightness, contrast, saturation and hue inside the jitter.
     cfg.INPUT.STRONG.JITTER = (0.5, 0.5, 0.5, 0.25)
-    # Probability of turning the view grey.
+    # Probability that a view becomes grey.
     cfg.INPUT.STRONG.GRAYSCALE_PROBABILITY = 0.2
     # Probability of the Gaussian blur.
     cfg.INPUT.STRONG.BLUR_PROBABILITY = 0.5
@@ -309,9 +313,9 @@ def _add_data_config(cfg: CN) -> None:
 
 def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET = CN()
-    # Name of a dataset in your own folders; it fills DATASETS.TRAIN, UNLABELED and TEST. Empty: there is none.
+    # Name of the dataset in your own folders; it sets DATASETS.TRAIN, UNLABELED and TEST. Empty: there is none.
     cfg.DATASET.NAME = ""
-    # Folder that the paths below are relative to; itself relative to the YAML file, and that file's folder if empty.
+    # Folder of the paths below, relative to the YAML file; empty: the YAML file's folder.
     cfg.DATASET.ROOT = ""
     # YAML file of the classes, relative to the YAML file that names it.
     cfg.DATASET.CLASSES = ""
@@ -320,30 +324,30 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.LABELED.IMAGES = ""
     # Folder of their masks (same stems), or a file or folder of annotations of another format (see FORMAT).
     cfg.DATASET.LABELED.MASKS = ""
-    # List file of the images whose masks training may see, as `python -m hiervl split` writes; empty: all.
+    # List file of the images whose masks training may see, such as `hiervl split` writes; empty: all.
     cfg.DATASET.LABELED.LIST = ""
     # Folders (or .txt list files) of images without masks: one, or a list of them.
     cfg.DATASET.UNLABELED = None
-    # Validation images: a fraction of the labelled ones, a list file, or {IMAGES: …, MASKS: …}; None stands for 0.2.
+    # Validation images: a fraction of the labelled ones, a list file, or {IMAGES: …, MASKS: …}; None: 0.2.
     cfg.DATASET.VAL = None
     # Test images, in the same three forms; None: none. `--eval-only DATASETS.TEST "('NAME_test',)"` evaluates on them.
     cfg.DATASET.TEST = None
     # Format of the annotations: "auto" (by their content), "masks", "per_class" (a mask of two values for every class),
     # "coco", "cvat", "label_studio", "via", "labelme", "yolo" or "supervisely".
     cfg.DATASET.FORMAT = "auto"
-    # What counts in a mask: "index" (a pixel's number), "color" (its RGB colour) or "auto" (by the file).
+    # What a mask's pixels mean: "index" (a number), "color" (an RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
-    # What a mask's name has after the part that it shares with its image's, such as "_mask"; or a pattern, "label_{}".
+    # What a mask's name has after the common part of both names, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
-    # The same of the images' names, such as "_sat" or "image_{}".
+    # The same for the images' names, such as "_sat" or "image_{}".
     cfg.DATASET.IMAGE_SUFFIX = ""
-    # Which map of a NumPy or MATLAB mask file that holds several, such as GTcls.Segmentation; empty: the only one.
+    # Name of the map in a NumPy or MATLAB mask file with several, such as GTcls.Segmentation; empty: the only one.
     cfg.DATASET.MASK_VARIABLE = ""
     # Bands of TIFFs that are red, green and blue, counted from 1, such as [4, 3, 2]; empty: up to 4 are read.
     cfg.DATASET.BANDS = []
-    # Values of those bands that become black and white, such as [0, 3000]; empty: all that the file's type can hold.
+    # Values of those bands that become black and white, such as [0, 3000]; empty: the full range of the file's type.
     cfg.DATASET.BAND_RANGE = []
-    # Seed of the images that the fractions draw.
+    # Random seed for the fractions.
     cfg.DATASET.SEED = 0
     # Folder for converted masks; empty: ~/.cache/hiervl.
     cfg.DATASET.CACHE = ""
@@ -359,20 +363,21 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 0.01
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
-    # Learning rate of the image tower, as a multiple of BASE_LR.
+    # Learning rate of the image encoder, as a multiple of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.01
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     cfg.SOLVER.WARMUP_ITERS = 0
     # Exponent of the polynomial decay.
     cfg.SOLVER.POLY_POWER = 0.9
-    # Micro-batches whose gradients are added up before each step; the batch sizes above are what one step sees. A loss
-    # is a mean over the labelled pixels and rows of its micro-batch, so those of sparsely labelled images weigh more.
+    # Number of micro-batches whose gradients are added before each step; the batch sizes above are for one step. A loss
+    # is a mean over the labelled pixels and queries of its micro-batch, so pixels of sparsely labelled images weigh
+    # more.
     cfg.SOLVER.ACCUMULATION = 1
-    # Steps with an infinite or NaN loss or gradient that are left out; the next one ends the training.
+    # How many steps with an infinite or NaN loss or gradient are skipped; one more ends the training.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
-    # Divide micro-batches when the GPU's memory does not hold them, as ACCUMULATION does (one process only).
+    # If GPU memory is too small, divide micro-batches as ACCUMULATION does (only with one process).
     cfg.SOLVER.HALVE_ON_OUT_OF_MEMORY = True
-    # Number type of mixed precision (SOLVER.AMP.ENABLED), on CUDA in evaluation, too: "bfloat16" or "float16".
+    # Number type of mixed precision (SOLVER.AMP.ENABLED), also for evaluation on CUDA: "bfloat16" or "float16".
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Automatic settings: "auto" (by this machine), "24gb", "cpu" or "none"; empty: auto where DATASET.NAME is set.
     cfg.SOLVER.PRESET = ""

@@ -1,4 +1,4 @@
-"""Config files as layers: a file, below it the file that its ``_BASE_`` names, and so on."""
+"""Config files as layers: a file, below it the file of its ``_BASE_``, and so on."""
 
 import difflib
 from pathlib import Path
@@ -10,7 +10,7 @@ from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
 
-# An installed HierVL has its configs inside the package, a checkout beside it.
+# An installed HierVL has its configs inside the package; a checkout has them beside it.
 _PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 2)]
 SHIPPED = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
 SHIPPED_BASE = SHIPPED / "Base-HierVL.yaml"
@@ -19,17 +19,17 @@ PAIR_KEYS = {"IMAGES", "MASKS"}
 
 
 class Layer(NamedTuple):
-    """One file's own settings, without its base's."""
+    """The settings of one file, without its base."""
 
     path: Path
     settings: dict[str, Any]
 
 
 def find_config(name: str) -> Path:
-    """The config file of that name: a path, else one that HierVL brings, with or without ``configs/`` before it.
+    """The config file of that name: a path, or a config shipped with HierVL, with or without ``configs/`` before it.
 
     Raises:
-        UserError: there is no such file; the sentence names the one most like it.
+        UserError: there is no such file; the message names the most similar one.
     """
     path = Path(name)
     shipped = SHIPPED / Path(name.removeprefix("configs/"))
@@ -41,17 +41,17 @@ def find_config(name: str) -> Path:
         matches = difflib.get_close_matches(path.name, names, n=1)
         if matches:
             raise UserError(f"there is no config file '{name}'; did you mean {folder / matches[0]}?")
-    raise UserError(f"there is no config file '{name}', neither here nor among those that HierVL brings ({SHIPPED}).")
+    raise UserError(f"there is no config file '{name}', neither here nor among those shipped with HierVL ({SHIPPED}).")
 
 
 def read_layers(path: Path) -> list[Layer]:
     """The file and its bases, the lowest first.
 
-    A base is looked for beside the file that names it, then among the configs that HierVL brings. In the section
-    ``DATASET``, ROOT and CLASSES become absolute, and ``{IMAGES: a, MASKS: b}`` of VAL and TEST becomes [a, b].
+    A base is searched beside the file that names it, then among the shipped configs. In the section ``DATASET``, ROOT
+    and CLASSES become absolute, and ``{IMAGES: a, MASKS: b}`` of VAL and TEST becomes [a, b].
 
     Raises:
-        UserError: a file is missing, no YAML or no mapping, or a base is its own base.
+        UserError: a file is missing, is not YAML or not a mapping, or a base is its own base.
     """
     layers: list[Layer] = []
     while True:
@@ -67,7 +67,7 @@ def read_layers(path: Path) -> list[Layer]:
 
 
 def written_keys(layers: list[Layer]) -> list[str]:
-    """Dotted keys that the layers set, those of the shipped base apart: what the user chose."""
+    """Dotted keys that the layers set, without the shipped base: what the user chose."""
     keys: list[str] = []
     for layer in layers:
         if layer.path.resolve() != SHIPPED_BASE:
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
     settings = with_older_meaning(load_yaml(text, str(path)))
     if not isinstance(settings, dict):
-        raise UserError(f"{path}: it is empty, or no list of 'KEY: value' lines.")
+        raise UserError(f"{path}: it is empty, or does not consist of 'KEY: value' lines.")
     return settings
 
 

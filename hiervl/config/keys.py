@@ -39,20 +39,20 @@ def nodes(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def leaves(settings: Any) -> dict[str, Any]:
-    """Every value that is no section, by its dotted key."""
+    """Every value that is not a section, by its dotted key."""
     return {key: value for key, value in nodes(settings) if not isinstance(value, Mapping)}
 
 
 def is_below(key: str, sections: Sequence[str]) -> bool:
-    """Whether the key is one of the sections or keys, or lies in one of them."""
+    """Whether the key is one of the sections or keys, or is inside one of them."""
     return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def note_keys_of_user(cfg: Any, keys: Iterable[str]) -> None:
-    """Remember keys that a user has written.
+    """Remember the keys that the user has written.
 
-    The note is no part of the settings and is not saved with them; a copy of ``cfg`` has it too. yacs keeps in the same
-    way whether a config is frozen.
+    The note is not part of the settings and is not saved with them. A copy of ``cfg`` has it too. yacs keeps in the
+    same way whether a config is frozen.
     """
     cfg.__dict__[_OF_USER] = keys_of_user(cfg).union(keys)
 

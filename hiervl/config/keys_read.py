@@ -1,8 +1,9 @@
-"""Which config keys are read, found in the source: HierVL's, its plug-ins', and Detectron2's where HierVL calls it.
+"""Find in the source which config keys are read: by HierVL, by plug-ins, and by the parts of Detectron2 that HierVL
+calls.
 
-A key that is set and that nothing reads would do nothing, without a word. What is read is not kept in a list: it would
-be wrong after the next change here or in Detectron2. Two simplifications err on the side of "read": a key is known by
-its last two parts (``cfg.SOLVER.AMP.ENABLED`` as AMP.ENABLED), and code counts whether or not it is reached.
+A key that is set but never read would silently do nothing. There is no list of read keys, because a list would be wrong
+after the next change here or in Detectron2. Two simplifications make more keys count as read: a key is known by its
+last two parts (``cfg.SOLVER.AMP.ENABLED`` as AMP.ENABLED), and code counts even if it is never reached.
 """
 
 import ast
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from detectron2.utils.registry import Registry
 
-Read = tuple[str, str]  # section and key; the section of a key at the top is "cfg"
+Read = tuple[str, str]  # section and key; for top-level keys the section is "cfg"
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT_NAME = "cfg"
@@ -29,31 +30,31 @@ LIBRARY_FOLDERS = tuple(os.path.join(folder, "") for path in LIBRARIES for folde
 
 
 class Source(NamedTuple):
-    """What a piece of code reads of the config, itself and through the functions of Detectron2 that it calls."""
+    """The config keys that a piece of code reads, itself and through the Detectron2 functions that it calls."""
 
     reads: frozenset[Read]
-    calls: frozenset[str]  # dotted names of functions of Detectron2
+    calls: frozenset[str]  # dotted names of Detectron2 functions
 
 
 def keys_read(unused: Iterable[str] = ()) -> set[Read]:
-    """Section and name of every key that HierVL, its plug-ins or a function of Detectron2 that they call reads.
+    """Section and name of every key that is read by HierVL, its plug-ins or a Detectron2 function that they call.
 
     Args:
-        unused: dotted names of functions of Detectron2 that are called by other configs only, as HierVL imports them.
+        unused: dotted names, as HierVL imports them, of Detectron2 functions that only other configs call.
     """
     sources = [_source(path) for path in (*sorted(PACKAGE.rglob("*.py")), *_plugins())]
     called = {name for source in sources for name in source.calls}.difference(unused)
-    return {read for source in sources for read in source.reads}.union(*map(_reads_of_function, called))
+    return {read for source in sources for read in source.reads}.union(*map(_function_reads, called))
 
 
 def as_read(key: str) -> Read:
-    """The form in which :func:`keys_read` knows a dotted key."""
+    """A dotted key in the form of :func:`keys_read`."""
     section, name = f"{ROOT_NAME}.{key}".split(".")[-2:]
     return section, name
 
 
 def _plugins() -> list[Path]:
-    """Files of loaded modules beside HierVL and Detectron2: the user's own, and packages that use HierVL."""
+    """Files of loaded modules outside HierVL and Detectron2: the user's own, and packages that use HierVL."""
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -66,7 +67,7 @@ def _plugins() -> list[Path]:
 
 def _uses_hiervl(module: ModuleType) -> bool:
     for value in list(vars(module).values()):
-        kind = type(value)  # not isinstance(): a stand-in for what is loaded later would be loaded, or warn
+        kind = type(value)  # not isinstance(): lazy modules would be loaded, or warn
         if kind is Registry:
             return True
         owner = value.__name__ if kind is ModuleType else ""
@@ -84,9 +85,9 @@ def _source(path: Path) -> Source:
         return Source(frozenset(), frozenset())
     try:
         tree = ast.parse(text)
-    except SyntaxError:  # of a plug-in that is no source for this Python
+    except SyntaxError:  # a plug-in that this Python cannot parse
         return Source(frozenset(), frozenset())
-    return Source(frozenset(_reads(tree)), frozenset(_calls_of_detectron2(tree)))
+    return Source(frozenset(_reads(tree)), frozenset(_detectron2_calls(tree)))
 
 
 def _reads(tree: ast.AST) -> Iterator[Read]:
@@ -115,8 +116,8 @@ def _reads(tree: ast.AST) -> Iterator[Read]:
 # ---------------------------------------------------------------------------- Detectron2
 
 
-def _calls_of_detectron2(tree: ast.Module) -> Iterator[str]:
-    """Functions that are handed the config, and inherited methods, which have it as ``self.cfg`` or an argument."""
+def _detectron2_calls(tree: ast.Module) -> Iterator[str]:
+    """Functions that get the config, and inherited methods, which have it as ``self.cfg`` or as an argument."""
     imported = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
         for node in ast.walk(tree)
@@ -147,7 +148,7 @@ def _calls_with_config(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def _methods_called(tree: ast.AST) -> Iterator[tuple[str, bool]]:
-    """Methods called on ``self``, ``cls`` or ``super()``, and whether it is the last."""
+    """Methods called on ``self``, ``cls`` or ``super()``, and whether it was ``super()``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = node.func.value
@@ -158,7 +159,7 @@ def _methods_called(tree: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def _dotted_name(node: ast.AST) -> str:
-    """``a.b.c`` of such an expression, "" of any other."""
+    """``a.b.c`` for such an expression, "" for any other."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -168,8 +169,9 @@ def _dotted_name(node: ast.AST) -> str:
 
 
 @functools.cache
-def _reads_of_function(name: str) -> frozenset[Read]:
-    """What a function, class or method of Detectron2 reads, and what those read that it hands the config to."""
+def _function_reads(name: str) -> frozenset[Read]:
+    """The keys that a function, class or method of Detectron2 reads, also through the functions that it gives the
+    config."""
     reads: set[Read] = set()
     seen: set[str] = set()
     waiting = [name]
@@ -193,7 +195,7 @@ def _reads_of_function(name: str) -> frozenset[Read]:
 
 
 def _resolve(name: str) -> tuple[Any, Any]:
-    """What holds the object of a dotted name, and the object; None and None where there is none."""
+    """The owner of the object with a dotted name, and the object; None and None if there is none."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:

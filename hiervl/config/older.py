@@ -1,17 +1,17 @@
-"""Configs that an older version of HierVL saved: what it computed without a key that it did not know."""
+"""Configs that an older version of HierVL saved: they keep the meaning that they had without newer keys."""
 
 from typing import Any
 
-# Keys that came later -> the value that stands for what was computed before, where that is not the default.
+# Newer keys → the value for what was computed before, if that is not the default.
 BEFORE: dict[tuple[str, ...], Any] = {("MODEL", "CLIP", "DENSE"): "value"}
-# Detectron2's own sections are in every config that a run saved, and in none that a person wrote for HierVL.
+# Every config that a run saved has Detectron2's own sections; configs that people write for HierVL do not.
 ONLY_SAVED = "RPN"
 
 
 def with_older_meaning(settings: Any) -> Any:
-    """``settings`` of a file, and, where a run saved them, the values of :data:`BEFORE` for the keys that they lack.
+    """``settings`` of a file. If a run saved them, missing keys get the values of :data:`BEFORE`.
 
-    Without that, an old network would go on with another dense embedding than it has learnt from.
+    Without that, an old network would get another dense embedding than the one it was trained with.
     """
     if not isinstance(settings, dict) or not isinstance(settings.get("MODEL"), dict):
         return settings

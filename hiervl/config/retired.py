@@ -1,4 +1,4 @@
-"""Config keys that HierVL had once: what older runs saved can still be read, and who writes one is answered."""
+"""Config keys that HierVL no longer has. Configs of older runs can still be read; writing such a key gives an error."""
 
 from typing import Any, NamedTuple
 
@@ -7,14 +7,14 @@ from hiervl.utils.errors import UserError
 
 
 class Retired(NamedTuple):
-    """A key that is gone; with the value ``neutral`` it changed nothing."""
+    """A key that no longer exists. With the value ``neutral`` it changed nothing."""
 
     neutral: Any
     instead: str
 
 
 _RECOMPUTE = "list the parts in MODEL.RECOMPUTE, such as ['encoder', 'pixel_decoder', 'query_decoder', 'losses']"
-_NOTHING = "it helped nobody; take it out"
+_NOTHING = "it had no use; take it out"
 RETIRED = {
     "MODEL.CLIP.RECOMPUTE": Retired(False, _RECOMPUTE),
     "MODEL.PIXEL_DECODER.RECOMPUTE": Retired(False, _RECOMPUTE),
@@ -23,12 +23,12 @@ RETIRED = {
     "MODEL.PIXEL_DECODER.DROPOUT": Retired(0.0, _NOTHING),
     "MODEL.QUERY_DECODER.DROPOUT": Retired(0.0, _NOTHING),
     "SEMI.SHARPEN": Retired(1.0, _NOTHING),
-    "SOLVER.PRESET_KEEPS": Retired([], "keys that you write are kept as they are; take it out"),
+    "SOLVER.PRESET_KEEPS": Retired([], "keys that you write are always kept; take it out"),
 }
 
 
 def check_not_retired(key: str, source: str) -> None:
-    """Raise a :class:`UserError` if a key is gone."""
+    """Raise a :class:`UserError` if a key no longer exists."""
     if key in RETIRED:
         raise UserError(f"{source}: there is no config key '{key}' any more: {RETIRED[key].instead}.")
 
@@ -38,7 +38,7 @@ def without_retired(settings: dict[str, Any], source: str, saved: bool = False) 
 
     Args:
         settings: nested, as in a YAML file.
-        saved: they are a finished run's, whose training is not repeated; no value is refused.
+        saved: they come from a finished run, whose training is not repeated; then no value is refused.
 
     Raises:
         UserError: a retired key has a value that would change something.

@@ -1,4 +1,4 @@
-"""YAML files of strangers: plain values only, and none that unfolds into gigabytes."""
+"""YAML from untrusted files: only plain values, and none that expands to gigabytes."""
 
 from typing import Any
 
@@ -6,46 +6,46 @@ import yaml
 
 from hiervl.utils.errors import UserError
 
-# A config has some hundred nodes, a list of classes some thousand.
+# A config has a few hundred nodes, a list of classes a few thousand.
 MAX_NODES = 100_000
 MAX_BYTES = 4 << 20
 
 
 def load_yaml(text: Any, source: str) -> Any:
-    """The values of a YAML text that a file of others carries; errors as :func:`check_yaml`."""
+    """The values of a YAML text from an untrusted file. Errors are those of :func:`check_yaml`."""
     if not isinstance(text, str):
         raise UserError(f"{source} holds {type(text).__name__} where a text belongs: it is damaged.")
     check_yaml(text, source)
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def check_yaml(text: str, source: str) -> None:
-    """Raise unless the text is YAML of bounded size once its aliases (``*name``) are followed.
+    """Raise unless the text is YAML of limited size with all its aliases (``*name``) expanded.
 
-    Nine lines of nine aliases each name a list of a billion entries; copied or printed, it fills the memory.
+    Nine lines with nine aliases each can describe a list of a billion entries, which would fill the memory.
 
     Args:
         source: the file, for the error message.
 
     Raises:
-        UserError: it is too large, or no YAML.
+        UserError: it is too large, or not YAML.
     """
     if len(text) > MAX_BYTES:
-        raise UserError(f"{source} has {len(text)} characters: that is no config or class list.")
+        raise UserError(f"{source} has {len(text)} characters: that is not a config or class list.")
     try:
         nodes = _count_nodes(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{source} is no YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())[:300]}") from None
     if nodes > MAX_NODES:
-        raise UserError(f"{source} unfolds into more than {MAX_NODES} values by its aliases: write it without them.")
+        raise UserError(f"{source} expands to more than {MAX_NODES} values through its aliases: write it without them.")
 
 
 def _count_nodes(text: str) -> int:
-    """Values in a document, those behind an alias counted every time."""
-    open_sizes = [0]  # of the collections that are open, outermost first
+    """Number of values in a document. Values behind an alias count every time."""
+    open_sizes = [0]  # of the open collections, outermost first
     anchors: dict[str, int] = {}
     names = [None]  # the open collections' anchors
     for event in yaml.parse(text, yaml.SafeLoader):

@@ -1,4 +1,4 @@
-"""An answer to whoever sets a key that nothing reads, such as most of Detectron2's for detectors."""
+"""Errors for keys that nothing reads, such as most of Detectron2's keys for detectors."""
 
 import fnmatch
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ OWN_SCHEDULE = "WarmupPolyLR"
 DETECTRON2_SCHEDULES = "detectron2.solver.build_lr_scheduler"
 SCHEDULE_HINT = f"SOLVER.LR_SCHEDULER_NAME is {OWN_SCHEDULE}, whose shape is SOLVER.POLY_POWER"
 
-# What has the effect of a key of Detectron2, or why nothing has. Which keys are unread is not told from here.
+# For keys of Detectron2: the key with the same effect, or why there is none. Whether a key is read is found elsewhere.
 HINTS = {
     "INPUT.RANDOM_FLIP": "use INPUT.FLIP_PROBABILITY",
     "INPUT.CROP.*": "use INPUT.CROP_SIZE",
@@ -42,14 +42,14 @@ HINTS = {
 
 
 def refuse_unread_keys(cfg: CfgNode, written: Iterable[tuple[str, str]]) -> None:
-    """Raise if a key that the user wrote is read by nothing; one that has its default value does no harm.
+    """Raise if nothing reads a key that the user wrote. Keys with their default value are allowed.
 
     Args:
-        cfg: the config with all that was written.
+        cfg: the config with everything that the user wrote.
         written: where and what: a file or "the command line", and a dotted key of ``cfg``.
 
     Raises:
-        UserError: names all these keys, and where there is one the key that has the effect.
+        UserError: names all these keys and, if there is one, the key with the same effect.
     """
     own_schedule = cfg.SOLVER.LR_SCHEDULER_NAME == OWN_SCHEDULE
     read = keys_read(unused=[DETECTRON2_SCHEDULES] if own_schedule else [])
@@ -72,5 +72,5 @@ def _hint(key: str) -> str:
 
 
 def _as_list(value: Any) -> Any:
-    """A tuple within a tuple comes out of a file as a list."""
+    """A tuple inside a tuple becomes a list in a file."""
     return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value

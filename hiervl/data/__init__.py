@@ -1,4 +1,4 @@
-"""Datasets, their registration, augmentation and loading. Importing it registers the names in Detectron2."""
+"""Datasets: registration, augmentation and loading. Importing this package registers the names in Detectron2."""
 
 from hiervl.data.registered.benchmarks import register_benchmarks
 from hiervl.data.registered.datasets import register_all

@@ -1,12 +1,11 @@
 """ShapesWorld: a small synthetic world on which every part of HierVL runs in minutes on a CPU.
 
-A scene shows one to four overlapping objects in front of a cluttered background. A class is a
-pattern (plain, striped, dotted) in a colour (red, orange, green, blue); an object's outline
-carries no meaning. Both words of a class name are visible within a patch or two, so that a small
-CLIP can learn them from captions alone. The background holds look-alikes: class colours in
-textures that are none of the patterns, and the patterns in colours that are none of the classes'.
+A scene shows one to four overlapping objects in front of a cluttered background. A class is a pattern (plain, striped,
+dotted) in a colour (red, orange, green, blue). The outline of an object has no meaning. Both words of a class name are
+visible within a patch or two, so that a small CLIP can learn them from captions alone. The background has look-alikes:
+class colours in other textures, and class patterns in other colours.
 
-Everything follows from ``(seed, index)``. Only NumPy draws, OpenCV just writes the PNG files.
+Everything follows from ``(seed, index)``. Only NumPy draws; OpenCV just writes the PNG files.
 """
 
 import json
@@ -20,9 +19,9 @@ import numpy as np
 from hiervl.utils.files import write_bytes, write_json
 
 PATTERNS = ("plain", "striped", "dotted")
-COLOURS = ("red", "orange", "green", "blue")
+COLORS = ("red", "orange", "green", "blue")
 BACKGROUND = 0
-CLASS_NAMES = ("background",) + tuple(f"{p} {c} shape" for p in PATTERNS for c in COLOURS)
+CLASS_NAMES = ("background",) + tuple(f"{p} {c} shape" for p in PATTERNS for c in COLORS)
 # RGB of each class, recognisable beside the image: full colour, dark for striped, pale for dotted.
 PALETTE = (
     (128, 128, 128),
@@ -45,12 +44,12 @@ CAPTION_TEMPLATES = (
     "an image with a {}.",
 )
 
-# Hue in degrees; the gap between red and orange bounds how far a hue may wander.
+# Hue in degrees; the gap between red and orange limits how far a hue may vary.
 _HUES = {"red": 0.0, "orange": 30.0, "green": 125.0, "blue": 220.0}
 _HUE_WANDER = 6.0
 _OTHER_HUES = (285.0, 320.0)  # purple and pink: no class has them
-# The commonest class is five times as frequent as the rarest. Ranks are spread so that no colour
-# and no pattern is rare as a whole.
+# The most frequent class is five times as frequent as the rarest. Ranks are spread so that no colour and no pattern is
+# rare as a whole.
 _FREQUENCY_RATIO = 5.0
 _FREQUENCY_RANKS = np.array([0, 7, 4, 10, 5, 1, 11, 8, 9, 6, 3, 2])
 _CLASS_FREQUENCIES = _FREQUENCY_RATIO ** (-_FREQUENCY_RANKS / 11.0)
@@ -98,11 +97,11 @@ def generate_scene(seed: int, index: int, size: int = 64, max_objects: int = 4) 
     classes: list[int] = []
     for _ in range(wanted):
         coverage = _place(rng, instances, len(classes))
-        if coverage is None:  # no room left: fewer objects rather than hidden ones
+        if coverage is None:  # no space left: fewer objects rather than hidden ones
             break
         label = 1 + int(rng.choice(len(_CLASS_FREQUENCIES), p=_CLASS_FREQUENCIES))
-        pattern, colour = divmod(label - 1, len(COLOURS))
-        surface = _surface(rng, size, PATTERNS[pattern], _class_colour(rng, COLOURS[colour]))
+        pattern, color = divmod(label - 1, len(COLORS))
+        surface = _surface(rng, size, PATTERNS[pattern], _class_color(rng, COLORS[color]))
         canvas += coverage[..., None] * (surface - canvas)
         classes.append(label)
         instances[coverage >= 0.5] = len(classes)
@@ -115,8 +114,8 @@ def generate_close_up(seed: int, index: int, size: int = 32) -> Scene:
     """A picture filled by the surface of one object, with no background; arguments as above."""
     rng = np.random.default_rng((seed, index))
     label = 1 + int(rng.integers(len(CLASS_NAMES) - 1))
-    pattern, colour = divmod(label - 1, len(COLOURS))
-    surface = _surface(rng, size, PATTERNS[pattern], _class_colour(rng, COLOURS[colour]))
+    pattern, color = divmod(label - 1, len(COLORS))
+    surface = _surface(rng, size, PATTERNS[pattern], _class_color(rng, COLORS[color]))
     everywhere = np.ones((size, size), np.uint8)
     return Scene(_light(rng, surface), label * everywhere, everywhere, (label,), caption(rng, [label]))
 
@@ -129,14 +128,14 @@ def caption(rng: np.random.Generator, classes: list[int]) -> str:
 
 
 def write_split(root: os.PathLike, split: str, count: int | None = None, seed: int | None = None) -> None:
-    """Write a split as PNG files; does nothing where it is already complete.
+    """Write a split as PNG files. Does nothing if it is already complete.
 
     Writes ``images/{split}/{index:05d}.png`` (RGB), ``labels/{split}/`` (class indices) and
     ``instances/{split}/`` (instance numbers) of the same names, and ``captions_{split}.json``
     with the keys ``world``, ``seed``, ``count`` and ``captions`` (a list, by index).
 
-    Every file appears under its name by one rename, the captions last, so an interrupted call is
-    completed by the next one, and concurrent calls write the same bytes over each other.
+    Every file gets its name by one rename, the captions last. So the next call completes an interrupted one, and
+    concurrent calls write the same bytes over each other.
 
     Args:
         count: number of scenes, ``SPLITS[split]`` if not given.
@@ -181,8 +180,8 @@ def _place(rng: np.random.Generator, instances: np.ndarray, placed: int) -> np.n
     size = len(instances)
     areas = np.bincount(instances.ravel(), minlength=placed + 1)[1:]
     for _ in range(_PLACEMENT_TRIALS):
-        centre = rng.uniform(0.08 * size, 0.92 * size, 2)
-        coverage = _outline(rng, size, centre, rng.uniform(*_RADIUS))
+        center = rng.uniform(0.08 * size, 0.92 * size, 2)
+        coverage = _outline(rng, size, center, rng.uniform(*_RADIUS))
         solid = coverage >= 0.5
         remaining = np.bincount(instances[~solid], minlength=placed + 1)[1:]
         visible = (remaining >= _MIN_VISIBLE_FRACTION * areas) & (remaining >= _MIN_VISIBLE_PIXELS)
@@ -191,11 +190,11 @@ def _place(rng: np.random.Generator, instances: np.ndarray, placed: int) -> np.n
     return None
 
 
-def _outline(rng: np.random.Generator, size: int, centre: np.ndarray, radius: float) -> np.ndarray:
-    """Coverage of a randomly turned random outline, given as distance by angle."""
+def _outline(rng: np.random.Generator, size: int, center: np.ndarray, radius: float) -> np.ndarray:
+    """Coverage of a randomly rotated random outline, given as distance by angle."""
     y, x = np.mgrid[:size, :size] + 0.5
-    distance = np.hypot(y - centre[0], x - centre[1])
-    angle = np.arctan2(y - centre[0], x - centre[1]) + rng.uniform(0, 2 * np.pi)
+    distance = np.hypot(y - center[0], x - center[1])
+    angle = np.arctan2(y - center[0], x - center[1]) + rng.uniform(0, 2 * np.pi)
     kind = _OUTLINES[rng.integers(len(_OUTLINES))]
     if kind == "circle":
         reach = 1.0
@@ -209,7 +208,7 @@ def _outline(rng: np.random.Generator, size: int, centre: np.ndarray, radius: fl
         reach = 0.55 + 0.6 * np.abs(angle % sector - sector / 2) / (sector / 2)
     elif kind == "cross":
         arm = np.maximum(np.abs(np.cos(angle)), np.abs(np.sin(angle)))
-        # Along an arm the end bounds it, beside it the arm's width.
+        # Along an arm its end is the limit, beside it the arm's width.
         reach = np.minimum(1.0 / arm, 0.45 / np.maximum(np.sqrt(1 - arm**2), 1e-6))
         reach = np.maximum(reach, 0.45 / arm)
     else:
@@ -218,11 +217,11 @@ def _outline(rng: np.random.Generator, size: int, centre: np.ndarray, radius: fl
     return np.clip(reach * radius - distance + 0.5, 0.0, 1.0)
 
 
-def _surface(rng: np.random.Generator, size: int, pattern: str, colour: np.ndarray) -> np.ndarray:
-    """Canvas covered by ``pattern`` in ``colour`` and a lighter or darker companion."""
+def _surface(rng: np.random.Generator, size: int, pattern: str, color: np.ndarray) -> np.ndarray:
+    """Canvas covered by ``pattern`` in ``color`` and a lighter or darker companion."""
     if pattern == "plain":
-        return np.broadcast_to(colour, (size, size, 3)).copy()
-    companion = 0.25 * colour + 0.72 if rng.random() < 0.5 else 0.25 * colour
+        return np.broadcast_to(color, (size, size, 3)).copy()
+    companion = 0.25 * color + 0.72 if rng.random() < 0.5 else 0.25 * color
     y, x = np.mgrid[:size, :size] + rng.uniform(0, 8, (2, 1, 1))
     turn = rng.uniform(0, np.pi)
     along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
@@ -233,7 +232,7 @@ def _surface(rng: np.random.Generator, size: int, pattern: str, colour: np.ndarr
         period = rng.uniform(5.0, 6.5)
         to_dot = np.hypot((along % period) - period / 2, (across % period) - period / 2)
         texture = np.clip(0.33 * period - to_dot + 0.5, 0.0, 1.0)
-    return colour + texture[..., None] * (companion - colour)
+    return color + texture[..., None] * (companion - color)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -249,32 +248,32 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _distractor(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Alpha and canvas of something that shares colour or pattern with the classes, not both."""
-    centre = rng.uniform(0, size, 2)
-    colour = _class_colour(rng, COLOURS[rng.integers(len(COLOURS))])
+    """Alpha and canvas of a distractor with the colour or the pattern of a class, not both."""
+    center = rng.uniform(0, size, 2)
+    color = _class_color(rng, COLORS[rng.integers(len(COLORS))])
     kind = rng.integers(4)
     if kind == 0:  # a haze of a class colour: no edge, never saturated
         y, x = np.mgrid[:size, :size] + 0.5
         spread = rng.uniform(4.0, 8.0)
-        squared = (y - centre[0]) ** 2 + (x - centre[1]) ** 2
-        return 0.6 * np.exp(-squared / (2 * spread**2)), np.broadcast_to(colour, (size, size, 3))
+        squared = (y - center[0]) ** 2 + (x - center[1]) ** 2
+        return 0.6 * np.exp(-squared / (2 * spread**2)), np.broadcast_to(color, (size, size, 3))
     if kind == 1:  # specks of a class colour
         grain = rng.random((size, size, 1)) < 0.5
-        surface = np.where(grain, colour, rng.uniform(0.2, 0.8))
-        return _outline(rng, size, centre, rng.uniform(5.0, 10.0)), surface
+        surface = np.where(grain, color, rng.uniform(0.2, 0.8))
+        return _outline(rng, size, center, rng.uniform(5.0, 10.0)), surface
     if kind == 2:  # a wire of a class colour
         y, x = np.mgrid[:size, :size] + 0.5
         turn = rng.uniform(0, np.pi)
-        off = np.abs((x - centre[1]) * np.sin(turn) - (y - centre[0]) * np.cos(turn))
-        return np.clip(1.0 - off, 0.0, 1.0), np.broadcast_to(colour, (size, size, 3))
-    grey_or_other = rng.integers(3)  # an object of no class's colour
+        off = np.abs((x - center[1]) * np.sin(turn) - (y - center[0]) * np.cos(turn))
+        return np.clip(1.0 - off, 0.0, 1.0), np.broadcast_to(color, (size, size, 3))
+    gray_or_other = rng.integers(3)  # an object in a colour that no class has
     other = (
         np.full(3, rng.uniform(0.3, 0.9))
-        if grey_or_other == 0
-        else _rgb(_OTHER_HUES[grey_or_other - 1], rng.uniform(0.5, 0.9), rng.uniform(0.5, 0.9))
+        if gray_or_other == 0
+        else _rgb(_OTHER_HUES[gray_or_other - 1], rng.uniform(0.5, 0.9), rng.uniform(0.5, 0.9))
     )
     surface = _surface(rng, size, PATTERNS[rng.integers(len(PATTERNS))], other)
-    return _outline(rng, size, centre, rng.uniform(5.0, 11.0)), surface
+    return _outline(rng, size, center, rng.uniform(5.0, 11.0)), surface
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -287,8 +286,8 @@ def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-def _class_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
-    hue = _HUES[colour] + rng.uniform(-_HUE_WANDER, _HUE_WANDER)
+def _class_color(rng: np.random.Generator, color: str) -> np.ndarray:
+    hue = _HUES[color] + rng.uniform(-_HUE_WANDER, _HUE_WANDER)
     return _rgb(hue, rng.uniform(0.75, 1.0), rng.uniform(0.65, 1.0))
 
 

@@ -1,1 +1,1 @@
-"""Running a training: set-up, presets, trainer, checkpoints, hooks, processes, records."""
+"""Run a training: set-up, presets, trainer, checkpoints, hooks, processes, records."""

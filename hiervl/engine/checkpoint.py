@@ -1,4 +1,4 @@
-"""Checkpoints that hold everything a run needs to go on, written atomically and read without running code."""
+"""Checkpoints with everything that a run needs to continue, written atomically and read without running code."""
 
 import logging
 import os
@@ -21,22 +21,22 @@ from .start_weights import carry_over_classes, describe_change
 
 logger = logging.getLogger(__name__)
 
-# How the names begin that a training writes, first as temporary files.
+# How the names of files begin that a training first writes as temporary files.
 WRITTEN = (
     "model_", "last_checkpoint", "config.yaml", "results.json", "health.json", "run.json", "metrics.csv", "report",
     "predictions_", "broken_step_",
 )  # fmt: skip
-MOST_NAMED = 5  # weights in a sentence
+MOST_NAMED = 5  # how many weights a sentence names
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class SegmentationCheckpointer(Checkpointer):
-    """fvcore's checkpointer with three differences: a file appears under its name only when it is whole; loading
-    admits tensors and plain values alone, never pickled code; and the class names travel along and are checked.
+    """fvcore's checkpointer with three differences: a file gets its name only when it is complete; loading accepts only
+    tensors and plain values, never pickled code; class names are saved and checked.
 
-    In the file "model" is the network that is evaluated, as Detectron2's ``DetectionCheckpointer`` and
-    ``DefaultPredictor`` expect; where that is the teacher, "student" is the network that is trained. In files without
-    "student" that network is "model".
+    In the file, "model" is the evaluated network, as Detectron2's ``DetectionCheckpointer`` and ``DefaultPredictor``
+    expect. If that is the teacher, "student" is the trained network. In files without "student", "model" is also the
+    trained network.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SegmentationCheckpointer(Checkpointer):
         self._is_resuming, self._config = False, ""
 
     def save(self, name: str, is_latest: bool = True, **kwargs: Any) -> None:
-        """Write ``{name}.pth`` under ``save_dir``; ``is_latest``: and remember it as the one to resume from.
+        """Write ``{name}.pth`` into ``save_dir``. ``is_latest``: note it as the checkpoint to resume from.
 
         Raises:
             OSError: it cannot be written, for example because the disk is full; older checkpoints are untouched.
@@ -70,7 +70,7 @@ class SegmentationCheckpointer(Checkpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.evaluated.state_dict(), **self.extra, **kwargs}
-        if self.evaluated is not self.model:  # the teacher's entry shares its tensors with "model": written once
+        if self.evaluated is not self.model:  # tensors shared with "model" are written once
             data["student"] = self.model.state_dict()
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
@@ -80,21 +80,21 @@ class SegmentationCheckpointer(Checkpointer):
         logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Remember which file was saved last; for people and Detectron2, :meth:`resume` looks for itself."""
+        """Note which file was saved last, for people and Detectron2. :meth:`resume` searches by itself."""
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=True)
 
     def resume(self, run: str | None, config: str) -> bool:
-        """Load the newest whole checkpoint of a run from ``save_dir``; broken ones are named and passed over.
+        """Load the newest intact checkpoint of a run from ``save_dir``. Broken ones are logged and skipped.
 
         Args:
-            run: the run's identity; checkpoints of another run are passed over. None: any run's will do.
-            config: of the run that goes on, as YAML; compared with the one of the checkpoint.
+            run: the run's identity; checkpoints of other runs are skipped. None: any run.
+            config: of the continued run, as YAML; it is compared with the checkpoint's.
 
         Returns:
             False if there is none.
 
         Raises:
-            UserError: the checkpoint was written with settings that cannot be changed on the way.
+            UserError: the checkpoint was written with settings that cannot change during a run.
         """
         chosen = comm.all_gather(self._newest_whole(run) if comm.is_main_process() else None)[0]
         if chosen is None:
@@ -112,7 +112,7 @@ class SegmentationCheckpointer(Checkpointer):
             try:
                 checkpoint = read_checkpoint(str(path))
             except UserError as error:
-                logger.warning("Passing over a broken checkpoint: %s", error)
+                logger.warning("Skipping a broken checkpoint: %s", error)
                 continue
             if "trainer" not in checkpoint or (run is not None and checkpoint.get("run") not in (run, None)):
                 continue
@@ -120,7 +120,7 @@ class SegmentationCheckpointer(Checkpointer):
         return None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """As fvcore's, with errors in one sentence."""
+        """As in fvcore, with errors in one sentence."""
         if path and not os.path.isfile(path):
             raise UserError(f"there is no checkpoint at '{path}' (MODEL.WEIGHTS).")
         try:
@@ -143,7 +143,7 @@ class SegmentationCheckpointer(Checkpointer):
         return checkpoint
 
     def _adapt_classes(self, checkpoint: dict[str, Any], path: str) -> None:
-        """Class queries come from text, so that a start for other classes needs new rows of the linear head only."""
+        """Adapt weights to other classes. Queries come from text, so only the linear head needs new rows."""
         saved, names = checkpoint["class_names"], self.model.class_names
         carry_over_classes(checkpoint["model"], self.model.state_dict(), self.model.class_rows, saved, names)
         logger.warning(
@@ -151,7 +151,7 @@ class SegmentationCheckpointer(Checkpointer):
         )
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        """As fvcore's, but a resumed run takes all weights or none."""
+        """As in fvcore, but a resumed run loads all weights or none."""
         incompatible = super()._load_model(checkpoint)
         odd = [*incompatible.missing_keys, *incompatible.unexpected_keys]
         odd += [name for name, *_ in incompatible.incorrect_shapes]
@@ -166,27 +166,27 @@ class SegmentationCheckpointer(Checkpointer):
 
 
 def remove_unfinished(folder: str) -> None:
-    """Remove what a killed run was writing."""
+    """Remove unfinished files of a killed run."""
     for path in Path(folder).glob("*" + TEMPORARY):
         if path.name.startswith(WRITTEN):
             path.unlink(missing_ok=True)
 
 
 class RandomState:
-    """The random generators of all processes, as something that can be checkpointed."""
+    """The random generators of all processes, for checkpoints."""
 
     def __init__(self) -> None:
-        self._of_processes: list[dict[str, Any]] = []
+        self._process_states: list[dict[str, Any]] = []
 
     def collect(self) -> None:
-        """Gather the states; to be called by all processes before the main one saves."""
-        self._of_processes = comm.all_gather(_random_state())
+        """Gather the states. All processes must call it before the main one saves."""
+        self._process_states = comm.all_gather(_random_state())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"processes": self._of_processes}
+        return {"processes": self._process_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore this process's generators; a process that the saved run did not have keeps its own."""
+        """Restore this process's generators. A process that the saved run did not have keeps its own."""
         if comm.get_rank() < len(state["processes"]):
             _restore_random_state(state["processes"][comm.get_rank()])
 
@@ -196,7 +196,7 @@ def _random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = state
     return {
         "torch": torch.get_rng_state(),
-        # Not is_available(): a run on the CPU would take memory of a GPU that it does not use.
+        # Not is_available(): a run on the CPU would take memory on a GPU that it does not use.
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         "python": random.getstate(),

@@ -1,4 +1,4 @@
-"""``SEMI.COMPARE_SUPERVISED``: the supervised-only twin of a run, and what its unlabelled images are worth."""
+"""``SEMI.COMPARE_SUPERVISED``: the supervised twin of a run, and the gain from unlabelled images."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from hiervl.visualization.report import TWIN_FOLDER
 
 
 def supervised_twin(cfg: CfgNode) -> CfgNode:
-    """The same run without unlabelled images, in the folder ``supervised`` of its OUTPUT_DIR."""
+    """The config of the same run without unlabelled images, in the folder ``supervised`` of its OUTPUT_DIR."""
     twin = cfg.clone()
     twin.defrost()
     twin.SEMI.ENABLED = False
@@ -25,11 +25,11 @@ def supervised_twin(cfg: CfgNode) -> CfgNode:
 
 
 def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], dict | None], resume: bool) -> dict:
-    """Train the twin, then the run itself, from the same random state; ends with one line that compares the two.
+    """Train the twin, then the run itself, from the same random state. Ends with one line that compares both.
 
     Args:
-        train: trains one config, given also whether to resume, and returns its results; None: a signal stopped it.
-        resume: go on with both; a twin that is finished stays as it is.
+        train: takes a config and whether to resume, trains, and returns the results; None: a signal stopped it.
+        resume: continue both; a finished twin stays as it is.
 
     Returns:
         the results of the run itself; none if a signal stopped it or its twin.
@@ -43,7 +43,7 @@ def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], dict | None], resu
         if train(twin, resume) is None:
             return {}
     comm.synchronize()
-    # As Detectron2's set-up seeds a run: both begin with the same weights.
+    # Seed as Detectron2's set-up does, so that both begin with the same weights.
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     results = train(cfg, resume)
     if results is None:
@@ -54,7 +54,7 @@ def train_both(cfg: CfgNode, train: Callable[[CfgNode, bool], dict | None], resu
 
 
 def mean_iou(cfg: CfgNode, folder: Path) -> float:
-    """mIoU, in percent, on the first of ``DATASETS.TEST``, of the finished run in a folder; nan where there is none."""
+    """mIoU in percent on the first of ``DATASETS.TEST`` for the finished run in a folder; nan if there is none."""
     path = folder / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     if len(cfg.DATASETS.TEST) > 1:
@@ -63,11 +63,11 @@ def mean_iou(cfg: CfgNode, folder: Path) -> float:
     return math.nan if value is None else float(value)
 
 
-def gain_line(with_unlabelled: float, without: float) -> str:
+def gain_line(with_unlabeled: float, without: float) -> str:
     """The last line of the run."""
-    if math.isnan(with_unlabelled) or math.isnan(without):
+    if math.isnan(with_unlabeled) or math.isnan(without):
         return "what unlabelled data gained is not known: one of the two runs has no mIoU (DATASETS.TEST)"
     return (
-        f"unlabelled data gained {with_unlabelled - without:+.2f} mIoU "
-        f"({with_unlabelled:.2f} with them, {without:.2f} without)"
+        f"unlabelled data gained {with_unlabeled - without:+.2f} mIoU "
+        f"({with_unlabeled:.2f} with them, {without:.2f} without)"
     )

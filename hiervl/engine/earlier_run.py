@@ -1,11 +1,11 @@
-"""What a training finds in its folder of one before: it is neither overwritten unasked nor mixed with the new one."""
+"""An earlier training in the same folder: it is not overwritten without --overwrite, and not mixed with the new one."""
 
 from pathlib import Path
 
 from hiervl.utils.errors import UserError
 from hiervl.visualization.report import TWIN_FOLDER
 
-# What a run leaves, its logs apart, from which lines are dropped, and its record, which the new run writes anew.
+# Files of a run, except logs (lines are dropped from them) and the record (the new run writes its own).
 LEFT_BY_A_RUN = (
     "model_*.pth", "last_checkpoint", "results.json", "health.json", "report.html", "report_*.json",
     "predictions_*.png", "training_pictures/*.png",
@@ -23,13 +23,13 @@ def refuse_earlier_run(output_dir: str) -> None:
             continue
         state = "a finished training" if "model_final.pth" in checkpoints else "a training that was interrupted"
         raise UserError(
-            f"OUTPUT_DIR '{folder}' holds {state} ({', '.join(checkpoints)}): go on with it by --resume, choose "
-            "another OUTPUT_DIR, or replace it by --overwrite."
+            f"OUTPUT_DIR '{folder}' holds {state} ({', '.join(checkpoints)}): continue it with --resume, choose "
+            "another OUTPUT_DIR, or replace it with --overwrite."
         )
 
 
 def remove_earlier_run(output_dir: str) -> None:
-    """Remove what an earlier training left, so that nothing of it is taken for the new one's."""
+    """Remove the files of an earlier training, so that none is taken for one of the new training."""
     for pattern in LEFT_BY_A_RUN:
         for path in Path(output_dir).glob(pattern):
             path.unlink(missing_ok=True)

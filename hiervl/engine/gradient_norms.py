@@ -1,4 +1,4 @@
-"""How strongly the parts of an iteration pull at the network."""
+"""Size of the gradients of the parts of an iteration."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class GradientNorms:
-    """Norms of the gradients that several backward passes add, one after the other."""
+    """Norms of the gradients that consecutive backward passes add."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
-        """To be made while the parameters have no gradients."""
+        """Create it while the parameters have no gradients."""
         self.parameters = parameters
         self.norms: list[float] = []
         self._before: list[Tensor | None] = [None] * len(parameters)
 
     def add(self) -> None:
-        """To be called after each backward pass."""
+        """Call it after each backward pass."""
         after = [None if each.grad is None else each.grad.detach().clone() for each in self.parameters]
         added = [new if old is None else new - old for new, old in zip(after, self._before) if new is not None]
         self.norms.append(torch.stack([each.norm() for each in added]).norm().item() if added else 0.0)
@@ -24,5 +24,5 @@ class GradientNorms:
 
     @property
     def ratio(self) -> float:
-        """The second pass's norm over the first's; nan where there were not two."""
+        """Norm of the second pass divided by that of the first; nan unless there were two."""
         return self.norms[1] / self.norms[0] if len(self.norms) > 1 and self.norms[0] else float("nan")

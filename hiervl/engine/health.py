@@ -1,4 +1,4 @@
-"""The hook that watches a semi-supervised run; its figures and warnings are explained in ``health_report.py``."""
+"""The hook that watches a semi-supervised run. ``health_report.py`` explains its figures and warnings."""
 
 import logging
 from pathlib import Path
@@ -9,13 +9,13 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from hiervl.evaluation import confusion_matrix, write_results
-from hiervl.semi_supervised.knowledge import describe_classes, labelled_images, unknown_classes, zero_shot
+from hiervl.semi_supervised.knowledge import describe_classes, labeled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.tolerance import going_on_without
 
 from .health_report import HealthReport, find_problems, presence_auc
-from .loop import OptimisationLoop
+from .loop import OptimizationLoop
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ FILE = "health.json"
 
 
 class HealthCheck(HookBase):
-    """Counts the pseudo-labels of every iteration; every ``period`` iterations, and after the last one, looks at the
-    labelled images, too, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of what is newly wrong.
+    """Counts the pseudo-labels of every iteration. Every ``period`` iterations and after the last one, it also examines
+    labelled images, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of new problems.
 
-    Before training it switches the guidance by the frozen CLIP off for classes that this CLIP does not know; with
-    ``period`` 0 it does no more than that.
+    Before training it switches guidance off for classes that the frozen CLIP does not know. With ``period`` 0 it does
+    nothing else.
     """
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
@@ -45,8 +45,8 @@ class HealthCheck(HookBase):
             return
         self.zero_shot_iou, shown = zero_shot(self.cfg, self.step.student, frozen_clip)
         least = self.cfg.SEMI.GUIDANCE_MIN_IOU
-        unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.mute]
-        guidance.mute.update(unknown)
+        unknown = [c for c in unknown_classes(self.zero_shot_iou, shown, least) if c not in guidance.unguided]
+        guidance.unguided.update(unknown)
         if unknown:
             names = describe_classes(self.class_names, self.zero_shot_iou, unknown)
             logger.warning(
@@ -65,11 +65,11 @@ class HealthCheck(HookBase):
         return self.period > 0 and (next_iter == self.trainer.max_iter or next_iter % self.period == 0)
 
     @property
-    def _loop(self) -> OptimisationLoop:
+    def _loop(self) -> OptimizationLoop:
         return self.trainer._trainer
 
     def after_step(self) -> None:
-        """Of several micro-batches the last one is counted."""
+        """With several micro-batches, the last one is counted."""
         if self.period <= 0:
             return
         pseudo = self.step.last_pseudo
@@ -88,14 +88,14 @@ class HealthCheck(HookBase):
             self._report(self.trainer.iter + 1)
         self._kept.zero_()
         self._seen.zero_()
-        comm.synchronize()  # the report takes time in one process only
+        comm.synchronize()  # only one process needs time for the report
 
     def _report(self, iteration: int) -> None:
         report = examine(self.cfg, self.step)
         report.kept_pixels, report.seen_pixels = self._kept.cpu().numpy(), int(self._seen)
         report.gradient_ratio = self._loop.gradient_ratio
         report.zero_shot_iou = self.zero_shot_iou
-        report.unguided = sorted(self.step.guidance.mute) if self.step.guidance is not None else ()
+        report.unguided = sorted(self.step.guidance.unguided) if self.step.guidance is not None else ()
         report.problems = find_problems(report)
         for kind, classes, sentence in report.problems:
             if kind not in self.known_problems or set(classes) - set(self.known_problems[kind]):
@@ -108,30 +108,30 @@ class HealthCheck(HookBase):
 
 @torch.no_grad()
 def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
-    """What the teacher makes of the weak views of labelled images, whose truth is known."""
+    """Examine the teacher on weak views of labelled images, whose truth is known."""
     network, ignore_value = step.teacher.network, step.ignore_value
     num_classes = len(network.class_names)
     was_training = network.training
     network.eval()
     kept = np.zeros((num_classes, num_classes), dtype=np.int64)
-    labelled = np.zeros(num_classes, dtype=np.int64)
+    labeled = np.zeros(num_classes, dtype=np.int64)
     relevance: list[np.ndarray] = []
     presence: list[np.ndarray] = []
     active: list[float] = []
-    for images, truth in labelled_images(cfg, network):
+    for images, truth in labeled_images(cfg, network):
         valid = truth != ignore_value
         pseudo = make_pseudo_labels(
             network.semantic_maps(images).float(), valid, step.threshold.keeps,
             ignore_value=ignore_value,
         )  # fmt: skip
-        for of_image, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
-            known = of_image.masked_fill(~keep, ignore_value)
+        for image_truth, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
+            known = image_truth.masked_fill(~keep, ignore_value)
             kept += confusion_matrix(known.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
-            counts = torch.bincount(of_image[of_image != ignore_value], minlength=num_classes).cpu().numpy()
-            labelled += counts
+            counts = torch.bincount(image_truth[image_truth != ignore_value], minlength=num_classes).cpu().numpy()
+            labeled += counts
             presence.append(counts > 0)
         if network.gate is not None:
-            similarity = network.relevance_similarity(network.normalise(list(images)), network.encode_text())
+            similarity = network.relevance_similarity(network.normalize(list(images)), network.encode_text())
             gate = network.gate.gate_logits(similarity).sigmoid()
             relevance.append(gate.cpu().numpy())
             active.extend(network.gate.active_classes(gate).sum(1).tolist())
@@ -141,16 +141,16 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         class_names=network.class_names,
         kept_pixels=np.zeros(num_classes, dtype=np.int64),
         seen_pixels=0,
-        labelled_pixels=labelled,
+        labeled_pixels=labeled,
         agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
         confidence=step.threshold.threshold,
         burn_in=cfg.SEMI.BURN_IN,
         has_class_thresholds=cfg.SEMI.THRESHOLD != "fixed",
     )
     if relevance:
-        judged, shown = np.concatenate(relevance), np.stack(presence)
-        report.relevance_auc = presence_auc(judged, shown)
-        report.relevance_present = float(judged[shown].mean()) if shown.any() else float("nan")
-        report.relevance_absent = float(judged[~shown].mean()) if not shown.all() else float("nan")
+        scores, shown = np.concatenate(relevance), np.stack(presence)
+        report.relevance_auc = presence_auc(scores, shown)
+        report.relevance_present = float(scores[shown].mean()) if shown.any() else float("nan")
+        report.relevance_absent = float(scores[~shown].mean()) if not shown.all() else float("nan")
         report.active_classes = float(np.mean(active))
     return report

@@ -1,4 +1,4 @@
-"""How the semi-supervised run is doing: figures per class, and what is wrong in plain words."""
+"""Health of a semi-supervised run: figures per class, and problems in plain words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,47 +6,48 @@ from typing import NamedTuple
 
 import numpy as np
 
-NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as none and as all
+NOTHING, EVERYTHING = 0.001, 0.999  # shares of the pixels that count as hardly any and as practically all
 VANISHING = 0.01  # a class's share of the kept pixels, relative to its share of the labelled ones
-DOMINANT = 0.5  # share of the kept pixels from which on a class may swallow the others
-LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # lowering or raising SEMI.CONFIDENCE beyond is no remedy
-MOST_NAMED = 5  # classes in a sentence
-DROWNED = 0.05  # ratio of gradients below which unlabelled images teach next to nothing
-SWALLOWING = 10.0  # its odds among the kept pixels, relative to those among the labelled ones
+DOMINANT = 0.5  # a class with at least this share of the kept pixels may crowd out the others
+LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # SEMI.CONFIDENCE beyond these values does not help
+MOST_NAMED = 5  # how many classes a sentence names
+DROWNED = 0.05  # below this ratio of gradients, unlabelled images have hardly any effect
+SWALLOWING = 10.0  # odds of a class among kept pixels, relative to those among labelled pixels
 
 
 class Problem(NamedTuple):
-    """Something that is wrong."""
+    """A problem of the run."""
 
     kind: str
-    classes: tuple[str, ...]  # whom it concerns; empty: the whole run
+    classes: tuple[str, ...]  # the classes that it concerns; empty: the whole run
     sentence: str
 
 
 @dataclass
 class HealthReport:
-    """Figures since the last report. Arrays have one entry per class, nan where there is nothing to tell.
+    """Figures since the last report. Arrays have one entry per class; nan means unknown.
 
     Attributes:
         class_names: the C classes.
         kept_pixels: pseudo-labelled pixels of unlabelled images that were kept.
         seen_pixels: all valid pixels of those images, over all classes.
-        labelled_pixels: pixels of the labelled images, by their true class.
-        agreement: of the pseudo-labels kept on labelled images, the share that is right, by the predicted class.
-        zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: it was not asked.
-        unguided: classes for which its guidance is switched off.
-        relevance_auc: how surely the relevance of a present class is above that of an absent one, 0…1 (0.5: by chance).
-        relevance_present, relevance_absent: their means.
+        labeled_pixels: pixels of the labelled images, by their true class.
+        agreement: share of correct pseudo-labels among those kept on labelled images, by predicted class.
+        zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: not computed.
+        unguided: classes without guidance.
+        relevance_auc: probability that the relevance of a present class is above that of an absent one, 0…1 (0.5:
+            chance).
+        relevance_present, relevance_absent: mean relevance of present and of absent classes.
         active_classes: mean number of active classes of a labelled image.
-        confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, to name them.
+        confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, for the messages.
         has_class_thresholds: SEMI.THRESHOLD is "class" or "adaptive".
-        gradient_ratio: norm of the gradient of the unlabelled images over that of the labelled ones, in one iteration.
+        gradient_ratio: gradient norm of unlabelled images divided by that of labelled images, in one iteration.
     """
 
     class_names: Sequence[str]
     kept_pixels: np.ndarray
     seen_pixels: int
-    labelled_pixels: np.ndarray
+    labeled_pixels: np.ndarray
     agreement: np.ndarray
     zero_shot_iou: np.ndarray | None = None
     unguided: Sequence[int] = ()
@@ -61,7 +62,7 @@ class HealthReport:
     problems: list[Problem] = field(default_factory=list)
 
     def scalars(self) -> dict[str, float]:
-        """The figures by name, for the log; those that are nan are left out."""
+        """The figures by name for the log, without nan."""
         values = {
             "health/relevance_auc": self.relevance_auc,
             "health/relevance_present": self.relevance_present,
@@ -76,13 +77,13 @@ class HealthReport:
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
     def as_dict(self, iteration: int) -> dict:
-        """For ``health.json``; nan where there is nothing to tell."""
+        """For ``health.json``; nan means unknown."""
         classes = {}
         for c, name in enumerate(self.class_names):
             classes[name] = {
                 "kept_pixels": int(self.kept_pixels[c]),
                 "agreement": float(self.agreement[c]),
-                "labelled_pixels": int(self.labelled_pixels[c]),
+                "labelled_pixels": int(self.labeled_pixels[c]),
                 "guided": c not in self.unguided,
             }
             if self.zero_shot_iou is not None:
@@ -102,7 +103,7 @@ class HealthReport:
 
 
 def find_problems(report: HealthReport) -> list[Problem]:
-    """What is wrong, in plain words: one sentence with one remedy, which is not in force already; or nothing."""
+    """Problems in plain words: one sentence each, with one remedy that is not used already."""
     if not report.seen_pixels:
         return []
     kept_share = report.kept_pixels.sum() / report.seen_pixels
@@ -119,16 +120,16 @@ def find_problems(report: HealthReport) -> list[Problem]:
         )
         return [Problem("drowned", (), sentence)]
     kept = report.kept_pixels / report.kept_pixels.sum()
-    labelled = report.labelled_pixels / max(report.labelled_pixels.sum(), 1)
+    labeled = report.labeled_pixels / max(report.labeled_pixels.sum(), 1)
     classes = range(len(report.class_names))
-    vanishing = [c for c in classes if labelled[c] > 0 and kept[c] < VANISHING * labelled[c]]
+    vanishing = [c for c in classes if labeled[c] > 0 and kept[c] < VANISHING * labeled[c]]
     swallowing = [
         c for c in classes
-        if kept[c] > DOMINANT and labelled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labelled[c])
+        if kept[c] > DOMINANT and labeled[c] < 1 and _odds(kept[c]) > SWALLOWING * _odds(labeled[c])
     ]  # fmt: skip
-    concerned = [*swallowing, *sorted(vanishing, key=lambda c: -labelled[c])]
+    concerned = [*swallowing, *sorted(vanishing, key=lambda c: -labeled[c])]
     names = tuple(report.class_names[c] for c in concerned)
-    facts = _shares(report, swallowing, vanishing, kept, labelled)
+    facts = _shares(report, swallowing, vanishing, kept, labeled)
     if kept_share > EVERYTHING:
         everything = (
             f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included"
@@ -141,15 +142,15 @@ def find_problems(report: HealthReport) -> list[Problem]:
     return []
 
 
-def _shares(report: HealthReport, swallowing, vanishing, kept, labelled) -> list[str]:
-    """Which pseudo-labels swallow the others and which vanish, each with its shares."""
+def _shares(report: HealthReport, swallowing, vanishing, kept, labeled) -> list[str]:
+    """Classes whose pseudo-labels crowd out the others, and classes whose pseudo-labels vanish, with their shares."""
     facts = []
     for what, chosen in (("swallow the others", swallowing), ("vanish", vanishing)):
         if not chosen:
             continue
-        ordered = sorted(chosen, key=lambda c: -labelled[c])
+        ordered = sorted(chosen, key=lambda c: -labeled[c])
         listed = [
-            f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labelled[c]:.2f} % of the "
+            f"'{report.class_names[c]}' ({100 * kept[c]:.2f} % of the kept pixels, {100 * labeled[c]:.2f} % of the "
             "labelled ones)"
             for c in ordered[:MOST_NAMED]
         ]
@@ -181,13 +182,13 @@ def _train_on_labels_first(report: HealthReport) -> str:
 
 
 def presence_auc(relevance: np.ndarray, presence: np.ndarray) -> float:
-    """Probability that a present class has a higher relevance than an absent one, of any image; ties count half.
+    """Probability that a present class has a higher relevance than an absent one of any image. Ties count half.
 
     Args:
         relevance: (images, C); presence: (images, C) bool.
 
     Returns:
-        0…1; nan where all classes are present, or none.
+        0…1; nan if all classes are present, or none.
     """
     present, absent = np.sort(relevance[presence]), np.sort(relevance[~presence])
     if not len(present) or not len(absent):

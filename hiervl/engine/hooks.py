@@ -1,4 +1,4 @@
-"""What the trainer does around its iterations, as Detectron2 hooks."""
+"""Detectron2 hooks: what the trainer does around its iterations."""
 
 import contextlib
 import functools
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class PeriodicCheckpoints(HookBase):
-    """Save every ``period`` iterations and at the end, keep the newest two.
+    """Save every ``period`` iterations and at the end. Keep the newest two files.
 
-    A checkpoint that cannot be written costs nothing but itself: the next one is tried at the next interval. The last
-    one of a training has to succeed.
+    If a checkpoint cannot be written, training goes on and the next one is tried at the next interval. Only the last
+    one must succeed.
     """
 
     keep = 2
@@ -39,7 +39,7 @@ class PeriodicCheckpoints(HookBase):
         self._saved: list[Path] = []
 
     def before_train(self) -> None:
-        """Take over the files that this run had saved before it was interrupted."""
+        """Take over the files that this run saved before it was interrupted."""
         if not comm.is_main_process():
             return
         folder = self.checkpointer.save_dir
@@ -55,7 +55,7 @@ class PeriodicCheckpoints(HookBase):
             self.save("model_final" if is_last else "", must_succeed=is_last)
 
     def save_alone(self) -> None:
-        """Save without waiting for other processes, which may be elsewhere: in the main process, if this is the one."""
+        """Save without waiting for other processes, which may be at another point. Only the main process saves."""
         if comm.get_world_size() == 1:
             self.save()
         elif comm.is_main_process():
@@ -82,10 +82,10 @@ class PeriodicCheckpoints(HookBase):
             self.trainer.iter = iteration
 
     def save(self, name: str = "", must_succeed: bool = False) -> None:
-        """Save the state after this iteration; to be called by all processes.
+        """Save the state after this iteration. All processes must call it.
 
         Raises:
-            UserError: it ``must_succeed`` and does not.
+            UserError: ``must_succeed`` is set, but it fails.
         """
         self.random_state.collect()
         is_periodic = not name
@@ -99,7 +99,7 @@ class PeriodicCheckpoints(HookBase):
                 f"{self.checkpointer.save_dir} ({error.strerror or error}); the last good one is {last or 'none'}"
             )
             if must_succeed:
-                raise UserError(f"{problem}: make room and go on with --resume.") from error
+                raise UserError(f"{problem}: free some disk space and continue with --resume.") from error
             logger.error("%s. Training goes on and tries again at the next interval.", problem)
             return
         if comm.is_main_process() and is_periodic:
@@ -111,7 +111,7 @@ class PeriodicCheckpoints(HookBase):
 
 
 class StopOnRequest(HookBase):
-    """Save and end the loop after the iteration in which a signal asked for it; runs after all other hooks."""
+    """Save and end the loop after the iteration in which a signal arrived. Runs after all other hooks."""
 
     def __init__(self, request: StopRequest, checkpoints: PeriodicCheckpoints):
         self.request = request
@@ -125,7 +125,7 @@ class StopOnRequest(HookBase):
 
 
 class Stopped(BaseException):
-    """The training was asked to stop and has saved. Not an Exception: Detectron2 would log it as an error."""
+    """The training was asked to stop and has saved. Not an Exception, because Detectron2 would log it as an error."""
 
     def __init__(self, iteration: int):
         super().__init__(f"stopped after iteration {iteration}")
@@ -133,16 +133,17 @@ class Stopped(BaseException):
 
 
 class ShortHistory(HookBase):
-    """Keeps the last values of every logged figure; Detectron2 keeps a million, which are kilobytes an iteration."""
+    """Keeps only the last values of every logged figure. Detectron2 keeps a million, which costs kilobytes per
+    iteration."""
 
-    length = 1000  # Detectron2's printer estimates the remaining time from so many
+    length = 1000  # Detectron2 estimates the remaining time from this many
 
     def before_train(self) -> None:
         self.trainer.storage.histories().default_factory = functools.partial(HistoryBuffer, self.length)
 
 
 class TolerantWriter(PeriodicWriter):
-    """Writes the log, and goes on without it where the disk is full."""
+    """Writes the log. If the disk is full, training goes on without it."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -169,8 +170,8 @@ class TolerantWriter(PeriodicWriter):
 class PeriodicEvaluation(HookBase):
     """Evaluate every ``period`` iterations and after the last one, before that iteration's checkpoint is written.
 
-    Detectron2's ``EvalHook`` runs its last evaluation after the last checkpoint, which then lacks what it calibrated.
-    Where an evaluation fails, what was trained is saved first.
+    Detectron2's ``EvalHook`` runs its last evaluation after the last checkpoint, which would then lack calibrated
+    values. If an evaluation fails, the trained state is saved first.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict], checkpoints: "PeriodicCheckpoints"):
@@ -185,21 +186,22 @@ class PeriodicEvaluation(HookBase):
         try:
             results = self.evaluate()
         except Exception:
-            logger.error("The evaluation after iteration %d failed; what was trained is saved.", self.trainer.iter)
+            logger.error("The evaluation after iteration %d failed; the trained state is saved.", self.trainer.iter)
             self.checkpoints.save_alone()
             raise
         if results:
             self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
-        comm.synchronize()  # evaluation may take longer in one process than in another
+        comm.synchronize()  # evaluation may take longer in some processes
 
 
 def best_metric(test_datasets: Sequence[str]) -> str:
-    """The scalar by which the best checkpoint is chosen: mIoU on the first of the test datasets."""
+    """Name of the scalar that chooses the best checkpoint: mIoU on the first test dataset."""
     return "sem_seg/mIoU" if len(test_datasets) < 2 else f"{test_datasets[0]}/sem_seg/mIoU"
 
 
 class RunReport(HookBase):
-    """Write the run's ``report.html`` after evaluations; runs after the log is written. A failure ends no training."""
+    """Write the run's ``report.html`` after evaluations and after the log is written. A failure does not end
+    training."""
 
     def __init__(self, folder: str, period: int):
         self.folder = folder
@@ -218,7 +220,7 @@ class RunReport(HookBase):
 
 
 class BestCheckpoint(HookBase):
-    """Keep the weights of the best evaluation as ``model_best.pth``; runs after :class:`PeriodicEvaluation`."""
+    """Keep the weights of the best evaluation as ``model_best.pth``. Runs after :class:`PeriodicEvaluation`."""
 
     def __init__(self, checkpointer: SegmentationCheckpointer, metric: str = "sem_seg/mIoU"):
         self.checkpointer = checkpointer

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a training between two iterations, with nothing lost."""
+"""SIGTERM and SIGINT end a training between two iterations. Nothing is lost."""
 
 import signal
 import time
@@ -8,18 +8,18 @@ import torch
 from detectron2.utils import comm
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A terminal and a launcher may both pass on one Ctrl-C; only a later one is a second wish.
+# A terminal and a launcher may both pass on one Ctrl-C. Only a later one counts as a second.
 ECHO_SECONDS = 2.0
 
 
 class StopRequest:
-    """Notes the first signal instead of dying of it. Ctrl-C a second time interrupts at once.
+    """Notes the first signal and lets the iteration finish. A second Ctrl-C interrupts at once.
 
-    A context manager; without effect outside the main thread, which alone may handle signals.
+    A context manager. Has no effect outside the main thread, because only that may handle signals.
     """
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None  # that was received
+        self.signal: signal.Signals | None = None  # the received signal
         self._received_at = 0.0
         self._previous: dict = {}
 
@@ -43,7 +43,7 @@ class StopRequest:
             raise KeyboardInterrupt
 
     def is_made(self) -> bool:
-        """Whether any process was asked to stop; to be called by all of them after the same iteration."""
+        """Whether any process was asked to stop. All processes must call it after the same iteration."""
         if comm.get_world_size() == 1:
             return self.signal is not None
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"

@@ -21,37 +21,37 @@ from detectron2.utils import comm
 
 from hiervl.utils.errors import UserError
 
-# Seconds that the others have to end by themselves once a process has failed; after that they are killed.
+# When a process has failed, the others have this many seconds to end; then they are killed.
 GRACE_SECONDS = 20.0
-# Processes wait for one another this long, above all for the first one's evaluation and pictures.
+# How long processes wait for each other, mainly for the first one's evaluation and pictures.
 TIMEOUT = timedelta(minutes=30)
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
 
 
 class PeerFailure(UserError):
-    """This process cannot go on because another one ended; the cause is that one's message."""
+    """This process cannot continue because another one ended. The other one's message gives the cause."""
 
 
 class Place(NamedTuple):
-    """Where a process stands among the others."""
+    """The rank of a process among the others."""
 
     rank: int
     world_size: int
     local_rank: int
-    local_size: int  # processes on its machine
+    local_size: int  # number of processes on its machine
 
 
 def launch(work: Callable[[Any], Any], args: Any, device: str) -> None:
-    """Run ``work(args)`` in every process that the command line or torchrun asks for.
+    """Run ``work(args)`` in all processes that the command line or torchrun asks for.
 
     Args:
-        work: importable, as it is found by its name in new processes.
-        args: of Detectron2's argument parser; ``num_gpus`` counts processes on the CPU, too.
+        work: importable, because new processes find it by name.
+        args: of Detectron2's argument parser; ``num_gpus`` also counts processes on the CPU.
         device: MODEL.DEVICE.
 
     Raises:
-        UserError: ``work`` raised one, in whichever process; or the processes cannot be started or connected, or one of
-            them ended otherwise. The others are ended within a minute.
+        UserError: ``work`` raised one in some process; or the processes cannot be started or connected; or one of them
+            ended in another way. The others are ended within a minute.
     """
     uses_cuda = device.startswith("cuda") and torch.cuda.is_available()
     torchrun = _place_by_torchrun()
@@ -79,8 +79,10 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def peer_failure() -> PeerFailure:
-    """For a process whose connection to another one was lost."""
-    return PeerFailure(f"process {comm.get_rank()} stopped because another one ended; that one says why.")
+    """The error for a process that lost its connection to another one."""
+    return PeerFailure(
+        f"process {comm.get_rank()} stopped because another process ended; see the message of that process."
+    )
 
 
 def _place_by_torchrun() -> Place | None:
@@ -94,7 +96,7 @@ def _place_by_torchrun() -> Place | None:
 
 
 def _run_connected(work, args, place: Place, url: str, uses_cuda: bool) -> None:
-    """Connect this process with the others, work, disconnect."""
+    """Connect this process with the others, do the work, disconnect."""
     if uses_cuda and place.local_size > torch.cuda.device_count():
         raise UserError(
             f"{place.local_size} processes were started, but this machine has {torch.cuda.device_count()} CUDA "
@@ -126,7 +128,7 @@ def _run_connected(work, args, place: Place, url: str, uses_cuda: bool) -> None:
 
 
 def _form_local_groups(place: Place) -> None:
-    """Tell Detectron2 which processes share a machine; every process takes part in forming every group."""
+    """Tell Detectron2 which processes share a machine. Every process takes part in forming every group."""
     for machine in range(place.world_size // place.local_size):
         first = machine * place.local_size
         group = torch.distributed.new_group(list(range(first, first + place.local_size)))
@@ -138,7 +140,7 @@ def _form_local_groups(place: Place) -> None:
 
 
 def _start_processes(work, args, device: str, uses_cuda: bool) -> None:
-    """Start the processes of this machine and stay with them until the last one has ended."""
+    """Start the processes of this machine and wait until the last one has ended."""
     if device.startswith("cuda") and args.num_gpus > torch.cuda.device_count():
         raise UserError(
             f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()} CUDA devices; "
@@ -146,8 +148,8 @@ def _start_processes(work, args, device: str, uses_cuda: bool) -> None:
         )
     url = args.dist_url
     if args.num_machines == 1:
-        url = f"tcp://127.0.0.1:{_free_port()}"  # so that two trainings on a machine do not meet
-    # Not forked: CUDA and threads do not survive it.
+        url = f"tcp://127.0.0.1:{_free_port()}"  # so that two trainings on one machine do not collide
+    # Not forked: CUDA and threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     processes, messages = [], []
     for local_rank in range(args.num_gpus):
@@ -167,20 +169,20 @@ def _start_processes(work, args, device: str, uses_cuda: bool) -> None:
 
 
 def _child(work, args, place: Place, url: str, uses_cuda: bool, messages) -> None:
-    """A started process: its error goes to the process that started it, which ends with one sentence."""
+    """A started process. Its error goes to the process that started it, which ends with one sentence."""
     try:
         _run_connected(work, args, place, url, uses_cuda)
     except UserError as error:
         messages.send((isinstance(error, PeerFailure), str(error)))
         sys.exit(1)
-    except Exception as error:  # a fault of ours: its traceback is wanted
+    except Exception as error:  # a bug in HierVL: show the traceback
         traceback.print_exc()
         messages.send((False, f"process {place.rank} failed with {type(error).__name__}; its traceback is above."))
         sys.exit(1)
 
 
 def _stay_with(processes: Sequence[BaseProcess]) -> int | None:
-    """Wait for all, hand signals on, and kill the others some time after one has failed; the index of that one."""
+    """Wait for all and pass signals on. If one fails, kill the others some time later; return its index."""
 
     def hand_on(number, frame) -> None:
         for process in processes:
@@ -206,13 +208,13 @@ def _stay_with(processes: Sequence[BaseProcess]) -> int | None:
 
 
 def _failed(processes: Sequence[BaseProcess]) -> int | None:
-    """The index of a process that failed; one that was killed rather than one that then lost its connection."""
+    """The index of a failed process. Prefers one that was killed to one that then lost its connection."""
     failed = [index for index, process in enumerate(processes) if process.exitcode]
     return min(failed, key=lambda index: processes[index].exitcode or 0) if failed else None
 
 
 def _read(messages) -> tuple | None:
-    """What a process has sent; None if it ended without a word."""
+    """The message of a process; None if it ended without one."""
     try:
         return messages.recv() if messages.poll() else None
     except EOFError:
@@ -220,13 +222,15 @@ def _read(messages) -> tuple | None:
 
 
 def _cause(rank: int, exit_code: int, messages: list[tuple | None]) -> str:
-    """The cause before its consequences: an own error, then a sudden end, then a lost connection."""
+    """The most likely cause: first an error of its own, then a sudden end, then a lost connection."""
     own = [text for is_consequence, text in filter(None, messages) if not is_consequence]
     if own:
         return own[0]
     if exit_code < 0:
-        hint = " (perhaps for want of memory)" if exit_code == -signal.SIGKILL else ""
-        return f"process {rank} was killed by signal {-exit_code}{hint}, so the others were ended; go on with --resume."
+        hint = " (perhaps because memory ran out)" if exit_code == -signal.SIGKILL else ""
+        return (
+            f"process {rank} was killed by signal {-exit_code}{hint}, so the others were ended; continue with --resume."
+        )
     lost = [text for _, text in filter(None, messages)]
     return lost[0] if lost else f"process {rank} exited with {exit_code}, so the others were ended."
 

@@ -1,4 +1,4 @@
-"""What ``LOGGERS`` adds beside TensorBoard and metrics.json, and logs without repetitions after a resume."""
+"""The writers of ``LOGGERS`` (beside TensorBoard and metrics.json), and logs without repetitions after a resume."""
 
 import abc
 import csv
@@ -32,8 +32,8 @@ def build_loggers(cfg) -> list[EventWriter]:
 
 
 def drop_logged(folder: str, first_iteration: int) -> None:
-    """Drop what the logs in ``folder`` hold of the iterations from ``first_iteration`` on, which are about to be run
-    again, and a last line that was cut off. The files keep their place: a writer may have them open to append.
+    """Drop the lines of ``first_iteration`` and later from the logs in ``folder``, because these iterations will run
+    again; also drop a cut-off last line. The files are changed in place, because a writer may have them open.
     """
     iteration_of = {JSON_LOG: _iteration_of_json, CSV_LOG: _iteration_of_csv}
     for name, read in iteration_of.items():
@@ -43,7 +43,7 @@ def drop_logged(folder: str, first_iteration: int) -> None:
 
 
 def _keep_lines(path: Path, iteration_of: Callable[[str], float], first_dropped: int) -> None:
-    content = path.read_text(encoding="utf-8", errors="replace")  # a power cut leaves anything
+    content = path.read_text(encoding="utf-8", errors="replace")  # a power failure may leave any content
     lines = (line for line in content.splitlines(keepends=True) if line.endswith("\n"))
     kept = "".join(line for line in lines if iteration_of(line) < first_dropped)
     if kept == content:
@@ -58,7 +58,7 @@ def _iteration_of_json(line: str) -> float:
     try:
         return json.loads(line).get(ITERATION, -1)
     except (ValueError, AttributeError):
-        return float("inf")  # no row: drop it
+        return float("inf")  # not a row: drop it
 
 
 def _iteration_of_csv(line: str) -> float:
@@ -69,7 +69,7 @@ def _iteration_of_csv(line: str) -> float:
 
 
 class ScalarWriter(EventWriter, abc.ABC):
-    """Hands every iteration's scalars, smoothed as Detectron2 does, to :meth:`write_row` once."""
+    """Passes the scalars of every iteration, smoothed as in Detectron2, to :meth:`write_row` once."""
 
     def __init__(self):
         self._last_written = -1
@@ -92,26 +92,26 @@ class ScalarWriter(EventWriter, abc.ABC):
 class CsvWriter(ScalarWriter):
     """metrics.csv: a line per logged iteration, a column per scalar, empty where an iteration has none.
 
-    Some scalars come late, those of evaluations for example: the file is then written anew with the wider head, under
-    another name first, so that it is whole at any moment.
+    Some scalars come later, for example those of evaluations. Then the file is written again with more columns, under
+    another name first, so that it is complete at any moment.
     """
 
     def __init__(self, path: Path):
         super().__init__()
         self._path = path
-        self._columns: list[str] | None = None  # those of the file, read at the first row: a resume may cut it
+        self._columns: list[str] | None = None  # of the file; read at the first row, because a resume may cut it
 
     def write_row(self, iteration: int, values: dict[str, float]) -> None:
         row = {ITERATION: iteration, **values}
         if self._columns is None:
-            self._columns = self._columns_of_file()
+            self._columns = self._file_columns()
         missing = [ITERATION, *sorted(values)] if not self._columns else sorted(row.keys() - set(self._columns))
         if missing:
             self._widen([*self._columns, *missing])
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             file.write(self._line(row))
 
-    def _columns_of_file(self) -> list[str]:
+    def _file_columns(self) -> list[str]:
         if not self._path.is_file():
             return []
         with open(self._path, encoding="utf-8", newline="") as file:
@@ -133,12 +133,12 @@ class CsvWriter(ScalarWriter):
 
 
 class WandbWriter(ScalarWriter):
-    """Weights & Biases: one run per training, a resumed one goes on. How it logs in, and whether it needs a network,
-    is up to wandb and its environment variables (``WANDB_MODE=offline``).
+    """Weights & Biases: one run per training; a resumed training continues its run. Login and network are set by
+    wandb's environment variables (``WANDB_MODE=offline``).
     """
 
     def __init__(self, folder: str, config: dict):
-        """folder: OUTPUT_DIR, where run.json will have the run's identity; config: shown with the run."""
+        """folder: OUTPUT_DIR, where run.json has the run's identity; config: shown with the run."""
         super().__init__()
         self._folder = folder
         self._config = config

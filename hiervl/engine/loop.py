@@ -1,4 +1,4 @@
-"""What happens in one iteration: micro-batches, mixed precision, clipping, the optimiser's step, the teacher's."""
+"""One iteration: micro-batches, mixed precision, clipping, step of the optimiser, update of the teacher."""
 
 import contextlib
 import functools
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Files written of steps that were left out; each holds the network's weights.
+# How many skipped steps are written to files; each file holds the network's weights.
 MAX_DUMPS = 3
 
-# Of float16's losses. It halves with every gradient that overflows; where even this one does, scaling is not the cause.
+# For float16. The scale is halved with every gradient that overflows; if this one overflows too, it is not the cause.
 SMALLEST_SCALE = 1.0
 
 Batch = dict[str, list[dict]]
 
 
 class MicroBatchLosses(NamedTuple):
-    """What one micro-batch, or part of one, gave."""
+    """The result of one micro-batch, or of a part of one."""
 
     values: dict[str, float]
     files: list[str]
@@ -56,17 +56,17 @@ def amp_type(name: str) -> torch.dtype:
 
 
 class LossScaler(torch.amp.GradScaler):
-    """PyTorch's, which a run can also take up that went on without one so far."""
+    """PyTorch's scaler; a run that had none so far can also continue with it."""
 
     def load_state_dict(self, state: dict) -> None:
         if state:
             super().load_state_dict(state)
 
 
-class OptimisationLoop:
+class OptimizationLoop:
     """Runs the step on micro-batches and the optimiser on their summed gradients.
 
-    It stands where Detectron2's ``DefaultTrainer`` has its ``SimpleTrainer``, as ``trainer._trainer``.
+    It replaces the ``SimpleTrainer`` of Detectron2's ``DefaultTrainer``, as ``trainer._trainer``.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class OptimisationLoop:
     ):
         """
         Args:
-            model: the :class:`SemiSupervisedStep`, bare or inside ``DistributedDataParallel``.
+            model: the :class:`SemiSupervisedStep`, perhaps inside ``DistributedDataParallel``.
             accumulation: micro-batches per optimiser step.
             amp, amp_dtype: mixed precision, and its number type ("bfloat16" or "float16").
-            max_gradient_norm: over all parameters; 0: gradients are not clipped.
-            max_skipped_steps: so many steps with an infinite or NaN loss or gradient are left out; the next one ends
-                the training.
-            halve_on_out_of_memory: divide micro-batches when they do not fit into the GPU's memory.
+            max_gradient_norm: norm over all parameters; 0: gradients are not clipped.
+            max_skipped_steps: how many steps with an infinite or NaN loss or gradient are skipped; one more ends the
+                training.
+            halve_on_out_of_memory: divide micro-batches if they do not fit into GPU memory.
             dump: writes the micro-batches of such a step to a file and returns its path; called as
                 ``dump(batches=…, before=…, iteration=…, parts=…, amp=…)``.
         """
@@ -107,16 +107,16 @@ class OptimisationLoop:
         self.halve_on_out_of_memory = halve_on_out_of_memory
         self.dump = dump
         self.skipped_steps = 0
-        self.parts = 1  # that a micro-batch of the loader is divided into
-        self.measures_gradients = False  # in the coming iterations, one process only
-        self.gradient_ratio = float("nan")  # of unlabelled to labelled images, as last measured
+        self.parts = 1  # number of parts of each micro-batch
+        self.measures_gradients = False  # allowed in the coming iterations; only with one process
+        self.gradient_ratio = float("nan")  # of unlabelled to labelled images, last measurement
         self.iter = 0
         self._batches: Iterator[Batch] = iter(())
 
     @classmethod
     def from_config(
         cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, dump: Callable[..., str] | None = None
-    ) -> "OptimisationLoop":
+    ) -> "OptimizationLoop":
         """``SOLVER`` of the config."""
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
@@ -134,7 +134,7 @@ class OptimisationLoop:
         )
 
     def read_from(self, batches: Iterable[Batch]) -> None:
-        """Take the micro-batches of the coming iterations from here."""
+        """Read the micro-batches of the coming iterations from here."""
         self._batches = iter(batches)
 
     def state_dict(self) -> dict[str, int]:
@@ -142,7 +142,7 @@ class OptimisationLoop:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.skipped_steps = state["skipped_steps"]
-        # A larger SOLVER.ACCUMULATION than before has divided already.
+        # A SOLVER.ACCUMULATION larger than before has already divided them.
         self.parts = max(1, state["parts"] * state.get("accumulation", self.accumulation) // self.accumulation)
 
     def run_step(self) -> None:
@@ -177,21 +177,21 @@ class OptimisationLoop:
     # ---- gradients ----------------------------------------------------------------------------------------------
 
     def _gradients(self, batches: list[Batch], before: StateBefore) -> list[MicroBatchLosses]:
-        """Add up the gradients of an iteration, in smaller parts where memory asks for it."""
+        """Add the gradients of an iteration, in smaller parts if memory is too small."""
         while True:
             try:
                 return self.accumulate(batches)
             except torch.cuda.OutOfMemoryError as error:
                 self._answer_out_of_memory(batches, error)
-            # Outside of the handler, whose traceback holds the tensors that are to be freed.
+            # Outside the handler, because its traceback keeps the tensors that must be freed.
             self.optimizer.zero_grad(set_to_none=True)
             if self.device_type == "cuda":
                 torch.cuda.empty_cache()
             before.restore(self.step)
 
     def accumulate(self, batches: list[Batch]) -> list[MicroBatchLosses]:
-        """Add up the gradients of the micro-batches of one iteration, each in ``parts`` parts."""
-        if not _can_divide(batches, self.parts):  # after a resumption with other batches
+        """Add the gradients of the micro-batches of one iteration, each in ``parts`` parts."""
+        if not _can_divide(batches, self.parts):  # after a resume with other batch sizes
             self.parts = 1
         divided = [part for batch in batches for part in divide(batch, self.parts)]
         return [
@@ -200,31 +200,31 @@ class OptimisationLoop:
         ]
 
     def _answer_out_of_memory(self, batches: list[Batch], error: Exception) -> None:
-        """Halve the parts, or end with what the user can do."""
+        """Halve the parts, or raise an error that says what to do."""
         parts = 2 * self.parts
         can_halve = _can_divide(batches, parts)
-        # Of several processes the others already wait for this one's gradients.
+        # With several processes, the others already wait for this one's gradients.
         if self.halve_on_out_of_memory and can_halve and comm.get_world_size() == 1:
             self.parts = parts
-            lonely = any(len(batch.get(UNLABELED, ())) == parts for batch in batches)
+            has_single = any(len(batch.get(UNLABELED, ())) == parts for batch in batches)
             logger.warning(
                 "Out of GPU memory at iteration %d: every micro-batch is now computed in %d parts, as many images an "
-                "iteration as before; SOLVER.ACCUMULATION %d does so from the start.%s",
+                "iteration as before. To do so from the start, set SOLVER.ACCUMULATION to %d.%s",
                 self.iter, parts, self.accumulation * parts,
-                " With one unlabelled image in each part, CutMix has none to take from." if lonely else "",
+                " With one unlabelled image in each part, CutMix has no other image." if has_single else "",
             )  # fmt: skip
             return
         divided = f"set SOLVER.ACCUMULATION to {self.accumulation * parts} (as many images an iteration), "
         raise UserError(
             f"the GPU's memory is exhausted at iteration {self.iter}: {divided if can_halve else ''}switch "
             f"SOLVER.AMP.ENABLED on, set MODEL.RECOMPUTE to {list(RECOMPUTABLE)}, or "
-            "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; --resume goes on."
+            "lower INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH or SOLVER.UNLABELED_PER_BATCH; continue with --resume."
         ) from error
 
     def _forward_backward(self, batch: Batch, count: int, is_first: bool, is_last: bool) -> MicroBatchLosses:
         """Add the gradients of one of ``count`` micro-batches.
 
-        Also where a loss is broken: the gradients are thrown away later, but the processes have to stay in step.
+        Also done if a loss is broken: the gradients are dropped later, but the processes must stay synchronised.
         """
         losses: dict[str, Tensor] = {}
         parallel = self.model if isinstance(self.model, DistributedDataParallel) else None
@@ -240,7 +240,7 @@ class OptimisationLoop:
                     norms.add()
         if norms is not None:
             self.gradient_ratio = norms.ratio
-        values = read_losses(losses)  # this waits for the device, which by now has all of the work
+        values = read_losses(losses)  # waits for the device, which has all of its work by now
         return MicroBatchLosses(values, [item.get("file_name", "?") for items in batch.values() for item in items])
 
     def _trained(self) -> list[nn.Parameter]:
@@ -253,7 +253,8 @@ class OptimisationLoop:
     # ---- steps that cannot be taken -----------------------------------------------------------------------------
 
     def _problem(self, losses: list[MicroBatchLosses]) -> str | None:
-        """What is infinite or NaN in this iteration, in any process; else None, with the gradients clipped."""
+        """Describe what is infinite or NaN in this iteration, in any process. If nothing is: None, and gradients are
+        clipped."""
         broken = [each for each in losses if each.broken]
         own = describe_problem(broken[0].broken, broken[0].files) if broken else ""
         if comm.get_world_size() > 1:
@@ -270,11 +271,11 @@ class OptimisationLoop:
             return None
         if self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE:  # it skips the step and scales less
             return None
-        self.scaler.update()  # or it would refuse the next step
+        self.scaler.update()  # else it would refuse the next step
         return describe_problem(["the gradient"], [name for each in losses for name in each.files])
 
     def _leave_out(self, problem: str, batches: list[Batch], before: StateBefore) -> None:
-        """Go back to before the iteration and, unless it happened too often, leave this step out."""
+        """Restore the state before the iteration and skip this step, unless that happened too often."""
         self.optimizer.zero_grad(set_to_none=True)
         before.restore(self.step)
         self.skipped_steps += 1
@@ -284,7 +285,7 @@ class OptimisationLoop:
         replay = f" `train_net.py --replay {path}` repeats the step." if path else ""
         if self.skipped_steps <= self.max_skipped_steps:
             logger.warning(
-                "Step left out at iteration %d (%d of at most %d): %s.%s",
+                "Step skipped at iteration %d (%d of at most %d): %s.%s",
                 self.iter, self.skipped_steps, self.max_skipped_steps, problem, replay,
             )  # fmt: skip
             if comm.is_main_process():
@@ -299,7 +300,7 @@ class OptimisationLoop:
     # ---- after the gradients ------------------------------------------------------------------------------------
 
     def _update(self) -> None:
-        """Step, clear the gradients, let the teacher follow."""
+        """Step, clear the gradients, update the teacher."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         weights_changed(self.step.student)
@@ -307,7 +308,7 @@ class OptimisationLoop:
         self.step.update_teacher()
 
     def _log(self, losses: dict[str, float], data_time: float) -> None:
-        """Losses and statistics, averaged over the processes, to Detectron2's storage."""
+        """Log losses and statistics, averaged over the processes, to Detectron2's storage."""
         values = {**losses, **{name: float(value) for name, value in self.step.statistics.items()}}
         gathered = comm.gather({**values, "data_time": data_time})
         if not comm.is_main_process():
@@ -325,7 +326,7 @@ def read_losses(losses: dict[str, Tensor]) -> dict[str, float]:
 
 
 def describe_problem(names: list[str], files: list[str]) -> str:
-    """What is not finite, and the files it was computed on."""
+    """Describe what is not finite, and on which files it was computed."""
     return f"{', '.join(names)} became infinite or NaN on the batch {', '.join(files)}"
 
 
@@ -334,7 +335,7 @@ def _can_divide(batches: list[Batch], parts: int) -> bool:
 
 
 def divide(batch: Batch, parts: int) -> Iterator[Batch]:
-    """A micro-batch as the loader would give it in ``parts`` times as many micro-batches."""
+    """Divide a micro-batch into ``parts`` micro-batches, as the loader would give them."""
     shares = {LABELED: share_of, UNLABELED: mirrored_share_of}
     for part in range(parts):
         yield {

@@ -27,7 +27,7 @@ from hiervl.utils.files import write_bytes, write_text
 
 HELPS = {
     "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
-    "resume": "go on from the newest whole checkpoint in OUTPUT_DIR, or start if there is none",
+    "resume": "continue from the newest intact checkpoint in OUTPUT_DIR, or start if there is none",
     "eval_only": "evaluate MODEL.WEIGHTS on DATASETS.TEST, without training",
     "num_gpus": "processes on this machine: GPUs, or with MODEL.DEVICE cpu any number",
 }
@@ -41,29 +41,27 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     actions = {action.dest: action for action in parser._actions}
     actions["opts"].metavar = "KEY VALUE"
-    for name, text in HELPS.items():  # in place of Detectron2's, which describe more than there is here
+    for name, text in HELPS.items():  # Detectron2's own text describes more than there is here
         actions[name].help = text
     parser.add_argument(
         "--with", dest="deltas", action="append", default=[], metavar="FILE",
         help="a config file whose values replace those of --config-file, such as configs/baselines/unimatch.yaml; "
         "may be given several times",
     )  # fmt: skip
-    parser.add_argument(
-        "--overwrite", action="store_true", help="train anew where OUTPUT_DIR holds a run, which is removed"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="remove a run in OUTPUT_DIR and train from the start")
     parser.add_argument("--replay", default="", metavar="FILE", help="repeat the step that left this broken_step_….pth")
     return parser
 
 
 def is_short(record: logging.LogRecord) -> bool:
-    """Not one of the entries in which Detectron2's set-up repeats the config: hundreds of lines that bury all others,
-    of what config.yaml has as well."""
+    """Log filter: drop the entries in which Detectron2's set-up repeats the config. They are hundreds of lines that are
+    also in config.yaml."""
     return not record.getMessage().startswith(("Contents of args.config_file=", "Running with full config:"))
 
 
 @contextlib.contextmanager
 def kept_config(output_dir: str) -> Iterator[None]:
-    """Leave the config.yaml of an earlier training as it is: Detectron2's set-up overwrites it, fitting or not."""
+    """Keep the config.yaml of an earlier training: Detectron2's set-up would overwrite it in any case."""
     path = Path(output_dir) / "config.yaml"
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     yield
@@ -78,7 +76,7 @@ def main(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
         trainer: the class that trains and evaluates.
 
     Raises:
-        UserError: of a user's mistake, a full GPU, or a disk that takes nothing more.
+        UserError: a mistake of the user, a full GPU or a full disk.
     """
     try:
         return work(args, trainer)
@@ -89,7 +87,8 @@ def main(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
             raise
         place = f"'{error.filename}'" if error.filename else "OUTPUT_DIR"
         raise UserError(
-            f"{place} cannot be written ({error.strerror}): make room and repeat the command, a training with --resume."
+            f"{place} cannot be written ({error.strerror}): free some space and repeat the command (a training with "
+            "--resume)."
         ) from error
 
 
@@ -108,7 +107,7 @@ def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
         with kept_config(cfg.OUTPUT_DIR):
             default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hiervl")
-        logging.raiseExceptions = False  # on a full disk every line for log.txt would print a traceback
+        logging.raiseExceptions = False  # on a full disk every log line would print a traceback
         if args.eval_only:
             return trainer.evaluate_checkpoint(cfg)
         if cfg.SEMI.COMPARE_SUPERVISED and cfg.SEMI.ENABLED:
@@ -119,11 +118,11 @@ def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
 def train(cfg, resume: bool, trainer_class: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> dict | None:
     """Train one config; returns the results of the last evaluation, None if a signal stopped it before its end.
 
-    Not resumed, it removes what an earlier run has left in the folder, once all else is known to work.
+    Without ``resume`` it removes an earlier run from the folder, but only once everything else is known to work.
     """
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
-    if not resume and comm.is_main_process():  # whatever fails before leaves an earlier run as it was
+    if not resume and comm.is_main_process():  # a failure before this point leaves an earlier run unchanged
         remove_earlier_run(cfg.OUTPUT_DIR)
         write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     results = trainer.train()
@@ -131,10 +130,10 @@ def train(cfg, resume: bool, trainer_class: type[SemiSupervisedTrainer] = SemiSu
 
 
 def run(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> None:
-    """Train or evaluate as the command line and torchrun say; a user's mistake ends it with a sentence.
+    """Train or evaluate as the command line and torchrun say. A mistake of the user ends it with one sentence.
 
     Args:
-        trainer: the class that does it, for scripts that bring one of their own.
+        trainer: the class that does it; scripts may give their own.
     """
     try:
         if getattr(args, "replay", ""):

@@ -1,6 +1,6 @@
 """Settings that follow from the data and the machine, each with its reason (``SOLVER.PRESET``).
 
-A preset fills in what the user left open: keys of the YAML and the command line keep their values, and later choices
+A preset sets what the user left open. Keys from the YAML and the command line keep their values, and later choices
 follow from them.
 """
 
@@ -25,35 +25,35 @@ from hiervl.utils.errors import UserError
 
 AUTO, GPU_24GB, CPU, NONE = "auto", "24gb", "cpu", "none"
 PRESETS = (AUTO, GPU_24GB, CPU, NONE)
-MAX_SIZES_READ = 500  # of images, evenly spread over the data
+MAX_SIZES_READ = 500  # how many images are measured, evenly spread over the data
 
 STRIDE = 32  # crops are multiples of the coarsest map's stride
 LARGEST_CROP, SMALLEST_CROP = 512, 64
 LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
 CPU_CROP, CPU_SHORT_SIDE = 160, 180  # as in camvid_46_cpu.yaml
 
-BATCH = 8  # labelled and unlabelled images an iteration in the paper, for which BASE_LR was chosen
+BATCH = 8  # labelled and unlabelled images per iteration in the paper, for which BASE_LR was chosen
 CPU_BATCH = 4
 RATE = 1e-4
 CPU_RATE = 4e-3  # the small decoder's, as in camvid_46_cpu.yaml
-PASSES = 80  # over the larger of the labelled and the unlabelled images; the paper's epochs on Pascal VOC
+PASSES = 80  # over the labelled or the unlabelled images, whichever are more; the paper's epochs on Pascal VOC
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500
 CPU_CONFIDENCE = 0.8
 EVALUATIONS = 10
 
-# Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate: the tensors that autograd
-# would keep on a GPU were counted (benchmarks/memory.py: 1.6 GiB of weights and their like, 3.0 a pair, 4.7 where
-# several processes keep the graphs of labelled and unlabelled images at once), nothing was measured on one. The rest
-# is room for what was not counted.
+# Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate, not a measurement on a GPU:
+# the tensors that autograd would keep were counted (benchmarks/memory.py: 1.6 GiB of weights and the like, 3.0 per
+# pair, 4.7 if several processes keep the graphs of labelled and unlabelled images at once). The rest is a margin for
+# what was not counted.
 GIB_FIXED = 4.0  # weights, gradients, the optimiser's and the teacher's copies, CUDA itself
-GIB_PER_PAIR = 0.5  # and, growing with the crop's area,
+GIB_PER_PAIR = 0.5  # and, in proportion to the crop's area,
 GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
 GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
 USABLE_MEMORY = 0.85
 
 CPU_ENCODER = (  # as in camvid_46_cpu.yaml
-    ("MODEL.CLIP.NAME", "imagenet-lite", "a small encoder of photographs that HierVL brings: nothing to fetch"),
+    ("MODEL.CLIP.NAME", "imagenet-lite", "a small encoder for photographs, shipped with HierVL: no download"),
     ("MODEL.CLIP.PRETRAINED", "imagenet-lite", "its weights"),
     ("MODEL.CLIP.TRAINABLE", "all", "convolutions are trained as a whole"),
     ("MODEL.CLIP.FROZEN_STAGES", 2, "the first ones know edges and textures already"),
@@ -75,14 +75,14 @@ CPU_NETWORK = (  # the quickstart's
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices rest on.
+    """The facts that the choices are based on.
 
     Attributes:
         sizes: (n, 2) heights and widths of images, in pixels.
         labeled, unlabeled: numbers of training images.
         memory: GiB of one GPU; None: training runs on the CPU.
-        memory_source: where that number is from, for the reason.
-        processes: over which a batch is divided.
+        memory_source: where that number comes from, for the message.
+        processes: number of processes that share a batch.
     """
 
     sizes: np.ndarray
@@ -94,7 +94,7 @@ class Facts:
 
 
 class Choice(NamedTuple):
-    """A value that was chosen, or one of the user's that was kept."""
+    """A value that was chosen, or a value of the user that was kept."""
 
     key: str
     value: Any
@@ -102,10 +102,10 @@ class Choice(NamedTuple):
 
 
 def apply_preset(cfg: CfgNode, layout: FolderLayout | None = None, show: bool = True) -> list[Choice]:
-    """Fill in ``cfg`` as ``SOLVER.PRESET`` says, print every choice, and set the preset to "none": it is done.
+    """Set ``cfg`` as ``SOLVER.PRESET`` says, print every choice, and set the preset to "none", because it is applied.
 
     Args:
-        layout: of the user's own dataset, if there is one; else the datasets of ``DATASETS`` are looked at.
+        layout: of the user's own dataset, if there is one; else the datasets of ``DATASETS`` are used.
         show: print the choices.
 
     Raises:
@@ -132,7 +132,7 @@ def format_choices(choices: Sequence[Choice]) -> str:
 
 
 def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
-    """Make the choices in ``cfg``, each depending on the ones before and on what the user set."""
+    """Make the choices in ``cfg``. Each depends on the ones before and on what the user set."""
     chooser = _Chooser(cfg)
     if facts.memory is None:
         if cfg.MODEL.DEVICE.startswith("cuda"):
@@ -143,7 +143,7 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
         for key, value in CPU_NETWORK:
             few = "the teacher follows faster: there are few iterations"
             chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")
-        unsure = "after few iterations the teacher is sure of little: a fixed threshold would keep next to nothing"
+        unsure = "after few iterations the teacher is rarely confident: a fixed threshold would keep very little"
         chooser.set("SEMI.THRESHOLD", "class", unsure)
         chooser.set("SEMI.CONFIDENCE", CPU_CONFIDENCE, "as in the quickstart")
         chooser.set("SOLVER.AMP.ENABLED", False, "mixed precision saves nothing on most CPUs")
@@ -158,7 +158,7 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
 
 
 class _Chooser:
-    """Sets keys that the user left open, and keeps account."""
+    """Sets keys that the user left open, and records the choices."""
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -166,7 +166,7 @@ class _Chooser:
         self.choices: list[Choice] = []
 
     def set(self, key: str, value: Any, reason: str) -> Any:
-        """Set ``key`` unless it is the user's; returns the value that is in force."""
+        """Set ``key`` unless the user set it. Returns the final value."""
         if key in self.kept:
             reason = "yours"
         else:
@@ -200,7 +200,7 @@ def _choose_size(chooser: _Chooser, facts: Facts) -> None:
 
 
 def _crop_that_fits(crop: int, why: str, memory: float, facts: Facts) -> tuple[int, str]:
-    """Where not even one pair of images would fit, a smaller crop."""
+    """Choose a smaller crop if not even one pair of images would fit."""
     while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * memory:
         crop -= STRIDE
         why = f"the largest with which one pair of images fits into {memory:.0f} GiB ({facts.memory_source})"
@@ -208,7 +208,7 @@ def _crop_that_fits(crop: int, why: str, memory: float, facts: Facts) -> tuple[i
 
 
 def estimated_memory(crop: int, pairs: int, processes: int = 1) -> float:
-    """GiB of each process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED."""
+    """GiB of a process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED."""
     at_largest = GIB_PER_PAIR_AT_LARGEST_CROP if processes == 1 else GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL
     return GIB_FIXED + pairs * (GIB_PER_PAIR + at_largest * (crop / LARGEST_CROP) ** 2)
 
@@ -239,11 +239,16 @@ def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
     chooser.set("SOLVER.ACCUMULATION", parts, reason)
     base = CPU_RATE if on_cpu else RATE
     rate = float(f"{base * math.sqrt(labeled / BATCH):.3g}")
-    chooser.set("SOLVER.BASE_LR", rate, f"{base:g} at {BATCH} images, scaled with the root of the batch, as Adam wants")
+    chooser.set(
+        "SOLVER.BASE_LR",
+        rate,
+        f"{base:g} at {BATCH} images, scaled with the square root of the batch, as usual for Adam",
+    )
 
 
 def _parts(labeled: int, unlabeled: int, processes: int, fits: int) -> int:
-    """Fewest micro-batches that divide both batches and leave each process at most ``fits`` pairs at a time."""
+    """The least number of micro-batches that divides both batches and gives each process at most ``fits`` pairs at
+    once."""
     common = math.gcd(labeled, unlabeled) // processes or 1
     divisors = [parts for parts in range(1, common + 1) if common % parts == 0]
     fitting = [parts for parts in divisors if max(labeled, unlabeled) <= fits * parts * processes]
@@ -291,8 +296,8 @@ def read_sizes(
     limit: int = MAX_SIZES_READ,
     size_of: Callable[[str], tuple[int, int]] = image_size,
 ) -> np.ndarray:
-    """(n, 2) heights and widths of at most ``limit`` of all files, evenly spread; unlabelled ones that cannot be read
-    are left out, as the loader does.
+    """(n, 2) heights and widths of at most ``limit`` files, evenly spread. Unlabelled files that cannot be read are
+    left out, as in the loader.
 
     Raises:
         UserError: a labelled file cannot be read.
@@ -306,7 +311,7 @@ def read_sizes(
 
 
 def machine_memory(device: str, preset: str) -> tuple[float | None, str]:
-    """GiB of the GPU that training would use, and where the number is from; None: the CPU."""
+    """GiB of the GPU that training would use, and where the number comes from; None: the CPU."""
     if preset == GPU_24GB:
         return 24.0, "the preset"
     if preset == CPU or not device.startswith("cuda"):

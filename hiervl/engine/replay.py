@@ -1,4 +1,4 @@
-"""A step that went wrong, written to a file and repeated from it."""
+"""Write a broken step to a file, and repeat it from there."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StateBefore:
-    """What an iteration changes before its optimiser step: random numbers and the statistics of the threshold."""
+    """The state that an iteration changes before its optimiser step: random numbers and statistics of the threshold."""
 
     def __init__(self, step: SemiSupervisedStep):
         self.random_cpu = torch.get_rng_state()
@@ -35,11 +35,11 @@ def dump_step(
     output_dir: str, config: str, step: SemiSupervisedStep, *, batches: list[dict], before: StateBefore, iteration: int,
     parts: int, amp: bool,
 ) -> str:  # fmt: skip
-    """Write all that an iteration depends on, for :func:`replay_step`; returns the path, "" where it cannot be written.
+    """Write everything that an iteration depends on, for :func:`replay_step`. Returns the path, or "" if writing fails.
 
     Args:
         config: of the run, as YAML.
-        batches: the iteration's micro-batches in this process; parts: that each was divided into.
+        batches: the iteration's micro-batches in this process; parts: in how many parts each was divided.
     """
     rank = f"_rank{comm.get_rank()}" if comm.get_world_size() > 1 else ""
     path = Path(output_dir) / f"broken_step_{iteration:07d}{rank}.pth"
@@ -51,7 +51,7 @@ def dump_step(
             "amp": amp,
             "random_cpu": before.random_cpu,
             "random_cuda": before.random_cuda,
-            "mute": sorted(step.guidance.mute) if step.guidance is not None else [],
+            "unguided": sorted(step.guidance.unguided) if step.guidance is not None else [],
             "threshold": before.threshold,
         },
         "class_names": list(step.student.class_names),
@@ -61,7 +61,7 @@ def dump_step(
     }
     try:
         write_checkpoint(path, content)
-    except OSError as error:  # on a full disk the training's own message matters more
+    except OSError as error:  # on a full disk the training's own message is more important
         logger.warning("The broken step could not be written to %s (%s).", path, error)
         return ""
     return str(path)
@@ -71,7 +71,7 @@ def read_step(path: str) -> dict[str, Any]:
     """Contents of a file of :func:`dump_step`.
 
     Raises:
-        UserError: the file is missing, broken or another one.
+        UserError: the file is missing, broken or of another kind.
     """
     content = read_checkpoint(path)
     if "replay" not in content:
@@ -82,12 +82,12 @@ def read_step(path: str) -> dict[str, Any]:
 def replay_step(
     step: SemiSupervisedStep, content: dict[str, Any], accumulate: Callable[[list[dict]], list]
 ) -> list[str]:
-    """Repeat a step on the weights and random numbers that it had; returns the lines of a report.
+    """Repeat a step with its weights and random numbers. Returns the lines of a report.
 
     Args:
         step: built with the config of the file.
         content: of :func:`read_step`.
-        accumulate: ``OptimisationLoop.accumulate`` around the step.
+        accumulate: ``OptimizationLoop.accumulate`` around the step.
     """
     saved = content["replay"]
     step.student.load_state_dict(content["model"])
@@ -98,7 +98,7 @@ def replay_step(
     if saved["random_cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["random_cuda"])
     if step.guidance is not None:
-        step.guidance.mute.update(saved["mute"])
+        step.guidance.unguided.update(saved["unguided"])
     first = FirstBrokenModule(step)
     lines = [f"iteration {saved['iteration']}"]
     for number, losses in enumerate(accumulate(saved["batches"])):
@@ -112,7 +112,7 @@ def replay_step(
 
 
 class FirstBrokenModule:
-    """Notes the first module whose output holds an infinite or NaN value."""
+    """Records the first module whose output has an infinite or NaN value."""
 
     def __init__(self, root: nn.Module):
         self.name: str | None = None

@@ -1,4 +1,4 @@
-"""What may change when a training goes on, and what may not."""
+"""Which settings may change when a training is resumed."""
 
 import logging
 from pathlib import PurePath
@@ -13,10 +13,10 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# The network, and what the positions in the data streams stand for.
+# The network, and the meaning of positions in the data streams.
 FIXED = ("MODEL", "DATASETS.TRAIN", "DATASETS.UNLABELED", "SEMI.ENABLED", "SEMI.TEACHER", "SEMI.THRESHOLD")
-# Where it runs, what it is called and what it says change nothing of what is learnt. TEST.EVAL_PERIOD does: with every
-# evaluation the relevance threshold is calibrated, which training goes on with.
+# Device, names and output do not change what is learnt. TEST.EVAL_PERIOD does: every evaluation calibrates the
+# relevance threshold, which training then uses.
 FREE = (
     "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "DATALOADER", "TEST.NETWORK", "TEST.OVERLAP", "TEST.WINDOW_BATCH",
     "TEST.PICTURES", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.HALVE_ON_OUT_OF_MEMORY", "LOGGERS",
@@ -25,16 +25,16 @@ FREE = (
 
 
 def check_resumed_config(saved: str, current: str, path: str) -> None:
-    """Compare the config of a checkpoint with that of the run that goes on from it, both as YAML.
+    """Compare the config of a checkpoint with that of the resumed run, both as YAML.
 
-    Changes of the learning rate and its like are allowed and logged: the run is then another one than without.
+    Changes of the learning rate and the like are allowed and logged: they change what is learnt.
 
     Raises:
         UserError: a key of :data:`FIXED` differs.
     """
     old = leaves(with_older_meaning(load_yaml(saved or "{}", f"the config in '{path}'")))
     new = leaves(yaml.safe_load(current or "{}"))
-    # A key that only one of them knows belongs to another version of HierVL.
+    # A key in only one of them belongs to another version of HierVL.
     changed = [key for key in old if key in new and not _same(old[key], new[key]) and not is_below(key, FREE)]
     for key in changed:
         if is_below(key, FIXED):
@@ -43,7 +43,7 @@ def check_resumed_config(saved: str, current: str, path: str) -> None:
                 "with the config.yaml that lies beside it, or start anew with it as MODEL.WEIGHTS."
             )
     if changed:
-        logger.warning("Going on with other settings than before: %s.", ", ".join(changed))
+        logger.warning("Resuming with other settings than before: %s.", ", ".join(changed))
 
 
 def _same(old: Any, new: Any) -> bool:

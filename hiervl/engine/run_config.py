@@ -1,4 +1,4 @@
-"""From a config file and the command line to a configuration that can be run."""
+"""From a config file and the command line to a complete configuration."""
 
 import contextlib
 import difflib
@@ -38,7 +38,7 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# For sentences about keys of DATASETS that name a folder.
+# For messages about keys of DATASETS that name a folder.
 FOLDERS_ELSEWHERE = {
     "DATASETS.TRAIN": "; folders of your own belong in DATASET.LABELED",
     "DATASETS.UNLABELED": "; folders of your own belong in DATASET.UNLABELED",
@@ -51,12 +51,12 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
     """HierVL's defaults, then the file (and its ``_BASE_``), then each delta, then ``KEY VALUE`` pairs.
 
     Args:
-        config_file: a path, or the name of a config that HierVL brings (:func:`find_config`).
-        deltas: config files that change some values of any other config, as those in ``configs/baselines``. Their
-            names are added to OUTPUT_DIR, so that a run with a delta does not overwrite the one without.
+        config_file: a path, or the name of a shipped config (:func:`find_config`).
+        deltas: config files that change some values of any other config, such as those in ``configs/baselines``. Their
+            names are added to OUTPUT_DIR, so a run with a delta does not overwrite the run without it.
 
     Raises:
-        UserError: a file is missing or no YAML, a key is unknown or read by nothing, a value has the wrong type.
+        UserError: a file is missing or not YAML, a key is unknown or never read, a value has the wrong type.
     """
     cfg = get_hiervl_cfg()
     written: list[tuple[str, str]] = []
@@ -81,7 +81,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = (), deltas: Se
 
 
 def _numbers_as_floats(settings: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
-    """``settings`` with a float wherever ``cfg`` has one and a number is written, as ``1`` or YAML's text ``1e-4``."""
+    """``settings`` with floats wherever ``cfg`` has a float, also for ``1`` and for ``1e-4``, which YAML reads as
+    text."""
     return {
         key: _numbers_as_floats(value, cfg[key])
         if isinstance(value, dict) and isinstance(cfg.get(key), CfgNode)
@@ -98,7 +99,7 @@ def _as_float(value: Any, default: Any) -> Any:
 
 
 def _expand_home(cfg: CfgNode) -> None:
-    """``~`` in paths, which no shell replaces within a YAML file."""
+    """Replace ``~`` in paths, because no shell does so inside a YAML file."""
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
     cfg.MODEL.DECODER_WEIGHTS = os.path.expanduser(cfg.MODEL.DECODER_WEIGHTS)
     clip = cfg.MODEL.CLIP
@@ -106,10 +107,10 @@ def _expand_home(cfg: CfgNode) -> None:
 
 
 def config_from_text(text: str, overrides: Sequence[str], source: str) -> CfgNode:
-    """The config that a run saved as YAML, then ``KEY VALUE`` pairs, ready to be run; errors as :func:`load_config`.
+    """The config that a run saved as YAML, then ``KEY VALUE`` pairs. Errors are those of :func:`load_config`.
 
     Args:
-        source: the file that the text comes from, for error messages.
+        source: the file of the text, for error messages.
     """
     settings = with_older_meaning(without_retired(load_yaml(text, source), source, saved=True))
     cfg = get_hiervl_cfg()
@@ -129,7 +130,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     keys = _as_in_yaml(dict(zip(overrides[::2], overrides[1::2])), cfg)
     for key in keys:
         check_not_retired(key, "the command line")
-    for name in SEVERAL_FORMS.intersection(keys):  # else only the form that the file has would be accepted
+    for name in SEVERAL_FORMS.intersection(keys):  # else only the form in the file would be accepted
         set_value(cfg, name, None)
     given = [word for key, value in keys.items() for word in (key, _as_float(value, get_value(cfg, key, None)))]
     _merge(cfg, f"the command line ({' '.join(overrides)})", lambda: cfg.merge_from_list(given))
@@ -137,9 +138,9 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
-    """Values of the command line as a YAML file would have them: lists, true and false, and sections, key by key.
+    """Values from the command line as in a YAML file: lists, true and false, and sections key by key.
 
-    Texts that YAML leaves as they are stay what they are: yacs reads Python's forms, such as tuples.
+    Text that YAML keeps as text stays text: yacs then reads Python's forms, such as tuples.
     """
     read: dict[str, Any] = {}
     for key, text in given.items():
@@ -147,7 +148,7 @@ def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
         value: Any = text
         if isinstance(text, str) and isinstance(default, str) and key not in SEVERAL_FORMS:
             is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-            value = text if is_quoted else repr(text)  # yacs would take 12 for a number
+            value = text if is_quoted else repr(text)  # yacs would read 12 as a number
         elif isinstance(text, str):
             with contextlib.suppress(yaml.YAMLError):
                 parsed = yaml.safe_load(text)
@@ -162,7 +163,7 @@ def _as_in_yaml(given: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
 
 
 def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
-    """Settle what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
+    """Set what depends on the machine and, for training, on the data: device and iterations. Freezes ``cfg``."""
     cfg.defrost()
     settle_device(cfg)
     settle_clip(cfg)
@@ -179,7 +180,7 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     check_clip(cfg.MODEL.CLIP.NAME)
     if cfg.MODEL.ENCODER.NAME:
         check_vision_encoder(cfg.MODEL.ENCODER.NAME)
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = image_statistics(cfg)  # a checkpoint is to bring them
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = image_statistics(cfg)  # a checkpoint will provide them
     if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
         logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
@@ -206,18 +207,18 @@ def _check_dataset_names(cfg: CfgNode) -> None:
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog.list() and Path(name).expanduser().exists():
                 elsewhere = FOLDERS_ELSEWHERE[f"DATASETS.{key}"]
-                raise UserError(f"DATASETS.{key}: '{name}' is no registered dataset{elsewhere}.")
+                raise UserError(f"DATASETS.{key}: '{name}' is not a registered dataset{elsewhere}.")
             check_registered(name, f"DATASETS.{key}")
 
 
 def settle_device(cfg: CfgNode) -> None:
-    """The CPU where there is no CUDA device; of several, the one with the given number.
+    """Use the CPU if there is no CUDA device, else the device with the given number.
 
-    It becomes the current device, which is the one whose memory is logged and whose random numbers are saved. Each of
-    several processes has its own, whatever the number.
+    It becomes the current device, whose memory is logged and whose random numbers are saved. With several processes,
+    each has its own device and the number is ignored.
 
     Raises:
-        UserError: there is no device of that number.
+        UserError: there is no device with that number.
     """
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         return
@@ -235,18 +236,18 @@ def settle_device(cfg: CfgNode) -> None:
 
 
 def settle_clip(cfg: CfgNode) -> None:
-    """The CLIP that computes as its file of weights was trained, so that checkpoints name that one.
+    """Choose the CLIP with the activation of its file of weights, so that checkpoints name that one.
 
     Raises:
-        UserError: no model of ``MODEL.CLIP.NAME`` does.
+        UserError: there is no such model of ``MODEL.CLIP.NAME``.
     """
     cfg.MODEL.CLIP.NAME = name_of_weights(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
 def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | None:
-    """Register the dataset of the section ``DATASET``, if there is one, and fill in ``DATASETS``.
+    """Register the dataset of the section ``DATASET``, if there is one, and set ``DATASETS``.
 
-    A finished run's config already names its datasets: where it is not trained, it may do without the files.
+    The config of a finished run already names its datasets. If it is not trained again, the files may be missing.
     """
     if not cfg.DATASET.NAME:
         if cfg.DATASET.LABELED.IMAGES or cfg.DATASET.CLASSES:
@@ -259,12 +260,12 @@ def register_own_dataset(cfg: CfgNode, training: bool = True) -> FolderLayout | 
     except UserError as error:
         if training or not named_already:
             raise
-        logger.warning("The dataset '%s' is not at hand: %s", cfg.DATASET.NAME, error)
+        logger.warning("The files of the dataset '%s' are missing: %s", cfg.DATASET.NAME, error)
         return None
 
 
 def _check_own_folders(cfg: CfgNode) -> None:
-    """Answer whoever names registered datasets where folders of one's own belong."""
+    """Raise a UserError if registered datasets are named where your own folders belong."""
     for key, right in (("UNLABELED", "UNLABELED"), ("VAL", "TEST"), ("TEST", "TEST")):
         value = cfg.DATASET[key]
         given = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
@@ -289,7 +290,7 @@ def require_own_dataset(cfg: CfgNode) -> FolderLayout:
 
 
 def find_layout(cfg: CfgNode) -> FolderLayout | RegisteredLayout:
-    """The files of the section ``DATASET``, else those of the registered datasets that ``DATASETS`` names.
+    """The files of the section ``DATASET``, else of the registered datasets in ``DATASETS``.
 
     Raises:
         UserError: the config names no data, or a dataset is unknown, missing or wrong.
@@ -306,7 +307,7 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
     try:
         merge()
     except (KeyError, AssertionError) as error:
-        # Of an unknown key in a file yacs says KeyError, on the command line AssertionError.
+        # For an unknown key yacs raises KeyError (file) or AssertionError (command line).
         unknown = re.search(r"Non-existent (?:config )?key: (\S+)", str(error.args[0] if error.args else ""))
         if unknown is None:
             raise UserError(f"{source}: {' '.join(str(error).split())}") from error
@@ -315,14 +316,14 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         matches = difflib.get_close_matches(key, [name for name, _ in nodes(cfg)], n=1, cutoff=0.5)
         hint = f"; did you mean {matches[0]}?" if matches else "; hiervl/config/defaults.py lists all keys."
         raise UserError(f"{source}: there is no config key '{key}'{hint}") from error
-    except (TypeError, AttributeError) as error:  # what yacs does with a section where a value belongs, or the reverse
+    except (TypeError, AttributeError) as error:  # yacs's error for a section where a value belongs, or the reverse
         raise UserError(f"{source}: it is empty, or sets a section where a value belongs (or the reverse).") from error
     except (ValueError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{source}: {_type_mismatch(str(error)) or ' '.join(str(error).split())}") from error
 
 
 def _check_section_of_data(key: str, source: str) -> None:
-    """Answer whoever writes a key of DATASET into DATASETS, or the reverse."""
+    """Raise a UserError if a key of DATASET is written into DATASETS, or the reverse."""
     section, _, name = key.partition(".")
     other = {"DATASET": "DATASETS", "DATASETS": "DATASET"}.get(section)
     if other and name in dict(nodes(get_hiervl_cfg()[other])):
@@ -333,7 +334,7 @@ def _check_section_of_data(key: str, source: str) -> None:
 
 
 def _type_mismatch(message: str) -> str:
-    """What yacs says of a value of another type, as a sentence; nothing if it says something else."""
+    """yacs's message about a value of another type, as a sentence; "" for other messages."""
     found = re.match(r"Type mismatch \(<class '(.+?)'> vs. <class '(.+?)'>\).*config key: (\S+)", message, re.DOTALL)
     if found is None:
         return ""
@@ -342,10 +343,10 @@ def _type_mismatch(message: str) -> str:
 
 
 def _check_output_dir(path: str) -> None:
-    """Say before training, not after it, that nothing can be saved."""
+    """Raise a UserError before training if nothing can be saved."""
     try:
         os.makedirs(path, exist_ok=True)
-        probe = Path(path) / f".writable-{os.getpid()}"  # several processes may look at once
+        probe = Path(path) / f".writable-{os.getpid()}"  # several processes may check at once
         probe.touch()
         probe.unlink()
     except OSError as error:

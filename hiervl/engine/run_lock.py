@@ -17,10 +17,10 @@ FILE_NAME = "run.lock"
 
 
 class RunLock:
-    """Keeps a second training out of a folder, where each would remove the other's checkpoints; a context manager.
+    """Keeps a second training out of a folder, because each would remove the other's checkpoints. A context manager.
 
-    The lock ends with the process, however that ends; the file stays. It is the main process's alone: data workers,
-    which outlive a killed one for some seconds, do not inherit it.
+    The lock ends with the process in any case; the file stays. Only the main process has it: data workers, which live
+    some seconds longer than a killed main process, do not inherit it.
     """
 
     def __init__(self, folder: str):
@@ -46,7 +46,7 @@ class RunLock:
                 f"another training (process {other}) writes to '{self.path.parent}': wait for its end, or choose "
                 "another OUTPUT_DIR."
             ) from None
-        except OSError:  # some network drives know no locks
+        except OSError:  # some network drives have no locks
             return self
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")

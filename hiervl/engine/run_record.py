@@ -1,4 +1,4 @@
-"""``OUTPUT_DIR/run.json``: all that is needed to repeat a run, beside its ``config.yaml``."""
+"""``OUTPUT_DIR/run.json``: everything needed to repeat a run, beside its ``config.yaml``."""
 
 import hashlib
 import importlib.metadata
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "run.json"
 PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "numpy", "scipy", "pillow")
-HASH_SHOWN = 16  # hexadecimal digits in messages
+HASH_SHOWN = 16  # hexadecimal digits of a hash in messages
 
 
 def start_record(cfg, resumed: bool, iteration: int, run: str | None = None) -> str:
-    """Write the record of a new run, or add a start to the record of a resumed one; returns the run's identity.
+    """Write the record of a new run, or add a start to the record of a resumed run. Returns the run's identity.
 
-    Every process calls it; the main one writes, and warns of a resumed run whose splits hold other images than before.
+    Every process calls it; the main one writes. It warns if the splits of a resumed run hold other images than before.
 
     Args:
-        run: the identity in the checkpoint that is resumed, should the record be lost.
+        run: the identity in the resumed checkpoint, in case the record is lost.
     """
     path = Path(cfg.OUTPUT_DIR) / FILE_NAME
     record: dict[str, Any] | None = read_record(cfg.OUTPUT_DIR) if resumed else None
@@ -52,7 +52,7 @@ def start_record(cfg, resumed: bool, iteration: int, run: str | None = None) -> 
 
 
 def read_record(output_dir: str) -> dict[str, Any] | None:
-    """The record of an earlier run in that folder; None if there is none that can be read."""
+    """The record of an earlier run in that folder; None if there is no readable one."""
     try:
         record = json.loads((Path(output_dir) / FILE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def read_record(output_dir: str) -> dict[str, Any] | None:
 
 
 def _has_splits(part: dict[str, Any]) -> bool:
-    """Whether the splits of a record or of one of its starts, if it has any, are as :func:`_split` writes them."""
+    """Whether the splits of a record, or of one of its starts, have the form of :func:`_split`."""
     splits = part.get("splits", {})
     return isinstance(splits, dict) and all(
         isinstance(split, dict) and {"datasets", "images", "sha256"} <= split.keys() for split in splits.values()
@@ -71,7 +71,7 @@ def _has_splits(part: dict[str, Any]) -> bool:
 
 
 def resume_command() -> str:
-    """The command that goes on with this training."""
+    """The command that continues this training."""
     launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else _interpreter()
     is_command = Path(sys.argv[0]).name in ("hiervl", "__main__.py")  # installed script or `python -m hiervl`
     program, given = (["-m", "hiervl", "train"], sys.argv[2:]) if is_command else (sys.argv[:1], sys.argv[1:])
@@ -80,7 +80,7 @@ def resume_command() -> str:
 
 
 def _interpreter() -> str:
-    """The Python that runs, as it is typed here: `python` alone need not be the one of .venv."""
+    """The running Python as a command: `python` alone may not be that of .venv."""
     try:
         return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
     except ValueError:
@@ -88,8 +88,8 @@ def _interpreter() -> str:
 
 
 def split_hash(dicts: Sequence[dict]) -> str:
-    """SHA-256 of the sorted names of a split's images: equal where the split is."""
-    # Bytes, and not joined: there may be millions.
+    """SHA-256 of the sorted names of a split's images. Equal splits have equal hashes."""
+    # Bytes, not joined, because there may be millions.
     names = sorted(os.fsencode(_image_id(entry)) for entry in dicts)
     digest = hashlib.sha256()
     for index, name in enumerate(names):
@@ -113,7 +113,7 @@ def _split(names, dicts: Sequence[dict]) -> dict[str, Any]:
 
 
 def _changed_splits(record: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
-    """Those of the current splits that hold other images than at the start before, each warned of."""
+    """The current splits with other images than at the previous start. Warns of each."""
     known: dict[str, Any] = {}
     for part in (record, *record["starts"]):
         known.update(part.get("splits", {}))
@@ -158,7 +158,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that runs, "…+changes" where files differ from it; None where it is no checkout."""
+    """Commit of the running checkout, with "+changes" if files differ from it; None outside a checkout."""
     folder = Path(hiervl.__file__).parent
 
     def git(*arguments: str) -> str:

@@ -13,10 +13,10 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW over what the model trains.
+    """AdamW over the trained parameters.
 
-    The image tower has ``SOLVER.BACKBONE_MULTIPLIER`` × the base rate. Norms, biases, embeddings and prompts (all that
-    is not the weight of a linear or convolution layer) have ``SOLVER.WEIGHT_DECAY_NORM``.
+    The image encoder has ``SOLVER.BACKBONE_MULTIPLIER`` × the base rate. Norms, biases, embeddings and prompts
+    (everything except weights of linear and convolution layers) have ``SOLVER.WEIGHT_DECAY_NORM``.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter, decays in _trained_parameters(model):
@@ -33,7 +33,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Name, parameter, and whether weight decay applies to it; every parameter once."""
+    """Name, parameter, and whether weight decay applies to it. Every parameter comes once."""
     seen = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

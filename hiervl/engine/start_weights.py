@@ -1,4 +1,4 @@
-"""A checkpoint as the start of a training of other classes: all weights but the rows of classes that are gone."""
+"""Start a training with other classes from a checkpoint: keep all weights except the rows of removed classes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,13 @@ def carry_over_classes(
     saved_names: Sequence[str],
     names: Sequence[str],
 ) -> None:
-    """Bring the rows of classes in ``weights`` into the order of ``names``; those of new classes stay what they are.
+    """Bring the rows of classes in ``weights`` into the order of ``names``. Rows of new classes keep the network's
+    values.
 
     Args:
-        weights: of the checkpoint; changed in place.
-        current: of the network, before it is loaded.
-        class_rows: names of the parameters whose first rows are classes; rows behind those stay what they are.
+        weights: those of the checkpoint; changed in place.
+        current: the network's weights, before loading.
+        class_rows: names of the parameters whose first rows are classes; rows after those stay the same.
         saved_names, names: the classes of the checkpoint and of the network.
     """
     place = {name: row for row, name in enumerate(saved_names)}
@@ -29,7 +30,7 @@ def carry_over_classes(
             continue
         saved, rows = weights[key], current[key].clone()
         if saved.shape[1:] != rows.shape[1:] or len(saved) - len(saved_names) != len(rows) - len(names):
-            continue  # of another architecture, which whoever loads it will say
+            continue  # another architecture; loading will report it
         for row, name in enumerate(names):
             if name in place:
                 rows[row] = saved[place[name]]
@@ -38,7 +39,7 @@ def carry_over_classes(
 
 
 def describe_change(saved_names: Sequence[str], names: Sequence[str]) -> str:
-    """Which classes a start from a checkpoint keeps, which are new and which are gone, as a sentence."""
+    """A sentence: which classes a start from a checkpoint keeps, which are new, and which are removed."""
     parts = (
         ("known", [name for name in names if name in saved_names]),
         ("new", [name for name in names if name not in saved_names]),

@@ -60,21 +60,21 @@ from .hooks import (
 )
 from .interruption import StopRequest
 from .loggers import build_loggers, drop_logged
-from .loop import OptimisationLoop, amp_type
+from .loop import OptimizationLoop, amp_type
 from .replay import dump_step, read_step, replay_step
 from .solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
 
-# Detectron2's names for evaluations that ask for the class of every pixel, alone or among others.
+# Detectron2's names for evaluations of pixel classes, alone or with others.
 PIXEL_CLASSES = ("sem_seg", "cityscapes_sem_seg", "coco_panoptic_seg")
 
 
 class SemiSupervisedTrainer(DefaultTrainer):
-    """Trains a student on labelled and unlabelled images, its teacher following; evaluates, saves, resumes.
+    """Trains a student on labelled and unlabelled images and updates its teacher. Evaluates, saves, resumes.
 
-    ``DefaultTrainer``'s own constructor builds one model on one data stream. This one builds the step instead, and
-    leaves the data to :meth:`train`, when it is known at which iteration training starts.
+    ``DefaultTrainer``'s constructor builds one model on one data stream. This one builds the step instead.
+    :meth:`train` builds the data, because only then the first iteration is known.
     """
 
     def __init__(self, cfg):
@@ -82,11 +82,11 @@ class SemiSupervisedTrainer(DefaultTrainer):
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         for name in cfg.DATASETS.TEST:
-            self.build_evaluator(cfg, name)  # so that an error is met before the training, not after it
+            self.build_evaluator(cfg, name)  # so that errors appear before training, not after it
         self.student = self.build_model(cfg)
         self.step = SemiSupervisedStep.from_config(cfg, self.student).to(cfg.MODEL.DEVICE)
         self.step.train()
-        self._trainer = OptimisationLoop.from_config(
+        self._trainer = OptimizationLoop.from_config(
             cfg,
             _distributed(self.step),
             self.build_optimizer(cfg, self.student),
@@ -108,7 +108,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self._last_eval_results: dict = {}
-        self.was_stopped = False  # by a signal, before the end
+        self.was_stopped = False  # stopped by a signal before the end
         self.stop_request = StopRequest()
         self.register_hooks(self.build_hooks())
 
@@ -136,16 +136,16 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        """The evaluator of a dataset's classes of pixels; a subclass may return any of Detectron2's or its own.
+        """The evaluator of a dataset. A subclass may return any evaluator, Detectron2's or its own.
 
         Raises:
-            UserError: the dataset's ``evaluator_type`` is of another task.
+            UserError: the dataset's ``evaluator_type`` is for another task.
         """
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type") or PIXEL_CLASSES[0]
         if kind not in PIXEL_CLASSES:
             raise UserError(
                 f"DATASETS.TEST: '{dataset_name}' is evaluated as '{kind}' (evaluator_type in its metadata), which "
-                f"HierVL is not: give it one of {', '.join(PIXEL_CLASSES)}, or override the trainer's build_evaluator."
+                f"HierVL lacks: give it one of {', '.join(PIXEL_CLASSES)}, or override the trainer's build_evaluator."
             )
         return SemanticEvaluator(
             cfg.MODEL.CLASS_NAMES or class_names_of(dataset_name), ignore_label=ignore_label_of(dataset_name)
@@ -153,7 +153,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @staticmethod
     def checkpoint_extra(cfg, class_names: list[str]) -> dict:
-        """What makes a checkpoint enough on its own: the config, and the classes' names, phrases and colours."""
+        """What a checkpoint needs to stand alone: the config, and the classes' names, phrases and colours."""
         classes = definitions_of(class_names, next(iter(cfg.DATASETS.TRAIN), None), cfg.MODEL.HSQG.ALWAYS_ACTIVE)
         if not cfg.MODEL.TEXT.PHRASES:
             classes = [dataclasses.replace(definition, phrases=(definition.name,)) for definition in classes]
@@ -163,16 +163,16 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def build_gallery(cls, cfg, dataset_name, evaluator) -> list:
-        """What the report shows of an evaluation, for evaluators that count a confusion matrix."""
+        """The report's part about an evaluation, for evaluators that count a confusion matrix."""
         if not cfg.TEST.PICTURES or not isinstance(evaluator, SemanticEvaluator):
             return []
         classes = definitions_of(evaluator.class_names, dataset_name)
         path = Path(cfg.OUTPUT_DIR) / evaluation_file(dataset_name)
-        colours = [definition.color for definition in classes]
-        return [EvaluationGallery(evaluator, str(path), colours, facts=facts_of_run(cfg, dataset_name))]
+        colors = [definition.color for definition in classes]
+        return [EvaluationGallery(evaluator, str(path), colors, facts=facts_of_run(cfg, dataset_name))]
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's, and those of ``LOGGERS``."""
+        """Detectron2's writers and those of ``LOGGERS``."""
         return [*super().build_writers(), *build_loggers(self.cfg)]
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -193,7 +193,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         ]
 
     def _watching_hooks(self) -> list[HookBase]:
-        """Health and pictures of what is learnt from unlabelled images."""
+        """Hooks for health and pictures of learning from unlabelled images."""
         semi = self.cfg.SEMI
         if not semi.ENABLED or self.cfg.SOLVER.UNLABELED_PER_BATCH <= 0:
             return []
@@ -207,8 +207,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
     # ---- training -----------------------------------------------------------------------------------------------
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the newest whole checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or from
-        CLIP alone)."""
+        """Continue from the newest intact checkpoint of the run in OUTPUT_DIR, else start from ``MODEL.WEIGHTS`` (or
+        from CLIP alone)."""
         record = read_record(self.cfg.OUTPUT_DIR)
         is_resumed = resume and self.checkpointer.resume(record["run"] if record else None, self.cfg.dump())
         if is_resumed:
@@ -239,17 +239,19 @@ class SemiSupervisedTrainer(DefaultTrainer):
         """Start the decoders from ``MODEL.DECODER_WEIGHTS``."""
         model = self.cfg.MODEL
         if model.WEIGHTS:
-            raise UserError("MODEL.WEIGHTS holds decoders already: leave it or MODEL.DECODER_WEIGHTS out.")
+            raise UserError("MODEL.WEIGHTS already contains decoders: remove it or MODEL.DECODER_WEIGHTS.")
         if not isinstance(self.student, HierVL):
-            raise UserError(f"MODEL.DECODER_WEIGHTS: {model.META_ARCHITECTURE} has no decoders of Mask2Former's kind.")
+            raise UserError(
+                f"MODEL.DECODER_WEIGHTS: {model.META_ARCHITECTURE} has no Mask2Former decoders: leave the key empty."
+            )
         load_decoder_weights(self.student, model.DECODER_WEIGHTS)
 
     def train(self) -> dict:
-        """Train from ``start_iter`` to ``max_iter``; returns the results of the last evaluation.
+        """Train from ``start_iter`` to ``max_iter``. Returns the results of the last evaluation.
 
-        SIGTERM or SIGINT end it after the running iteration, once that is saved.
+        SIGTERM or SIGINT end it after the current iteration, when that is saved.
         """
-        for name in self.cfg.DATASETS.TEST:  # what an evaluation would find is said before the first iteration
+        for name in self.cfg.DATASETS.TEST:  # errors of an evaluation should appear before the first iteration
             _check_test_classes(self.cfg, name, self.student.class_names)
             _check_test_labels(name)
         self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
@@ -282,7 +284,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             super().after_step()
 
     def state_dict(self) -> dict:
-        """Iteration and hooks; what the loop holds is checkpointed under names of its own."""
+        """Iteration and hooks. The state of the loop has its own names in checkpoints."""
         return TrainerBase.state_dict(self)
 
     def load_state_dict(self, state: dict) -> None:
@@ -292,7 +294,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @property
     def evaluated_network(self) -> nn.Module:
-        """The one that ``TEST.NETWORK`` names."""
+        """The network of ``TEST.NETWORK``."""
         return self.student if self.cfg.TEST.NETWORK == "student" else self.step.teacher.network
 
     def _evaluate(self) -> dict:
@@ -307,14 +309,14 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None, must_write: bool = True) -> dict:
-        """Evaluate on ``DATASETS.TEST`` with sliding windows; writes ``results.json`` and pictures to OUTPUT_DIR.
+        """Evaluate on ``DATASETS.TEST`` with sliding windows. Writes ``results.json`` and pictures to OUTPUT_DIR.
 
         Args:
-            evaluators: one, or one per dataset, in place of those of :meth:`build_evaluator`. They are handed what
-                :class:`SlidingWindowSegmenter` gives, with "sem_seg" unless their ``reads_class_maps`` is False.
+            evaluators: one, or one per dataset, in place of :meth:`build_evaluator`. They get the output of
+                :class:`SlidingWindowSegmenter`, with "sem_seg" unless their ``reads_class_maps`` is False.
 
         Raises:
-            OSError: results.json cannot be written; with ``must_write`` off that is logged.
+            OSError: results.json cannot be written; if ``must_write`` is off, this is only logged.
             UserError: the GPU's memory is exhausted.
         """
         try:
@@ -359,17 +361,17 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def replay(cls, path: str, overrides: Sequence[str] = ()) -> list[str]:
-        """``--replay``: repeat a step that went wrong; returns the lines of a report.
+        """``--replay``: repeat a broken step. Returns the lines of a report.
 
         Args:
-            path: the broken_step_….pth that training left; it holds the config, too.
+            path: the broken_step_….pth of a training; it also holds the config.
             overrides: ``KEY VALUE …`` to change it, for example SOLVER.AMP.ENABLED False.
         """
         content = read_step(path)
         cfg = config_from_text(content["config"], overrides, path)
-        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # as training does: a random CLIP is in no checkpoint
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # as in training, because a random CLIP is in no checkpoint
         step = SemiSupervisedStep.from_config(cfg, cls.build_model(cfg)).to(cfg.MODEL.DEVICE).train()
-        loop = OptimisationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
+        loop = OptimizationLoop.from_config(cfg, step, cls.build_optimizer(cfg, step.student))
         loop.parts = content["replay"]["parts"]
         return replay_step(step, content, loop.accumulate)
 
@@ -402,7 +404,7 @@ def _check_test_labels(dataset_name: str) -> None:
 
 
 def _take_from_main_process(tensors: list[torch.Tensor]) -> None:
-    """All processes go on with the main one's values, whatever rounding their own machine does."""
+    """All processes continue with the main one's values, in case their machines round differently."""
     if comm.get_world_size() > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor.data, 0)
@@ -414,18 +416,18 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
     device_ids = [comm.get_local_rank()] if step.student.device.type == "cuda" else None
     # Switched-off parts leave parameters without gradients.
     model = DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
-    weights_changed(step, frozen=True)  # they are the main process's now
+    weights_changed(step, frozen=True)  # they already have the main process's values
     return model
 
 
 def evaluation_precision(cfg) -> torch.autocast:
-    """Mixed precision as in training, where a CUDA device makes it worth while."""
+    """Mixed precision as in training, but only on CUDA."""
     is_mixed = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
     return torch.autocast("cuda", dtype=amp_type(cfg.SOLVER.AMP.DTYPE), enabled=is_mixed)
 
 
 class _UserStop(BaseException):
-    """Carries a UserError past Detectron2's loop, which would log it with a traceback."""
+    """Carries a UserError through Detectron2's loop, which would log it with a traceback."""
 
     def __init__(self, error: UserError):
         super().__init__(str(error))
@@ -433,10 +435,10 @@ class _UserStop(BaseException):
 
 
 def out_of_memory() -> UserError:
-    """Where nothing more is known than that the GPU is full: the iteration and the evaluation say more themselves."""
+    """For a full GPU at an unknown place; the iteration and the evaluation give more detailed errors themselves."""
     return UserError(
         "the GPU's memory is exhausted: end other programs that use it (nvidia-smi lists them) or lower "
-        "INPUT.CROP_SIZE; --resume goes on."
+        "INPUT.CROP_SIZE; continue with --resume."
     )
 
 

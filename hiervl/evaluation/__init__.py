@@ -1,4 +1,4 @@
-"""Evaluation: segmentation of whole images, and the metrics of what comes out."""
+"""Evaluation: segment whole images, and compute metrics."""
 
 from hiervl.evaluation.segmenter import SlidingWindowSegmenter
 from hiervl.evaluation.semantic_evaluator import (

@@ -1,4 +1,4 @@
-"""From windows to the class of every pixel, in memory that depends neither on the image nor, up to a point, on the
+"""From windows to the class of every pixel. Memory does not depend on the image's size, nor (up to a point) on the
 number of classes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,13 +9,13 @@ import torch
 
 from hiervl.evaluation.sliding_window import Strip, Window, averaged_strips
 
-# What the class maps of a batch of windows may take, in bytes, and the accumulator of the unfinished part of an image;
-# where one window takes more, it is one window, and an accumulator of twice its width.
+# Limit in bytes for the class maps of a batch of windows, and for the accumulator of the unfinished part of an image.
+# If one window needs more, the limit is one window and an accumulator of twice its width.
 CLASS_MAP_BYTES = 2**30
 
 
 class LabelStrip(NamedTuple):
-    """A finished part of an image that is not held as a whole."""
+    """A finished part of an image that is never in memory as a whole."""
 
     top: int
     left: int
@@ -50,9 +50,9 @@ def label_strips(
 ) -> Iterator[LabelStrip]:
     """The best class of every pixel, from the mean of overlapping windows, in strips.
 
-    Arguments are those of :func:`averaged_strips`; fewer windows than ``window_batch`` go through the model at once
-    where their class maps would exceed CLASS_MAP_BYTES, and wide images are done in columns. ``look_at`` is shown every
-    strip with its class maps.
+    Arguments are those of :func:`averaged_strips`. If class maps would exceed CLASS_MAP_BYTES, fewer windows than
+    ``window_batch`` go through the model at once, and wide images are done in columns. ``look_at`` is called with every
+    strip and its class maps.
     """
     column_bytes = 4 * num_classes * max(window.height for window in windows)
     width = max(window.width for window in windows)
@@ -77,7 +77,7 @@ def label_strips(
 
 
 def assemble(strips: Iterable[LabelStrip], size: tuple[int, int], num_classes: int) -> LabelMap:
-    """The label map of an image of height and width ``size`` from all its strips."""
+    """The label map of an image of ``size`` (height, width), from all its strips."""
     whole = LabelMap(np.empty(size, label_type(num_classes)), np.empty(size, np.float32))
     for strip in strips:
         height, width = strip.labels.shape

@@ -1,17 +1,17 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019): how well segments are found and how well they fit, in one number."""
+"""Panoptic quality (Kirillov et al., CVPR 2019): how many segments are found and how well they fit, in one number."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-MATCH_IOU = 0.5  # above it, a segment fits at most one other
+MATCH_IOU = 0.5  # above this IoU a segment matches at most one other
 
 
 class PanopticQuality:
     """PQ of a class = Σ IoU of the matched pairs / (TP + FP/2 + FN/2), over all images.
 
-    A true and a predicted segment match if they are of one class and their IoU exceeds 0.5. Pixels that the truth gives
-    to no segment do not count; predicted segments that lie mostly there are not held against the prediction.
+    A true and a predicted segment match if they have the same class and their IoU exceeds 0.5. Pixels outside all true
+    segments do not count. A predicted segment that lies mostly there is not a false positive.
     """
 
     def __init__(self, num_classes: int):

@@ -1,4 +1,4 @@
-"""Bilinear resizing of class maps that are never held as a whole: a column of the image, strip by strip."""
+"""Bilinear resizing of class maps that are never in memory as a whole: a column of the image, strip by strip."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,14 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# What the resized rows that are handed out at once may take, in bytes.
+# Limit in bytes for the resized rows that are yielded at once.
 PIECE_BYTES = 2**27
 
 Strips = Iterator[tuple[int, Tensor]]  # first row and class map (C, h, w), from the top to the bottom without gaps
 
 
 class _Samples(NamedTuple):
-    """Between which two pixels of an axis every new pixel lies, as ``F.interpolate`` has it without aligned corners."""
+    """The two source pixels of every new pixel along an axis, as in ``F.interpolate`` without aligned corners."""
 
     first: Tensor
     second: Tensor
@@ -30,7 +30,7 @@ def _samples(length: int, out_length: int) -> _Samples:
 def source_column(
     out_columns: tuple[int, int], image_size: tuple[int, int], out_size: tuple[int, int]
 ) -> tuple[int, int]:
-    """First and last column + 1 of the image of which columns ``out_columns`` of the resized one are made."""
+    """First and last column + 1 of the image that the columns ``out_columns`` of the resized image need."""
     if image_size == out_size:
         return out_columns
     samples = _samples(image_size[1], out_size[1])
@@ -42,18 +42,18 @@ def resized_column(
 ) -> Strips:
     """Resize a column of an image: strips of ``source_column(out_columns, …)`` → strips of ``out_columns``.
 
-    Memory: the last row of a strip, and a few times PIECE_BYTES or, where that is more, one row.
+    Memory: the last row of a strip, and a few times PIECE_BYTES (or one row, if that is more).
 
     Args:
         strips: of the whole height of the image.
-        image_size, out_size: height and width of the image and of what it is resized to.
+        image_size, out_size: height and width of the image before and after resizing.
         out_columns: first and last column + 1 of the resized image.
     """
     left, _ = source_column(out_columns, image_size, out_size)
     rows = _samples(image_size[0], out_size[0])
     columns = _Samples(*(part[slice(*out_columns)] for part in _samples(image_size[1], out_size[1])))
     columns = columns._replace(first=columns.first - left, second=columns.second - left)
-    done = 0  # rows that are handed out
+    done = 0  # rows that are yielded
     above = None
     for top, class_map in strips:
         channels, height, width = class_map.shape

@@ -1,4 +1,4 @@
-"""The model that is evaluated: a network that sees every image window by window."""
+"""The model that is evaluated: a network that is applied to every image window by window."""
 
 import itertools
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from hiervl.evaluation.label_maps import assemble, label_strips
-from hiervl.evaluation.sliding_window import Strip, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import Strip, cut, normalize_over_classes, plan_windows
 
 
 class SlidingWindowSegmenter(nn.Module):
-    """Applies a model to overlapping windows of every image and averages what it says about each pixel.
+    """Applies a model to overlapping windows of every image and averages its scores for each pixel.
 
     The steps for one image:
       1. windows of ``min(crop, image side)`` per axis, so an image smaller than the crop is one window;
@@ -20,13 +20,12 @@ class SlidingWindowSegmenter(nn.Module):
       3. their mean, with equal weight, over the windows that cover a pixel;
       4. bilinear resizing to the image's original height and width;
       5. the best class of every pixel.
-    Steps 3 to 5 run strip by strip: class maps are held of a few windows, and of the image only where ``class_maps``
-    asks for them.
+    Steps 3 to 5 run strip by strip. Only class maps of a few windows are in memory, and those of the image only if
+    ``class_maps`` is on.
 
-    ``model`` is a module that offers ``class_names``, the names of the C classes, and ``semantic_maps(images)``:
-    (n, 3, h, w), uint8 or float in 0…255, to non-negative class maps (n, C, h, w). This wrapper switches no modes:
-    whoever calls it puts it into evaluation mode first, as Detectron2's ``inference_on_dataset`` does. It records no
-    gradients.
+    ``model`` is a module with ``class_names``, the names of the C classes, and ``semantic_maps(images)``: (n, 3, h, w),
+    uint8 or float in 0…255, to non-negative class maps (n, C, h, w). This wrapper does not change modes: put it into
+    evaluation mode first, as Detectron2's ``inference_on_dataset`` does. It records no gradients.
     """
 
     model: Any
@@ -38,9 +37,9 @@ class SlidingWindowSegmenter(nn.Module):
         Args:
             model: see above.
             crop_size: side of the square window in pixels (INPUT.CROP_SIZE).
-            overlap: share by which neighbouring windows overlap at least, 0 ≤ overlap < 1 (TEST.OVERLAP).
+            overlap: least share by which neighbouring windows overlap, 0 ≤ overlap < 1 (TEST.OVERLAP).
             window_batch: windows that go through the model at once, see :func:`label_strips` (TEST.WINDOW_BATCH).
-            class_maps: give "sem_seg" too, as Detectron2's own and most other evaluators need.
+            class_maps: also give "sem_seg", which Detectron2's own and most other evaluators need.
         """
         super().__init__()
         if crop_size < 1 or window_batch < 1:
@@ -50,7 +49,7 @@ class SlidingWindowSegmenter(nn.Module):
         self.overlap = overlap
         self.window_batch = window_batch
         self.class_maps = class_maps
-        # inference_on_dataset restores the mode it found on the wrapper, and with it the model's.
+        # inference_on_dataset restores the mode of the wrapper, and so that of the model.
         self.training = model.training
 
     @torch.no_grad()
@@ -79,14 +78,14 @@ class SlidingWindowSegmenter(nn.Module):
 
         def keep(strip: Strip) -> None:
             height, width = strip.class_map.shape[-2:]
-            assert whole is not None  # it is called where class maps are asked for
+            assert whole is not None  # only called with class_maps
             whole[:, strip.top : strip.top + height, strip.left : strip.left + width] = strip.class_map
 
         strips = label_strips(
             lambda window: cut(image, window),
             size,
             plan_windows(size, self.crop_size, self.overlap),
-            lambda pixels, _: self._normalised_maps(pixels),
+            lambda pixels, _: self._normalized_maps(pixels),
             num_classes,
             window_batch=self.window_batch,
             out_size=out_size,
@@ -95,13 +94,13 @@ class SlidingWindowSegmenter(nn.Module):
         outputs = assemble(strips, out_size, num_classes)._asdict()
         return outputs if whole is None else {**outputs, "sem_seg": whole}
 
-    def _normalised_maps(self, images: torch.Tensor) -> torch.Tensor:
+    def _normalized_maps(self, images: torch.Tensor) -> torch.Tensor:
         class_maps = self.model.semantic_maps(images)
         if class_maps.shape[0] != images.shape[0] or class_maps.shape[-2:] != images.shape[-2:]:
             raise ValueError(
                 f"semantic_maps returned {tuple(class_maps.shape)} for images of shape {tuple(images.shape)}"
             )
-        return normalise_over_classes(class_maps)
+        return normalize_over_classes(class_maps)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -1,13 +1,13 @@
-"""Streaming metrics of semantic segmentation: one confusion matrix, whatever the number of images.
+"""Streaming metrics of semantic segmentation: one confusion matrix for any number of images.
 
 Conventions, all in percent:
 
-* IoU of a class: intersection / union of its pixels in truth and prediction. A class that is predicted but
-  never occurs in the truth has IoU 0; one that occurs in neither has none (nan).
+* IoU of a class: intersection / union of its pixels in truth and prediction. A class that is predicted but does not
+  occur in the truth has IoU 0; a class that occurs in neither has none (nan).
 * mIoU: mean over the classes that occur in the truth or the prediction, as semi-supervised papers and Detectron2 up
   to 0.6 compute it.
 * mIoU_in_truth: mean over the classes that occur in the truth. Detectron2's main branch calls this mIoU since 2022. It
-  is higher where a class is predicted that never occurs.
+  is higher if a class is predicted that does not occur.
 * fwIoU: mean of the IoUs weighted by the classes' pixels in the truth.
 * mACC: mean over the classes that occur in the truth of the share of their pixels that is predicted right.
 * pACC: share of all pixels that is predicted right.
@@ -16,7 +16,7 @@ Conventions, all in percent:
 * precision of a class: share of the pixels predicted as it that are right, unknown (nan) where nothing is predicted as
   it. recall: share of its pixels that is predicted right, unknown where it does not occur in the truth.
 
-Pixels that the truth ignores count nowhere, neither as truth nor as prediction.
+Pixels that the truth ignores do not count at all, neither as truth nor as prediction.
 """
 
 import json
@@ -35,7 +35,7 @@ from hiervl.data.loading import readers
 from hiervl.utils.files import write_text
 
 TASK = "sem_seg"
-TABLE_ROWS = 25  # more classes than this continue beside the first half
+TABLE_ROWS = 25  # with more classes than this, the table has two halves side by side
 OF_CLASSES = ("IoU", "F1", "precision", "recall")  # scores that every class has
 MEANS = ("mIoU", "mIoU_in_truth", "fwIoU", "mACC", "pACC", "mF1")
 
@@ -45,21 +45,21 @@ logger = logging.getLogger(__name__)
 class ClassScores(dict):
     """Scores by class name.
 
-    It formats as the mean of the scores there are, because Detectron2's ``print_csv_format`` writes every
-    entry of a task as one number.
+    Formatted, it is the mean of the known scores, because Detectron2's ``print_csv_format`` writes every entry of a
+    task as one number.
     """
 
     def __format__(self, spec: str) -> str:
-        return format(mean_of_known(list(self.values())), spec) if spec else str(self)
+        return format(mean_known(list(self.values())), spec) if spec else str(self)
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Compares predicted class maps with label files, as Detectron2's ``inference_on_dataset`` asks for.
+    """Compares predicted class maps with label files, as an evaluator for Detectron2's ``inference_on_dataset``.
 
-    It reads "labels", so that no class maps of whole images need be held; others need "sem_seg".
+    It reads "labels", so class maps of whole images are not needed. Other evaluators need "sem_seg".
 
-    The state is one int64 matrix (C, C), rows truth and columns prediction, and a count of images. With
-    several processes, each counts its own images and the first one adds the matrices up.
+    The state is one int64 matrix (C, C), rows truth and columns prediction, and a count of images. With several
+    processes, each counts its own images, and the first one adds the matrices.
     """
 
     reads_class_maps = False
@@ -76,7 +76,7 @@ class SemanticEvaluator(DatasetEvaluator):
         Args:
             class_names: the C classes in the order of their labels; no name twice.
             ignore_label: label of the pixels that do not count.
-            distributed: add up the counts of all processes; otherwise only this process counts.
+            distributed: add the counts of all processes; off: only this process counts.
             read_label: reads a label file, with the arguments of the default.
         """
         if len(set(class_names)) != len(class_names):
@@ -101,7 +101,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 "sem_seg" (C, height, width), the class maps that Detectron2's networks give.
 
         Raises:
-            ValueError: truth and prediction differ in size, or the truth holds a label that is no class.
+            ValueError: truth and prediction differ in size, or the truth holds a label that is not a class.
         """
         for image_inputs, image_outputs in zip(inputs, outputs):
             prediction = _labels(image_outputs)
@@ -172,12 +172,12 @@ def scores_from_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> 
     accuracy = _ratio(hits, in_truth)
     frequency = _ratio(in_truth, in_truth.sum())
     return {
-        "mIoU": 100 * mean_of_known(iou),
-        "mIoU_in_truth": 100 * mean_of_known(iou[in_truth > 0]),
+        "mIoU": 100 * mean_known(iou),
+        "mIoU_in_truth": 100 * mean_known(iou[in_truth > 0]),
         "fwIoU": 100 * float(np.sum((frequency * iou)[in_truth > 0])) if in_truth.any() else math.nan,
-        "mACC": 100 * mean_of_known(accuracy),
+        "mACC": 100 * mean_known(accuracy),
         "pACC": 100 * float(_ratio(hits.sum(), in_truth.sum())),
-        "mF1": 100 * mean_of_known(f1),
+        "mF1": 100 * mean_known(f1),
         "IoU": _by_name(class_names, iou),
         "F1": _by_name(class_names, f1),
         "precision": _by_name(class_names, _ratio(hits, in_prediction)),
@@ -189,7 +189,7 @@ def _by_name(class_names: Sequence[str], shares: np.ndarray) -> ClassScores:
     return ClassScores((name, 100 * float(share)) for name, share in zip(class_names, shares))
 
 
-def mean_of_known(values: Sequence[float] | np.ndarray) -> float:
+def mean_known(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the values that are not nan; nan if there are none."""
     numbers = np.asarray(values, dtype=np.float64)
     known = numbers[~np.isnan(numbers)]
@@ -197,13 +197,13 @@ def mean_of_known(values: Sequence[float] | np.ndarray) -> float:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Element-wise quotient, nan where the denominator is 0."""
+    """Element-wise quotient; nan where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator), np.asarray(denominator))
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
 def format_results_table(results: dict[str, dict[str, Any]]) -> str:
-    """What :meth:`SemanticEvaluator.evaluate` returns, as text: a table of the classes, then the means."""
+    """The results of :meth:`SemanticEvaluator.evaluate` as text: a table of the classes, then the means."""
     scores = results[TASK]
     classes = [(name, *(_percent(scores[kind][name]) for kind in OF_CLASSES)) for name in scores["IoU"]]
     height = max(TABLE_ROWS, -(-len(classes) // 2))
@@ -236,7 +236,7 @@ def _percent(value: float) -> str:
 
 
 def write_results(results: Mapping, path: str) -> None:
-    """Write results as JSON, nan as null. The file appears complete, or keeps its old content."""
+    """Write results as JSON, with nan as null. The file is written completely or keeps its old content."""
     write_text(path, json.dumps(_without_nan(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

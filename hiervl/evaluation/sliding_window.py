@@ -1,4 +1,4 @@
-"""Class maps of images of any size: what a model says in overlapping windows, averaged strip by strip."""
+"""Class maps of images of any size: a model's scores in overlapping windows, averaged strip by strip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from hiervl.evaluation.resizing import resized_column, source_column
 
-# Added to every class before normalising, so that a pixel without any score becomes uniform instead of 0 / 0.
+# Added to every class before normalising, so that a pixel without scores becomes uniform instead of 0 / 0.
 SCORE_FLOOR = 1e-12
 
 
@@ -19,12 +19,12 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
-    seen_size: tuple[int, int]  # height and width that the model is given it in
+    seen_size: tuple[int, int]  # height and width at which the model sees it
     view: int = 0  # which scale it belongs to
 
 
 class Strip(NamedTuple):
-    """A finished part of the averaged class maps, to be used before the next one is asked for: its memory is reused."""
+    """A finished part of the averaged class maps. Use it before taking the next one: its memory is reused."""
 
     top: int
     left: int
@@ -32,7 +32,7 @@ class Strip(NamedTuple):
 
 
 def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> list[int]:
-    """First pixels of windows that cover ``length`` pixels along one axis, in increasing order.
+    """First pixels of the windows that cover ``length`` pixels along one axis, in increasing order.
 
     Neighbouring windows share at least ``overlap`` (0 ≤ overlap < 1) of their length, rounded to a pixel. The
     last window is moved back to end at the edge. A window as long as the axis, or longer, gives ``[0]``.
@@ -48,7 +48,7 @@ def sliding_window_positions(length: int, window: int, overlap: float = 0.5) -> 
     return list(range(0, last, stride)) + [last]
 
 
-def normalise_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
+def normalize_over_classes(class_maps: torch.Tensor) -> torch.Tensor:
     """Scale non-negative maps (n, C, h, w) so that every pixel sums to 1; all-zero pixels become uniform."""
     class_maps = class_maps.float() + SCORE_FLOOR
     return class_maps.div_(class_maps.sum(dim=1, keepdim=True))
@@ -59,8 +59,8 @@ def plan_windows(
 ) -> list[Window]:
     """Windows that cover an image (height, width) once per scale, from the top to the bottom.
 
-    At scale s a window of ``crop_size`` / s pixels is shown to the model resized by s. An axis that is shorter than
-    the window is one window.
+    At scale s, a window of ``crop_size`` / s pixels is resized by s for the model. An axis shorter than the window is
+    one window.
     """
     windows = []
     for view, scale in enumerate(scales):
@@ -74,7 +74,7 @@ def plan_windows(
 
 
 def _seen_length(length: int, side: int, scale: float, crop_size: int) -> int:
-    """Pixels in which the model is given an axis of a window; a whole window has the size of a crop, not rounded."""
+    """Length in pixels at which the model sees an axis of a window. A full window has exactly the size of a crop."""
     return crop_size if length == side else max(1, round(length * scale))
 
 
@@ -89,9 +89,9 @@ def averaged_strips(
     max_width: int | None = None,
     out_size: tuple[int, int] | None = None,
 ) -> Iterator[Strip]:
-    """Average what a model says in overlapping windows, and hand out every part of the image once it is finished.
+    """Average a model's scores in overlapping windows, and yield every part of the image when it is finished.
 
-    Memory: one accumulator of C × (rows in which windows are still open) × ``max_width``, and one batch.
+    Memory: one accumulator of C × (rows with unfinished windows) × ``max_width``, and one batch.
 
     Args:
         read: window → its pixels (3, height, width), uint8 or float in 0…255, on the model's device.
@@ -99,9 +99,9 @@ def averaged_strips(
         windows: of :func:`plan_windows`.
         predict: pixels (n, 3, *seen_size) of n windows of one size → class maps (n, C, *seen_size) that sum to 1.
         window_batch: windows that go through the model at once.
-        blend: a window counts less towards its edges; otherwise all its pixels count alike.
-        max_width: images wider than this are done in columns, the windows between two columns twice; None: in one.
-        out_size: height and width that the mean is resized to, bilinearly; None: the image's.
+        blend: windows count less towards their edges; off: all pixels count alike.
+        max_width: wider images are done in columns, with the windows between two columns done twice; None: no columns.
+        out_size: height and width to which the mean is resized bilinearly; None: those of the image.
     """
     out_size = image_size if out_size is None else out_size
     out_width = out_size[1]
@@ -126,7 +126,7 @@ def _strips_of_column(
     rows = _open_rows(batches)
     total: torch.Tensor | None = None
     weight: torch.Tensor | None = None
-    done = 0  # rows above are handed out; the accumulator starts here
+    done = 0  # rows above are finished; the accumulator starts here
     for batch in batches:
         top = batch[0].top
         if total is not None and weight is not None and top > done:
@@ -145,13 +145,13 @@ def _strips_of_column(
             place = (slice(window.top - done, window.top - done + window.height), slice(first - left, last - left))
             total[(slice(None), *place)].addcmul_(class_map[..., part], window_weight[..., part])
             weight[place] += window_weight[..., part]
-        del class_maps, class_map  # or they would be held while the next ones are made
+        del class_maps, class_map  # else they stay in memory while the next ones are made
     if total is not None and weight is not None:
         yield done, _mean(total, weight, height - done)
 
 
 def _batches(windows: Sequence[Window], window_batch: int) -> list[list[Window]]:
-    """Neighbours in the list that the model sees in one size."""
+    """Batches of neighbours in the list that the model sees at the same size."""
     batches: list[list[Window]] = []
     for window in windows:
         last = batches[-1] if batches else None
@@ -191,14 +191,14 @@ def _window_weight(class_maps: torch.Tensor, blend: bool) -> torch.Tensor:
 
 
 def _mean(total: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
-    """The mean of the first ``rows`` rows, in their place."""
+    """The mean of the first ``rows`` rows, computed in place."""
     return total[:, :rows].div_(weight[:rows])
 
 
 def _move_up(accumulator: torch.Tensor, rows: int) -> None:
-    """Forget the first ``rows`` rows of (…, rows, width)."""
+    """Drop the first ``rows`` rows of (…, rows, width) and move the others up."""
     height = accumulator.shape[-2]
-    for start in range(rows, height, rows):  # piece by piece, so that none is moved onto itself and none copied aside
+    for start in range(rows, height, rows):  # no piece overlaps its target
         piece = accumulator[..., start : start + rows, :]
         accumulator[..., start - rows : start - rows + piece.shape[-2], :] = piece
     accumulator[..., max(0, height - rows) :, :] = 0

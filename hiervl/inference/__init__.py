@@ -1,1 +1,1 @@
-"""What is done with a trained network: prediction, results in files, zero-shot pictures, export."""
+"""Use a trained network: prediction, result files, zero-shot pictures, export."""

@@ -1,7 +1,6 @@
-"""Predictions as drafts for the tools that people correct them in: labelme, CVAT, Label Studio, and YOLO's text files.
-
-Every connected region of a class that is no background is a polygon, as in COCO drafts (``annotation_files.py``). What
-is written here is read again as annotations by ``hiervl/data/folders/formats/``.
+"""Predictions as drafts for annotation tools, where people correct them: labelme, CVAT, Label Studio, YOLO's text
+files.@@Every connected region of a class (except background) is a polygon, as in COCO drafts (``annotation_files.py``).
+``hiervl/data/folders/formats/`` can read these files as annotations.
 """
 
 import os
@@ -19,7 +18,7 @@ from hiervl.inference.predictor import Prediction
 from hiervl.utils.files import json_text, write_text
 
 FORMATS = ("labelme", "cvat", "label_studio", "yolo")
-LABELME_VERSION = "5.5.0"  # whose format is written
+LABELME_VERSION = "5.5.0"  # their formats are written
 MODEL_VERSION = "hiervl"
 # CVAT takes an image that it does not find by name for the frame of this number, if there is one: better an error.
 FIRST_CVAT_ID = 1_000_000
@@ -33,10 +32,10 @@ class Region(NamedTuple):
 
 
 class DraftImage(NamedTuple):
-    """What is known of an image.
+    """An image and its regions.
 
     Attributes:
-        name: of its results, with / between folders and without a suffix.
+        name: name of its results, with / between folders and without a suffix.
         file: its path.
         size: height and width.
         regions: of all classes but the background.
@@ -55,12 +54,12 @@ class DraftImage(NamedTuple):
 
 
 def regions_of(prediction: Prediction, classes: Sequence[ClassDefinition]) -> list[Region]:
-    """The regions of a prediction that are worth a person's work."""
+    """The regions of a prediction that are large enough to be worth correcting."""
     return [Region(region.label, outline) for region, outline in draft_regions(prediction, drawn_classes(classes))]
 
 
 def drawn_classes(classes: Sequence[ClassDefinition]) -> list[int]:
-    """Labels of the classes that are drawn: all but the background."""
+    """Labels of the drawn classes: all except the background."""
     return [label for label, definition in enumerate(classes) if not definition.background]
 
 
@@ -71,14 +70,14 @@ class AnnotationDrafts:
         """
         Args:
             classes: in the order of the labels.
-            formats: of :data:`FORMATS`.
+            formats: some of :data:`FORMATS`.
         """
         self.folder, self.classes = folder, list(classes)
         self.formats = [name for name in FORMATS if name in formats]
         self.drawn = drawn_classes(classes)
 
     def write_image(self, image: DraftImage) -> None:
-        """The files that belong to one image alone: those of labelme and YOLO."""
+        """Write the files of one image: those of labelme and YOLO."""
         if "labelme" in self.formats:
             path = self._path("labelme", f"{image.name}.json")
             content = labelme_content(image, path, self.classes)
@@ -87,7 +86,7 @@ class AnnotationDrafts:
             write_text(self._path("yolo", f"labels/{image.name}.txt"), yolo_lines(image, self.drawn))
 
     def write_all(self, images: Iterable[DraftImage]) -> None:
-        """The files of all images together, and what says which class is which."""
+        """Write the files for all images together, and the lists of classes."""
         images = list(images)
         if "cvat" in self.formats:
             text = "".join(cvat_lines(images, self.classes, self.drawn))
@@ -113,7 +112,7 @@ def _points(region: Region) -> list[tuple[float, float]]:
 
 
 def labelme_content(image: DraftImage, path: Path, classes: Sequence[ClassDefinition]) -> dict[str, Any]:
-    """A labelme file that will lie at ``path``; labelme loads the image from beside or from the path in it."""
+    """The content of a labelme file at ``path``. labelme loads the image beside it, or from the path in it."""
     return {
         "version": LABELME_VERSION,
         "flags": {},
@@ -144,7 +143,7 @@ def _relative(file: str, folder: Path) -> str:
 
 
 def yolo_lines(image: DraftImage, drawn: Sequence[int]) -> str:
-    """A line per region: the number of its class among those drawn, and its outline in shares of the size."""
+    """A line per region: the number of its class among the drawn classes, and its outline in shares of the size."""
     height, width = image.size
     lines = []
     for region in image.regions:
@@ -172,7 +171,7 @@ def cvat_lines(images: Sequence[DraftImage], classes: Sequence[ClassDefinition],
 
 
 def label_studio_task(image: DraftImage, classes: Sequence[ClassDefinition]) -> dict[str, Any]:
-    """A task with a prediction, which Label Studio shows as a draft; its image comes from local storage."""
+    """A task with a prediction, which Label Studio shows as a draft. The image comes from local storage."""
     height, width = image.size
     result = [
         {
@@ -199,7 +198,7 @@ def label_studio_task(image: DraftImage, classes: Sequence[ClassDefinition]) -> 
 
 
 def label_studio_config(classes: Sequence[ClassDefinition], drawn: Sequence[int]) -> str:
-    """The labeling interface that the tasks' predictions need."""
+    """The labelling interface that the predictions of the tasks need."""
     labels = "".join(
         f"    <Label value={quoteattr(classes[label].name)} background={quoteattr(_hex(classes[label].color))}/>\n"
         for label in drawn

@@ -1,4 +1,4 @@
-"""Label maps as drafts for annotation tools: regions as polygons in COCO's JSON, which the tools let people drag."""
+"""Label maps as drafts for annotation tools: regions as polygons in COCO's JSON, which people can edit there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from hiervl.utils.files import write_json
 class CocoDraft:
     """Collects label maps and writes them as one COCO file of instances.
 
-    Every connected region of a class that is no background is an annotation with one polygon, a hole being joined to
-    the outline by a cut of no width: Label Studio reads neither run lengths nor rings of their own.
+    Every connected region of a class (except background) is an annotation with one polygon. A hole is joined to the
+    outline by a cut of zero width, because Label Studio reads neither run lengths nor separate rings.
     """
 
     def __init__(self, classes: Sequence[ClassDefinition]):
@@ -25,7 +25,7 @@ class CocoDraft:
         self.categories = [{"id": category_id(label), "name": classes[label].name} for label in self.drawn]
 
     def add(self, file_name: str, prediction: Prediction) -> None:
-        """file_name: the image's, as the annotation tool will know it."""
+        """file_name: the name by which the annotation tool knows the image."""
         height, width = prediction.semantic.shape
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
@@ -43,6 +43,6 @@ class CocoDraft:
             )
 
     def write(self, path: Path) -> None:
-        """Write the file, which appears complete or not at all."""
+        """Write the file, completely or not at all."""
         content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
         write_json(path, content)

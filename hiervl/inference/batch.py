@@ -1,4 +1,4 @@
-"""Many files, one after the other: what cannot be read is reported, and the rest goes on."""
+"""Predict many files. Files that cannot be read are reported, and the others are predicted."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,7 +44,7 @@ class BatchPredictor:
         self.results = results
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | None]]:
-        """Predict every item; yields it with what was wrong, or None.
+        """Predict every item. Yields it with an error message, or None.
 
         Raises:
             UserError: the results cannot be written.
@@ -62,7 +62,7 @@ class BatchPredictor:
                 yield item, None
 
     def names(self, items: Iterable[Item]) -> Iterator[str]:
-        """Names of all images, those of the frames of videos that are done among them."""
+        """Names of all images, including the frames of finished videos."""
         for item in items:
             if not item.is_video:
                 yield item.name
@@ -97,12 +97,12 @@ class BatchPredictor:
 
     def _raster_of(self, kind: str, item: Item, size, georeference: GeoReference | None):
         is_mask = kind == "mask"
-        colours = self.results.colours if is_mask else None
+        colors = self.results.colors if is_mask else None
         dtype = self.predictor.label_type if is_mask else np.uint8
-        return write_raster(self.results.path(kind, item.name, ".tif"), size, dtype, georeference, colours)
+        return write_raster(self.results.path(kind, item.name, ".tif"), size, dtype, georeference, colors)
 
     def _by_windows(self, item: Item) -> None:
-        """An image that is never in memory as a whole."""
+        """Predict an image that is never in memory as a whole."""
         whole = {"instances", "panoptic", *DRAFT_FORMATS} & set(self.results.kinds)
         if whole:
             raise UserError(
@@ -119,8 +119,8 @@ class BatchPredictor:
             for strip in self.predictor.strips(raster.read, raster.size):
                 write_mask(strip.top, strip.left, strip.labels)
                 write_confidence(strip.top, strip.left, confidence_bytes(strip.confidence))
-                of_strip = self.results.count(strip.labels, strip.confidence)
-                counts, sure = counts + of_strip[0], sure + of_strip[1]
+                strip_counts = self.results.count(strip.labels, strip.confidence)
+                counts, sure = counts + strip_counts[0], sure + strip_counts[1]
         if "overlay" in self.results.kinds:
             self._preview(item, raster)
         raster.close()
@@ -137,7 +137,8 @@ class BatchPredictor:
         write_png(self.results.path("overlay", item.name), Image.fromarray(drawn))
 
     def _video(self, item: Item) -> None:
-        """Every frame as an image of its own, the overlays as a video; marked as done when all frames are."""
+        """Predict every frame as an image, and write the overlays as a video. It is marked as done when all frames
+        are."""
         if self.results.drafts.formats:
             raise UserError(
                 f"{item.path} is a video, which {', '.join(self.results.drafts.formats)} cannot annotate: save its "
@@ -151,7 +152,8 @@ class BatchPredictor:
         write_json(self.results.path("json", item.name, ".json"), record)
 
     def _frames(self, item: Item, video: Video, overlays: Path | None) -> int:
-        """Write every frame's results, and their overlays as the video ``overlays``; returns the number of frames."""
+        """Write the results of every frame, and the overlays as the video ``overlays``. Returns the number of
+        frames."""
         writer, count = None, 0
         try:
             for count, frame in enumerate(video, start=1):
@@ -172,7 +174,7 @@ class BatchPredictor:
 def read_ahead(
     items: Sequence[Item], bands: Bands | None = None
 ) -> Iterator[tuple[Item, None | WholeImage | UserError]]:
-    """Items with their pixels, read while the network works; None: to be read piece by piece."""
+    """Items with their pixels, read while the network works. None instead of pixels: read the image by windows."""
     with ThreadPoolExecutor(1) as reader:
         waiting: list[tuple[Item, Future]] = []
         for item in items:
@@ -220,6 +222,6 @@ def _video_writer(path: str, fps: float, shape) -> cv2.VideoWriter:
 
 
 def _even(picture: np.ndarray) -> np.ndarray:
-    """Video codecs want even sides."""
+    """Make both sides even, because video codecs need that."""
     height, width = picture.shape[:2]
     return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)

@@ -1,4 +1,4 @@
-"""TIFFs read and written by windows, with their place on Earth, where rasterio is installed."""
+"""Read and write TIFFs by windows, with their geographic position, if rasterio is installed."""
 
 import contextlib
 import warnings
@@ -13,11 +13,11 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.files import whole_file
 
 BLOCK = 256  # side of the tiles in files that are written, in pixels
-CACHE_MEGABYTES = 256  # of GDAL, whose default is a share of the machine's memory
+CACHE_MEGABYTES = 256  # cache of GDAL, whose default is a share of the machine's memory
 
 
 class GeoReference(NamedTuple):
-    """Where on Earth an image lies, in rasterio's terms."""
+    """The geographic position of an image, as rasterio describes it."""
 
     crs: Any
     transform: Any
@@ -29,10 +29,10 @@ class Raster:
     def __init__(self, path: str, bands: Bands | None = None):
         """
         Args:
-            bands: which are read; None: the first three, or the first alone.
+            bands: the bands to read; None: the first three, or only the first.
 
         Raises:
-            UserError: the file is broken, or its pixels are no image.
+            UserError: the file is broken, or its pixels are not an image.
         """
         self.bands = bands
         rasterio = _rasterio()
@@ -53,13 +53,13 @@ class Raster:
 
     @property
     def georeference(self) -> GeoReference | None:
-        """None where the file has none."""
+        """The geographic position; None if the file has none."""
         return GeoReference(self._file.crs, self._file.transform) if self._file.crs is not None else None
 
     def read(self, window: Window | None = None, reduced_to: tuple[int, int] | None = None) -> np.ndarray:
-        """RGB pixels (h, w, 3) uint8 of a window, or of the whole file, perhaps reduced to a size (height, width).
+        """RGB pixels (h, w, 3) uint8 of a window or of the whole file, perhaps reduced to a size (height, width).
 
-        The first three bands are red, green and blue; of one or two bands the first is grey. 16 bits become 8.
+        The first three bands are red, green and blue. With one or two bands, the first is grey. 16 bits become 8.
         """
         rasterio = _rasterio()
         place = None
@@ -90,7 +90,7 @@ def is_tiff(path: str) -> bool:
 
 
 def read_values(path: str, size: tuple[int, int]) -> np.ndarray:
-    """The first band as it stands, reduced to ``size`` (height, width) by leaving pixels out."""
+    """The first band unchanged, reduced to ``size`` (height, width) by skipping pixels."""
     with _settings(), _rasterio().open(path) as file:
         return file.read(1, out_shape=size)
 
@@ -101,13 +101,13 @@ def write_raster(
     size: tuple[int, int],
     dtype: type,
     georeference: GeoReference | None = None,
-    colours: Sequence[Sequence[int]] | None = None,
+    colors: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Callable[[int, int, np.ndarray], None]]:
-    """Write a one-band TIFF part by part; the file appears when it is whole.
+    """Write a one-band TIFF part by part. The file appears when it is complete.
 
     Args:
         size: height and width.
-        colours: RGB of the values 0, 1, …; kept in the file where its type is uint8.
+        colors: RGB of the values 0, 1, …; kept in the file where its type is uint8.
 
     Yields:
         a function from top, left and an array (h, w) that writes it there.
@@ -120,8 +120,8 @@ def write_raster(
         profile.update(crs=georeference.crs, transform=georeference.transform)
     options = {"compress": "deflate", "bigtiff": "if_safer", **profile}
     with whole_file(path) as temporary, _settings(), rasterio.open(temporary, "w", **options) as file:
-        if colours is not None and np.dtype(dtype) == np.uint8:
-            file.write_colormap(1, {value: (*map(int, colour), 255) for value, colour in enumerate(colours)})
+        if colors is not None and np.dtype(dtype) == np.uint8:
+            file.write_colormap(1, {value: (*map(int, color), 255) for value, color in enumerate(colors)})
 
         def write(top: int, left: int, values: np.ndarray) -> None:
             place = rasterio.windows.Window(left, top, values.shape[1], values.shape[0])
@@ -131,7 +131,7 @@ def write_raster(
 
 
 def _rasterio():
-    """rasterio, which is optional, without its remark on files that have no place on Earth."""
+    """Import rasterio, which is optional, without its warning about files that have no geographic position."""
     import rasterio
     import rasterio.windows
 
@@ -145,7 +145,7 @@ def _settings():
 
 def _palette_of(file) -> np.ndarray:
     palette = np.zeros((256, 3), np.uint8)
-    for value, colour in file.colormap(1).items():
+    for value, color in file.colormap(1).items():
         if value < len(palette):
-            palette[value] = colour[:3]
+            palette[value] = color[:3]
     return palette

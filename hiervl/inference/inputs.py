@@ -1,4 +1,4 @@
-"""What there is to predict: files, folders, patterns and videos as a list of items with names for their results."""
+"""The inputs of prediction: files, folders, patterns and videos as a list of items with names for their results."""
 
 import glob
 import os
@@ -24,7 +24,7 @@ class Item(NamedTuple):
     """One image or video."""
 
     path: str
-    name: str  # of its results, with / between folders and without a suffix
+    name: str  # name of its results, with / between folders and without a suffix
 
     @property
     def is_video(self) -> bool:
@@ -32,11 +32,11 @@ class Item(NamedTuple):
 
 
 def list_items(inputs: Sequence[str], output: str) -> list[Item]:
-    """The images and videos that ``inputs`` mean, sorted, each once.
+    """The images and videos of ``inputs``, sorted, each once.
 
     Args:
         inputs: files (any suffix), folders (searched to any depth for known suffixes) and patterns with *, ** or ?.
-        output: folder of the results, in which nothing is looked for.
+        output: folder of the results, which is not searched.
 
     Raises:
         UserError: an input does not exist, or there is nothing to predict.
@@ -63,7 +63,7 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
 
 
 def left_out(inputs: Sequence[str], output: str) -> list[Unused]:
-    """Files in the folders among ``inputs`` that are neither images nor videos, without those below ``output``."""
+    """Files in the folders of ``inputs`` that are neither images nor videos, except below ``output``."""
     results = os.path.abspath(output)
     found = []
     for folder in filter(os.path.isdir, inputs):
@@ -86,7 +86,7 @@ def _files_of(text: str, results: str) -> list[tuple[str, str]]:
     matches = sorted(path for path in glob.iglob(text, recursive=True) if _is_known(path) and os.path.isfile(path))
     if not matches:
         raise UserError(f"no image or video matches '{text}'.")
-    # Folders that the pattern itself spells out are the same for all and say nothing.
+    # Folders that the pattern names are the same for all files, so they are left out of the names.
     fixed = Path(*[part for part in _until_magic(Path(text).parts)])
     return [(path, os.path.relpath(path, fixed)) for path in matches if not _is_below(path, results)]
 
@@ -107,7 +107,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """The name without its suffix; with it, and with a number, where another file already has that name."""
+    """The name without its suffix. If another file has that name: with the suffix, and then with a number."""
     name = name.replace(os.sep, "/")
     candidates = [os.path.splitext(name)[0], name]
     number = 2
@@ -133,7 +133,7 @@ class Video:
         self.fps = rate if 0 < rate < 1000 else DEFAULT_FPS
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 RGB. Raises: UserError: there is none."""
+        """Frames (H, W, 3) uint8 RGB. Raises: UserError: there are none."""
         is_empty = True
         while True:
             is_read, frame = self._capture.read()

@@ -1,8 +1,8 @@
-"""Which unlabelled images to label next: scores of one image, and the choice among many.
+"""Suggest which unlabelled images to label next: scores of one image, and the choice among many.
 
-An image is worth a label where the network is unsure of it, where student and teacher say different things, and where
-it shows what no chosen image shows yet. Unsure pixels are counted by class, each class against its mean over all
-images: otherwise the frequent classes decide, and with few labels it is the rare ones that are missing.
+A label of an image helps if the network is uncertain there, if student and teacher disagree, and if the image shows
+something that no chosen image shows yet. Uncertain pixels are counted by class, relative to the mean of the class over
+all images. Otherwise frequent classes would decide, but with few labels the rare classes are missing.
 """
 
 import math
@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiervl.evaluation.label_maps import CLASS_MAP_BYTES
-from hiervl.evaluation.sliding_window import averaged_strips, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import averaged_strips, cut, normalize_over_classes, plan_windows
 from hiervl.modeling import HierVL
 
-COPIES = 6  # of the class maps of both networks, while they are averaged and compared
+COPIES = 6  # bytes for the class maps of both networks while they are averaged and compared
 FLOOR = 1e-12
 
 
 class ImageScores(NamedTuple):
-    """What is kept of an image.
+    """The scores of an image.
 
     Attributes:
         uncertainty: (C,) float32. Summed over the classes it is the mean over the pixels of the entropy of the two
@@ -55,7 +55,7 @@ class LabelScorer:
         """
         Args:
             student, teacher: in evaluation mode, with the same classes.
-            crop_size, short_side, overlap, window_batch: as of ``HierVLPredictor``.
+            crop_size, short_side, overlap, window_batch: as in ``HierVLPredictor``.
         """
         self.student = student
         self.teacher = teacher
@@ -83,25 +83,25 @@ class LabelScorer:
             blend=True,
             max_width=max(2 * side, widest),
         ):
-            of_strip = by_class(strip.class_map[:classes], strip.class_map[classes:])
-            unsure += of_strip[0].cpu()
-            disagreeing += of_strip[1].cpu()
+            strip_scores = by_class(strip.class_map[:classes], strip.class_map[classes:])
+            unsure += strip_scores[0].cpu()
+            disagreeing += strip_scores[1].cpu()
         pixel_count = size[0] * size[1]
         return ImageScores((unsure / pixel_count).numpy(), (disagreeing / pixel_count).numpy(), self.embed(pixels))
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> np.ndarray:
-        """(3, H, W) uint8 → CLIP's pooled embedding of the whole image, shown as one square crop: (D,), length 1."""
+        """(3, H, W) uint8 → CLIP's pooled embedding of the whole image, resized to one square crop: (D,), length 1."""
         square = F.interpolate(
             pixels[None].float(), (self.crop_size, self.crop_size), mode="bilinear", align_corners=False, antialias=True
         )
-        images = self.student.normalise(list(square))
+        images = self.student.normalize(list(square))
         pooled = self.student.pooled_embedding(images)
         return F.normalize(pooled[0].float(), dim=0).cpu().numpy()
 
     def _both_maps(self, windows: Tensor) -> Tensor:
         """(n, 3, h, w) → (n, 2 · C, h, w): the student's class map above the teacher's."""
-        maps = [normalise_over_classes(network.semantic_maps(windows)) for network in (self.student, self.teacher)]
+        maps = [normalize_over_classes(network.semantic_maps(windows)) for network in (self.student, self.teacher)]
         return torch.cat(maps, dim=1)
 
 
@@ -110,7 +110,7 @@ def by_class(student: Tensor, teacher: Tensor) -> Sequence[Tensor]:
     mean = (student + teacher) / 2
     entropy_of_mean = _entropy(mean)
     divergence = (entropy_of_mean - (_entropy(student) + _entropy(teacher)) / 2).clamp(min=0)
-    unsure = (mean * entropy_of_mean).sum((1, 2)) / math.log(max(len(mean), 2))  # one class is never unsure
+    unsure = (mean * entropy_of_mean).sum((1, 2)) / math.log(max(len(mean), 2))  # one class is never uncertain
     return unsure, (mean * divergence).sum((1, 2)) / math.log(2)
 
 
@@ -120,10 +120,10 @@ def _entropy(class_map: Tensor) -> Tensor:
 
 
 class ScoreTable:
-    """Scores of many images: some hundred numbers each, in arrays that are made once."""
+    """Scores of many images, a few hundred numbers each, in arrays that are allocated once."""
 
     def __init__(self, size: int):
-        """size: the most images that will be added."""
+        """size: the largest number of images that will be added."""
         self.size = size
         self.names: list[str] = []
         self._columns: list[np.ndarray] = []
@@ -162,36 +162,36 @@ class Suggestion(NamedTuple):
     novelty: float  # 0…2, distance of its embedding to the nearest image labelled or chosen before; 2 for the first
 
 
-def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -> list[Suggestion]:
-    """Choose images greedily, the best first.
+def suggest(table: ScoreTable, count: int, labeled: np.ndarray | None = None) -> list[Suggestion]:
+    """Choose images greedily, best first.
 
-    With m_ic = uncertainty_ic / mean_j uncertainty_jc + disagreement_ic / mean_j disagreement_jc, what is unsure of
-    class c in image i, the next image is the one with the largest
+    Let m_ic = uncertainty_ic / mean_j uncertainty_jc + disagreement_ic / mean_j disagreement_jc be the uncertainty
+    about class c in image i. The next image is the one with the largest
 
         gain · novelty = Σ_c [log(1 + M_c + m_ic) − log(1 + M_c)] · min_k ‖e_i − e_k‖,
 
-    M_c being the sum of m over the images chosen before, and k running over these and the labelled ones. The logarithm
-    lets a class count less the more of it has been chosen.
+    where M_c is the sum of m over the images chosen before, and k runs over these and the labelled images. Because of
+    the logarithm, a class counts less the more of it has been chosen.
 
     Args:
-        count: at most so many.
-        labelled: (L, D) embeddings of length 1 of the images that have labels; None: unknown.
+        count: the largest number of images to choose.
+        labeled: (L, D) embeddings of length 1 of the images that have labels; None: unknown.
 
     Returns:
-        Images in the order of their choice. Ties go to the first name; the order of the table does not matter.
+        Images in the order of choice. For ties the first name wins; the order of the table does not matter.
     """
     order = sorted(range(len(table)), key=table.names.__getitem__)
     unsure = _against_mean(table.uncertainty[order]) + _against_mean(table.disagreement[order])
     embeddings = table.embeddings[order]
     distance = np.full(len(order), 2.0, np.float32)
-    for embedding in () if labelled is None else labelled:
+    for embedding in () if labeled is None else labeled:
         distance = np.minimum(distance, _distance(embeddings, embedding))
     chosen: list[Suggestion] = []
     covered = np.zeros(unsure.shape[1], np.float32)
     left = np.ones(len(order), bool)
     for _ in range(min(count, len(order))):
         gain = np.log1p(unsure / (1 + covered)).sum(1)
-        # Copies of what is chosen have a novelty of 0 all alike: the gain is to decide between them.
+        # Copies of chosen images all have novelty 0. Then the gain decides between them.
         best = int(np.lexsort((-np.arange(len(order)), gain, np.where(left, gain * distance, -1)))[-1])
         chosen.append(Suggestion(order[best], float(distance[best])))
         covered += unsure[best]
@@ -201,7 +201,7 @@ def suggest(table: ScoreTable, count: int, labelled: np.ndarray | None = None) -
 
 
 def _against_mean(column: np.ndarray) -> np.ndarray:
-    """(images, C) in units of the class's mean; 0 where that is 0."""
+    """(images, C), divided by the mean of the class; 0 where that is 0."""
     return column / np.maximum(column.mean(0, dtype=np.float64), FLOOR).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Regions of a label map as polygons that people can drag, a hole being joined to the outline by a cut of no width."""
+"""Regions of a label map as polygons that people can edit. A hole is joined to the outline by a cut of zero width."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from scipy.spatial import cKDTree
 from hiervl.inference.postprocess import Instance, objects_of_map
 from hiervl.inference.predictor import Prediction
 
-# Polygons may leave a region's border by so many pixels, which saves most of their points: the first at which the
-# polygon and the region agree well enough. The last one is exact.
+# Tolerances in pixels for simplified polygons, which need far fewer points. The first one with a good enough match is
+# used; the last one is exact.
 TOLERANCES = (1.0, 0.5, 0.0)
 MIN_IOU = 0.95
-# Regions of a smaller share of the image, or of fewer pixels, are no work for a person: they are left out.
+# Regions with a smaller share of the image, or fewer pixels, are left out: they are not worth correcting.
 MIN_SHARE = 1e-4
 MIN_AREA = 4
-ENLARGED = 2  # OpenCV's outlines run through the centres of pixels: so enlarged, a line of one pixel has an area
+ENLARGED = 2  # OpenCV's outlines go through pixel centres; enlarged by this, a line of one pixel has an area
 
 
 def draft_regions(prediction: Prediction, drawn: Sequence[int]) -> Iterator[tuple[Instance, list[float]]]:
-    """Every connected region of the labels ``drawn`` that is worth a person's work, and its outline: x, y, x, y, …"""
+    """Every connected region of the labels ``drawn`` that is large enough, with its outline: x, y, x, y, …"""
     height, width = prediction.semantic.shape
     least = max(MIN_AREA, MIN_SHARE * height * width)
     for region in objects_of_map(prediction.semantic, prediction.confidence, drawn):
@@ -33,8 +33,8 @@ def draft_regions(prediction: Prediction, drawn: Sequence[int]) -> Iterator[tupl
 def outline(mask: np.ndarray, top: int = 0, left: int = 0) -> list[float]:
     """A connected region (h, w) bool, whose first pixel is at (top, left) → x, y, x, y, … of its polygon.
 
-    It has as few points as it may have without covering another area than the region. Pixel (row, column) covers rows
-    row … row + 1 and columns column … column + 1, as in COCO's format.
+    It has as few points as possible while covering the same area. Pixel (row, column) covers rows row … row + 1 and
+    columns column … column + 1, as in COCO's format.
     """
     enlarged = np.repeat(np.repeat(mask.astype(np.uint8), ENLARGED, 0), ENLARGED, 1)
     rings, _ = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -58,7 +58,7 @@ def _iou(points: np.ndarray, region: dict[str, Any]) -> float:
 
 
 def _joined(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One ring (n, 2) that goes round ``ring``, from its point nearest to ``hole`` over and round that, and back."""
+    """One ring (n, 2) around ``ring`` that goes from the point nearest to ``hole`` around the hole and back."""
     distance, nearest = cKDTree(ring).query(hole)
     there = int(distance.argmin())
     at = int(nearest[there])

@@ -1,4 +1,4 @@
-"""Instances and panoptic segments from instance rows and the semantic map, within one window and across windows."""
+"""Instances and panoptic segments from instance queries and the semantic map, within one window and across windows."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from hiervl.evaluation.sliding_window import Window
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two exclusive
 
-# Rows below it are not asked. This and the two shares were chosen on ShapesWorld's training scenes, see docs/method.md.
-ROW_SCORE = 0.1
-MAIN_SHARE = 0.15  # of the region in which most of a row lies: what the row must cover to have a part of it
-OTHER_SHARE = 0.5  # the same of any other region: parts of an object that something in front of it cuts in two
-# Masks of one class that agree so much are one object: those of two rows, and those of two windows where both look.
+# Queries of a lower score are not used. This score and the two shares were chosen on ShapesWorld's training scenes
+# (docs/method.md).
+MIN_QUERY_SCORE = 0.1
+MAIN_SHARE = 0.15  # of the region in which most of a query's mask lies: a query that covers this much gets a part
+OTHER_SHARE = 0.5  # the same for any other region: an object may be cut in two by something in front of it
+# Masks of one class with at least this IoU are one object: masks of two queries, or of two windows where they overlap.
 SAME_OBJECT_IOU = 0.5
 
 
@@ -28,8 +29,8 @@ class Instance:
 
     Attributes:
         label: index of its class.
-        score: 0…1; of a row: probability of the class times the mean probability of the mask's pixels; of an object:
-            see ``objects_of_map``.
+        score: 0…1. For a query: probability of the class times the mean probability of the mask's pixels. For an
+            object: see ``objects_of_map``.
         box: top, left, bottom, right in pixels of the image, the last two exclusive.
         mask: (bottom − top, right − left) bool, inside the box.
     """
@@ -61,25 +62,25 @@ class Segment(NamedTuple):
     is_thing: bool  # an object; otherwise all pixels of its class are one segment
 
 
-def row_masks(masks: Tensor, padded_size: tuple[int, int], seen_size: tuple[int, int]) -> Tensor:
+def query_masks(masks: Tensor, padded_size: tuple[int, int], seen_size: tuple[int, int]) -> Tensor:
     """Mask logits (N, H', W') of one image → probabilities (N, *seen_size), without the padding."""
     masks = F.interpolate(masks[None].float(), padded_size, mode="bilinear", align_corners=False)[0]
     return masks[:, : seen_size[0], : seen_size[1]].sigmoid()
 
 
-def instances_of_rows(
-    logits: Tensor, probability: Tensor, things: Sequence[int], *, min_score: float = ROW_SCORE
+def instances_from_queries(
+    logits: Tensor, probability: Tensor, things: Sequence[int], *, min_score: float = MIN_QUERY_SCORE
 ) -> list[Instance]:
-    """What instance rows are sure of, best first; masks of one class do not overlap.
+    """The instances of the instance queries, best first. Masks of one class do not overlap.
 
-    Of several rows with one object (``SAME_OBJECT_IOU``) the best stays: networks trained with few labels have not
-    learnt to leave an object to one row.
+    If several queries have one object (``SAME_OBJECT_IOU``), the best one stays: networks trained with few labels have
+    not learnt to leave an object to one query.
 
     Args:
         logits: (N, C + 1), the last column "no object".
         probability: (N, H, W) of the masks; a pixel belongs to a mask from 0.5 on.
         things: classes that come as objects.
-        min_score: rows of lower score are left out, as are empty masks.
+        min_score: queries of a lower score are left out. So are empty masks.
     """
     if not len(things) or not len(logits):
         return []
@@ -87,42 +88,43 @@ def instances_of_rows(
     area = inside.flatten(1).sum(1)
     scores, labels = logits.softmax(-1)[:, list(things)].max(-1)
     scores = scores * (probability * inside).flatten(1).sum(1) / area.clamp(min=1)
-    rows = scores.argsort(descending=True, stable=True)
-    rows = rows[(area[rows] > 0) & (scores[rows] >= min_score)]
-    scores, labels, inside, probability = scores[rows], labels[rows], inside[rows], probability[rows]
+    order = scores.argsort(descending=True, stable=True)
+    order = order[(area[order] > 0) & (scores[order] >= min_score)]
+    scores, labels, inside, probability = scores[order], labels[order], inside[order], probability[order]
     best = _best_of_each_object(labels, inside)
     scores, labels, inside, probability = scores[best], labels[best], inside[best], probability[best]
     found = []
     for label in labels.unique().tolist():
-        of_class = (labels == label).nonzero().flatten()
-        owner = (scores[of_class, None, None] * probability[of_class]).argmax(0)
-        for place, row in enumerate(of_class.tolist()):
-            mask = inside[row] & (owner == place)
+        same_class = (labels == label).nonzero().flatten()
+        owner = (scores[same_class, None, None] * probability[same_class]).argmax(0)
+        for place, query in enumerate(same_class.tolist()):
+            mask = inside[query] & (owner == place)
             if mask.any():
-                found.append(_instance(things[label], scores[row].item(), mask.cpu().numpy(), (0, 0)))
+                found.append(_instance(things[label], scores[query].item(), mask.cpu().numpy(), (0, 0)))
     return sorted(found, key=lambda instance: -instance.score)
 
 
 def objects_of_map(
-    labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], rows: Sequence[Instance] | None = None
+    labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], candidates: Sequence[Instance] | None = None
 ) -> list[Instance]:
-    """Every connected region of a thing class, shared out among the instance rows that lie in it; best first.
+    """Divide every connected region of a thing class between the candidates that lie in it. Best object first.
 
-    The text rows say what is where, the instance rows which of it belongs together and how surely it is an object. A
-    row has a part of the region in which most of it lies and of regions of which it covers more than half; pixels that
-    no row of a region covers go to the nearest one. A region without rows is an object of its own.
+    The semantic map says what is where. The candidates, found by instance queries, say which pixels belong together and
+    how certain it is that they are an object. A candidate gets a part of the region in which most of it lies, and of
+    regions of which it covers more than half. Pixels that no candidate covers go to the nearest one in their region. A
+    region without candidates is one object.
 
     Args:
         labels: (H, W) classes.
-        confidence: (H, W) 0…1. Its mean over an object is the object's score; where rows were asked, times ½ + ½ of
-            the best score · IoU of a row with the object.
-        rows: what the instance rows found, best first; None for a network without.
+        confidence: (H, W) 0…1. The score of an object is its mean over the object. With candidates it is multiplied by
+            ½ + ½ · (the best score · IoU of a candidate with the object).
+        candidates: what the instance queries found, best first; None for a network without them.
     """
     found = []
     for thing in sorted(set(things) & set(np.unique(labels).tolist())):
-        of_class = [row for row in rows or () if row.label == thing]
-        owner = _owners(of_class, ndimage.label(labels == thing)[0])
-        agreement = _agreement(of_class, owner) if rows is not None else None
+        same_class = [candidate for candidate in candidates or () if candidate.label == thing]
+        owner = _owners(same_class, ndimage.label(labels == thing)[0])
+        agreement = _agreement(same_class, owner) if candidates is not None else None
         for number, place in enumerate(ndimage.find_objects(owner), start=1):
             if place is None:
                 continue
@@ -130,14 +132,14 @@ def objects_of_map(
             score = float(confidence[place][mask].mean())
             if agreement is not None:
                 score *= (1 + agreement[number]) / 2
-            found.append(Instance(int(thing), score, _box_of_slices(place), mask))
+            found.append(Instance(int(thing), score, _slice_box(place), mask))
     return sorted(found, key=lambda instance: -instance.score)
 
 
 def panoptic_of_map(
     labels: np.ndarray, confidence: np.ndarray, things: Sequence[int], objects: Sequence[Instance]
 ) -> tuple[np.ndarray, list[Segment]]:
-    """The objects of the map as segments; every class that is no thing is one segment.
+    """The objects of the map as segments. Every class that is not a thing is one segment.
 
     Returns:
         (H, W) int32 of segment numbers, and the segments.
@@ -160,11 +162,11 @@ class InstanceCollector:
     """Joins the instances of overlapping windows: the two parts of an object at a border become one."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[Instance, Box]] = []  # with the box of everything its windows have seen
+        self._found: list[tuple[Instance, Box]] = []  # with the box that its windows have covered
 
     def add(self, window: Window, instances: Sequence[Instance]) -> None:
         """Take a window's instances, in coordinates of the window."""
-        box = _box_of(window)
+        box = _window_box(window)
         earlier = [pair for pair in self._found if _overlap(pair[1], box)]
         for instance in instances:
             moved = _moved(instance, window.top, window.left)
@@ -181,15 +183,15 @@ class InstanceCollector:
         return sorted((instance for instance, _ in self._found), key=lambda instance: -instance.score)
 
 
-def _owners(rows: Sequence[Instance], regions: np.ndarray) -> np.ndarray:
-    """(H, W) int32: the object of every pixel of the class, from 1 on: rows first, then regions without rows.
+def _owners(candidates: Sequence[Instance], regions: np.ndarray) -> np.ndarray:
+    """(H, W) int32: the object of every pixel of the class, from 1 on: candidates, then regions without candidates.
 
     regions: (H, W) numbers from 1 on, 0 elsewhere.
     """
     areas = np.bincount(regions.ravel())
-    sharers: dict[int, list[int]] = defaultdict(list)  # rows by the region in which they have a part
-    for number, row in enumerate(rows, start=1):
-        covered, pixels = _met(row, regions)
+    sharers: dict[int, list[int]] = defaultdict(list)  # region → candidates that have a part of it
+    for number, candidate in enumerate(candidates, start=1):
+        covered, pixels = _overlapped(candidate, regions)
         if covered.size:
             share = np.full(covered.size, OTHER_SHARE)
             share[pixels.argmax()] = MAIN_SHARE
@@ -197,44 +199,44 @@ def _owners(rows: Sequence[Instance], regions: np.ndarray) -> np.ndarray:
                 sharers[region].append(number)
     owner = np.zeros(regions.shape, np.int32)
     for region, place in enumerate(ndimage.find_objects(regions), start=1):
-        of_region = sharers.get(region, [len(rows) + region])
+        sharing = sharers.get(region, [len(candidates) + region])
         is_region = regions[place] == region
-        owner[place][is_region] = of_region[0]
-        if len(of_region) > 1:
-            parts = _parts([(number, rows[number - 1]) for number in of_region], _box_of_slices(place), is_region)
+        owner[place][is_region] = sharing[0]
+        if len(sharing) > 1:
+            parts = _parts([(number, candidates[number - 1]) for number in sharing], _slice_box(place), is_region)
             owner[place][is_region] = parts[is_region]
     return owner
 
 
-def _parts(rows: Sequence[tuple[int, Instance]], box: Box, is_region: np.ndarray) -> np.ndarray:
-    """(h, w) the numbers of the rows that are nearest to each pixel of ``box``; where two overlap, the first."""
+def _parts(candidates: Sequence[tuple[int, Instance]], box: Box, is_region: np.ndarray) -> np.ndarray:
+    """(h, w) number of the nearest candidate of every pixel of ``box``; where two overlap, the first one."""
     owner = np.zeros(is_region.shape, np.int32)
-    for number, row in rows:
-        owner[_crop(row, box) & is_region & (owner == 0)] = number
+    for number, candidate in candidates:
+        owner[_crop(candidate, box) & is_region & (owner == 0)] = number
     nearest = ndimage.distance_transform_edt(owner == 0, return_distances=False, return_indices=True)
     return owner[tuple(nearest)]
 
 
-def _agreement(rows: Sequence[Instance], owner: np.ndarray) -> np.ndarray:
-    """The best score · IoU of a row with each object of ``owner`` (H, W), by its number."""
+def _agreement(candidates: Sequence[Instance], owner: np.ndarray) -> np.ndarray:
+    """The best score · IoU of a candidate with each object of ``owner`` (H, W), by the object's number."""
     areas = np.bincount(owner.ravel())
     best = np.zeros(len(areas))
-    for row in rows:
-        objects, pixels = _met(row, owner)
-        iou = pixels / (row.area + areas[objects] - pixels)
-        best[objects] = np.maximum(best[objects], row.score * iou)
+    for candidate in candidates:
+        objects, pixels = _overlapped(candidate, owner)
+        iou = pixels / (candidate.area + areas[objects] - pixels)
+        best[objects] = np.maximum(best[objects], candidate.score * iou)
     return best
 
 
-def _met(row: Instance, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers other than 0 under a row's mask, and how many pixels each has there."""
-    top, left, bottom, right = row.box
-    met, pixels = np.unique(numbers[top:bottom, left:right][row.mask], return_counts=True)
-    return met[met > 0], pixels[met > 0]
+def _overlapped(candidate: Instance, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers other than 0 under a candidate's mask, and how many pixels each has there."""
+    top, left, bottom, right = candidate.box
+    found, pixels = np.unique(numbers[top:bottom, left:right][candidate.mask], return_counts=True)
+    return found[found > 0], pixels[found > 0]
 
 
 def _best_of_each_object(labels: Tensor, inside: Tensor) -> list[int]:
-    """Of rows, best first, those that are no second row of an object of the same class.
+    """Keep one query per object and class. The queries come best first.
 
     labels: (K,); inside: (K, H, W) bool.
     """
@@ -244,9 +246,9 @@ def _best_of_each_object(labels: Tensor, inside: Tensor) -> list[int]:
     is_same = (overlap > SAME_OBJECT_IOU * (area[:, None] + area - overlap)) & (labels[:, None] == labels)
     same = is_same.cpu().numpy()
     best: list[int] = []
-    for row in range(len(labels)):
-        if not same[row, best].any():
-            best.append(row)
+    for query in range(len(labels)):
+        if not same[query, best].any():
+            best.append(query)
     return best
 
 
@@ -262,11 +264,11 @@ def _moved(instance: Instance, down: int, right: int) -> Instance:
     return replace(instance, box=(box[0] + down, box[1] + right, box[2] + down, box[3] + right))
 
 
-def _box_of(window: Window) -> Box:
+def _window_box(window: Window) -> Box:
     return window.top, window.left, window.top + window.height, window.left + window.width
 
 
-def _box_of_slices(place: tuple[slice, slice]) -> Box:
+def _slice_box(place: tuple[slice, slice]) -> Box:
     return place[0].start, place[1].start, place[0].stop, place[1].stop
 
 

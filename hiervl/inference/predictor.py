@@ -15,15 +15,15 @@ from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.readers import read_image, rgb_of
 from hiervl.evaluation.label_maps import LabelStrip, assemble, label_strips, label_type
-from hiervl.evaluation.sliding_window import Window, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import Window, cut, normalize_over_classes, plan_windows
 from hiervl.inference.postprocess import (
     Instance,
     InstanceCollector,
     Segment,
-    instances_of_rows,
+    instances_from_queries,
     objects_of_map,
     panoptic_of_map,
-    row_masks,
+    query_masks,
 )
 from hiervl.inference.restore import describe_classes, restore_network
 from hiervl.modeling import HierVL
@@ -41,13 +41,13 @@ class Panoptic(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image of H × W pixels.
+    """The prediction for one image of H × W pixels.
 
     Attributes:
-        semantic: (H, W) index of the class into ``classes``; uint8, or int32 where there are more than 256.
-        confidence: (H, W) float32, share of that class in the normalised class map: 1/C…1.
-        instances: objects, best first; None where they were not asked for.
-        panoptic: None where it was not asked for.
+        semantic: (H, W) index into ``classes``; uint8, or int32 with more than 256 classes.
+        confidence: (H, W) float32, the class's share in the normalised class map: 1/C…1.
+        instances: objects, best first; None if not asked for.
+        panoptic: None if not asked for.
         classes: name, phrases and colour of every class, in the order of the indices.
     """
 
@@ -61,10 +61,10 @@ class Prediction:
 class HierVLPredictor:
     """A trained network that segments images of any size, window by window.
 
-    The steps for one image: windows of the training crop at every scale, each also mirrored if so wished; their class
-    maps, normalised and averaged, windows counting less towards their edges; the best class of every pixel. Its regions
-    are taken apart into objects by the instance rows of the same passes, those at the first scale; where windows
-    overlap, the parts of an object are joined.
+    The steps for one image: predict windows of the size of the training crop at every scale, if wanted also mirrored;
+    normalise and average their class maps, with less weight towards the edges of windows; take the best class of every
+    pixel. The instance queries of the same passes (at the first scale) divide regions into objects. If windows overlap,
+    the parts of an object are joined.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class HierVLPredictor:
         """
         Args:
             network: in evaluation mode, see ``restore_network``.
-            classes: what it predicts, in order.
+            classes: the predicted classes, in order.
             crop_size: side of the windows in pixels.
-            short_side: images are shown to the network with this shorter side; 0: in their own size.
+            short_side: images are resized to this shorter side for the network; 0: they keep their size.
             overlap: share by which neighbouring windows overlap, 0 ≤ overlap < 1.
             window_batch: windows that go through the network at once.
-            scales: sizes at which the image is shown, relative to the usual one; instances come from the first.
+            scales: sizes of the image for the network, relative to the usual one; instances come from the first.
             flip: average with the mirrored image.
-            things: names of the classes that come as separate objects; None: all but the background.
+            things: names of the classes with separate objects; None: all except the background.
             min_score: instances of lower score are left out.
-            bands: which bands of TIFFs are read; None: they are read as other images.
+            bands: the bands of TIFFs to read; None: TIFFs are read like other images.
         """
         _check_options(overlap, window_batch, scales, min_score)
         self.network = network
@@ -119,14 +119,14 @@ class HierVLPredictor:
         network: str = "",
         **options,
     ) -> "HierVLPredictor":
-        """A predictor from a checkpoint file or the folder of a run; nothing else is needed.
+        """A predictor from a checkpoint file or the folder of a run. Nothing else is needed.
 
         Args:
-            classes: predict these classes, of ``hiervl.data.classes.read_classes``; None: those it was trained on.
-                Names that it was not trained on are recognised by their phrases.
-            device: such as "cpu" or "cuda:1"; "": a CUDA device where there is one.
-            network: "teacher" or "student"; "": what the run was evaluated with.
-            options: of the constructor, in place of the run's own.
+            classes: predict these classes, from ``hiervl.data.classes.read_classes``; None: those of the training.
+                Classes with new names are recognised by their phrases.
+            device: such as "cpu" or "cuda:1"; "": a CUDA device if there is one.
+            network: "teacher" or "student"; "": the one that the run evaluated.
+            options: arguments of the constructor, in place of the run's own.
 
         Raises:
             UserError: there is no checkpoint, it is damaged, or an option is out of range.
@@ -144,10 +144,10 @@ class HierVLPredictor:
         return cls(restored.network, classes or restored.classes, **{**usual, **options})
 
     def set_classes(self, classes: Sequence[ClassDefinition]) -> None:
-        """Predict these classes from now on, all but the background as separate objects.
+        """Predict these classes from now on. All except the background have separate objects.
 
         Raises:
-            UserError: the network cannot predict them; it keeps the present ones.
+            UserError: the network cannot predict them; it keeps the current ones.
         """
         try:
             describe_classes(self.network, classes)
@@ -158,9 +158,9 @@ class HierVLPredictor:
         self.things = _thing_indices(self.classes, None)
 
     @property
-    def has_instance_rows(self) -> bool:
-        """Whether there are rows to take regions of one class apart; otherwise every connected region is an object."""
-        return self.network.has_instance_rows
+    def has_instance_queries(self) -> bool:
+        """Whether instance queries can divide regions of one class. If not, every connected region is an object."""
+        return self.network.has_instance_queries
 
     def __call__(self, image: AnyImage, *, instances: bool = True, panoptic: bool = True) -> Prediction:
         """Segment one image.
@@ -173,7 +173,7 @@ class HierVLPredictor:
         pixels = pixels_of(image, self.bands).to(self.network.device)
         size = (pixels.shape[1], pixels.shape[2])
         taken_apart = instances or panoptic
-        rows = InstanceCollector() if taken_apart and self.has_instance_rows else None
+        rows = InstanceCollector() if taken_apart and self.has_instance_queries else None
         strips = self._strips(lambda window: cut(pixels, window), size, rows)
         labels, confidence = assemble(strips, size, len(self.classes))
         if not taken_apart:
@@ -184,7 +184,7 @@ class HierVLPredictor:
         return Prediction(labels, confidence, certain, segments, self.classes)
 
     def strips(self, read: Callable[[Window], np.ndarray], size: tuple[int, int]) -> Iterator[LabelStrip]:
-        """Segment an image that is read by windows, in bounded memory.
+        """Segment an image that is read by windows, with limited memory.
 
         Args:
             read: window → its pixels (height, width, 3) uint8 RGB.
@@ -218,27 +218,27 @@ class HierVLPredictor:
         )
 
     def _predict_windows(self, collector: InstanceCollector | None):
-        """What ``averaged_strips`` asks of a model; collects what the instance rows find by the way."""
+        """The ``predict`` function for ``averaged_strips``. It also collects what the instance queries find."""
         done = set()  # windows between two columns come twice
 
         def predict(pixels: Tensor, windows: Sequence[Window]) -> Tensor:
             if collector is not None:
-                class_maps, rows = self.network.semantic_maps_and_rows(pixels)
+                class_maps, rows = self.network.semantic_maps_and_instances(pixels)
             else:
                 class_maps = self.network.semantic_maps(pixels)
-            class_maps = normalise_over_classes(class_maps)
+            class_maps = normalize_over_classes(class_maps)
             if self.flip:
-                mirrored = normalise_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
+                mirrored = normalize_over_classes(self.network.semantic_maps(pixels.flip(-1))).flip(-1)
                 class_maps = (class_maps + mirrored) / 2
             for index, window in enumerate(windows):
                 if collector is not None and window.view == 0 and window not in done:
                     done.add(window)
-                    masks = row_masks(rows.masks[index], rows.padded_size, window.seen_size)
+                    masks = query_masks(rows.masks[index], rows.padded_size, window.seen_size)
                     if window.seen_size != (window.height, window.width):
                         masks = F.interpolate(
                             masks[None], (window.height, window.width), mode="bilinear", align_corners=False
                         )[0]
-                    collector.add(window, instances_of_rows(rows.logits[index], masks, self.things))
+                    collector.add(window, instances_from_queries(rows.logits[index], masks, self.things))
             return class_maps
 
         return predict
@@ -249,7 +249,7 @@ def pixels_of(image: AnyImage, bands: Bands | None = None) -> Tensor:
 
     Raises:
         UserError: a file cannot be read.
-        ValueError: the shape, the type or the range of an array is none of those.
+        ValueError: the shape, type or range of an array is not one of those.
     """
     if isinstance(image, (str, Path)):
         array = read_image(str(image), bands)

@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` starts, as sharers of one list of files."""
+"""The processes that ``torchrun`` starts share one list of files."""
 
 import contextlib
 import datetime
@@ -10,12 +10,12 @@ import torch.distributed as dist
 
 from hiervl.utils.errors import UserError
 
-# Ranks meet only at the start and the end, which for many files may be days apart.
+# Ranks meet only at the start and at the end. With many files this may be days later.
 PATIENCE = datetime.timedelta(days=30)
 
 
 class Ranks(NamedTuple):
-    """This process among the others; alone without ``torchrun``."""
+    """The rank of this process among the others. Without ``torchrun`` it is alone."""
 
     rank: int
     world_size: int
@@ -26,7 +26,7 @@ class Ranks(NamedTuple):
         return list(items[self.rank :: self.world_size])
 
     def decide(self, make: Callable[[], Any]) -> Any:
-        """What rank 0 makes, on every rank; a :class:`UserError` there is raised on all."""
+        """The result of ``make`` on rank 0, on every rank. A :class:`UserError` there is raised on all ranks."""
         if self.world_size == 1:
             return make()
         answer: list[Any] = [None, None]

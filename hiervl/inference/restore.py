@@ -1,4 +1,4 @@
-"""From a checkpoint alone to a network that predicts: config, classes and CLIP's weights all come from the file."""
+"""Build a network for prediction from a checkpoint alone: config, classes and CLIP's weights come from the file."""
 
 import json
 import re
@@ -25,25 +25,25 @@ from hiervl.modeling.clip import FROM_CHECKPOINT
 from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint
 from hiervl.utils.errors import UserError
 
-# What a run directory is searched for, in this order.
+# Names of checkpoints in a run's folder, in this order.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
-FOREIGN_PARTS = ("hf_", "timm_model_pretrained")  # of open_clip's configs: what other libraries fetch by a name
+FOREIGN_PARTS = ("hf_", "timm_model_pretrained")  # open_clip's keys that make other libraries download by name
 HUB_TOKENIZER = "hf_tokenizer_name"
-TIMM_MODEL = "timm_model_name"  # its architecture alone, without weights
-LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be fetched
+TIMM_MODEL = "timm_model_name"  # only its architecture, without weights
+LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be downloaded
 
 
 class Restored(NamedTuple):
-    """A trained network and what it was trained with."""
+    """A trained network with its config and classes."""
 
     network: HierVL  # in evaluation mode
     cfg: CfgNode
     classes: list[ClassDefinition]
-    path: Path  # of the checkpoint
+    path: Path  # the checkpoint's config
 
 
 def find_checkpoint(run_or_file: str) -> Path:
-    """The checkpoint file: ``run_or_file`` itself, or the best, final or last one of a run's folder.
+    """The checkpoint file: ``run_or_file`` itself, or the best, final or last checkpoint in a run's folder.
 
     Raises:
         UserError: there is none.
@@ -63,7 +63,7 @@ def find_checkpoint(run_or_file: str) -> Path:
 
 
 def restore_network(run_or_file: str, network: str = "", device: str = "") -> Restored:
-    """Build the network that a checkpoint holds and load it.
+    """Build the network of a checkpoint and load its weights.
 
     Args:
         run_or_file: a checkpoint, or the folder of a run.
@@ -82,7 +82,7 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
     cfg.MODEL.CLASS_NAMES = [definition.name for definition in classes]
     if cfg.MODEL.ENCODER.NAME:
         cfg.MODEL.ENCODER.PRETRAINED = FROM_CHECKPOINT
-    elif cfg.MODEL.HSQG.IMAGE_EMBEDDING != "frozen":  # the frozen CLIP is in no checkpoint
+    elif cfg.MODEL.HSQG.IMAGE_EMBEDDING != "frozen":  # checkpoints do not contain the frozen CLIP
         cfg.MODEL.CLIP.PRETRAINED = FROM_CHECKPOINT
     with tempfile.TemporaryDirectory() as folder:
         if "clip_config" in checkpoint and not Path(cfg.MODEL.CLIP.NAME).is_file():
@@ -96,7 +96,7 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
 
 
 def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
-    """The config that a checkpoint carries, not frozen."""
+    """The config in a checkpoint, not frozen."""
     if "config" not in checkpoint:
         raise UserError(f"'{path}' carries no config, so its network cannot be rebuilt; train again with this version.")
     cfg = get_hiervl_cfg()
@@ -112,30 +112,30 @@ def config_of(checkpoint: dict[str, Any], path: Path) -> CfgNode:
 
 
 def clip_config_of(checkpoint: dict[str, Any], path: Path, tokenizer: str = "") -> str:
-    """The open_clip model config that a checkpoint carries.
+    """The open_clip model config in a checkpoint.
 
     Args:
-        tokenizer: a folder that the tokenizer is read from, so that nobody asks a hub for the one in the config.
+        tokenizer: folder of the tokenizer. It is read from there, so nothing is downloaded that the config names.
 
     Raises:
-        UserError: it is damaged, or names parts of other libraries, which they would fetch from where it says.
+        UserError: it is damaged, or names parts of other libraries, which would download them.
     """
     try:
         config = json.loads(checkpoint["clip_config"])
-        keys = [key for tower in ("vision_cfg", "text_cfg") for key in config[tower].keys()]
+        keys = [key for side in ("vision_cfg", "text_cfg") for key in config[side].keys()]
         trunk = config["vision_cfg"].get(TIMM_MODEL, "")
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"the config of CLIP in '{path}' is damaged.") from None
     foreign = [key for key in keys if key.startswith(FOREIGN_PARTS) and not (tokenizer and key == HUB_TOKENIZER)]
     if foreign:
-        raise UserError(f"the CLIP in '{path}' is none of open_clip's own parts ({foreign[0]}): it is not loaded.")
+        raise UserError(f"the CLIP in '{path}' is not one of open_clip's own parts ({foreign[0]}): it is not loaded.")
     if trunk and not (isinstance(trunk, str) and LOCAL_NAME.fullmatch(trunk) and timm.is_model(trunk)):
         raise UserError(f"the CLIP in '{path}' has an image encoder that timm does not know ({trunk!r}).")
     return checkpoint["clip_config"]
 
 
 def classes_of_checkpoint(checkpoint: dict[str, Any], cfg: CfgNode) -> list[ClassDefinition]:
-    """Names, phrases and colours that the network was trained with."""
+    """Names, phrases and colours of the classes of the training."""
     if "classes" in checkpoint:
         try:
             return from_records(checkpoint["classes"])
@@ -146,7 +146,7 @@ def classes_of_checkpoint(checkpoint: dict[str, Any], cfg: CfgNode) -> list[Clas
 
 
 def describe_classes(network: HierVL, classes: Sequence[ClassDefinition]) -> None:
-    """Let ``network`` predict ``classes``, which may be others than it was trained on."""
+    """Let ``network`` predict ``classes``, which may be others than those of the training."""
     network.set_classes(
         [definition.name for definition in classes],
         [definition.phrases for definition in classes],

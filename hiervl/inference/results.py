@@ -1,9 +1,9 @@
-"""The folder that predictions are written to: pictures, numbers, and what is needed to go on after an interruption.
+"""The folder of predictions: pictures, numbers, and what is needed to continue after an interruption.
 
 ``{output}/`` holds ``classes.yaml`` (name, phrases and colour of every index), ``mask/``, ``overlay/``,
-``confidence/``, ``panoptic/`` with a file per image, ``json/`` with what is known of each image, and
+``confidence/``, ``panoptic/`` with a file per image, ``json/`` with the figures of each image, and
 ``instances.json`` and ``panoptic.json`` in COCO's formats; ``labelme/``, ``cvat/``, ``label_studio/`` and ``yolo/``
-hold what these tools import. An image's JSON file is written last: where it is, the image is done.
+hold what these tools import. An image's JSON file is written last: if it exists, the image is done.
 """
 
 import json
@@ -34,29 +34,29 @@ OUTLINE = (255, 255, 255)
 
 
 class ResultFolder:
-    """Writes what is asked for, under names given with / between folders."""
+    """Writes the results that are asked for. Names have / between folders."""
 
     def __init__(self, folder: str, classes: Sequence[ClassDefinition], kinds: Sequence[str], things: Sequence[int]):
         """
         Args:
             classes: in the order of the labels.
-            kinds: of ``KINDS``; the JSON file of each image is always written.
-            things: classes that come as separate objects.
+            kinds: some of ``KINDS``; the JSON file of each image is always written.
+            things: classes with separate objects.
         """
         self.folder = Path(folder)
         self.classes = list(classes)
         self.names = [definition.name for definition in classes]
-        self.colours = [definition.color for definition in classes]
+        self.colors = [definition.color for definition in classes]
         self.kinds = tuple(kinds)
         self.things = tuple(things)
         self.drafts = AnnotationDrafts(self.folder, self.classes, self.kinds)
 
     def prepare(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder; to be called by one process.
+        """Create the folder. One process calls it.
 
         Args:
-            settings: what the predictions depend on, as plain values.
-            overwrite: forget which images are done.
+            settings: the settings that the predictions depend on, as plain values.
+            overwrite: predict images again that are done.
 
         Raises:
             UserError: it holds predictions made with other settings, or cannot be written to.
@@ -71,7 +71,7 @@ class ResultFolder:
             if changed:
                 raise UserError(
                     f"{self.folder} holds predictions that were made with other {', '.join(changed)}: name another "
-                    "folder with --output, or make them anew with --overwrite."
+                    "folder with --output, or predict again with --overwrite."
                 )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,28 +93,28 @@ class ResultFolder:
             ) from None
 
     def path(self, kind: str, name: str, suffix: str = ".png") -> str:
-        """The file of a kind and an image, whose folder is made."""
+        """The path of a file, by kind and image. Its folder is created."""
         path = self.folder / kind / f"{name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return str(path)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """The JSON of an image; None where it is not done."""
+        """The JSON of an image; None if it is not done."""
         try:
             return json.loads((self.folder / "json" / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def is_done(self, name: str) -> bool:
-        """Everything that is asked for has been written for this image."""
+        """Whether everything that is asked for has been written for this image."""
         record = self.record(name)
         return record is not None and set(self.kinds) <= set(record["saved"])
 
     def write(self, name: str, file: str, image: np.ndarray, prediction: Prediction, skip: Sequence[str] = ()) -> None:
-        """Write one image's results, its JSON last; the kinds in ``skip`` count as written elsewhere."""
+        """Write the results of an image, its JSON last. Kinds in ``skip`` are written elsewhere."""
         kinds = [kind for kind in self.kinds if kind not in skip]
         if "mask" in kinds:
-            write_png(self.path("mask", name), palette_image(prediction.semantic, self.colours))
+            write_png(self.path("mask", name), palette_image(prediction.semantic, self.colors))
         if "confidence" in kinds:
             write_png(self.path("confidence", name), Image.fromarray(confidence_bytes(prediction.confidence)))
         if "overlay" in kinds:
@@ -125,7 +125,7 @@ class ResultFolder:
             size = prediction.semantic.shape
             extra["instances"] = [coco_annotation(instance, size) for instance in prediction.instances]
         if "panoptic" in self.kinds and prediction.panoptic is not None:
-            write_png(self.path("panoptic", name), Image.fromarray(panoptic_colours(prediction.panoptic.ids)))
+            write_png(self.path("panoptic", name), Image.fromarray(panoptic_colors(prediction.panoptic.ids)))
             extra["panoptic"] = coco_segments(prediction.panoptic)
         if self.drafts.formats:
             regions = regions_of(prediction, self.classes)
@@ -134,8 +134,8 @@ class ResultFolder:
         self.write_record(name, file, prediction.semantic.shape, counts, sure, **extra)
 
     def overlay(self, image: np.ndarray, prediction: Prediction, shown: Sequence[int] | None = None) -> np.ndarray:
-        """The image under its classes' colours, objects outlined where there are any, above the legend."""
-        drawn = overlay_with_legend(image, prediction.semantic, self.names, self.colours, shown)
+        """The image tinted with the colours of its classes, with outlines of objects, above a legend."""
+        drawn = overlay_with_legend(image, prediction.semantic, self.names, self.colors, shown)
         drawn = np.ascontiguousarray(drawn)
         for instance in prediction.instances or ():
             top, left = instance.box[:2]
@@ -175,13 +175,13 @@ class ResultFolder:
         write_json(self.path("json", name, ".json"), record)
 
     def write_coco(self, names: Sequence[str]) -> None:
-        """``instances.json`` and ``panoptic.json`` of the images that are done, in the order of ``names``."""
+        """Write ``instances.json`` and ``panoptic.json`` for the finished images, in the order of ``names``."""
         for kind in ("instances", "panoptic"):
             if kind in self.kinds:
                 self._write_coco_file(kind, names)
 
     def write_drafts(self, names: Sequence[str]) -> None:
-        """The annotation files of all images that are done together, in the order of ``names``."""
+        """Write the annotation files for all finished images together, in the order of ``names``."""
         records = ((name, self.record(name)) for name in names)
         self.drafts.write_all(
             DraftImage(
@@ -195,7 +195,7 @@ class ResultFolder:
         )
 
     def _write_coco_file(self, kind: str, names: Sequence[str]) -> None:
-        """One image at a time, so that the number of images does not matter."""
+        """Written image by image, so memory does not grow with the number of images."""
         number = 0
         with (
             whole_file(self.folder / f"{kind}.json") as temporary,
@@ -246,12 +246,12 @@ def category_id(label: int) -> int:
     return label + 1
 
 
-def palette_image(labels: np.ndarray, colours: Sequence[Sequence[int]]) -> Image.Image:
-    """A palette image of uint8 labels: the pixels are the indices; of other types a 16- or 32-bit one."""
+def palette_image(labels: np.ndarray, colors: Sequence[Sequence[int]]) -> Image.Image:
+    """A palette image for uint8 labels (pixels are indices); for other types an image of 16 or 32 bits."""
     if labels.dtype != np.uint8:
         return Image.fromarray(labels.astype(np.int32 if labels.max() > 65535 else np.uint16))
     image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
-    image.putpalette([int(channel) for colour in colours for channel in colour])
+    image.putpalette([int(channel) for color in colors for channel in color])
     return image
 
 
@@ -260,7 +260,7 @@ def confidence_bytes(confidence: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8)
 
 
-def panoptic_colours(ids: np.ndarray) -> np.ndarray:
+def panoptic_colors(ids: np.ndarray) -> np.ndarray:
     """Segment numbers as COCO's panoptic PNGs hold them: id = R + 256·G + 65536·B."""
     return np.stack((ids % 256, ids // 256 % 256, ids // 65536), axis=-1).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""What CLIP makes of a dataset's phrases before any training: scores and pictures that help to choose words."""
+"""What CLIP predicts from a dataset's phrases before any training: scores and pictures that help to choose words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.data.loading.augmentation import resize_image, short_side_size
 from hiervl.data.loading.mappers import image_tensor
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, scores_from_confusion
-from hiervl.modeling.encoders import build_clip_tower
+from hiervl.modeling.encoders import build_clip_encoder
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.image_statistics import clip_statistics
 from hiervl.modeling.text_encoder import build_text_encoder
@@ -24,10 +24,10 @@ HEAT = 0.6  # share of the colour in a picture of a class's probability
 
 
 class ZeroShotMaps(NamedTuple):
-    """What CLIP says of one image, at its original size."""
+    """CLIP's prediction for one image, at its original size."""
 
-    classes: Tensor  # (C, H, W) probabilities; of a class's phrases the best counts, as in the guidance of the training
-    claims: Tensor  # (K, H, W) bool: pixels that were the class's if it had that phrase alone
+    classes: Tensor  # (C, H, W) probabilities; the best phrase of a class counts, as in guidance
+    claims: Tensor  # (K, H, W) bool: pixels of the class if it had that phrase alone
 
 
 class ZeroShotClip(nn.Module):
@@ -48,10 +48,10 @@ class ZeroShotClip(nn.Module):
     ):
         """
         Args:
-            clip: the image tower.
+            clip: the image encoder.
             text: of the C classes; phrase_text: (K, D), embeddings of length 1 of each of their phrases alone.
             pixel_mean, pixel_std: RGB statistics in 0…255.
-            side: the shorter side, in pixels, at which an image is looked at.
+            side: images are resized to this shorter side, in pixels.
         """
         super().__init__()
         self.clip = clip
@@ -67,11 +67,11 @@ class ZeroShotClip(nn.Module):
         """The CLIP of ``MODEL.CLIP`` and the template of ``MODEL.TEXT``; images as large as ``INPUT.CROP_SIZE``."""
         text, logit_scale = build_text_encoder(cfg, class_phrases)
         text.eval().to(cfg.MODEL.DEVICE)
-        of_classes = text()
+        text_features = text()
         text.set_classes([[phrase] for phrases in class_phrases for phrase in phrases])
-        frozen = FrozenClip(build_clip_tower(cfg), logit_scale)
+        frozen = FrozenClip(build_clip_encoder(cfg), logit_scale)
         statistics = clip_statistics(cfg)
-        return cls(frozen, of_classes, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
+        return cls(frozen, text_features, text().prototypes, *statistics, cfg.INPUT.CROP_SIZE).to(cfg.MODEL.DEVICE)
 
     @torch.no_grad()
     def forward(self, image: np.ndarray) -> ZeroShotMaps:
@@ -85,7 +85,7 @@ class ZeroShotClip(nn.Module):
         dense = self.clip.embed(padded).dense
 
         def at_size(probability: Tensor) -> Tensor:
-            """(1, C, h, w) of the patches → (C, H, W), by the resizing of the guidance and then that of the image."""
+            """(1, C, h, w) of the patches → (C, H, W), resized as in guidance and then to the image's size."""
             seen = F.interpolate(probability, size=padded.shape[2:], mode="bilinear", align_corners=False)
             return F.interpolate(seen[:, :, :height, :width], size=size, mode="bilinear", align_corners=False)[0]
 
@@ -100,7 +100,7 @@ class ZeroShotClip(nn.Module):
         return ZeroShotMaps(classes, torch.stack(claims))
 
     def _with_one_phrase(self, dense: Tensor, owner: int, phrase: Tensor) -> Tensor:
-        """dense embedding (1, D, h, w) → class probabilities (1, C, h, w), the owner described by ``phrase`` (D,)."""
+        """dense embedding (1, D, h, w) → class probabilities (1, C, h, w), with ``phrase`` (D,) alone for its class."""
         dense = dense.float().permute(0, 2, 3, 1)
         similarity = self.text.prototype_similarity(dense)
         similarity[..., owner] = dense @ phrase.float()
@@ -139,9 +139,9 @@ class ZeroShotScores:
         return scores_from_confusion(self.confusion, self.class_names)
 
     def phrase_scores(self) -> list[list[tuple[str, float]]]:
-        """For every class its phrases with the class's IoU, in percent, were it described by that phrase alone.
+        """For every class its phrases, each with the IoU in percent of the class if it had that phrase alone.
 
-        The other classes keep all their phrases; nan where nothing shows the class nor is taken for it.
+        The other classes keep all their phrases. nan if no pixel shows the class or is predicted as it.
         """
         scores: list[list[tuple[str, float]]] = [[] for _ in self.class_names]
         for (label, phrase), hits, union in zip(self.owners, self.hits, self.unions):
@@ -150,7 +150,7 @@ class ZeroShotScores:
 
 
 class ClassPictures:
-    """For every class a row of pictures of the image that shows most of it."""
+    """For every class a row of pictures of the image with the most pixels of it."""
 
     def __init__(self, class_names: Sequence[str]):
         self.class_names = list(class_names)
@@ -168,7 +168,7 @@ class ClassPictures:
             self._best[label] = (int(counts[label]), title, panels)
 
     def rows(self, notes: Sequence[str]) -> list[Row]:
-        """A row per class that some image shows, titled with its name and its note."""
+        """A row per class that occurs in an image, titled with its name and note."""
         return [
             (f"{self.class_names[label]}: {notes[label]} ({title})", panels)
             for label, (_, title, panels) in sorted(self._best.items())
@@ -177,6 +177,6 @@ class ClassPictures:
 
 def heat_picture(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """``image`` in grey, tinted from blue to red where a class's probability (H, W) goes from 0 to 1."""
-    grey = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    gray = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     heat = cv2.applyColorMap(np.rint(255 * probability).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
-    return np.rint((1 - HEAT) * grey + HEAT * heat).astype(np.uint8)
+    return np.rint((1 - HEAT) * gray + HEAT * heat).astype(np.uint8)

@@ -12,21 +12,21 @@ from hiervl.utils.recompute import maybe_recomputed
 
 from .assignment import Assignment, assign
 from .mask_losses import PointDraw, draw_points, point_sample, random_points, sampled_mask_losses, uncertain_points
-from .normalisation import mean_over_processes
+from .normalization import mean_over_processes
 from .pixel_losses import pixel_cross_entropy
 from .target_maps import TargetMaps
 from .targets import ImageTargets, image_targets
 
-# How strongly class, mask and dice loss of one prediction pull, beside a cross-entropy over pixels of the same weight:
-# ratio of the gradients' norms, measured before training for the configs of the paper (docs/method.md).
+# Gradient norm of the class, mask and dice loss of one prediction, divided by that of a pixel cross-entropy of the same
+# weight. Measured before training for the configs of the paper (docs/method.md).
 PULL_OF_QUERIES = 0.15
 
 
 class SupervisedCriterion(nn.Module):
-    """Class, mask and dice loss before the first decoder layer and after each; at the end pixel, alignment and
-    relevance loss.
+    """Class, mask and dice loss before the first decoder layer and after each layer. At the end also the pixel,
+    alignment and relevance loss.
 
-    Every loss comes out weighted; one of weight 0 is not computed. All is computed in float32.
+    Every loss is returned with its weight applied. A loss of weight 0 is not computed. All is computed in float32.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class SupervisedCriterion(nn.Module):
     ):
         """
         Args:
-            weights: of "class", "mask", "dice", "pixel", "align" and "relevance".
-            no_object: weight of "no object" inside the classification.
-            assignment: "fixed" (text rows to their class, instance rows matched) or "hungarian" (all matched).
-            num_points, oversample_ratio, importance_share: of the point sampling.
+            weights: the weights of "class", "mask", "dice", "pixel", "align" and "relevance".
+            no_object: weight of "no object" in the class loss.
+            assignment: "fixed" (text queries to their class, instance queries matched) or "hungarian" (all matched).
+            num_points, oversample_ratio, importance_share: see :func:`draw_points`.
             pixel_balance: exponent of the inverse class frequency in the pixel loss.
-            ignore_value: label of pixels that count nowhere.
+            ignore_value: label of pixels that no loss counts.
             recompute: compute mask and dice losses again in the backward pass instead of keeping their points.
         """
         super().__init__()
@@ -67,7 +67,7 @@ class SupervisedCriterion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> "SupervisedCriterion":
-        """``LOSS`` of the config."""
+        """Build it from ``LOSS`` of the config."""
         loss = cfg.LOSS
         return cls(
             weights={
@@ -89,17 +89,17 @@ class SupervisedCriterion(nn.Module):
         )
 
     def scale(self, num_predictions: int) -> float:
-        """The weight at which one cross-entropy over pixels pulls about as strongly as all of these losses together.
+        """The weight at which one pixel cross-entropy has about as large a gradient as all of these losses together.
 
         Args:
-            num_predictions: that enter class, mask and dice loss.
+            num_predictions: number of predictions that have a class, mask and dice loss.
         """
-        of_queries = sum(self.weights[name] for name in ("class", "mask", "dice"))
-        return self.weights["pixel"] + PULL_OF_QUERIES * num_predictions * of_queries
+        query_weights = sum(self.weights[name] for name in ("class", "mask", "dice"))
+        return self.weights["pixel"] + PULL_OF_QUERIES * num_predictions * query_weights
 
     @property
     def uses_every_layer(self) -> bool:
-        """Whether predictions before the last one are looked at."""
+        """Whether predictions before the last one are used."""
         return any(self.weights[name] for name in ("class", "mask", "dice"))
 
     def prepare_targets(
@@ -122,19 +122,19 @@ class SupervisedCriterion(nn.Module):
         """
         Args:
             predictions: of every decoder layer.
-            semantic_scores: (B, C, h, w) unnormalised semantic map of the last one.
+            semantic_scores: (B, C, h, w) unnormalised semantic map of the last prediction.
             relevance_logits: (B, C) of the gate; None: there is none.
             text: embeddings of the classes.
             targets: one per image.
         """
-        labelled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
-        row_valid = predictions.row_valid & labelled[:, None]
+        labeled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
+        query_valid = predictions.query_valid & labeled[:, None]
         losses: dict[str, Tensor] = {}
         aligns = bool(self.weights["align"]) and predictions.joint_embeddings is not None
         if self.uses_every_layer or aligns:
             maps = TargetMaps(targets)
-            assignments = self._assignments(predictions, row_valid, targets, maps)
-            losses.update(self._set_losses(predictions, row_valid, maps, assignments))
+            assignments = self._assignments(predictions, query_valid, targets, maps)
+            losses.update(self._set_losses(predictions, query_valid, maps, assignments))
         if self.weights["pixel"]:
             losses["loss_pixel"] = pixel_cross_entropy(
                 semantic_scores,
@@ -145,7 +145,7 @@ class SupervisedCriterion(nn.Module):
         if aligns:
             losses["loss_align"] = self._align_loss(predictions, text, assignments[-1])
         if self.weights["relevance"] and relevance_logits is not None:
-            losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labelled)
+            losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labeled)
         return self._weighted(losses)
 
     def pseudo_losses(
@@ -153,82 +153,82 @@ class SupervisedCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Class, mask and dice loss of the text queries on images that the teacher has labelled.
 
-        Pixels whose pseudo-label is not kept have no label in the targets. A class that the teacher sees there alone is
-        neither there nor not: its queries learn nothing. Instance queries are left to the loss of pixels, since the
-        teacher tells no objects apart.
+        Pixels whose pseudo-label is not kept have no label in the targets. If the teacher sees a class only in such
+        pixels, nobody knows whether it is present, so its queries learn nothing. Instance queries learn from the pixel
+        loss alone, because the teacher does not separate objects.
 
         Args:
             predictions: of every decoder layer; targets: one per image.
             absent: (B, C) bool, classes of which the teacher sees no pixel.
             image_weight: (B,) weight of every image.
         """
-        owner = predictions.row_classes
-        row_valid = predictions.row_valid & (owner >= 0)
+        owner = predictions.query_classes
+        query_valid = predictions.query_valid & (owner >= 0)
         maps = TargetMaps(targets)
-        assignments = self._assignments(predictions, row_valid, targets, maps)
+        assignments = self._assignments(predictions, query_valid, targets, maps)
         is_settled = absent.gather(1, owner.clamp(min=0))
-        is_settled[assignments[0].image, assignments[0].row] = True
-        losses = self._set_losses(predictions, row_valid & is_settled, maps, assignments, image_weight)
+        is_settled[assignments[0].image, assignments[0].query] = True
+        losses = self._set_losses(predictions, query_valid & is_settled, maps, assignments, image_weight)
         return {f"loss_pseudo_{name.removeprefix('loss_')}": loss for name, loss in self._weighted(losses).items()}
 
     def _set_losses(
         self,
         predictions: QueryPredictions,
-        row_valid: Tensor,
+        query_valid: Tensor,
         maps: TargetMaps,
         assignments: Sequence[Assignment],
         image_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Class, mask and dice loss of every prediction: "loss_mask" of the last, "loss_mask_0" of the first."""
+        """Class, mask and dice loss of every prediction: "loss_mask" for the last one, "loss_mask_0" for the first."""
         last = len(assignments) - 1
-        # As many queries have a target in every prediction.
+        # Every prediction has the same number of queries with a target.
         draw = draw_points(
-            assignments[0].row.numel(),
+            assignments[0].query.numel(),
             self.num_points,
             self.oversample_ratio,
             self.importance_share,
-            row_valid.device,
+            query_valid.device,
         )
         losses = {}
         for index, assignment in enumerate(assignments):
             suffix = "" if index == last else f"_{index}"
             logits, masks = predictions.pred_logits[index].float(), predictions.pred_masks[index]
             if self.weights["class"]:
-                losses[f"loss_class{suffix}"] = self._class_loss(logits, row_valid, assignment, image_weight)
+                losses[f"loss_class{suffix}"] = self._class_loss(logits, query_valid, assignment, image_weight)
             if self.weights["mask"] or self.weights["dice"]:
                 for name, loss in self._mask_losses(masks, maps, assignment, draw, image_weight).items():
                     losses[name + suffix] = loss
         return losses
 
     def _assignments(
-        self, predictions: QueryPredictions, row_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
+        self, predictions: QueryPredictions, query_valid: Tensor, targets: Sequence[ImageTargets], maps: TargetMaps
     ) -> list[Assignment]:
-        """Of every prediction."""
+        """The assignment of every prediction."""
         return assign(
             predictions.pred_logits,
             predictions.pred_masks,
-            predictions.row_classes,
-            row_valid,
+            predictions.query_classes,
+            query_valid,
             targets,
             maps,
             fixed=self.fixed,
-            points=random_points(self.num_points, row_valid.device),
+            points=random_points(self.num_points, query_valid.device),
             weights=(self.weights["class"], self.weights["mask"], self.weights["dice"]),
         )
 
     def _class_loss(
-        self, logits: Tensor, row_valid: Tensor, assignment: Assignment, image_weight: Tensor | None
+        self, logits: Tensor, query_valid: Tensor, assignment: Assignment, image_weight: Tensor | None
     ) -> Tensor:
         class_weight = logits.new_ones(logits.shape[-1])
         class_weight[-1] = self.no_object
         targets = assignment.target_classes
-        row_weight = torch.where(row_valid, class_weight[targets], logits.new_zeros(()))
-        loss = row_weight * F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
-            row_weight
+        query_weight = torch.where(query_valid, class_weight[targets], logits.new_zeros(()))
+        loss = query_weight * F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+            query_weight
         )
         if image_weight is not None:
             loss = loss * image_weight[:, None]
-        return loss.sum() / mean_over_processes(row_weight.sum(), least=1e-6)
+        return loss.sum() / mean_over_processes(query_weight.sum(), least=1e-6)
 
     def _mask_losses(
         self,
@@ -238,40 +238,40 @@ class SupervisedCriterion(nn.Module):
         draw: PointDraw,
         image_weight: Tensor | None,
     ) -> dict[str, Tensor]:
-        num_rows = mean_over_processes(masks.new_full((), assignment.row.numel(), dtype=torch.float32))
-        if not assignment.row.numel():
+        num_masks = mean_over_processes(masks.new_full((), assignment.query.numel(), dtype=torch.float32))
+        if not assignment.query.numel():
             nothing = masks.float().sum() * 0.0
             return {"loss_mask": nothing, "loss_dice": nothing}
-        row_weight = 1.0 if image_weight is None else image_weight[assignment.image]
+        query_weight = 1.0 if image_weight is None else image_weight[assignment.image]
 
         def sums(masks: Tensor) -> tuple[Tensor, Tensor]:
             """masks (B, Q, h, w) → loss_mask and loss_dice of all queries."""
-            row = assignment.image * masks.shape[1] + assignment.row
-            predicted = masks.flatten(0, 1).index_select(0, row).float()  # (R, h, w)
+            query = assignment.image * masks.shape[1] + assignment.query
+            predicted = masks.flatten(0, 1).index_select(0, query).float()  # (R, h, w)
             points = uncertain_points(predicted, draw)
             truth, counts = maps.sample(assignment.target_map, assignment.target_number, points)
             at_points = point_sample(predicted.unsqueeze(1), points).squeeze(1)
             cross_entropy, dice = sampled_mask_losses(at_points, truth, counts)
-            return (row_weight * cross_entropy).sum(), (row_weight * dice).sum()
+            return (query_weight * cross_entropy).sum(), (query_weight * dice).sum()
 
         cross_entropy, dice = maybe_recomputed(self.recompute, sums, masks)
-        return {"loss_mask": cross_entropy / num_rows, "loss_dice": dice / num_rows}
+        return {"loss_mask": cross_entropy / num_masks, "loss_dice": dice / num_masks}
 
     def _align_loss(self, predictions: QueryPredictions, text: TextFeatures, assignment: Assignment) -> Tensor:
-        """‖φ(q) − t_c‖² of the matched instance rows, both of length 1 (eq. 2)."""
+        """‖φ(q) − t_c‖² of the matched instance queries, both vectors of length 1 (eq. 2)."""
         joint = predictions.joint_embeddings
         assert joint is not None  # the decoder makes them where this loss counts
-        chosen = predictions.row_classes[assignment.image, assignment.row] < 0
-        num_chosen = mean_over_processes(chosen.sum().to(joint.device))  # by every process, also without rows
-        if not assignment.row.numel():
+        chosen = predictions.query_classes[assignment.image, assignment.query] < 0
+        num_chosen = mean_over_processes(chosen.sum().to(joint.device))  # called by every process, also without queries
+        if not assignment.query.numel():
             return joint.sum() * 0.0
-        image, row = assignment.image[chosen], assignment.row[chosen]
-        wanted = text.text_embeddings.detach()[assignment.target_classes[image, row]]
-        distance = (joint[image, row] - wanted).square().sum(-1)
+        image, query = assignment.image[chosen], assignment.query[chosen]
+        wanted = text.text_embeddings.detach()[assignment.target_classes[image, query]]
+        distance = (joint[image, query] - wanted).square().sum(-1)
         return distance.sum() / num_chosen
 
     def _weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each loss times its weight, those of weight 0 left out; "loss_mask_3" has the weight of "mask"."""
+        """Each loss times its weight, without those of weight 0. "loss_mask_3" has the weight of "mask"."""
         weighted = {}
         for name, loss in losses.items():
             weight = self.weights[name.split("_")[1]]
@@ -280,8 +280,8 @@ class SupervisedCriterion(nn.Module):
         return weighted
 
 
-def _relevance_loss(logits: Tensor, targets: Sequence[ImageTargets], labelled: Tensor) -> Tensor:
+def _relevance_loss(logits: Tensor, targets: Sequence[ImageTargets], labeled: Tensor) -> Tensor:
     """Binary cross-entropy between the gate (B, C) and the presence of every class, on images with labels."""
     presence = torch.stack([target.presence(logits.shape[1]) for target in targets]).float()
     loss = F.binary_cross_entropy_with_logits(logits, presence, reduction="none").mean(1)
-    return (loss * labelled).sum() / mean_over_processes(labelled.sum())
+    return (loss * labeled).sum() / mean_over_processes(labeled.sum())

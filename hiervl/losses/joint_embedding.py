@@ -1,11 +1,11 @@
-"""``loss_joint_embedding``: an encoder that never saw language learns to speak as the frozen CLIP beside it does."""
+"""``loss_joint_embedding``: an encoder trained without language learns the embeddings of the frozen CLIP beside it."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def joint_embedding_loss(joint: Tensor, target: Tensor) -> Tensor:
-    """Mean over the positions of 1 − cos(joint, target), as eq. 6 has it for hidden patches.
+    """Mean over the positions of 1 − cos(joint, target), as in eq. 6 for hidden patches.
 
     Args:
         joint: (B, D, h, w) of the trained encoder.

@@ -20,21 +20,21 @@ def random_points(num_points: int, device: torch.device) -> Tensor:
 
 
 class PointDraw(NamedTuple):
-    """Random places on R masks, from which :func:`uncertain_points` chooses; coordinates from −1 to 1, as those of
+    """Random places on R masks, from which :func:`uncertain_points` chooses. Coordinates go from −1 to 1, as in
     ``grid_sample``."""
 
     candidates: Tensor  # (R, N, 2)
-    uniform: Tensor  # (R, P − I, 2), taken whatever is predicted there
-    num_important: int  # I, of P points
+    uniform: Tensor  # (R, P − I, 2), always taken
+    num_important: int  # I: how many of the P points are chosen by uncertainty
 
 
 def draw_points(
     num_masks: int, num_points: int, oversample_ratio: float, importance_share: float, device: torch.device
 ) -> PointDraw:
-    """Uniform places for P = ``num_points`` points a mask.
+    """Draw uniform places for P = ``num_points`` points per mask.
 
-    The predictions of all decoder layers can share them: each of them still sees points as random as before, and on a
-    CPU drawing them for every layer is a fifth of the losses' time.
+    All decoder layers can share them: each layer still sees random points. On a CPU, drawing points for every layer
+    would take a fifth of the losses' time.
     """
     num_important = int(importance_share * num_points)
     sizes = int(num_points * oversample_ratio), num_points - num_important
@@ -44,27 +44,27 @@ def draw_points(
 
 @torch.no_grad()
 def uncertain_points(mask_logits: Tensor, draw: PointDraw) -> Tensor:
-    """Points (R, P, 2), x and y in [0, 1], for masks (R, H, W): a share where the prediction is least sure, the rest
+    """Points (R, P, 2), x and y in [0, 1], for masks (R, H, W): a share where the prediction is least certain, the rest
     uniform."""
     grid = draw.candidates.unsqueeze(2)
     certainty = F.grid_sample(mask_logits.unsqueeze(1), grid, align_corners=False).flatten(1).abs_()
     best = _smallest(certainty, draw.num_important)
-    # Both coordinates of a point at once: 64 bits that are moved, not read.
+    # Both coordinates of a point are copied together, as one number of 64 bits.
     pairs = draw.candidates.view(torch.int64).squeeze(-1)
     important = pairs.gather(1, best).unsqueeze(-1).view(grid.dtype)
     return torch.cat((important, draw.uniform), dim=1).add_(1).div_(2)
 
 
 def _smallest(values: Tensor, count: int) -> Tensor:
-    """Places (R, count) of the smallest values of every row (R, N), in any order."""
+    """Indices (R, count) of the smallest values in every row of (R, N), in any order."""
     num_rows, length = values.shape
     if values.device.type == "cpu" and count and num_rows:
-        # NumPy finds the limits with vector instructions: with them it takes two thirds of topk's time.
+        # NumPy finds the limits with vector instructions; this takes two thirds of topk's time.
         limits = [np.partition(row, count - 1)[count - 1 : count] for row in values.numpy()]
         places = np.flatnonzero(values.numpy() <= np.stack(limits))
         if len(places) == num_rows * count:
             places = places.reshape(num_rows, count) - length * np.arange(num_rows)[:, None]
-            if places[:, 0].min() >= 0 and places[:, -1].max() < length:  # else values equal a limit, or are no numbers
+            if places[:, 0].min() >= 0 and places[:, -1].max() < length:  # else values equal a limit, or are NaN
                 return torch.from_numpy(places)
     return values.topk(count, dim=1, largest=False, sorted=False).indices
 

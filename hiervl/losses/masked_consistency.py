@@ -1,4 +1,4 @@
-"""One class of an image is hidden, and the encoder must still know it (paper §3.6.2, eq. 6–8)."""
+"""Masked consistency: one class of an image is hidden, and the encoder must infer it (paper §3.6.2, eq. 6–8)."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .normalisation import mean_over_processes
+from .normalization import mean_over_processes
 
 HIDDEN_SHARE = 0.5  # a patch is hidden where the class covers at least this share of it
-HIDDEN_VALUE = 0.0  # of a normalised pixel: CLIP's mean colour
+HIDDEN_VALUE = 0.0  # value of a normalised pixel: CLIP's mean colour
 
 
 class HiddenClass(NamedTuple):
-    """Images in which the patches of one class cannot be seen."""
+    """Images in which the patches of one class are hidden."""
 
     images: Tensor  # (B, 3, H, W)
-    classes: Tensor  # (B,): the hidden class; means nothing where no patch is hidden
+    classes: Tensor  # (B,): the hidden class; has no meaning if no patch is hidden
     patches: Tensor  # (B, H/patch, W/patch) bool: the hidden patches
 
 
@@ -25,9 +25,9 @@ def hide_random_class(
 ) -> HiddenClass:
     """Hide one random class of every image.
 
-    Hidden are whole patches, so that the class's outline is not left to be seen: those that it covers by half, or, of
-    a class too thin for that, those it covers most. An image with fewer than two classes stays whole, for nothing
-    would be left of it to conclude from.
+    Whole patches are hidden, so that the outline of the class cannot be seen: all patches that the class covers by at
+    least half. A class too thin for that loses the patches that it covers most. An image with fewer than two classes
+    stays whole, because nothing would be left to infer the class from.
 
     Args:
         images: (B, 3, H, W) normalised and padded to whole patches; they are not changed.
@@ -37,11 +37,11 @@ def hide_random_class(
     present = torch.zeros(len(labels), num_classes + 1, device=labels.device)
     present.scatter_(1, counted, 1.0)
     present = present[:, :num_classes] > 0
-    # The largest of random numbers among the present classes: every one of them is equally likely.
+    # Draw a random number for each present class and take the largest: all are equally likely.
     lots = torch.rand(present.shape, device=labels.device).masked_fill(~present, -1.0)
     classes = lots.argmax(1)
-    of_class = (labels == classes[:, None, None]).float()
-    share = F.avg_pool2d(of_class.unsqueeze(1), patch_size).squeeze(1)  # (B, h, w)
+    class_mask = (labels == classes[:, None, None]).float()
+    share = F.avg_pool2d(class_mask.unsqueeze(1), patch_size).squeeze(1)  # (B, h, w)
     least = share.amax((1, 2), keepdim=True).clamp(max=HIDDEN_SHARE)
     may_hide = (present.sum(1) > 1)[:, None, None]
     patches = (share >= least) & (share > 0) & may_hide
@@ -70,5 +70,5 @@ def pixel_text_loss(similarity: Tensor, classes: Tensor, patches: Tensor, temper
         classes: (B,); patches: (B, h, w) bool; temperature: τ.
     """
     log_p = (similarity / temperature).log_softmax(-1)
-    of_hidden = log_p.gather(3, classes[:, None, None, None].expand(*log_p.shape[:3], 1)).squeeze(3)
-    return -(of_hidden * patches).sum() / mean_over_processes(patches.sum())
+    hidden_log_p = log_p.gather(3, classes[:, None, None, None].expand(*log_p.shape[:3], 1)).squeeze(3)
+    return -(hidden_log_p * patches).sum() / mean_over_processes(patches.sum())

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .normalisation import mean_over_processes
+from .normalization import mean_over_processes
 
-# Keeps the logarithm of a class that no row claims finite; far below any probability that matters.
+# Keeps the logarithm finite for a class that no query predicts. Far below any probability that matters.
 EPSILON = 1e-5
 
 
-def normalised(scores: Tensor) -> Tensor:
+def normalized(scores: Tensor) -> Tensor:
     """S / Σ_c S over dimension 1: (B, C, …) → class probabilities of every pixel."""
     scores = scores + EPSILON
     return scores / scores.sum(1, keepdim=True)
@@ -31,7 +31,7 @@ def pixel_cross_entropy(
     valid = labels != ignore_value
     at_label = resized_at_labels(scores, labels.masked_fill(~valid, 0))
     total = scores.sum(1, keepdim=True)
-    if total.shape[2:] != labels.shape[1:]:  # a sum of resized maps is the resized sum
+    if total.shape[2:] != labels.shape[1:]:  # resizing is linear: the sum of resized maps is the resized sum
         total = F.interpolate(total, size=labels.shape[1:], mode="bilinear", align_corners=False)
     total = total.squeeze(1) + EPSILON * scores.shape[1]
     loss = torch.log(total) - torch.log(at_label + EPSILON)
@@ -58,15 +58,15 @@ def pixel_entropy(scores: Tensor, valid: Tensor) -> Tensor:
     """
     if valid.shape[1:] != scores.shape[2:]:
         valid = F.interpolate(valid.unsqueeze(1).float(), size=scores.shape[2:], mode="nearest").squeeze(1) > 0.5
-    probability = normalised(scores)
+    probability = normalized(scores)
     entropy = -(probability * probability.log()).sum(1)
     return (entropy * valid).sum() / mean_over_processes(valid.sum())
 
 
 def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
-    """What bilinear resizing to the labels' size gives at every pixel's own label.
+    """Scores resized bilinearly to the labels' size, read at the label of every pixel.
 
-    Only that is computed: maps of all classes at full size would be the largest tensors of a training iteration.
+    Only these values are computed: maps of all classes at full size would be the largest tensors in training.
 
     Args:
         scores: (B, C, h, w); labels: (B, H, W), each in 0 … C − 1.
@@ -80,18 +80,18 @@ def resized_at_labels(scores: Tensor, labels: Tensor) -> Tensor:
     flat = scores.flatten(1)
     first = labels * (height * width)  # of the label's map
     result = scores.new_zeros(labels.shape)
-    for row, of_row in _neighbours(size[0], height, scores):
-        for column, of_column in _neighbours(size[1], width, scores):
+    for row, row_weight in _neighbors(size[0], height, scores):
+        for column, column_weight in _neighbors(size[1], width, scores):
             place = first + (row[:, None] * width + column)
             corner = flat.gather(1, place.flatten(1)).view(labels.shape)
-            result = result + corner * (of_row[:, None] * of_column)
+            result = result + corner * (row_weight[:, None] * column_weight)
     return result
 
 
-def _neighbours(length: int, source: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Lower and upper neighbour along an axis resized from ``source`` to ``length``: (indices, weights) each."""
+def _neighbors(length: int, source: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Lower and upper neighbour along an axis that is resized from ``source`` to ``length``: (indices, weights)."""
     place = torch.arange(length, device=like.device, dtype=torch.float32)
     place = ((place + 0.5) * (source / length) - 0.5).clamp(min=0)
     lower = place.long().clamp(max=source - 1)
-    of_upper = (place - lower).to(like.dtype)
-    return (lower, 1 - of_upper), ((lower + 1).clamp(max=source - 1), of_upper)
+    upper_weight = (place - lower).to(like.dtype)
+    return (lower, 1 - upper_weight), ((lower + 1).clamp(max=source - 1), upper_weight)

@@ -1,4 +1,4 @@
-"""Ties between learnable prompts and CLIP's own text embeddings (paper §3.6.1, eq. 3–5)."""
+"""Losses that keep learnable prompts near CLIP's own text embeddings (paper §3.6.1, eq. 3–5)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def prompt_topology_loss(text_embeddings: Tensor, prototypes: Tensor) -> Tensor:
-    """(1/C²)·‖T Tᵀ − T⁰ T⁰ᵀ‖²_F (eq. 3): the angles between classes stay CLIP's. Rows (C, D) are normalised here."""
+    """(1/C²)·‖T Tᵀ − T⁰ T⁰ᵀ‖²_F (eq. 3) keeps the angles between classes. The rows of (C, D) are normalised here."""
     learnt, fixed = F.normalize(text_embeddings, dim=-1), F.normalize(prototypes, dim=-1)
     return (learnt @ learnt.T - fixed @ fixed.T).square().mean()
 
@@ -26,7 +26,7 @@ def prompt_anchor_loss(projected: Tensor, prototypes: Tensor, temperature: float
 
 
 class PromptRegularizer(nn.Module):
-    """``loss_prompt_topology`` and ``loss_prompt_anchor`` with the latter's projector h."""
+    """``loss_prompt_topology`` and ``loss_prompt_anchor``, with the projector h of the second."""
 
     def __init__(self, embed_dim: int, *, topology: float, anchor: float, temperature: float, separation: float):
         """

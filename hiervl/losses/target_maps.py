@@ -1,4 +1,4 @@
-"""Target masks read at points, from one map of numbers per image instead of one mask per row."""
+"""Target masks read at points, from one map of numbers per image instead of one mask per query."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from .targets import ImageTargets
 
-NO_LABEL = -1  # number of a pixel without label, and of all outside the image
+NO_LABEL = -1  # number of a pixel without label, or outside the image
 
 
 class TargetMaps:
     """The class maps and segment maps of a batch: a target mask is all pixels of map ``m`` with the number ``n``.
 
-    Masks of one image do not overlap, so two maps of numbers stand for all of them; nothing of the size
-    (rows, height, width) is ever built. The four pixels around a point lie beside each other in memory, which makes a
-    bilinear sample one look-up, and equal to that of ``point_sample`` on the mask.
+    Masks of one image do not overlap, so two maps of numbers hold all of them. No tensor of the size (queries, height,
+    width) is ever built. The four pixels around a point lie beside each other in memory, so a bilinear sample is one
+    look-up. Its value equals that of ``point_sample`` on the mask.
 
     Maps 0 … B − 1 hold the classes of the B images, maps B … 2·B − 1 the numbers of their segments.
     """
@@ -31,7 +31,7 @@ class TargetMaps:
         around = torch.cat((rows[:, :-1], rows[:, 1:]), dim=-1)  # (2·B, H + 1, W + 1, 4): two above, two below
         self._quads = around.contiguous().view(torch.int64).flatten()  # four numbers of 16 bits in one of 64
 
-    def neighbours(self, which: Tensor, points: Tensor):
+    def neighbors(self, which: Tensor, points: Tensor):
         """
         Args:
             which: (R,) maps; points: (R, P, 2), x and y in [0, 1].
@@ -49,7 +49,7 @@ class TargetMaps:
         return numbers.view(torch.int16), x.sub_(left), y.sub_(upper)
 
     def sample(self, which: Tensor, number: Tensor, points: Tensor):
-        """Target masks at points of their own.
+        """Target masks, each read at its own points.
 
         Args:
             which, number: (R,) map and number of every mask; points: (R, P, 2).
@@ -57,10 +57,10 @@ class TargetMaps:
         Returns:
             (R, P) the masks' bilinear values; (R, P) 1 where the pixel has a label, else 0
         """
-        numbers, x, y = self.neighbours(which, points)
+        numbers, x, y = self.neighbors(which, points)
         truth = _bilinear((numbers == number.to(torch.int16)[:, None, None]).to(points.dtype), x, y)
-        labelled = _bilinear((numbers != NO_LABEL).to(points.dtype), x, y)
-        return truth, (labelled > 0.5).to(points.dtype)
+        labeled = _bilinear((numbers != NO_LABEL).to(points.dtype), x, y)
+        return truth, (labeled > 0.5).to(points.dtype)
 
     def segments_at(self, points: Tensor, num_segments: int):
         """All segments of all images at points (P, 2).
@@ -69,7 +69,7 @@ class TargetMaps:
             (B, num_segments, P) bilinear values of the segments; (B, 1, P) 1 where the pixel has a label, else 0
         """
         which = torch.arange(self.num_images, device=points.device)
-        numbers, x, y = self.neighbours(which + self.num_images, points.expand(self.num_images, -1, -1))
+        numbers, x, y = self.neighbors(which + self.num_images, points.expand(self.num_images, -1, -1))
         weights = torch.stack(((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x), dim=-1)
         columns = numbers.long().masked_fill(numbers == NO_LABEL, num_segments)
         values = points.new_zeros(*weights.shape[:2], num_segments + 1).scatter_add_(2, columns, weights)
@@ -78,6 +78,6 @@ class TargetMaps:
 
 
 def _bilinear(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(…, 4) in the order of ``neighbours`` → (…)"""
+    """(…, 4) in the order of ``neighbors`` → (…)"""
     above = torch.lerp(corners[..., 0], corners[..., 1], x)
     return torch.lerp(above, torch.lerp(corners[..., 2], corners[..., 3], x), y)

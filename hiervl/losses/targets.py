@@ -8,16 +8,16 @@ from torch import Tensor
 
 from hiervl.utils.transfer import to_device
 
-COUNTABLE = 2**20  # instances with larger numbers are renumbered first
+COUNTABLE = 2**20  # if instance numbers are larger, they are renumbered first
 
 
 class ImageTargets(NamedTuple):
     """Label map of one image, its classes, and its segments.
 
-    Segments are what instance rows are matched to: annotated instances (and, beside them, the class regions that
-    belong to no instance) where the image has instances, else the classes themselves. For images that nobody annotated
-    the mapper hands over connected regions as instances (INPUT.REGIONS_AS_INSTANCES). Segments do not overlap, so that
-    one map of their numbers says all of their masks.
+    Instance queries are matched to segments. If the image has instances, segments are the instances and the class
+    regions outside them; else they are the classes. For images without annotated instances the mapper can give
+    connected regions as instances (INPUT.REGIONS_AS_INSTANCES). Segments do not overlap, so one map of their numbers
+    holds all masks.
     """
 
     sem_seg: Tensor  # (H, W) int64, the ignore value on unlabelled pixels and padding
@@ -51,7 +51,7 @@ class ImageTargets(NamedTuple):
 def image_targets(
     sem_seg: Tensor, instance_ids: Tensor | None, size: tuple[int, int], ignore_value: int
 ) -> ImageTargets:
-    """Targets of one image, padded at the right and the bottom to ``size``; computed on the CPU, and there.
+    """Targets of one image, padded at the right and the bottom to ``size``. Computed on the CPU, where they stay.
 
     Args:
         sem_seg: (h, w) classes; instance_ids: (h, w), 0 outside every instance, or None.
@@ -62,24 +62,26 @@ def image_targets(
     classes = np.pad(sem_seg.cpu().numpy().astype(np.int64), padding, constant_values=ignore_value)
     valid = classes != ignore_value
     num_classes = 1 + int(classes.max(where=valid, initial=-1))
-    class_labels, of_pixel = _numbered(np.where(valid, classes, num_classes), num_classes)
-    segment_labels, segments = class_labels, of_pixel
+    class_labels, pixel_classes = _numbered(np.where(valid, classes, num_classes), num_classes)
+    segment_labels, segments = class_labels, pixel_classes
     if instance_ids is not None:
         ids = np.pad(instance_ids.cpu().numpy().astype(np.int64), padding)
         if ids.max() >= COUNTABLE:
             ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
-        instances, instance_of_pixel = _numbered(ids, 1 + int(ids.max()))
-        # Pairs of class and instance as single numbers; those of pixels without label are the last ones.
-        pairs, segments = _numbered(of_pixel * len(instances) + instance_of_pixel, len(class_labels) * len(instances))
+        instances, pixel_instances = _numbered(ids, 1 + int(ids.max()))
+        # Each pair of class and instance becomes one number; pixels without a label get the highest ones.
+        pairs, segments = _numbered(
+            pixel_classes * len(instances) + pixel_instances, len(class_labels) * len(instances)
+        )
         segment_labels = class_labels[pairs // len(instances)]  # (S,)
     return ImageTargets(*map(torch.from_numpy, (classes, valid, class_labels, segments, segment_labels)))
 
 
 def _numbered(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct values below ``limit``, by counting, since sorting all pixels takes much longer.
+    """Number the distinct values below ``limit``. This counts, because sorting all pixels would take much longer.
 
     Returns:
-        those values (n,) in ascending order; the number of every pixel's value among them, n where it is not below.
+        the distinct values (n,) in ascending order; for every pixel the number of its value, n if it is not below.
     """
     values = np.minimum(values, limit)
     is_there = np.bincount(values.ravel(), minlength=limit + 1)[:limit] > 0

@@ -1,4 +1,4 @@
-"""The network, one file a box; importing this package fills Detectron2's registries."""
+"""The network, one file per box of the figure. Importing this package fills Detectron2's registries."""
 
 from hiervl.structures import QueryPredictions, TextFeatures
 

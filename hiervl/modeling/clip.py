@@ -27,14 +27,14 @@ from .tokens import TextTokens, load_tokens
 logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent.parent / "assets"
-SHIPPED = {  # the models that HierVL brings, each with its weights and its tokens beside the config
+SHIPPED = {  # the models that HierVL ships, each with weights and tokens beside its config
     "shapesworld": ASSETS / "shapesworld_clip" / "shapesworld.json",
     "imagenet-lite": ASSETS / "imagenet_lite" / "imagenet_lite.json",
 }
 SHIPPED_WEIGHTS = "weights.safetensors"
-# Loggers of the hub's client that tell of every attempt to reach it, each several times.
+# Loggers of the hub's client, which report every attempt to reach the hub several times.
 CHATTY = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
-# Weights that a checkpoint brings: random ones are as good until it is loaded.
+# The weights come from a checkpoint, so random ones are enough until it is loaded.
 FROM_CHECKPOINT = "checkpoint"
 ACTIVATIONS = ("GELU", "QuickGELU")
 
@@ -44,10 +44,10 @@ def load_clip(name: str, pretrained: str, tokenizer: str = "") -> tuple[nn.Modul
 
     Args:
         name, pretrained: see :func:`load_model`.
-        tokenizer: the folder of a tokenizer that is on a hub otherwise; "": where open_clip takes it from.
+        tokenizer: folder of a tokenizer, instead of the hub; "": open_clip finds it.
 
     Raises:
-        UserError: the model, its weights or its tokenizer are unknown, cannot be found or do not fit together.
+        UserError: model, weights or tokenizer are unknown, cannot be found or do not fit together.
     """
     config = model_config(name)
     check_text_side(name, config)
@@ -61,7 +61,7 @@ def load_model(name: str, pretrained: str) -> Any:
     Args:
         name: an open_clip model name, the path of an open_clip model config (.json), or a key of ``SHIPPED``.
         pretrained: an open_clip tag, a file of weights (open_clip's, OpenAI's or transformers'), a key of ``SHIPPED``,
-            "checkpoint" where a checkpoint is loaded afterwards, or "" for random weights.
+            "checkpoint" if a checkpoint is loaded afterwards, or "" for random weights.
 
     Raises:
         UserError: the model or the weights are unknown, cannot be found or do not fit together.
@@ -77,7 +77,7 @@ def load_model(name: str, pretrained: str) -> Any:
         pretrained = ""
     elif not pretrained:
         logger.warning(
-            "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its language carries no knowledge."
+            "MODEL.CLIP.PRETRAINED is empty: CLIP starts from random weights, so its text embeddings know nothing."
         )
     else:
         name = name_of_weights(name, pretrained)
@@ -85,7 +85,7 @@ def load_model(name: str, pretrained: str) -> Any:
 
 
 def check_text_side(name: str, config: dict[str, Any]) -> None:
-    """Raises UserError: no learnable prompts can be put before this model's text encoder. Nothing is fetched."""
+    """Raises UserError: this model's text encoder cannot take learnable prompts. Downloads nothing."""
     text = config["text_cfg"]
     reason = None
     if "hf_model_name" in text:
@@ -103,14 +103,14 @@ def check_text_side(name: str, config: dict[str, Any]) -> None:
 def name_of_weights(name: str, pretrained: str) -> str:
     """``MODEL.CLIP.NAME`` with the activation that a file of weights was trained with.
 
-    OpenAI's weights need QuickGELU, open_clip's ViT-B-16 has GELU. Where the file says which one it needs, the model
-    with that one is taken; where it does not, the log says what to look at.
+    OpenAI's weights need QuickGELU; open_clip's ViT-B-16 has GELU. If the file says which one it needs, the model with
+    that activation is used. If not, the log says what to check.
 
     Args:
-        name: a model that open_clip knows; others are returned as they are.
+        name: a model that open_clip knows; other names are returned unchanged.
 
     Raises:
-        UserError: no model of that name has the activation.
+        UserError: there is no such model with the activation.
     """
     if not Path(pretrained).is_file() or open_clip.get_model_config(name) is None:
         return name
@@ -141,12 +141,12 @@ def _say_once(message: str) -> None:
 
 
 def read_clip_config(name: str) -> str | None:
-    """Text of the open_clip model config that ``name`` is the path of; None for models that are known by name."""
+    """Text of the open_clip model config at the path ``name``; None if ``name`` is a known model."""
     return Path(name).read_text(encoding="utf-8") if name.endswith(".json") else None
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """open_clip's config of a model: its embedding's width, image and text tower. Nothing is fetched.
+    """open_clip's config of a model: embedding width, image and text encoder. Downloads nothing.
 
     Raises:
         UserError: there is no such model, or its config file is damaged.
@@ -155,12 +155,14 @@ def model_config(name: str) -> dict[str, Any]:
     if path is not None:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            if all(isinstance(config[tower], dict) for tower in ("vision_cfg", "text_cfg")):
+            if all(isinstance(config[side], dict) for side in ("vision_cfg", "text_cfg")):
                 return config
         except (ValueError, KeyError, TypeError):
             pass
-        raise UserError(f"MODEL.CLIP.NAME: '{path}' is no open_clip model config (embed_dim, vision_cfg, text_cfg).")
-    config = None if ":" in name else open_clip.get_model_config(name)  # "hf-hub:…" would fetch what a checkpoint says
+        raise UserError(
+            f"MODEL.CLIP.NAME: '{path}' is not an open_clip model config (embed_dim, vision_cfg, text_cfg)."
+        )
+    config = None if ":" in name else open_clip.get_model_config(name)  # "hf-hub:…" would download a model
     if config is None:
         raise UserError(
             f"MODEL.CLIP.NAME '{name}' is neither an open_clip model (open_clip.list_models() names them) "
@@ -170,7 +172,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def config_file(name: str) -> Path | None:
-    """The open_clip model config that ``name`` stands for; None for models that open_clip knows by name.
+    """Path of the open_clip model config of ``name``; None if open_clip knows the name.
 
     Raises:
         UserError: there is no such file.
@@ -196,11 +198,11 @@ def _create(name: str, pretrained: str) -> nn.Module:
         )
     try:
         if not pretrained:
-            with _without("initialized randomly"):  # where that is a fault, load_clip says so itself
+            with _without("initialized randomly"):  # load_clip itself warns if that is wrong
                 return open_clip.create_model(name)
         if pretrained in known_tags:
             logger.info("CLIP %s, weights '%s': read from the cache, or downloaded.", name, pretrained)
-        with _without("Retrying in", "thrown while requesting", "Failed to download"):  # the error below says it
+        with _without("Retrying in", "thrown while requesting", "Failed to download"):  # the error below says the same
             return open_clip.create_model(name, pretrained=pretrained, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
         reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
@@ -229,19 +231,19 @@ def _from_file(name: str, path: str) -> nn.Module:
 
 
 def _refuse_other_weights(name: str, path: str) -> None:
-    """A UserError if a file that could not be loaded is whole, but of another architecture."""
+    """Raise a UserError if a file that could not be loaded is intact, but of another architecture."""
     try:
         state = open_clip.factory.load_state_dict(path, weights_only=True)
         with _without("initialized randomly"):
             model = open_clip.create_model(name)
-    except Exception:  # as above: the file says nothing
+    except Exception:  # as above; nothing is known about the file
         return
     refuse_other_architecture(model, state, name, path)
 
 
 @contextlib.contextmanager
 def _without(*remarks: str) -> Iterator[None]:
-    """Keep back log records of open_clip and of the hub's client that hold one of ``remarks``."""
+    """Suppress log records of open_clip and the hub's client that contain one of ``remarks``."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not any(remark in record.getMessage() for remark in remarks)

@@ -1,4 +1,5 @@
-"""CLIP's own ViTs as image encoders: four blocks become maps, the last one's value path the dense embedding."""
+"""CLIP's own ViTs as image encoders: four blocks give the maps; the value path of the last one gives the dense
+embedding."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +21,14 @@ DENSE_EMBEDDINGS = ("maskclip", "value")
 
 
 class ClipImageEncoder(ImageEncoder):
-    """A ViT of the CLIP layout, read out at four blocks.
+    """A ViT of the CLIP layout, read at four blocks.
 
     1. patches + position embedding (interpolated to the input's grid), class token, learnable visual prompts;
-    2. the transformer's blocks, four of which are kept;
-    3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16), to the finest
-       of which (or more of them) a convolutional stem adds the edges that patches have lost;
-    4. ``pooled_embedding``: the class token, ``dense_embedding``: every patch, attending to itself alone in the last
-       block (MaskCLIP), both through CLIP's final norm and projection, of length 1.
+    2. the transformer's blocks; the output of four of them is kept;
+    3. ``res2 … res5``: the kept maps at strides of 1/4, 1/2, 1 and 2 patches (4, 8, 16, 32 for ViT-B/16). To the finest
+       (or more of them) a convolutional stem adds the edges that patches lose;
+    4. ``pooled_embedding``: the class token; ``dense_embedding``: every patch, attending only to itself in the last
+       block (MaskCLIP). Both pass through CLIP's final norm and projection and have length 1.
     """
 
     def __init__(
@@ -45,15 +46,15 @@ class ClipImageEncoder(ImageEncoder):
         """
         Args:
             visual: open_clip's ``VisionTransformer``.
-            blocks: the four blocks (0-based, ascending) that are read out; empty: :func:`spread_blocks`.
+            blocks: the four blocks (0-based, ascending) that are read; empty: :func:`spread_blocks`.
             num_prompts: learnable tokens between the class token and the patches.
             trainable: "all", "attention" (attention and position embedding, SemiVL's choice) or "none".
-            dense: what the last block makes of a patch for the dense embedding: "maskclip" (value path, residual and
+            dense: how the last block gives the dense embedding of a patch: "maskclip" (value path, residual and
                 feed-forward part, as in MaskCLIP and SemiVL) or "value" (the value path alone).
-            frozen_stages: so many first blocks, and all before them, are not trained.
-            detail_maps: how many of the maps, finest first, :class:`DetailStem` adds to; 0: all come from the patches
+            frozen_stages: this many first blocks, and everything before them, are not trained.
+            detail_maps: to how many maps, finest first, :class:`DetailStem` adds; 0: all maps come from the patches
                 alone.
-            recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
+            recompute: compute the blocks again in the backward pass, to save memory.
         """
         Backbone.__init__(self)
         depth = len(visual.transformer.resblocks)
@@ -159,7 +160,7 @@ class ClipImageEncoder(ImageEncoder):
         }
 
     def embeddings(self, images: Tensor, pooled: bool = True) -> tuple[Tensor, Tensor | None]:
-        """The dense and, if asked for, the pooled embedding, as :meth:`forward` gives them, without the maps."""
+        """The dense embedding and, if ``pooled``, the pooled one, as :meth:`forward` gives them, without the maps."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         tokens = self._embed(images, grid)
         *first, last = self.visual.transformer.resblocks
@@ -169,7 +170,7 @@ class ClipImageEncoder(ImageEncoder):
         return dense, self._to_joint_space(last(tokens)[:, 0]) if pooled else None
 
     def _alone(self, block: nn.Module, patches: Tensor) -> Tensor:
-        """What a block makes of patches (B, P, width) that attend to themselves alone, as ``MODEL.CLIP.DENSE`` says."""
+        """Output of a block for patches (B, P, width) that attend only to themselves (``MODEL.CLIP.DENSE``)."""
         if self.dense == "value":
             return _value_path(block, patches)
         return maybe_recomputed(self.recompute, _block_of_lone_tokens, block, patches)
@@ -187,7 +188,7 @@ class ClipImageEncoder(ImageEncoder):
         return tokens
 
     def _position_embedding(self, grid) -> Tensor:
-        """The learnt position embedding (1 + patches, width), bicubically interpolated to another grid."""
+        """The learnt position embedding (1 + patches, width), interpolated bicubically to another grid."""
         position = self.visual.positional_embedding
         if not self.export_form and tuple(grid) == tuple(self.visual.grid_size):
             return position
@@ -208,7 +209,7 @@ class ClipImageEncoder(ImageEncoder):
 
 
 def map_layers(width: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
-    """From the patches of a block (B, width, h, w) to maps of a quarter, half, one and two patches: ``res2 … res5``."""
+    """Layers from patches (B, width, h, w) to maps with strides of 1/4, 1/2, 1 and 2 patches: ``res2 … res5``."""
     finest = nn.Sequential(
         ChannelNorm(width),
         nn.ConvTranspose2d(width, width // 2, 2, stride=2),
@@ -221,17 +222,17 @@ def map_layers(width: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
 
 
 class DetailStem(nn.Module):
-    """Convolutions from the image to the stride of a quarter of a patch, for the outlines of masks, and on to the
-    strides of the coarser maps where these are asked for.
+    """Convolutions from the image to a stride of a quarter of a patch, for the outlines of masks. For more maps they go
+    on to coarser strides.
 
-    A patch is one token: what lies where inside it reaches the decoder only as far as the tower kept it. A few
-    3 × 3 convolutions on the pixels themselves give it back, at little cost. On coarser maps they are a second, small
-    encoder, which learns faster than the tower where the tower's training knows nothing of the images.
+    A patch is one token, so the encoder loses much of what lies where inside it. A few 3 × 3 convolutions on the pixels
+    give it back at little cost. With coarser maps they are a second, small encoder. It learns faster than the ViT if
+    the images are unlike those that the ViT was trained on.
     """
 
     def __init__(self, patch_size: int, channels: Sequence[int], width: int = 32):
-        """channels: of every output, finest first, each at half the size of the one before; width: of the layers
-        before the first output, doubled towards every further one."""
+        """channels: of every output, finest first, each half the size of the one before; width: of the layers before
+        the first output, doubled for every further output."""
         super().__init__()
         halvings = max(1, round(math.log2(patch_size / 4)))
         self.layers = nn.Sequential(
@@ -245,12 +246,12 @@ class DetailStem(nn.Module):
             width *= 2
 
     def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """images (B, 3, H, W) → one map (B, channels, *size) per output; further sizes are not looked at."""
+        """images (B, 3, H, W) → one map (B, channels, *size) per output. Further sizes are ignored."""
         features = [self.layers(images)]
         for layers in self.coarser:
             features.append(layers(features[-1]))
         return [
-            # Of another size where patches have 14 pixels.
+            # The size differs if patches have 14 pixels.
             details
             if tuple(details.shape[2:]) == tuple(size)
             else F.interpolate(details, size=tuple(size), mode="bilinear", align_corners=False)
@@ -265,7 +266,7 @@ def _halving(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 
 def _value_path(block: Any, tokens: Tensor) -> Tensor:
-    """The block's attention with every patch attending to itself alone: value projection → output projection."""
+    """Attention of a block if every patch attends only to itself: value projection → output projection."""
     attention = block.attn
     width = attention.embed_dim
     bias = attention.in_proj_bias
@@ -276,13 +277,13 @@ def _value_path(block: Any, tokens: Tensor) -> Tensor:
 
 
 def _block_of_lone_tokens(block: Any, tokens: Tensor) -> Tensor:
-    """The whole block, its attention being the value path: both residuals and the feed-forward part are kept."""
+    """The whole block with the value path as its attention: both residuals and the feed-forward part stay."""
     tokens = tokens + block.ls_1(_value_path(block, tokens))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 def spread_blocks(depth: int) -> tuple[int, ...]:
-    """The blocks after a third, half, two thirds and all of ``depth``: 3, 5, 7 and 11 of 12."""
+    """The blocks at a third, half, two thirds and the end of ``depth``: 3, 5, 7 and 11 of 12."""
     blocks = [depth - 1]
     for numerator, denominator in ((2, 3), (1, 2), (1, 3)):
         blocks.insert(0, min(math.ceil(depth * numerator / denominator) - 1, blocks[0] - 1))
@@ -290,7 +291,7 @@ def spread_blocks(depth: int) -> tuple[int, ...]:
 
 
 def check_blocks(blocks: Sequence[int], depth: int) -> None:
-    """Raises UserError: no four ascending blocks of ``depth``."""
+    """Raises UserError: they are not four ascending blocks of ``depth``."""
     if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= depth:
         raise UserError(f"MODEL.CLIP.BLOCKS needs four ascending blocks of 0…{depth - 1}, not {list(blocks)}.")
 

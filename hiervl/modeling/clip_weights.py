@@ -1,7 +1,8 @@
 """CLIP's weights in files that open_clip does not read: OpenAI's TorchScript archives and transformers' layout.
 
-Both become a state dict with open_clip's names. What the file says of its activation is told apart, because a network
-computes something else with GELU than with QuickGELU, and no shape shows it.
+Both
+become a state dict with open_clip's names. The activation is read from the file separately: GELU and QuickGELU give
+different results, and the shapes of weights do not show which one is right.
 """
 
 import json
@@ -19,14 +20,14 @@ from torch import Tensor, nn
 from hiervl.utils.errors import UserError
 from hiervl.utils.torchscript_file import is_torchscript, read_torchscript
 
-QUICK_GELU = "-quickgelu"  # what open_clip's names of models with that activation end in
-# Tensors of OpenAI's archives that are no weights.
+QUICK_GELU = "-quickgelu"  # end of open_clip's names of models with that activation
+# Tensors in OpenAI's archives that are not weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-MAX_NAMED = 3  # models that an error proposes
+MAX_NAMED = 3  # how many models an error proposes
 
 IN_TRANSFORMERS = "vision_model.embeddings.patch_embedding.weight"
 NO_WEIGHTS_IN_TRANSFORMERS = "position_ids"
-# transformers' name -> open_clip's; within a tower's blocks by the second list.
+# transformers' name → open_clip's name. The second list is for names inside the blocks.
 OF_CLIP = {
     "logit_scale": "logit_scale",
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
@@ -45,7 +46,7 @@ OF_CLIP = {
 }
 TRANSPOSED = ("text_projection.weight", "visual_projection.weight")  # layers there, matrices here
 BLOCK = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-TOWERS = {"text": "transformer", "vision": "visual.transformer"}
+BLOCK_PREFIXES = {"text": "transformer", "vision": "visual.transformer"}
 OF_BLOCK = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -57,10 +58,10 @@ PROJECTIONS = tuple(f"self_attn.{letter}_proj" for letter in "qkv")  # one tenso
 
 
 def read_foreign(path: str) -> dict[str, Tensor] | None:
-    """The weights of an OpenAI archive or of transformers' layout, by open_clip's names; None: the file is another.
+    """Weights of an OpenAI archive or of transformers' layout, with open_clip's names; None for other files.
 
     Raises:
-        UserError: the file is one of the two and damaged.
+        UserError: the file is one of the two, but damaged.
     """
     if is_torchscript(path):
         try:
@@ -77,7 +78,7 @@ def read_foreign(path: str) -> dict[str, Tensor] | None:
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of transformers' ``CLIPModel`` by open_clip's names; unknown ones keep theirs."""
+    """The weights of transformers' ``CLIPModel`` with open_clip's names. Unknown names stay."""
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         block = BLOCK.fullmatch(name)
@@ -87,8 +88,8 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             if not name.endswith(NO_WEIGHTS_IN_TRANSFORMERS):
                 found[name] = tensor
         else:
-            tower, number, part, kind = block.groups()
-            prefix = f"{TOWERS[tower]}.resblocks.{number}"
+            side, number, part, kind = block.groups()
+            prefix = f"{BLOCK_PREFIXES[side]}.resblocks.{number}"
             if part in OF_BLOCK:
                 found[f"{prefix}.{OF_BLOCK[part]}.{kind}"] = tensor
             elif part == PROJECTIONS[0]:
@@ -100,9 +101,9 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def uses_quick_gelu(path: str) -> bool | None:
-    """Whether the weights of a file were trained with QuickGELU; None: the file does not say.
+    """Whether the weights in a file were trained with QuickGELU; None: unknown.
 
-    OpenAI's were, and only OpenAI published archives of TorchScript. Beside transformers' files lies a config.json.
+    OpenAI's were, and only OpenAI published TorchScript archives. transformers puts a config.json beside its files.
     """
     if is_torchscript(path):
         return True
@@ -117,7 +118,7 @@ def uses_quick_gelu(path: str) -> bool | None:
 
 
 def with_activation(name: str, quick_gelu: bool) -> str:
-    """The open_clip model that is ``name`` with QuickGELU, or without it."""
+    """Name of the open_clip model ``name`` with QuickGELU, or without it."""
     other = name.removesuffix(QUICK_GELU) + QUICK_GELU * quick_gelu
     return other if open_clip.get_model_config(other) is not None else name
 
@@ -128,10 +129,10 @@ def has_quick_gelu(name: str) -> bool:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
-    """Load weights with open_clip's names; position embeddings of another image size are interpolated, as it does.
+    """Load weights with open_clip's names. Position embeddings of another image size are interpolated, as in open_clip.
 
     Raises:
-        UserError: they are of another architecture than ``name``.
+        UserError: the weights are not of the architecture ``name``.
     """
     state = dict(state)
     if "visual.positional_embedding" in state:
@@ -145,7 +146,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
 
 
 def refuse_other_architecture(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
-    """Raise a UserError that names a difference between weights and model, and the models that would fit."""
+    """Raise a UserError that names a difference between weights and model, and models that fit."""
     difference = next(_differences(model.state_dict(), state), None)
     if difference is None:
         return
@@ -168,7 +169,7 @@ def _differences(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> Iterato
 
 
 def models_of(state: dict[str, Tensor]) -> list[str]:
-    """open_clip's models whose sizes are those of the weights, OpenAI's kind first."""
+    """open_clip's models with the sizes of the weights, OpenAI's first."""
     try:
         sizes = {
             "embed_dim": state["visual.proj"].shape[1],
@@ -188,7 +189,7 @@ def models_of(state: dict[str, Tensor]) -> list[str]:
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, int] | None:
-    """The same of a model config; None where a part is not of CLIP's own layout."""
+    """The same sizes from a model config; None if a part is not of CLIP's own layout."""
     try:
         vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
         if vision.timm_model_name or text.hf_model_name or config.get("custom_text") or "multimodal_cfg" in config:
@@ -208,18 +209,19 @@ def _sizes(config: dict[str, Any]) -> dict[str, int] | None:
         return None
 
 
-def _depth(state: Iterable[str], tower: str) -> int:
-    prefix = f"{tower}.resblocks."
+def _depth(state: Iterable[str], side: str) -> int:
+    prefix = f"{side}.resblocks."
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _names(path: str) -> set[str]:
-    """The names of the tensors in a file, without reading them; none where it is unreadable, which open_clip tells."""
+    """Names of the tensors in a file, without reading the tensors. Empty if the file is unreadable; open_clip then says
+    why."""
     try:
         if path.endswith(".safetensors"):
             with safe_open(path, "pt") as file:
                 return set(file.keys())
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return set(content) if isinstance(content, dict) else set()
-    except Exception:  # safetensors and torch raise what they like of files that are damaged or of another kind
+    except Exception:  # safetensors and torch raise many kinds of errors for damaged or other files
         return set()

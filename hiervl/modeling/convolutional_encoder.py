@@ -29,7 +29,7 @@ STRIDES = (4, 8, 16, 32)  # of res2 … res5
 
 
 class Layout(NamedTuple):
-    """Where a trunk's maps come from."""
+    """Where the maps of a trunk come from."""
 
     channels: list[int]  # of res2 … res5
     modules: list[str]  # the last module of each, as the trunk names it
@@ -38,23 +38,23 @@ class Layout(NamedTuple):
 
 
 class ConvolutionalEncoder(ImageEncoder):
-    """A hierarchy of stages on timm, whose maps are read as they are.
+    """A convolutional trunk of timm. The maps of its stages are used as they are.
 
     1. ``res2 … res5``: the last map of each stride 4, 8, 16 and 32;
-    2. ``dense_embedding``: the trunk's last map through CLIP's head (pooling, norm and projection), each position for
-       itself as if it were the whole image; ``pooled_embedding``: the head's own answer. Both of length 1.
+    2. ``dense_embedding``: the trunk's last map through CLIP's head (pooling, norm and projection), each position alone
+       as if it were the whole image; ``pooled_embedding``: the output of the head. Both have length 1.
 
-    Batch norms keep the statistics that they came with. There are no visual prompts and there is no detail stem: the
-    maps are fine enough.
+    Batch norms keep their pretrained statistics. There are no visual prompts and no detail stem: the maps are fine
+    enough.
     """
 
     def __init__(self, visual: nn.Module, *, trainable: str = "all", frozen_stages: int = 0, recompute: bool = False):
         """
         Args:
-            visual: open_clip's image tower; :meth:`takes` says whether it fits.
+            visual: open_clip's image encoder; :meth:`takes` says whether it fits.
             trainable: "all", "attention" (the same here: convolutions have none) or "none".
-            frozen_stages: 0…4; everything up to so many of the four maps is not trained.
-            recompute: compute the trunk again in the backward pass instead of keeping what is inside it.
+            frozen_stages: 0…4; everything up to this number of maps is not trained.
+            recompute: compute the trunk again in the backward pass, to save memory.
 
         Raises:
             UserError: a value is out of range.
@@ -134,11 +134,11 @@ class ConvolutionalEncoder(ImageEncoder):
         )
 
     def _parts(self) -> nn.Module:
-        """What ``Layout.modules`` are in."""
+        """The module that contains ``Layout.modules``."""
         return self.visual.trunk
 
     def _trunk(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The map that the head reads, and the four that the decoders read."""
+        """The map that the head reads, and the four maps for the decoders."""
         return self.visual.trunk.forward_intermediates(images, indices=self.indices)
 
     def _pooled(self, last: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class ConvolutionalEncoder(ImageEncoder):
     def _dense(self, last: Tensor) -> Tensor:
         """(B, C, h, w) → (B, D, h, w)."""
         batch, channels, height, width = last.shape
-        positions = last.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # each an image of one position
+        positions = last.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # each position becomes an image of its own
         dense = F.normalize(self._head(positions), dim=-1)
         return dense.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
@@ -157,10 +157,10 @@ class ConvolutionalEncoder(ImageEncoder):
 
 
 class ResNetEncoder(ConvolutionalEncoder):
-    """OpenAI's ResNets, whose head is an attention pool.
+    """OpenAI's ResNets. Their head is an attention pool.
 
-    ``dense_embedding`` is the pool's value path, with the position that the pool gives each place;
-    ``pooled_embedding`` is the pool's answer. The learnt positions are interpolated to the image's grid.
+    ``dense_embedding`` is the value path of the pool, with the pool's position embeddings; ``pooled_embedding`` is the
+    output of the pool. The learnt positions are interpolated to the image's grid.
     """
 
     @classmethod
@@ -182,7 +182,7 @@ class ResNetEncoder(ConvolutionalEncoder):
         return maps[-1], maps
 
     def _tokens(self, last: Tensor) -> Tensor:
-        """(B, C, h, w) → (B, 1 + h·w, C): the mean and every place, with their positions."""
+        """(B, C, h, w) → (B, 1 + h·w, C): the mean and every position, with position embeddings."""
         places = last.flatten(2).transpose(1, 2)
         position = self.visual.attnpool.positional_embedding
         side = math.isqrt(len(position) - 1)
@@ -214,7 +214,7 @@ def _last_of_each_stride(info: list[dict]) -> list[int]:
 
 
 def _parameters_up_to(trunk: nn.Module, module: str) -> list[nn.Parameter]:
-    """Those of ``module`` and of all that the trunk defines before it, which is the order in which it runs."""
+    """Parameters of ``module`` and of everything that the trunk defines, and so runs, before it."""
     parameters = list(trunk.named_parameters())
     end = max(index for index, (name, _) in enumerate(parameters) if name.startswith(f"{module}."))
     return [parameter for _, parameter in parameters[: end + 1]]

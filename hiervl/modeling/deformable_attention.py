@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Deformable DETR, eq. 3) without a compiled operator, on any device.
 
-Samples are sums of rows on the CPU (``row_sampling.py``), a Triton kernel on CUDA where one can be built, and
-``grid_sample`` elsewhere and in exported networks.
+On the CPU samples are sums of table rows (``row_sampling.py``). On CUDA a Triton kernel computes them if it can be
+built. Elsewhere, and in exported networks, ``grid_sample`` does.
 """
 
 import math
@@ -24,7 +24,7 @@ def deformable_attention(
     """Weighted sum of bilinear samples of ``value``.
 
     Args:
-        value: (B, Σ H_l·W_l, heads, d/heads), the maps flattened one after the other.
+        value: (B, Σ H_l·W_l, heads, d/heads), the flattened maps one after the other.
         shapes: (H_l, W_l) of every map.
         locations: (B, Q, heads, maps, points, 2), x and y in [0, 1] of each map; outside it the value is 0.
         weights: (B, Q, heads, maps, points), which sum to 1 over maps and points.
@@ -32,10 +32,10 @@ def deformable_attention(
     Returns:
         (B, Q, d)
 
-    On a CPU it is computed by :func:`sum_of_rows`, on CUDA devices by :func:`fused_sampling` where that can be built,
-    and elsewhere by :func:`sampled_maps`.
+    It is computed by :func:`sum_of_rows` on a CPU, by :func:`fused_sampling` on CUDA if that can be built, and by
+    :func:`sampled_maps` elsewhere.
     """
-    with torch.autocast(value.device.type, enabled=False):  # half precision would move the points by 0.1 pixel
+    with torch.autocast(value.device.type, enabled=False):  # in half precision the points would be off by 0.1 pixel
         precise = torch.promote_types(value.dtype, torch.float32)
         locations, weights = locations.to(precise), weights.to(precise)
         if triton_attention.is_usable(value.device, value.dtype):
@@ -45,7 +45,7 @@ def deformable_attention(
 
 
 def sampled_maps(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """The same by ``F.grid_sample``, map by map: on any device, but it copies the maps and keeps every sample."""
+    """The same with ``F.grid_sample``, map by map. Works on any device, but copies the maps and keeps every sample."""
     batch, _, heads, head_dim = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     maps = value.split([h * w for h, w in shapes], dim=1)
@@ -63,7 +63,7 @@ def sampled_maps(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Te
 
 
 class DeformableAttention(HasExportForm, nn.Module):
-    """Every query attends to a few points of every map, at learnt offsets from its reference point."""
+    """Every query attends to a few points of every map. Their offsets from its reference point are learnt."""
 
     def __init__(self, dim: int, num_maps: int, num_heads: int, num_points: int):
         super().__init__()
@@ -77,7 +77,7 @@ class DeformableAttention(HasExportForm, nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        """Each head starts out looking in its own direction, the k-th point k pixels away."""
+        """At first each head looks in its own direction, and its k-th point is k pixels away."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
@@ -101,8 +101,8 @@ class DeformableAttention(HasExportForm, nn.Module):
         value = self.value_proj(maps).unflatten(-1, (heads, -1))
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
         weights = softmax(weights).view(batch, queries, heads, levels, points)
-        # Offsets are in pixels of their map: divide by (width, height) to reach [0, 1]. All in long rows, since CPUs
-        # take several times longer for operations whose innermost dimensions are a handful of numbers.
+        # Offsets are in pixels of their map: divide by (width, height) to reach [0, 1]. The tensors keep long innermost
+        # dimensions: CPUs are several times slower if these have only a few numbers.
         pixels = self._sizes(shapes, query)[:, None].expand(heads, -1, points, 2).flatten()
         reference_points = reference_points.repeat(1, 1, heads * levels * points)
         locations = reference_points + self.sampling_offsets(query) / pixels
@@ -120,10 +120,10 @@ class DeformableAttention(HasExportForm, nn.Module):
 
 def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     """Centres of all pixels of all maps: (1, Σ H_l·W_l, 2), x and y in [0, 1]."""
-    centres = []
+    centers = []
     for height, width in shapes:
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
         x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        centres.append(torch.stack((grid_x, grid_y), -1).flatten(0, 1))
-    return torch.cat(centres).unsqueeze(0)
+        centers.append(torch.stack((grid_x, grid_y), -1).flatten(0, 1))
+    return torch.cat(centers).unsqueeze(0)

@@ -1,4 +1,4 @@
-"""The image encoder that a config names, of whatever family (docs/encoders.md)."""
+"""Build the image encoder that a config names, of any family (docs/encoders.md)."""
 
 from typing import Any
 
@@ -19,31 +19,31 @@ ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, TimmVitEncoder, Re
 
 
 def encoder_class(visual: Any, name: str) -> type[ImageEncoder]:
-    """The class of encoders that reads an image tower of open_clip.
+    """The encoder class for an image encoder of open_clip.
 
     Args:
-        name: of the model, for the error.
+        name: the model's name, for the error.
 
     Raises:
-        UserError: none does.
+        UserError: no class reads it.
     """
     for encoder in ENCODERS:
         if encoder.takes(visual):
             return encoder
     raise UserError(
-        f"MODEL.CLIP.NAME '{name}': HierVL has no encoder for its image tower; docs/encoders.md lists the families "
+        f"MODEL.CLIP.NAME '{name}': HierVL cannot read its image encoder; docs/encoders.md lists the families "
         "that it reads."
     )
 
 
 def check_clip(name: str) -> None:
-    """Look at a model's architecture alone; nothing is fetched, and no memory is taken.
+    """Check the architecture of a model. Downloads nothing and allocates no memory.
 
     Args:
         name: see :func:`load_model`.
 
     Raises:
-        UserError: there is no such model, or HierVL cannot read its image or its text side.
+        UserError: there is no such model, or HierVL cannot read its image or text encoder.
     """
     config = model_config(name)
     check_text_side(name, config)
@@ -51,17 +51,17 @@ def check_clip(name: str) -> None:
         with torch.device("meta"):
             visual = _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
     except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"MODEL.CLIP.NAME '{name}': its image tower cannot be built ({error}).") from error
+        raise UserError(f"MODEL.CLIP.NAME '{name}': its image encoder cannot be built ({error}).") from error
     encoder_class(visual, name)
 
 
 @BACKBONE_REGISTRY.register()
 def build_clip_image_encoder(cfg, input_shape) -> ImageEncoder:
-    """The encoder of ``MODEL.ENCODER`` as a backbone, or where there is none the image tower of ``MODEL.CLIP``."""
-    return build_vision_encoder(cfg) if cfg.MODEL.ENCODER.NAME else build_clip_tower(cfg)
+    """The encoder of ``MODEL.ENCODER`` as a backbone; if it is not set, the image encoder of ``MODEL.CLIP``."""
+    return build_vision_encoder(cfg) if cfg.MODEL.ENCODER.NAME else build_clip_encoder(cfg)
 
 
-def build_clip_tower(cfg) -> ImageEncoder:
-    """The image tower of ``MODEL.CLIP``."""
+def build_clip_encoder(cfg) -> ImageEncoder:
+    """The image encoder of ``MODEL.CLIP``."""
     clip = load_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
     return encoder_class(clip.visual, cfg.MODEL.CLIP.NAME).from_config(cfg, clip.visual)

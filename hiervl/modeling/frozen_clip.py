@@ -1,4 +1,4 @@
-"""CLIP as it came, beside the one that is trained: what it sees where nobody has labelled (SemiVL; MaskCLIP)."""
+"""The frozen CLIP: CLIP before training, beside the trained encoder. It guides unlabelled images (SemiVL; MaskCLIP)."""
 
 import copy
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from .image_statistics import ImageStatistics
 
 
 class ClipEmbeddings(NamedTuple):
-    """What the frozen tower says of images; all vectors have length 1."""
+    """Embeddings of images by the frozen encoder. All vectors have length 1."""
 
     dense: Tensor  # (B, D, H/stride, W/stride)
-    pooled: Tensor | None  # (B, D), where it was asked for
+    pooled: Tensor | None  # (B, D); None unless asked for
 
 
 class FrozenClip(nn.Module):
-    """The untrained image tower, without visual prompts: its embeddings, and its dense zero-shot prediction.
+    """CLIP's image encoder before training, without visual prompts: its embeddings and its dense zero-shot prediction.
 
-    Its weights are buffers that no ``state_dict`` holds: they come from CLIP anew in every run, and are neither saved
+    Its weights are buffers outside every ``state_dict``: every run takes them from CLIP again. They are neither saved
     nor trained. A copy of a network shares them.
     """
 
@@ -39,12 +39,12 @@ class FrozenClip(nn.Module):
     ):
         """
         Args:
-            backbone: the image tower before its training.
-            logit_scale: the factor that CLIP was trained to put on its similarities.
-            share: weights that the trained tower never changes are shared with it instead of copied. Not to be done
-                where other weights than CLIP's will be loaded into that tower.
-            from_statistics: for images that are normalised and padded for another encoder, the pixel statistics of that
-                one and of CLIP; None: they are CLIP's.
+            backbone: the image encoder before training.
+            logit_scale: CLIP's own factor on its similarities.
+            share: share weights that training never changes with the trained encoder, instead of copying them. Do not
+                use it if other weights than CLIP's are loaded into that encoder later.
+            from_statistics: if images are normalised and padded for another encoder, the pixel statistics of that
+                encoder and of CLIP; None: they are normalised for CLIP.
         """
         super().__init__()
         self.encoder = copy.deepcopy(backbone)
@@ -70,13 +70,13 @@ class FrozenClip(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor, pooled: bool = False) -> ClipEmbeddings:
-        """images (B, 3, H, W), normalised and padded; ``pooled``: with the pooled embedding, too."""
+        """images (B, 3, H, W), normalised and padded; ``pooled``: also give the pooled embedding."""
         if self.is_of_another:
             images = self._as_clip_sees(images)
         return ClipEmbeddings(*self.encoder.embeddings(images, pooled))
 
     def _as_clip_sees(self, images: Tensor) -> Tensor:
-        """The same images with CLIP's statistics, resized to the nearest size that its grid covers exactly."""
+        """The same images, normalised for CLIP and resized to the nearest size that its grid covers exactly."""
         unit = self.encoder.size_divisibility
         size = [(side + unit // 2) // unit * unit for side in images.shape[2:]]
         size = [max(side, unit) for side in size]
@@ -87,7 +87,7 @@ class FrozenClip(nn.Module):
 
     @torch.no_grad()
     def classify(self, dense: Tensor, text: TextFeatures) -> Tensor:
-        """dense embedding (B, D, h, w) → class probabilities (B, C, h, w); of a class's phrases the best counts."""
+        """Dense embedding (B, D, h, w) → class probabilities (B, C, h, w). The best phrase of a class counts."""
         with torch.autocast(dense.device.type, enabled=False):  # the scale multiplies hundredths of similarity
             similarity = text.prototype_similarity(dense.float().permute(0, 2, 3, 1))
             return (similarity * self.logit_scale).softmax(-1).permute(0, 3, 1, 2)

@@ -1,4 +1,5 @@
-"""The meta-architecture: images and class names in, masks out (paper §3)."""
+"""The meta-architecture: images and class names in, masks out (paper
+3)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -25,38 +26,38 @@ from .pixel_decoder import build_pixel_decoder
 from .query_decoder import QueryDecoder, build_query_decoder, semantic_map
 from .segmenter import ClassList, ClipParts, ClipSegmenter, classes_of
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
-from .switches import background_classes, build_frozen_judge, reads_text, seeds_instances
+from .switches import background_classes, build_optional_frozen_clip, reads_text, seeds_instances
 from .text_encoder import build_text_encoder
 
 CLASSIFIERS = ("linear", "text", "mean")
 
 
 class NetworkOutput(NamedTuple):
-    """Everything that one pass through the network gives."""
+    """The output of one pass through the network."""
 
     predictions: QueryPredictions
     text_queries: TextQueries | None
-    features: dict[str, Tensor]  # of the backbone, embeddings included
+    features: dict[str, Tensor]  # the backbone's output, embeddings included
 
     @property
     def relevance_logits(self) -> Tensor | None:
-        """(B, C), float32, of the relevance gate; None where there is none."""
+        """(B, C), float32: logits of the relevance gate; None without a gate."""
         logits = None if self.text_queries is None else self.text_queries.relevance_logits
         return None if logits is None else logits.float()
 
 
-class InstanceRows(NamedTuple):
-    """Final predictions of the N instance rows, for instances and panoptic segments."""
+class InstancePredictions(NamedTuple):
+    """Final predictions of the N instance queries, for instances and panoptic segments."""
 
     logits: Tensor  # (B, N, C + 1), the last column "no object"
     masks: Tensor  # (B, N, H', W') logits at the decoder's size
-    padded_size: tuple[int, int]  # height and width of the padded batch, which H' × W' stands for
+    padded_size: tuple[int, int]  # height and width of the padded batch; H' × W' covers it
 
 
 class ClassReadout(NamedTuple):
     """How the class of a query is read at inference."""
 
-    classifier: str = "linear"  # by the linear head, by similarity to "text", or the "mean" of both
+    classifier: str = "linear"  # "linear" head, similarity to "text", or the "mean" of both
     temperature: float = 0.07  # of the similarity between queries and text
 
 
@@ -64,7 +65,7 @@ class ClassReadout(NamedTuple):
 class HierVL(ClipSegmenter):
     """CLIP image encoder → HSQG → pixel decoder with CMSAM → dual-query decoder → dynamic masks.
 
-    How it is called, and what its inputs and outputs are, is in :class:`ClipSegmenter`.
+    :class:`ClipSegmenter` describes how it is called, its inputs and its outputs.
     """
 
     class_rows = ("query_decoder.class_head.weight", "query_decoder.class_head.bias", "mask_prior.known")
@@ -88,14 +89,15 @@ class HierVL(ClipSegmenter):
     ):
         """
         Args:
-            clip, classes, statistics: of :class:`ClipSegmenter`.
-            query_generator, pixel_decoder, query_decoder: the boxes of the design; no query generator where nothing
-                reads text queries.
-            mask_prior: what the queries' masks start from; None: from nothing.
-            criterion: the losses of labelled images; prompt_regularizer: those of the prompts.
-            readout: how a query's class is read at inference.
-            ground_truth_presence: labelled images in training pass their classes to the query generator.
-            joint_weight: of ``loss_joint_embedding``, which teaches an encoder that knows no language that of CLIP.
+            clip, classes, statistics: see :class:`ClipSegmenter`.
+            query_generator, pixel_decoder, query_decoder: the boxes of the design. The query generator is None if
+                nothing reads text queries.
+            mask_prior: start of the text queries' masks; None: there is no start.
+            criterion: the losses of labelled images; prompt_regularizer: the losses of the prompts.
+            readout: how the class of a query is read at inference.
+            ground_truth_presence: in training the query generator gets the classes of labelled images.
+            joint_weight: weight of ``loss_joint_embedding``, which teaches CLIP's embeddings to an encoder that was
+                trained without language.
         """
         super().__init__(clip, classes, statistics)
         if readout.classifier not in CLASSIFIERS:
@@ -104,12 +106,12 @@ class HierVL(ClipSegmenter):
         self.query_generator = query_generator
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
-        if query_generator is not None:  # rows that stay out of the decoder have no position there
+        if query_generator is not None:  # queries outside the decoder have no position there
             query_generator.level_embedding.requires_grad_(query_decoder.use_text)
         self.mask_prior = mask_prior
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
-        self.trained_names = list(classes.names)  # those of the linear head, see set_classes
+        self.trained_names = list(classes.names)  # the classes of the linear head, see set_classes
         self.ground_truth_presence = ground_truth_presence
         self.classifier, self.temperature = readout
         self.joint_weight = joint_weight
@@ -128,7 +130,9 @@ class HierVL(ClipSegmenter):
         hsqg, decoder = cfg.MODEL.HSQG, cfg.MODEL.QUERY_DECODER
         background = background_classes(cfg, class_names)
         return {
-            "clip": ClipParts(backbone, text_encoder, logit_scale, build_frozen_judge(cfg, backbone, logit_scale)),
+            "clip": ClipParts(
+                backbone, text_encoder, logit_scale, build_optional_frozen_clip(cfg, backbone, logit_scale)
+            ),
             "classes": ClassList(class_names, background),
             "statistics": image_statistics(cfg),
             "query_generator": HierarchicalSemanticQueryGenerator(
@@ -163,18 +167,18 @@ class HierVL(ClipSegmenter):
 
     @property
     def gate(self) -> HierarchicalSemanticQueryGenerator | None:
-        """The query generator, where it gates the classes."""
+        """The query generator if it gates the classes, else None."""
         has_gate = self.query_generator is not None and self.query_generator.relevance
         return self.query_generator if has_gate else None
 
     @property
-    def has_instance_rows(self) -> bool:
-        """Whether instances can be read off rows of their own."""
+    def has_instance_queries(self) -> bool:
+        """Whether the network has instance queries."""
         return self.query_decoder.num_instance_queries > 0
 
     @property
     def speaks_by_frozen_clip(self) -> bool:
-        """Whether the trained encoder knows no language, so that a frozen CLIP beside it is asked for all of it."""
+        """Whether the trained encoder knows no language. Then all language comes from a frozen CLIP beside it."""
         return self.frozen_clip is not None and self.frozen_clip.is_of_another
 
     # ---- stages -------------------------------------------------------------------------------------------------
@@ -192,12 +196,12 @@ class HierVL(ClipSegmenter):
         """The network, stage by stage.
 
         Args:
-            images: (B, 3, H, W) of :meth:`normalise`.
+            images: (B, 3, H, W) of :meth:`normalize`.
             text: of :meth:`encode_text`.
             presence: (B, C) bool, classes of labelled images; None: the relevance gate decides.
             every_layer: predict after every decoder layer.
-            frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
-            perturb: changes the backbone's maps.
+            frozen_embedding: the output of ``frozen_clip`` for these images, if it was already computed.
+            perturb: a function that changes the backbone's maps.
         """
         features = self.backbone(images)
         if perturb is not None:
@@ -206,7 +210,7 @@ class HierVL(ClipSegmenter):
         if frozen is None and self.frozen_clip is not None:
             frozen = self.frozen_clip.embed(images, pooled=True)
         if self.speaks_by_frozen_clip:
-            assert frozen is not None  # it has a frozen CLIP then
+            assert frozen is not None  # then there is a frozen CLIP
             embeddings = {"dense_embedding": frozen.dense, "pooled_embedding": frozen.pooled}
             features = {**features, "joint_embedding": features["dense_embedding"], **embeddings}
         text_queries = None
@@ -223,7 +227,7 @@ class HierVL(ClipSegmenter):
         self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """Losses of labelled inputs: dicts with "image", "sem_seg" (H, W) and perhaps "instance_ids" (H, W)."""
-        images = self.normalise([item["image"] for item in batched_inputs])
+        images = self.normalize([item["image"] for item in batched_inputs])
         targets = self.criterion.prepare_targets(batched_inputs, (images.shape[2], images.shape[3]), self.device)
         presence = torch.stack([target.presence(len(self.class_names)) for target in targets])
         given = presence if self.ground_truth_presence else None
@@ -241,7 +245,7 @@ class HierVL(ClipSegmenter):
             return {**losses, **self.joint_losses(output)}
 
     def joint_losses(self, output: NetworkOutput) -> dict[str, Tensor]:
-        """``loss_joint_embedding`` of a pass; none where the encoder is CLIP's own. Without mixed precision."""
+        """``loss_joint_embedding`` of a pass, without mixed precision. Empty if the encoder is CLIP's own."""
         if not (self.speaks_by_frozen_clip and self.joint_weight):
             return {}
         joint, target = (output.features[name].float() for name in ("joint_embedding", "dense_embedding"))
@@ -262,12 +266,12 @@ class HierVL(ClipSegmenter):
     def pseudo_losses(
         self, output: NetworkOutput, labels: Tensor, keep: Tensor, image_weight: Tensor
     ) -> dict[str, Tensor]:
-        """The losses of labelled images' queries, for images that a teacher has labelled.
+        """The query losses, as for labelled images, for images that a teacher has labelled.
 
         Args:
             output: of :meth:`segment` with ``every_layer``.
             labels: (B, H, W) at the padded size, the criterion's ignore value on padding; keep: (B, H, W) bool.
-            image_weight: (B,); an image counts the less, the fewer of its labels are kept.
+            image_weight: (B,); images with fewer kept labels count less.
         """
         ignored = self.criterion.ignore_value
         known = labels.masked_fill(~keep, ignored)
@@ -279,7 +283,7 @@ class HierVL(ClipSegmenter):
         return self.criterion.pseudo_losses(output.predictions, targets, absent, image_weight * share)
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
-        """Losses that tie the learnable prompts to CLIP's embeddings; none without learnable prompts."""
+        """Losses that keep the learnable prompts near CLIP's embeddings. Empty without learnable prompts."""
         if not self.text_encoder.num_prompts:
             return {}
         with torch.autocast(self.device.type, enabled=False):
@@ -290,12 +294,12 @@ class HierVL(ClipSegmenter):
         linear = predictions.pred_logits[-1].float()
         if self.open_vocabulary is not None:
             own = self.query_decoder.own_class_logit
-            linear = self.open_vocabulary(linear, predictions.joint_embeddings, predictions.row_classes, own, text)
+            linear = self.open_vocabulary(linear, predictions.joint_embeddings, predictions.query_classes, own, text)
         if self.classifier == "linear":
             return linear
-        assert predictions.joint_embeddings is not None  # the decoder makes them where text classifies
+        assert predictions.joint_embeddings is not None  # the decoder makes them if text classifies
         similarity = text.class_similarity(predictions.joint_embeddings) / self.temperature
-        # The text scores share the linear head's probability of "some object" between the classes.
+        # The text scores divide the linear head's probability of "some object" between the classes.
         log_object = torch.logsumexp(linear[..., :-1], dim=-1, keepdim=True)
         by_text = torch.cat((similarity.log_softmax(-1) + log_object, linear[..., -1:]), dim=-1)
         if self.classifier == "text":
@@ -303,11 +307,12 @@ class HierVL(ClipSegmenter):
         return torch.log((linear.softmax(-1) + by_text.softmax(-1)) / 2)
 
     def semantic_scores(self, output: NetworkOutput, text: TextFeatures) -> Tensor:
-        """S of the final prediction: (B, C, H', W'), float32, not normalised; with new classes, as CLIP shares it."""
+        """S of the final prediction: (B, C, H', W'), float32, not normalised. With new classes CLIP divides it between
+        them."""
         predictions = output.predictions
         with without_autocast(predictions.pred_masks[-1].device):
             logits = predictions.pred_logits[-1] if self.training else self.class_logits(predictions, text)
-            scores = semantic_map(logits, predictions.pred_masks[-1], predictions.row_valid)
+            scores = semantic_map(logits, predictions.pred_masks[-1], predictions.query_valid)
             if self.open_vocabulary is None or self.mask_prior is None:
                 return scores
             by_clip = self.mask_prior.log_probability(text, output.features["dense_embedding"]).exp()
@@ -319,14 +324,14 @@ class HierVL(ClipSegmenter):
     def set_classes(
         self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()
     ) -> None:
-        """Predict other classes from now on; names that the network was trained on keep their linear score.
+        """Predict other classes from now on. Names that the network was trained on keep their linear score.
 
         Args:
-            names: of the C' classes; phrases: what CLIP is asked with, one or more per class.
+            names: of the C' classes; phrases: one or more per class, for CLIP's text encoder.
             always_active: indices of classes that are active in every image (background).
 
         Raises:
-            UserError: a class is new, and the queries were not aligned with text.
+            UserError: a class is new, but the queries were not aligned with text.
         """
         new = [name for name in names if name not in self.trained_names]
         if new and not self.query_decoder.gives_joint_embeddings:
@@ -351,11 +356,11 @@ class HierVL(ClipSegmenter):
         self.class_names = list(names)
 
     @torch.no_grad()
-    def semantic_maps_and_rows(self, images: Tensor) -> tuple[Tensor, InstanceRows]:
-        """As :meth:`semantic_maps`, with the instance rows of the same pass."""
+    def semantic_maps_and_instances(self, images: Tensor) -> tuple[Tensor, InstancePredictions]:
+        """As :meth:`semantic_maps`, with the instance predictions of the same pass."""
         text = self.encode_text()
         scores, output, padded_size = self._infer(images, text)
         predictions = output.predictions
-        first = predictions.row_valid.shape[1] - self.query_decoder.num_instance_queries  # after text rows
+        first = predictions.query_valid.shape[1] - self.query_decoder.num_instance_queries  # after text queries
         logits, masks = self.class_logits(predictions, text), predictions.pred_masks[-1].float()
-        return scores, InstanceRows(logits[:, first:], masks[:, first:], padded_size)
+        return scores, InstancePredictions(logits[:, first:], masks[:, first:], padded_size)

@@ -1,4 +1,4 @@
-"""The contract of image encoders: what the rest of the network may ask of any of them (docs/encoders.md)."""
+"""The contract of image encoders: what the rest of the network expects of each of them (docs/encoders.md)."""
 
 import abc
 from collections.abc import Iterable
@@ -18,16 +18,16 @@ TRAINABLE_PARTS = ("all", "attention", "none")
 
 
 class ImageEncoder(HasExportForm, Backbone, abc.ABC):
-    """CLIP's image side as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1).
+    """An image encoder as a Detectron2 backbone: four maps, a dense and a pooled embedding (paper §3.1, §4.1).
 
     1. :meth:`forward` returns ``res2 … res5`` (finest first), ``dense_embedding`` and ``pooled_embedding``;
-    2. ``dense_embedding`` is a grid of vectors in the space of the text embeddings, ``pooled_embedding`` is what CLIP
-       itself says of the whole image; all have length 1;
-    3. inputs are padded to multiples of ``size_divisibility``; one vector of the grid stands for a square of
-       ``dense_stride`` pixels a side;
-    4. ``visual`` is the pretrained part, and nothing else is: the learning rate and the frozen copy go by it.
+    2. ``dense_embedding`` is a grid of vectors in the space of the text embeddings, ``pooled_embedding`` is CLIP's own
+       embedding of the whole image; all vectors have length 1;
+    3. inputs are padded to multiples of ``size_divisibility``; one vector of the grid covers a square of
+       ``dense_stride`` × ``dense_stride`` pixels;
+    4. ``visual`` is exactly the pretrained part: it has its own learning rate, and the frozen copy is made from it.
 
-    A subclass calls ``Backbone``'s constructor, sets the attributes below and writes :meth:`takes`,
+    A subclass calls ``Backbone``'s constructor, sets the attributes below and implements :meth:`takes`,
     :meth:`from_config`, :meth:`output_shape`, :meth:`forward` and :meth:`embeddings`.
     """
 
@@ -38,12 +38,12 @@ class ImageEncoder(HasExportForm, Backbone, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def takes(cls, visual: Any) -> bool:
-        """Whether this class reads an image tower that open_clip has built."""
+        """Whether this class can read an image encoder that open_clip has built."""
 
     @classmethod
     @abc.abstractmethod
     def from_config(cls, cfg, visual: Any) -> "ImageEncoder":
-        """The encoder of ``MODEL.CLIP`` around a tower that it takes."""
+        """The encoder of ``MODEL.CLIP`` around an image encoder of open_clip."""
 
     @property
     @abc.abstractmethod
@@ -64,7 +64,7 @@ class ImageEncoder(HasExportForm, Backbone, abc.ABC):
 
     @abc.abstractmethod
     def embeddings(self, images: Tensor, pooled: bool = True) -> tuple[Tensor, Tensor | None]:
-        """The dense and, if asked for, the pooled embedding, as :meth:`forward` gives them, without the maps."""
+        """The dense embedding and, if ``pooled``, the pooled one, as :meth:`forward` gives them, without the maps."""
 
     def dense_embedding(self, images: Tensor) -> Tensor:
         """The dense embedding alone, as :meth:`forward` gives it: (B, D, H/dense_stride, W/dense_stride)."""
@@ -76,8 +76,8 @@ class ImageEncoder(HasExportForm, Backbone, abc.ABC):
         return any(parameter.requires_grad for parameter in self.visual.parameters())
 
     def keep_embeddings_only(self) -> None:
-        """Turn into the pretrained part alone, as for a frozen copy: whatever makes the maps is dropped, and
-        :meth:`embeddings` says what CLIP says before any training."""
+        """Keep only the pretrained part, as for a frozen copy: drop what makes the maps. :meth:`embeddings` then gives
+        CLIP's embeddings from before training."""
         for name in [name for name, _ in self.named_children() if name != "visual"]:
             delattr(self, name)
 
@@ -89,13 +89,13 @@ def freeze(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def check_trainable(trainable: str) -> None:
-    """Raises UserError: no such value of ``MODEL.CLIP.TRAINABLE``."""
+    """Raises UserError: ``MODEL.CLIP.TRAINABLE`` has no such value."""
     if trainable not in TRAINABLE_PARTS:
         raise UserError(f"MODEL.CLIP.TRAINABLE is one of {', '.join(TRAINABLE_PARTS)}, not '{trainable}'.")
 
 
 def embed_dim_of(visual: Any) -> int:
-    """Width of the embedding of open_clip's ``TimmModel``: what its head, or else the trunk's own head, gives."""
+    """Width of the embedding of open_clip's ``TimmModel``: that of its head, or else of the trunk's own head."""
     linear = [part for part in visual.head.modules() if isinstance(part, nn.Linear)]
     if linear:
         return linear[-1].out_features
@@ -103,12 +103,12 @@ def embed_dim_of(visual: Any) -> int:
 
 
 def keep_norm_statistics(module: nn.Module) -> None:
-    """Put batch norms into evaluation mode: a batch of a few crops would spoil statistics of millions of images."""
+    """Put batch norms into evaluation mode: small batches would spoil statistics of millions of images."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.train(False)
 
 
 def as_channels_last(images: Tensor) -> Tensor:
-    """The same images, their channels next to each other in memory: CPUs and GPUs convolve them so faster."""
+    """The same images in channels-last memory format, which is faster for convolutions on CPUs and GPUs."""
     return images.contiguous(memory_format=torch.channels_last)

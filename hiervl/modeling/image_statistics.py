@@ -19,14 +19,14 @@ class ImageStatistics(NamedTuple):
 
 
 def image_statistics(cfg) -> ImageStatistics:
-    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` where they are set, else those of the encoder that is trained.
+    """``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` if set, else the statistics of the trained encoder.
 
     Raises:
-        UserError: one of the two is set, or they have not three values.
+        UserError: only one of the two is set, or they do not have three values.
     """
     mean, std = list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)
     if not mean and not std:
-        return _of_trunk(cfg.MODEL.ENCODER.NAME) if cfg.MODEL.ENCODER.NAME else clip_statistics(cfg)
+        return _trunk_statistics(cfg.MODEL.ENCODER.NAME) if cfg.MODEL.ENCODER.NAME else clip_statistics(cfg)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise UserError(
             f"MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std} need three values each (red, green, blue; 0 to 255, "
@@ -36,18 +36,18 @@ def image_statistics(cfg) -> ImageStatistics:
 
 
 def clip_statistics(cfg) -> ImageStatistics:
-    """Those of ``MODEL.CLIP``."""
-    return _of_model(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+    """The statistics of ``MODEL.CLIP``."""
+    return _model_statistics(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
 
-def _of_trunk(name: str) -> ImageStatistics:
+def _trunk_statistics(name: str) -> ImageStatistics:
     known = get_pretrained_cfg(name, allow_unregistered=True)
     mean, std = (known.mean, known.std) if known else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     return ImageStatistics([255 * value for value in mean], [255 * value for value in std])
 
 
-def _of_model(name: str, pretrained: str) -> ImageStatistics:
-    """Of the weights' tag; for a file, of the model's first tag; else timm's of the trunk; else those of OpenAI."""
+def _model_statistics(name: str, pretrained: str) -> ImageStatistics:
+    """From the tag of the weights; for a file, from the model's first tag; else timm's for the trunk; else OpenAI's."""
     trunk = get_pretrained_cfg(model_config(name)["vision_cfg"].get("timm_model_name") or "", allow_unregistered=True)
     tags = [] if config_file(name) else open_clip.list_pretrained_tags_by_model(name)
     tag = pretrained if pretrained in tags else next(iter(tags), "")

@@ -1,4 +1,4 @@
-"""Small building blocks that several boxes of the network share."""
+"""Small layers that several parts of the network share."""
 
 import contextlib
 import math
@@ -8,28 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Numbers that a CPU's widest instructions take at once.
+# How many numbers the widest CPU instructions process at once.
 CPU_LANES = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
 
 
 class HasExportForm:
-    """A part with a second way to the same result, in which no decision in Python depends on the sizes or the values
-    of its input. With ``export_form`` it takes that way, so that one graph holds for all inputs.
+    """A part that can compute its result in a second way, without Python branches on sizes or values of the input.
+    ``export_form`` selects this way, so that one exported graph is right for all inputs.
     """
 
     export_form = False
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Keeps mixed precision out; nothing at all where there is none, so that no graph records it."""
+    """Switch mixed precision off. Does nothing if it is off already, so that exported graphs do not record it."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
 
 def softmax(x: Tensor) -> Tensor:
-    """``x.softmax(-1)``, also where the last dimension is short: over fewer numbers than the widest instructions take,
-    PyTorch's is up to five times as slow on a CPU as over so many."""
+    """``x.softmax(-1)``, fast also for a short last dimension: PyTorch's is up to five times slower on a CPU if that
+    dimension has fewer numbers than the widest instructions process."""
     missing = CPU_LANES - x.shape[-1]
     if x.device.type != "cpu" or missing <= 0:
         return x.softmax(-1)
@@ -120,12 +120,12 @@ class ChannelNorm(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation that takes a map of a single pixel too, which ``F.group_norm`` refuses."""
+    """Group normalisation that also takes a map of a single pixel, which ``F.group_norm`` refuses."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or the most that divide a narrower map."""
+    """Group normalisation with 32 groups, or with fewer if the channels need that."""
     return GroupNorm(math.gcd(32, channels), channels)

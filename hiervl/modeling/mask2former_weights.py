@@ -1,7 +1,7 @@
-"""Weights of Mask2Former's pixel and query decoder, as published or as transformers has them, for HierVL's decoders.
+"""Load weights of Mask2Former's pixel and query decoder, from its own files or transformers', into HierVL's decoders.
 
-HierVL's two decoders are Mask2Former's with parts added. Without text queries, mask prior and exchange with the text
-they compute the same. What HierVL adds keeps its initial weights.
+HierVL's two decoders are Mask2Former's with added parts. Without text queries, mask prior and CMSAM they compute the
+same. The parts that HierVL adds keep their initial weights.
 """
 
 import logging
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 KEY = "MODEL.DECODER_WEIGHTS"
 PARTS = ("pixel_decoder", "query_decoder")
-# What is taken as a whole or not at all: a norm is of no use without the convolution that it was trained with.
+# Units that are loaded completely or not at all: a norm is useless without the convolution that it was trained with.
 UNIT = re.compile(r"\w+\.(?:(?:layers|input_projections)\.\d+|\w+)")
 
 _END = r"(weight|bias)"
-# Names of the official code; checkpoints of its first version lack "pixel_decoder." and say "static_query".
+# Names in the official code. Checkpoints of its first version have no "pixel_decoder.", and "static_query".
 _PIXEL = r"sem_seg_head\.(?:pixel_decoder\.)?"
 _QUERY = r"sem_seg_head\.predictor\."
-# Names of transformers, with and without the head around the model.
+# Names in transformers, with and without the head around the model.
 _HF_PIXEL = r"(?:model\.)?pixel_level_module\.decoder\."
 _HF_QUERY = r"(?:model\.)?transformer_module\."
 _HF_LAYER = _HF_QUERY + r"decoder\.layers\.(\d+)\."
@@ -91,15 +91,15 @@ NAMES = [
 
 
 class Loaded(NamedTuple):
-    """What became of the parts of two decoders, by their names in HierVL."""
+    """What happened to the parts of the two decoders, by their names in HierVL."""
 
     taken: list[str]
-    unfit: dict[str, str]  # in the file, but not taken: why
-    kept: list[str]  # of HierVL's, of which the file holds nothing
+    unfit: dict[str, str]  # in the file, but not loaded → why
+    kept: list[str]  # parts of HierVL that the file does not hold
 
 
 def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of both decoders under HierVL's names; of other parts, such as the encoder, nothing."""
+    """Weights of both decoders under HierVL's names, without other parts such as the encoder."""
     converted: dict[str, Tensor] = {}
     for name, value in weights.items():
         for pattern, replacement in NAMES:
@@ -111,7 +111,7 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _split(name: str, value: Tensor) -> dict[str, Tensor]:
-    """PyTorch's attention keeps the projections of queries, keys and values as one tensor."""
+    """PyTorch's attention keeps the query, key and value projections in one tensor; split it."""
     start, joint, end = name.partition("in_proj_")
     if not joint:
         return {name: value}
@@ -119,13 +119,13 @@ def _split(name: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def load_decoder_weights(network: nn.Module, path: str) -> Loaded:
-    """Take from a checkpoint of Mask2Former what fits into ``network.pixel_decoder`` and ``network.query_decoder``.
+    """Load from a Mask2Former checkpoint what fits into ``network.pixel_decoder`` and ``network.query_decoder``.
 
     Args:
         path: a .pkl of the official code, or a .bin, .pth or .safetensors file with its or transformers' names.
 
     Raises:
-        UserError: the file is missing or damaged, holds no such decoders, or nothing of them fits.
+        UserError: the file is missing or damaged, holds no such decoders, or nothing fits.
     """
     converted = convert(read_foreign_weights(path, KEY))
     if not converted:
@@ -182,7 +182,7 @@ def _misfit(unit: str, name: str, value: Tensor, own: Tensor | None) -> str:
 
 
 def _listed(units: Iterable[str]) -> str:
-    """Layers with their number of layers, everything else by its name."""
+    """For the log: layers with their count, everything else by name."""
     counts: dict[str, int] = {}
     for unit in units:
         name = re.sub(r"\.\d+$", "", unit)

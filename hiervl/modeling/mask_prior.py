@@ -1,4 +1,4 @@
-"""What the dense CLIP embedding says before anything is learnt, as a start for the masks of the text rows."""
+"""The mask prior: CLIP's dense prediction, before any training, as a start for the masks of the text queries."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ class TextMaskPrior(nn.Module):
     """Log-odds that a pixel shows a class, from the similarity of its dense embedding to every class.
 
     p = softmax over classes of cos(dense, t_c)·scale; the prior is gain·(log p − log(1 − p)), bounded. Scale starts at
-    CLIP's own and gain at 1; both are learnt. A text row adds its class's map to the mask it predicts itself, so that
-    training starts from MaskCLIP's masks instead of from nothing, which decides with few labels. For classes that are
-    not ``known`` to CLIP it is 0; they take part in the softmax all the same, where their pixels belong.
+    CLIP's value and gain at 1; both are learnt. A text query adds the map of its class to the mask that it predicts. So
+    training starts from MaskCLIP's masks, which matters most with few labels. The prior is 0 for classes that are not
+    ``known`` to CLIP. They are in the softmax all the same, so that their pixels do not go to other classes.
     """
 
     known: Tensor  # (C,) bool
-    bound = 6.0  # log-odds: what an untrained prior may claim at most
+    bound = 6.0  # highest log-odds of an untrained prior
 
     def __init__(self, logit_scale: float, num_classes: int):
-        """logit_scale: the factor that CLIP was trained to put on its similarities; num_classes: C."""
+        """logit_scale: CLIP's own factor on its similarities; num_classes: C."""
         super().__init__()
         self.register_buffer("known", torch.ones(num_classes, dtype=torch.bool))
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
@@ -39,11 +39,11 @@ class TextMaskPrior(nn.Module):
             return self.gain * odds * self.known[:, None, None]
 
     def set_known(self, known: Sequence[bool]) -> None:
-        """Predict other classes from now on, some of which CLIP may not know."""
+        """Predict other classes from now on. CLIP may not know some of them."""
         self.known = torch.tensor(known, dtype=torch.bool, device=self.known.device)
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        """Checkpoints of older versions do not say what CLIP knows: all classes."""
+        """Checkpoints of older versions have no ``known``: then CLIP knows all classes."""
         state_dict.setdefault(f"{prefix}known", torch.ones_like(self.known))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 

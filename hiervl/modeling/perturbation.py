@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 def drop_channels(maps: dict[str, Tensor], names: Sequence[str], probability: float, first: int) -> dict[str, Tensor]:
-    """Whole channels set to 0, the others scaled up by 1 / (1 − probability); drawn anew for every image and map.
+    """Set whole channels to 0 and scale the others by 1 / (1 − probability). Drawn anew for every image and map.
 
     Args:
-        maps: of the backbone, (B, C_l, H_l, W_l) each, embeddings included; they are not changed.
-        names: the maps whose channels are dropped; the embeddings keep their place in CLIP's joint space.
-        probability: of every channel.
-        first: images from this one on are perturbed, those before it are not.
+        maps: the backbone's output, (B, C_l, H_l, W_l) each, embeddings included. They are not changed in place.
+        names: the maps whose channels are dropped. Embeddings stay as they are, in CLIP's joint space.
+        probability: that a channel is dropped.
+        first: index of the first image that is perturbed.
     """
     perturbed = dict(maps)
     for name in names:

@@ -1,4 +1,4 @@
-"""A plain per-pixel decoder on the same backbone: the network of the baselines without language (UniMatch's kind)."""
+"""A plain per-pixel decoder on the same backbone: the network of baselines without language, such as UniMatch."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,10 +22,10 @@ from .text_encoder import build_text_encoder
 
 
 class PixelOutput(NamedTuple):
-    """What one pass through the network gives."""
+    """The output of one pass through the network."""
 
     logits: Tensor  # (B, C, H', W') at the backbone's finest stride
-    features: dict[str, Tensor]  # of the backbone, embeddings included
+    features: dict[str, Tensor]  # the backbone's output, embeddings included
 
 
 class PixelLoss(NamedTuple):
@@ -33,15 +33,15 @@ class PixelLoss(NamedTuple):
 
     weight: float = 1.0
     balance: float = 0.0  # exponent of the inverse class frequency
-    ignore_value: int = 255  # label of pixels that count nowhere
+    ignore_value: int = 255  # label of pixels that no loss counts
 
 
 @META_ARCH_REGISTRY.register()
 class PixelClassifier(ClipSegmenter):
-    """CLIP image encoder → the four maps, projected, resized to the finest and added → convolution → class of a pixel.
+    """CLIP image encoder → four maps, projected, resized to the finest and added → convolution → class of a pixel.
 
-    It has the stages of :class:`HierVL` that training and evaluation use, so both are trained and judged by the same
-    code. Text serves the guidance by the frozen CLIP alone; there are no learnable text prompts.
+    It has the stages of :class:`HierVL` that training and evaluation use, so the same code trains and evaluates both.
+    Only the guidance by the frozen CLIP uses text; there are no learnable text prompts.
     """
 
     class_rows = ("classify.weight", "classify.bias")
@@ -58,7 +58,7 @@ class PixelClassifier(ClipSegmenter):
     ):
         """
         Args:
-            clip, classes, statistics: of :class:`ClipSegmenter`.
+            clip, classes, statistics: see :class:`ClipSegmenter`.
             dim: width of the decoder.
             loss: the loss of labelled images.
         """
@@ -94,7 +94,7 @@ class PixelClassifier(ClipSegmenter):
         frozen_embedding: ClipEmbeddings | None = None,
         perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> PixelOutput:
-        """As :meth:`ClipSegmenter.segment`; neither text nor ``frozen_embedding`` changes anything."""
+        """As :meth:`ClipSegmenter.segment`. ``text`` and ``frozen_embedding`` have no effect."""
         features = self.backbone(images)
         if perturb is not None:
             features = perturb(features)
@@ -109,7 +109,7 @@ class PixelClassifier(ClipSegmenter):
         self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
     ) -> dict[str, Tensor]:
         """``loss_pixel`` of labelled inputs: dicts with "image" and "sem_seg" (H, W)."""
-        images = self.normalise([item["image"] for item in batched_inputs])
+        images = self.normalize([item["image"] for item in batched_inputs])
         size = images.shape[2:]
         labels = torch.stack(
             [
@@ -125,10 +125,10 @@ class PixelClassifier(ClipSegmenter):
     def set_classes(
         self, names: Sequence[str], phrases: Sequence[Sequence[str]], always_active: Sequence[int] = ()
     ) -> None:
-        """For the interface's sake: a network without language knows the classes that it was trained on, no others.
+        """Only for the interface: a network without language knows just the classes that it was trained on.
 
         Raises:
-            UserError: other classes are asked for.
+            UserError: the classes are others.
         """
         if list(names) != self.class_names:
             raise UserError(
@@ -146,7 +146,7 @@ class PixelClassifier(ClipSegmenter):
         return self.loss.weight
 
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
-        """None: nothing of the text is learnt."""
+        """Empty: no part of the text is learnt."""
         return {}
 
     def semantic_scores(self, output: PixelOutput, text: TextFeatures) -> Tensor:

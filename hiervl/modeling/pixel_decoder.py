@@ -22,12 +22,12 @@ PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
 PIXEL_DECODER_REGISTRY.__doc__ = """
 Registry of pixel decoders. An entry is called with ``(cfg, input_shape)``, where ``input_shape`` is the backbone's
 ``output_shape()``, and returns a module whose ``forward(features, text)`` takes the backbone's maps and the
-:class:`TextQueries` (None without text rows) and returns :class:`PixelFeatures`.
+:class:`TextQueries` (None without text queries) and returns :class:`PixelFeatures`.
 """
 
 
 class PixelFeatures(NamedTuple):
-    """What the pixel decoder hands to the query decoder."""
+    """The pixel decoder's output for the query decoder."""
 
     pixel_features: list[Tensor]  # (B, d, h, w) at strides of 2, 1 and 1/2 patches (32, 16, 8), coarse first
     mask_features: Tensor  # (B, d, H', W') at the finest stride of the backbone (4)
@@ -54,7 +54,7 @@ class DeformableLayer(nn.Module):
 
 
 class DeformablePixelDecoder(nn.Module):
-    """``layers`` × [deformable self-attention → CMSAM] over three maps, then a top-down path to the finest map."""
+    """``layers`` × [deformable self-attention → CMSAM] on three maps, then a top-down path to the finest map."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class DeformablePixelDecoder(nn.Module):
     ):
         """
         Args:
-            input_shape: channels and strides of the backbone's four maps; the finest only feeds the mask features.
-            dim: width d; layers, num_heads, num_points, feedforward: of the deformable layers.
+            input_shape: channels and strides of the backbone's four maps. The finest is used for the mask features
+                alone.
+            dim: width d; layers, num_heads, num_points, feedforward: for the deformable layers.
             text_reads_pixels, pixels_read_text: the two directions of CMSAM.
-            recompute: compute the layers and the mask features again in the backward pass instead of keeping what is
-                inside them.
+            recompute: compute layers and mask features again in the backward pass, to save memory.
         """
         super().__init__()
         self.recompute = recompute
@@ -109,7 +109,7 @@ class DeformablePixelDecoder(nn.Module):
             c2_xavier_fill(convolution)
 
     def forward(self, features: dict[str, Tensor], text: TextQueries | None) -> PixelFeatures:
-        """features: the backbone's maps (B, C_l, H_l, W_l); text: the text rows, if there are any."""
+        """features: the backbone's maps (B, C_l, H_l, W_l); text: the text queries, or None."""
         maps = [project(features[name]) for project, name in zip(self.input_projections, self.coarse_first)]
         shapes = [tuple(m.shape[2:]) for m in maps]
         pixels = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, P, d)
@@ -150,7 +150,7 @@ class DeformablePixelDecoder(nn.Module):
 
 
 def text_attention_bias(text: TextQueries) -> Tensor:
-    """Added to attention scores towards text rows: log r, and −inf on padding: (B, M)."""
+    """Bias (B, M) on attention scores of text queries: log r, and −inf on padding."""
     return text.log_relevance.masked_fill(~text.valid, float("-inf"))
 
 
@@ -165,7 +165,7 @@ def build_deformable_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> De
         num_heads=c.HEADS,
         num_points=c.POINTS,
         feedforward=c.FEEDFORWARD,
-        # Text rows that nobody reads afterwards need not read either.
+        # If nothing uses the text queries afterwards, they need not read pixels.
         text_reads_pixels=cfg.MODEL.CMSAM.TEXT_READS_PIXELS and reads_text(cfg),
         pixels_read_text=cfg.MODEL.CMSAM.PIXELS_READ_TEXT,
         recompute="pixel_decoder" in cfg.MODEL.RECOMPUTE,

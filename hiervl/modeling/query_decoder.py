@@ -8,7 +8,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.structures import INSTANCE_ROW, QueryPredictions
+from hiervl.structures import INSTANCE_QUERY, QueryPredictions
 from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
@@ -26,19 +26,20 @@ CLIP's joint space, and the indices of the classes that no caption names. It ret
 
 
 class QueryDecoder(nn.Module, abc.ABC):
-    """What HierVL asks of a query decoder: from pixels and text queries to a class and a mask per query.
+    """The contract of query decoders: from pixels and text queries to a class and a mask per query.
 
-    Queries are the M text queries, where ``use_text`` is on, followed by N ``num_instance_queries`` that no class owns.
+    First come M text queries (if ``use_text``), then N = ``num_instance_queries`` instance queries, which have no
+    class.
     """
 
-    use_text: bool = False  # text queries take part; off: they only serve CMSAM
+    use_text: bool = False  # text queries are decoded; off: only CMSAM uses them
     num_instance_queries: int  # N
     gives_joint_embeddings: bool = False
     num_predictions: int = 1  # with ``every_layer``
 
     def __init__(self) -> None:
         super().__init__()
-        # What the class that owns a text query has in advance in pred_logits.
+        # Added in pred_logits to the class of a text query.
         self.own_class_logit: Tensor | float = 0.0
 
     @abc.abstractmethod
@@ -53,19 +54,19 @@ class QueryDecoder(nn.Module, abc.ABC):
         """
         Args:
             pixels: maps, mask features and refined text queries of the pixel decoder.
-            text: the text queries' classes, padding and relevance; None where there are none.
-            mask_prior: (B, C, h, w), CLIP's log-odds that a pixel is of a class; it may be left aside. None where
+            text: the text queries' classes, padding and relevance; None without text queries.
+            mask_prior: (B, C, h, w), CLIP's log-odds that a pixel shows a class. A decoder may ignore it. None if
                 ``MODEL.QUERY_DECODER.MASK_PRIOR`` is off.
-            every_layer: predict after every layer (for the losses), not after the last alone.
+            every_layer: predict after every layer (for the losses), not only after the last.
             known: (C,) bool, False for classes of which CLIP knows too little to give a prior; None: it knows all.
 
         Returns:
-            Predictions of Q = M + N queries. ``joint_embeddings`` is None unless ``gives_joint_embeddings``: then there
-            is no loss_align, and the network predicts no classes but those of its training.
+            Predictions of Q = M + N queries. ``joint_embeddings`` is None if ``gives_joint_embeddings`` is off. Then
+            there is no loss_align, and the network predicts only the classes of its training.
         """
 
     def set_classes(self, linear_class: Callable[[Tensor], Tensor] | None, background: Sequence[int]) -> None:
-        """Other classes are predicted from now on: nothing to do where no class index is kept.
+        """Predict other classes from now on. A decoder that keeps no class indices does nothing.
 
         Args:
             linear_class: class indices → columns of the class head, −1 for classes that it does not know; None: the
@@ -75,7 +76,7 @@ class QueryDecoder(nn.Module, abc.ABC):
 
 
 class MaskedAttentionLayer(nn.Module):
-    """Masked cross-attention to the pixels → self-attention between the rows → feed-forward, each post-norm."""
+    """Masked cross-attention to the pixels → self-attention between the queries → feed-forward, each post-norm."""
 
     def __init__(self, dim: int, num_heads: int, feedforward: int):
         super().__init__()
@@ -91,25 +92,25 @@ class MaskedAttentionLayer(nn.Module):
 
     def forward(
         self,
-        rows: Tensor,
-        row_position: Tensor,
+        queries: Tensor,
+        query_position: Tensor,
         pixels: Tensor,
         pixel_position: Tensor,
         may_see: Tensor,
-        row_bias: Tensor | None,
+        query_bias: Tensor | None,
     ) -> Tensor:
-        """rows (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, row_bias (B, 1, 1, Q) → (B, Q, d)."""
-        seen = self.cross_attn(rows + row_position, pixels + pixel_position, pixels, may_see)
-        rows = self.norm1(rows + seen)
-        positioned = rows + row_position
-        rows = self.norm2(rows + self.self_attn(positioned, positioned, rows, row_bias))
-        return self.norm3(rows + self.linear2(F.relu(self.linear1(rows), inplace=True)))
+        """queries (B, Q, d), pixels (B, P, d), may_see (B, 1, Q, P) bool, query_bias (B, 1, 1, Q) → (B, Q, d)."""
+        seen = self.cross_attn(queries + query_position, pixels + pixel_position, pixels, may_see)
+        queries = self.norm1(queries + seen)
+        positioned = queries + query_position
+        queries = self.norm2(queries + self.self_attn(positioned, positioned, queries, query_bias))
+        return self.norm3(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
 
 
 class DualQueryDecoder(QueryDecoder):
     """[text_queries ; instance_queries] through ``layers`` of masked attention, round robin over the pixel maps.
 
-    Before the first layer and after each, a row predicts a class and a mask; the mask decides what it may see next.
+    Before the first layer and after each, a query predicts a class and a mask. The mask decides what it may see next.
     """
 
     def __init__(
@@ -132,17 +133,17 @@ class DualQueryDecoder(QueryDecoder):
         Args:
             num_classes: C.
             embed_dim: width D of CLIP's joint space, target of the alignment head φ.
-            num_instance_queries: N learnable rows; 0: none.
-            text_queries: text rows take part; off: they only serve CMSAM.
-            align_head: project the rows into CLIP's joint space (φ); off: ``joint_embeddings`` is None.
-            instance_seeds: gives the instance rows places to start from, where there is a mask prior; None: they start
-                out alike for all images.
-            recompute: compute the layers again in the backward pass instead of keeping what is inside them.
+            num_instance_queries: N; 0: none.
+            text_queries: text queries are decoded; off: only CMSAM uses them.
+            align_head: project the queries into CLIP's joint space (φ); off: ``joint_embeddings`` is None.
+            instance_seeds: starts the instance queries at places of the image, if there is a mask prior; None: they
+                start alike in all images.
+            recompute: compute the layers again in the backward pass, to save memory.
         """
         super().__init__()
         if not text_queries and not num_instance_queries:
             raise UserError(
-                "MODEL.QUERY_DECODER: with TEXT_QUERIES off, INSTANCE_QUERIES must be at least 1, or no row is left."
+                "MODEL.QUERY_DECODER: with TEXT_QUERIES off, INSTANCE_QUERIES must be at least 1, or no query is left."
             )
         self.use_text = text_queries
         self.instance_queries = nn.Embedding(num_instance_queries, dim)
@@ -156,9 +157,9 @@ class DualQueryDecoder(QueryDecoder):
         self.align_head = MLP(dim, dim, embed_dim, 2) if align_head else None
         self.instance_seeds = instance_seeds
         self.recompute = recompute
-        # A text row starts out predicting the class that owns it.
+        # At first a text query predicts its own class.
         self.own_class_logit = nn.Parameter(torch.tensor(start_logit(num_classes)), requires_grad=text_queries)
-        # From row classes to columns of class_head, where other classes than the trained ones are predicted.
+        # From query classes to columns of class_head; set if other classes than the trained ones are predicted.
         self.linear_class: Callable[[Tensor], Tensor] | None = None
 
     def forward(
@@ -171,13 +172,13 @@ class DualQueryDecoder(QueryDecoder):
     ) -> QueryPredictions:
         """
         Args:
-            pixels: maps, mask features and refined text rows of the pixel decoder.
-            text: the text rows' classes, padding and relevance.
-            mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of the text rows of each class.
-            every_layer: predict before the first layer and after each (for the losses), not after the last alone.
-            known: (C,) bool, False for classes without a prior, where no seed lies either; None: all have one.
+            pixels: maps, mask features and refined text queries of the pixel decoder.
+            text: the text queries' classes, padding and relevance.
+            mask_prior: (B, C, h, w), log-odds of the classes, added to the mask logits of their text queries.
+            every_layer: predict before the first layer and after each (for the losses), not only after the last.
+            known: (C,) bool, False for classes without a prior, which get no seeds either; None: all have one.
         """
-        rows, position, row_classes, row_valid, row_bias = self._start(pixels, text)
+        queries, position, query_classes, query_valid, query_bias = self._start(pixels, text)
         maps = [
             m.flatten(2).transpose(1, 2) + embedding
             for m, embedding in zip(pixels.pixel_features, self.map_embedding.weight)
@@ -186,27 +187,27 @@ class DualQueryDecoder(QueryDecoder):
             self.position_embedding(*m.shape[2:], m.device).flatten(2).transpose(1, 2).to(m.dtype)
             for m in pixels.pixel_features
         ]
-        # Resizing is linear: masks of a coarse map come from the resized mask features, not from full-size masks.
+        # Resizing is linear, so masks of a coarse map come from resized mask features, not from full-size masks.
         coarse = [_resize(pixels.mask_features.detach(), m.shape[2:]) for m in pixels.pixel_features]
-        class_start = self.own_class_logit * self._in_columns(row_classes)  # (B, Q, C + 1)
-        row_prior = _of_rows(mask_prior, row_classes)
-        if self.instance_seeds is not None and mask_prior is not None and row_prior is not None:
+        class_start = self.own_class_logit * self._in_columns(query_classes)  # (B, Q, C + 1)
+        query_prior = _query_prior(mask_prior, query_classes)
+        if self.instance_seeds is not None and mask_prior is not None and query_prior is not None:
             finest, place = pixels.pixel_features[-1], positions[-1]
             place = place.transpose(1, 2).unflatten(2, finest.shape[2:])
             seeds = self.instance_seeds(mask_prior, finest, place, known)
-            rows, position = _add_last(rows, seeds.rows), _add_last(position, seeds.position)
-            classes = torch.arange(mask_prior.shape[1], device=rows.device)
+            queries, position = _add_last(queries, seeds.queries), _add_last(position, seeds.position)
+            classes = torch.arange(mask_prior.shape[1], device=queries.device)
             class_start = _add_last(class_start, seeds.class_logits @ self._in_columns(classes).float())
-            row_prior = _add_last(row_prior, seeds.mask_prior)
+            query_prior = _add_last(query_prior, seeds.mask_prior)
         fine_prior, *coarse_priors = (
-            None if row_prior is None else _resize(row_prior, m.shape[2:]) for m in (pixels.mask_features, *coarse)
+            None if query_prior is None else _resize(query_prior, m.shape[2:]) for m in (pixels.mask_features, *coarse)
         )
 
         pred_logits: list[Tensor] = []
         pred_masks: list[Tensor] = []
         for index in range(len(self.layers) + 1):
             is_last = index == len(self.layers)
-            normed = self.norm(rows)
+            normed = self.norm(queries)
             kernel = self.mask_head(normed)
             if every_layer or is_last:
                 pred_logits.append(self.class_head(normed) + class_start)
@@ -215,10 +216,10 @@ class DualQueryDecoder(QueryDecoder):
                 m = index % len(maps)
                 with torch.no_grad():
                     may_see = _visible_pixels(_masks_of(kernel, coarse[m], coarse_priors[m]))
-                others = (position, maps[m], positions[m], may_see, row_bias)
-                rows = maybe_recomputed(self.recompute, self.layers[index], rows, *others)
+                others = (position, maps[m], positions[m], may_see, query_bias)
+                queries = maybe_recomputed(self.recompute, self.layers[index], queries, *others)
         joint = None if self.align_head is None else F.normalize(self.align_head(normed).float(), dim=-1)
-        return QueryPredictions(pred_logits, pred_masks, joint, row_classes, row_valid)
+        return QueryPredictions(pred_logits, pred_masks, joint, query_classes, query_valid)
 
     @property
     def num_instance_queries(self) -> int:  # type: ignore[override]  # nothing sets it
@@ -238,27 +239,27 @@ class DualQueryDecoder(QueryDecoder):
             self.instance_seeds.background = tuple(background)
 
     def _in_columns(self, classes: Tensor) -> Tensor:
-        """Classes (…), −1 for none → which columns of the class head are theirs: (…, C + 1), 0 or 1."""
+        """Classes (…), −1 for none → their columns of the class head, one-hot: (…, C + 1)."""
         columns = classes if self.linear_class is None else self.linear_class(classes)
         return F.one_hot(columns.clamp(min=0), self.class_head.out_features) * (columns >= 0).unsqueeze(-1)
 
     def _start(self, pixels: PixelFeatures, text: TextQueries | None):
-        """Rows, their positions, classes, validity, and the bias on attention scores towards them."""
+        """Queries, their positions, classes and validity, and the bias on attention scores towards them."""
         features = pixels.mask_features
         batch, num_instances = features.shape[0], self.instance_queries.num_embeddings
-        rows = self.instance_queries.weight.expand(batch, -1, -1)
+        queries = self.instance_queries.weight.expand(batch, -1, -1)
         position = self.instance_position.weight.expand(batch, -1, -1)
-        classes = torch.full((batch, num_instances), INSTANCE_ROW, device=features.device)
+        classes = torch.full((batch, num_instances), INSTANCE_QUERY, device=features.device)
         valid = torch.ones(batch, num_instances, dtype=torch.bool, device=features.device)
         bias = None
         if self.use_text and text is not None and pixels.text_queries is not None:
             bias = torch.cat((text.log_relevance, text.log_relevance.new_zeros(batch, num_instances)), dim=1)
-            rows = torch.cat((pixels.text_queries, rows.to(pixels.text_queries.dtype)), dim=1)
+            queries = torch.cat((pixels.text_queries, queries.to(pixels.text_queries.dtype)), dim=1)
             position = torch.cat((text.position, position), dim=1)
             classes = torch.cat((text.classes, classes), dim=1)
             valid = torch.cat((text.valid, valid), dim=1)
             bias = bias.masked_fill(~valid, float("-inf"))[:, None, None, :]
-        return rows, position, classes, valid, bias
+        return queries, position, classes, valid, bias
 
 
 @QUERY_DECODER_REGISTRY.register()
@@ -289,24 +290,24 @@ def build_query_decoder(cfg, num_classes: int, embed_dim: int, background: Seque
     return QUERY_DECODER_REGISTRY.get(name)(cfg, num_classes, embed_dim, background)
 
 
-def _add_last(rows: Tensor, added: Tensor) -> Tensor:
-    """Add (B, N, …) to the last N of (B, Q, …): the instance rows."""
-    first = rows.shape[1] - added.shape[1]
-    return torch.cat((rows[:, :first], rows[:, first:] + added.to(rows.dtype)), dim=1)
+def _add_last(queries: Tensor, added: Tensor) -> Tensor:
+    """Add (B, N, …) to the last N of (B, Q, …), the instance queries."""
+    first = queries.shape[1] - added.shape[1]
+    return torch.cat((queries[:, :first], queries[:, first:] + added.to(queries.dtype)), dim=1)
 
 
 def _visible_pixels(masks: Tensor) -> Tensor:
-    """A row sees the pixels of its own mask, all of them if its mask is empty: (B, Q, h, w) → (B, 1, Q, h·w) bool."""
+    """A query sees the pixels of its mask, or all pixels if its mask is empty: (B, Q, h, w) → (B, 1, Q, h·w) bool."""
     inside = masks.flatten(2) >= 0
     return (inside | ~inside.any(-1, keepdim=True)).unsqueeze(1)
 
 
-def _of_rows(mask_prior: Tensor | None, row_classes: Tensor) -> Tensor | None:
-    """The class maps (B, C, h, w) of the rows that a class owns, 0 for the others: (B, Q, h, w)."""
-    if mask_prior is None or not row_classes.numel():  # no class active and no instance rows: nothing to resize
+def _query_prior(mask_prior: Tensor | None, query_classes: Tensor) -> Tensor | None:
+    """The maps (B, C, h, w) of the text queries' classes, 0 for instance queries: (B, Q, h, w)."""
+    if mask_prior is None or not query_classes.numel():  # no class active and no instance queries: nothing to resize
         return None
-    index = row_classes.clamp(min=0)[:, :, None, None].expand(-1, -1, *mask_prior.shape[2:])
-    return mask_prior.gather(1, index) * (row_classes >= 0)[:, :, None, None]
+    index = query_classes.clamp(min=0)[:, :, None, None].expand(-1, -1, *mask_prior.shape[2:])
+    return mask_prior.gather(1, index) * (query_classes >= 0)[:, :, None, None]
 
 
 def _masks_of(kernel: Tensor, features: Tensor, prior: Tensor | None) -> Tensor:
@@ -318,8 +319,8 @@ def _masks_of(kernel: Tensor, features: Tensor, prior: Tensor | None) -> Tensor:
 def _resize(maps: Tensor, size) -> Tensor:
     """Bilinear resizing of (B, C, H, W).
 
-    To a half, a quarter or an eighth, which the strides of the maps amount to, it is the mean of the four pixels
-    around every new centre. Taken as such, it is many times faster on a CPU.
+        To a half, a quarter or an eighth (the strides of the maps), this is the mean
+    of the four pixels around every new centre. Computed that way, it is many times faster on a CPU.
     """
     height, width = size
     factor = maps.shape[2] // height if height else 0
@@ -330,14 +331,14 @@ def _resize(maps: Tensor, size) -> Tensor:
     return (rows[..., first::factor] + rows[..., first + 1 :: factor]) * 0.25
 
 
-def semantic_map(logits: Tensor, masks: Tensor, row_valid: Tensor) -> Tensor:
-    """S_c(x, y) = Σ_i p_i(c) · M_i(x, y) over the valid rows.
+def semantic_map(logits: Tensor, masks: Tensor, query_valid: Tensor) -> Tensor:
+    """S_c(x, y) = Σ_i p_i(c) · M_i(x, y) over the valid queries.
 
     Args:
-        logits: (B, Q, C + 1), the last column "no object"; masks: (B, Q, H, W) logits; row_valid: (B, Q) bool.
+        logits: (B, Q, C + 1), the last column "no object"; masks: (B, Q, H, W) logits; query_valid: (B, Q) bool.
 
     Returns:
         (B, C, H, W), float32, not normalised.
     """
-    probability = logits.float().softmax(-1)[..., :-1] * row_valid.unsqueeze(-1)
+    probability = logits.float().softmax(-1)[..., :-1] * query_valid.unsqueeze(-1)
     return torch.einsum("bqc,bqhw->bchw", probability, masks.float().sigmoid())

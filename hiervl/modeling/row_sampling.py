@@ -19,12 +19,12 @@ Shapes = Sequence[tuple[int, int]]
 
 
 def sum_of_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """What ``deformable_attention`` computes, with the same arguments, on a CPU and in float32 or float64."""
+    """``deformable_attention`` on a CPU in float32 or float64, with the same arguments."""
     return _SumOfRows.apply(value, locations, weights, tuple(shapes))
 
 
-class _Neighbour(NamedTuple):
-    """The lower or the upper pixel of every sample along one axis; all (B, Q, heads · maps · points)."""
+class _Neighbor(NamedTuple):
+    """The lower or the upper pixel of every sample along one axis. All are (B, Q, heads · maps · points)."""
 
     row: Tensor  # int32: what it adds to the number of the table's row
     factor: Tensor  # of the bilinear sum; 0 outside the map
@@ -32,9 +32,9 @@ class _Neighbour(NamedTuple):
 
 
 class _SumOfRows(torch.autograd.Function):
-    """The value as a table of (B · pixels · heads) rows, summed corner by corner.
+    """Sums rows of the value, seen as a table of (B · pixels · heads) rows, corner by corner.
 
-    Only the inputs are saved: the corners are cheaper to find again than to keep.
+    Only the inputs are saved: computing the corners again is cheaper than keeping them.
     """
 
     @staticmethod
@@ -57,24 +57,24 @@ class _SumOfRows(torch.autograd.Function):
         shape, per_bag = weights.shape, weights.shape[3] * weights.shape[4]
         table, grad = value.reshape(-1, value.shape[-1]), grad.reshape(-1, value.shape[-1])
         weights = weights.flatten(2)
-        of_value = of_weights = of_x = of_y = value.new_zeros(())
+        value_grad = weights_grad = x_grad = y_grad = value.new_zeros(())
         for x, y in _corners(value, ctx.shapes, locations):
             rows = (y.row + x.row).view(-1, per_bag)
-            of_value = of_value + _scatter(rows, weights * y.factor * x.factor, grad, len(table))
+            value_grad = value_grad + _scatter(rows, weights * y.factor * x.factor, grad, len(table))
             product = _dot_products(rows, grad, table).view(weights.shape)
-            of_weights = of_weights + product * (x.factor * y.factor)
+            weights_grad = weights_grad + product * (x.factor * y.factor)
             product *= weights
-            of_x = of_x + product * x.slope * y.factor
-            of_y = of_y + product * x.factor * y.slope
+            x_grad = x_grad + product * x.slope * y.factor
+            y_grad = y_grad + product * x.factor * y.slope
         width, height = _per_sample(ctx.shapes, shape, weights)
-        of_locations = torch.stack((of_x * width, of_y * height), dim=-1).view(*shape, 2)
-        return of_value.view(value.shape), of_locations, of_weights.view(shape), None
+        locations_grad = torch.stack((x_grad * width, y_grad * height), dim=-1).view(*shape, 2)
+        return value_grad.view(value.shape), locations_grad, weights_grad.view(shape), None
 
 
-def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple[_Neighbour, _Neighbour]]:
+def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple[_Neighbor, _Neighbor]]:
     """The four pixels around every sample, as (neighbour along x, neighbour along y).
 
-    Row (image · pixels + first pixel of the map + y · width + x) · heads + head of the table is the pixel's.
+    A pixel is row (image · pixels + first pixel of the map + y · width + x) · heads + head of the table.
     """
     batch, num_pixels, heads, _ = value.shape
     shape = locations.shape[:-1]
@@ -84,37 +84,37 @@ def _corners(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple
     first = first.expand(shape[2:]).flatten() + torch.arange(batch, dtype=torch.int32).view(-1, 1, 1) * (
         num_pixels * heads
     )
-    along_x = _neighbours(locations[..., 0].flatten(2), width, heads, 0)
-    along_y = _neighbours(locations[..., 1].flatten(2), height, (width * heads).int(), first)
+    along_x = _neighbors(locations[..., 0].flatten(2), width, heads, 0)
+    along_y = _neighbors(locations[..., 1].flatten(2), height, (width * heads).int(), first)
     return ((x, y) for y in along_y for x in along_x)
 
 
 def _per_sample(shapes: Shapes, shape: Sequence[int], like: Tensor) -> Tensor:
     """Width and height of the map of every sample: (2, heads · maps · points).
 
-    Written out, since operations whose innermost dimension is a handful of numbers are several times slower.
+    Written out, because operations are several times slower if their innermost dimension has only a few numbers.
     """
     sizes = like.new_tensor([(w, h) for h, w in shapes]).T
     return sizes[:, None, :, None].expand(-1, *shape[2:]).flatten(1)
 
 
-def _neighbours(coordinate: Tensor, size: Tensor, row_step, first_row) -> list[_Neighbour]:
-    """Of coordinates (B, Q, heads · maps · points) in [0, 1]: the lower and the upper neighbour."""
+def _neighbors(coordinate: Tensor, size: Tensor, row_step, first_row) -> list[_Neighbor]:
+    """The lower and the upper neighbour of coordinates (B, Q, heads · maps · points) in [0, 1]."""
     pixel = coordinate * size - 0.5
     lower = pixel.floor()
     fraction = pixel - lower
-    lower = lower.nan_to_num(0.0)  # the fraction stays NaN and with it the result, but the row exists
+    lower = lower.nan_to_num(0.0)  # the row must exist; the fraction stays NaN, so the result does
     found = []
     for step, factor in ((0, 1 - fraction), (1, fraction)):
         at = lower + step
         nearest = torch.minimum(at.clamp(min=0), size - 1)
         is_inside = (nearest == at).to(factor.dtype)
-        found.append(_Neighbour(nearest.int() * row_step + first_row, factor * is_inside, is_inside * (2 * step - 1)))
+        found.append(_Neighbor(nearest.int() * row_step + first_row, factor * is_inside, is_inside * (2 * step - 1)))
     return found
 
 
 def _scatter(rows: Tensor, weights: Tensor, grad: Tensor, num_rows: int) -> Tensor:
-    """Σ of weight · gradient over all places that read a row: the sums of the transposed sparse matrix."""
+    """Σ of weight · gradient over all places that read a row, computed with the transposed sparse matrix."""
     ends = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
     matrix = scipy.sparse.csr_matrix(
         (weights.flatten().numpy(), rows.flatten().numpy(), ends.numpy()), shape=(len(rows), num_rows)
@@ -127,7 +127,7 @@ def _dot_products(rows: Tensor, grad: Tensor, table: Tensor) -> Tensor:
     """(N, K) → (N · K,): the product of a row of ``grad`` (N, d) with each of its K rows of ``table``."""
     ends = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch calls its sparse tensors a beta
+        warnings.simplefilter("ignore")  # PyTorch warns that its sparse tensors are in beta
         pattern = torch.sparse_csr_tensor(
             ends, rows.flatten(), grad.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
         )

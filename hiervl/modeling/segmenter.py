@@ -1,4 +1,4 @@
-"""What the networks share that the semi-supervised step trains: CLIP's two towers, their inputs and outputs."""
+"""The common base of the trained networks: CLIP's two encoders, inputs and outputs."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from .text_encoder import PromptedTextEncoder
 
 
 class ClipParts(NamedTuple):
-    """CLIP, as a network is built on it."""
+    """The parts of CLIP that a network is built on."""
 
     backbone: ImageEncoder
     text_encoder: PromptedTextEncoder
-    logit_scale: float = 100.0  # the factor that CLIP was trained to put on its similarities
-    frozen: FrozenClip | None = None  # says how relevant the classes are to an image, in place of the trained encoder
+    logit_scale: float = 100.0  # CLIP's own factor on its similarities
+    frozen: FrozenClip | None = None  # decides on the relevance of classes, in place of the trained encoder
 
 
 class ClassList(NamedTuple):
@@ -39,12 +39,13 @@ class ClassList(NamedTuple):
 
 
 class ClipSegmenter(nn.Module, abc.ABC):
-    """Called as Detectron2 calls its models: in training with labelled inputs it returns a dict of losses, else a list
-    of ``{"sem_seg": (C, height, width)}``. The semi-supervised step uses the stages directly.
+    """The base class of networks. Detectron2 calls it as its own models: in training it takes labelled inputs and
+    returns a dict of losses, else it returns a list of ``{"sem_seg": (C, height, width)}``. The semi-supervised step
+    calls the stages directly.
 
-    A network of this kind adds ``segment``, ``semantic_scores``, ``supervised_losses``, ``loss_scale``,
-    ``pixel_loss_weight``, ``prompt_losses`` and ``set_classes``. It may have a :attr:`gate`, a ``frozen_clip``, a
-    ``mask_prior``, ``pseudo_losses`` and instance queries; by default it has none of them.
+    A subclass adds ``segment``, ``semantic_scores``, ``supervised_losses``, ``loss_scale``, ``pixel_loss_weight``,
+    ``prompt_losses`` and ``set_classes``. It may have a :attr:`gate`, a ``frozen_clip``, a ``mask_prior``,
+    ``pseudo_losses`` and instance queries. By default it has none of them.
 
     Attributes:
         class_rows: names of the parameters whose first rows are the classes, in order; more rows may follow.
@@ -55,7 +56,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
     class_rows: tuple[str, ...] = ()
 
     def __init__(self, clip: ClipParts, classes: ClassList, statistics: ImageStatistics):
-        """statistics: of the images that CLIP was trained on, RGB in 0…255."""
+        """statistics: pixel mean and deviation that CLIP was trained with, RGB in 0…255."""
         super().__init__()
         self.backbone = clip.backbone
         self.text_encoder = clip.text_encoder
@@ -63,7 +64,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
         self.frozen_clip = clip.frozen
         self.class_names = list(classes.names)
         self.background = tuple(classes.background)
-        self.mask_prior: TextMaskPrior | None = None  # what the queries' masks start from
+        self.mask_prior: TextMaskPrior | None = None  # start of the queries' masks
         self.register_buffer("pixel_mean", torch.tensor(statistics.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(statistics.std).view(-1, 1, 1), persistent=False)
 
@@ -73,12 +74,12 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     @property
     def gate(self) -> HierarchicalSemanticQueryGenerator | None:
-        """What decides how relevant a class is to an image; None where all classes are alike."""
+        """The module that decides how relevant a class is to an image; None without one."""
         return None
 
     @property
-    def has_instance_rows(self) -> bool:
-        """Whether instances can be read off queries of their own."""
+    def has_instance_queries(self) -> bool:
+        """Whether the network has instance queries."""
         return False
 
     def forward(self, batched_inputs: list[dict]):
@@ -89,10 +90,10 @@ class ClipSegmenter(nn.Module, abc.ABC):
         return [self._segment_one(item) for item in batched_inputs]
 
     def encode_text(self) -> TextFeatures:
-        """Embeddings of the classes; one call serves all passes of an iteration."""
+        """Embeddings of the classes. One call is enough for all passes of an iteration."""
         return self.text_encoder()
 
-    def normalise(self, images: Sequence[Tensor]) -> Tensor:
+    def normalize(self, images: Sequence[Tensor]) -> Tensor:
         """uint8 or float images (3, H, W) in 0…255 → one normalised batch, padded at the right and the bottom."""
         images = [(to_device(image, self.device) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility).tensor
@@ -100,13 +101,13 @@ class ClipSegmenter(nn.Module, abc.ABC):
     # ---- what a network adds ------------------------------------------------------------------------------------
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of images (…, *size) after :meth:`normalise`."""
+        """Height and width of images (…, *size) after :meth:`normalize`."""
         unit = self.backbone.size_divisibility
         height, width = ((side + unit - 1) // unit * unit for side in size)
         return height, width
 
     def joint_losses(self, output) -> dict[str, Tensor]:
-        """What an encoder without language learns of it from one pass; nothing, unless a network says otherwise."""
+        """Losses that teach language to an encoder without it, from one pass. Empty by default."""
         return {}
 
     @abc.abstractmethod
@@ -118,13 +119,13 @@ class ClipSegmenter(nn.Module, abc.ABC):
         frozen_embedding: ClipEmbeddings | None = None,
         perturb: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> Any:
-        """One pass through the network; what it returns is for :meth:`semantic_scores`.
+        """One pass through the network. The result goes to :meth:`semantic_scores`.
 
         Args:
-            images: (B, 3, H, W) of :meth:`normalise`.
+            images: (B, 3, H, W) of :meth:`normalize`.
             text: of :meth:`encode_text`.
-            frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
-            perturb: changes the backbone's maps.
+            frozen_embedding: the output of ``frozen_clip`` for these images, if it was already computed.
+            perturb: a function that changes the backbone's maps.
         """
 
     @abc.abstractmethod
@@ -140,7 +141,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def loss_scale(self) -> float:
-        """The weight at which a cross-entropy over pixels pulls about as strongly as the losses of labelled images."""
+        """The weight at which a pixel cross-entropy has about as large a gradient as the losses of labelled images."""
 
     @property
     @abc.abstractmethod
@@ -149,11 +150,11 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     @property
     def has_set_losses(self) -> bool:
-        """Whether :meth:`pseudo_losses` can be asked for, and :meth:`segment` to predict after ``every_layer``."""
+        """Whether there are :meth:`pseudo_losses`, and ``every_layer`` of :meth:`segment`."""
         return False
 
     def pseudo_losses(self, output: Any, labels: Tensor, keep: Tensor, image_weight: Tensor) -> dict[str, Tensor]:
-        """The losses of labelled images' queries, for images that a teacher has labelled.
+        """The query losses, as for labelled images, for images that a teacher has labelled.
 
         Args:
             output: of :meth:`segment` with ``every_layer``.
@@ -164,7 +165,7 @@ class ClipSegmenter(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def prompt_losses(self, text: TextFeatures) -> dict[str, Tensor]:
-        """Losses that tie what is learnt of the text to CLIP."""
+        """Losses that keep the learnt text prompts near CLIP."""
 
     @abc.abstractmethod
     def set_classes(
@@ -173,11 +174,11 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """Predict other classes from now on.
 
         Args:
-            names: of the classes; phrases: what CLIP is asked with, one or more per class.
+            names: of the classes; phrases: one or more per class, for CLIP's text encoder.
             always_active: indices of classes that are active in every image (background).
 
         Raises:
-            UserError: the network knows none but those it was trained on.
+            UserError: the network knows only the classes that it was trained on.
         """
 
     # ---- with what a network adds -------------------------------------------------------------------------------
@@ -187,13 +188,13 @@ class ClipSegmenter(nn.Module, abc.ABC):
         """images (B, 3, H, W) in 0…255, all of one size → S at that size (B, C, H, W), not normalised.
 
         Args:
-            frozen_embedding: what ``frozen_clip`` would say of the images, if it is known.
+            frozen_embedding: the output of ``frozen_clip`` for these images, if it was already computed.
         """
         return self._infer(images, self.encode_text(), frozen_embedding)[0]
 
     def _infer(self, images: Tensor, text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None):
         """→ S at the images' size (B, C, H, W), the output of :meth:`segment`, height and width of the padded batch."""
-        batch = self.normalise(list(images))
+        batch = self.normalize(list(images))
         output = self.segment(batch, text, frozen_embedding=frozen_embedding)
         scores = resized_and_cropped(self.semantic_scores(output, text), batch.shape[2:], images.shape[2:])
         return scores, output, (batch.shape[2], batch.shape[3])
@@ -204,16 +205,16 @@ class ClipSegmenter(nn.Module, abc.ABC):
         if self.frozen_clip is None:
             return self.backbone(images)["pooled_embedding"]
         pooled = self.frozen_clip.embed(images, pooled=True).pooled
-        assert pooled is not None  # it was asked for
+        assert pooled is not None  # pooled=True asked for it
         return pooled
 
     @torch.no_grad()
     def relevance_similarity(self, images: Tensor, text: TextFeatures) -> Tensor:
-        """What the :attr:`gate` sees of normalised images: their cosine to every class, (B, C), float32."""
+        """The input of the :attr:`gate`: cosine of normalised images to every class, (B, C), float32."""
         return text.class_similarity(self.pooled_embedding(images).float())
 
     def _segment_one(self, item: dict) -> dict[str, Tensor]:
-        """One image at a time: images of other sizes in the batch must not change its padding."""
+        """Segment one image at a time, so that other sizes in the batch do not change its padding."""
         scores = self.semantic_maps(item["image"].unsqueeze(0))
         size = (item.get("height", scores.shape[2]), item.get("width", scores.shape[3]))
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
@@ -227,8 +228,8 @@ def resized_and_cropped(scores: Tensor, padded_size: Sequence[int], size: Sequen
 
 
 def classes_of(cfg):
-    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset; with
-    MODEL.TEXT.PHRASES off the names are the phrases."""
+    """Names and phrases of the classes: MODEL.CLASS_NAMES, else the metadata of the first training dataset. If
+    MODEL.TEXT.PHRASES is off, the names are the phrases."""
     dataset = next(iter(cfg.DATASETS.TRAIN), None)
     metadata = MetadataCatalog.get(dataset) if dataset else None
     registered = list(getattr(metadata, "stuff_classes", ()))

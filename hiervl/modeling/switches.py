@@ -1,4 +1,4 @@
-"""Which parts of the network a config asks for, where one switch makes another part useless."""
+"""Which parts of the network a config needs, if one switch makes another part useless."""
 
 import logging
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hiervl.utils.errors import UserError
 
 from .clip import FROM_CHECKPOINT
-from .encoders import build_clip_tower
+from .encoders import build_clip_encoder
 from .frozen_clip import FrozenClip
 from .image_encoder import ImageEncoder
 from .image_statistics import clip_statistics, image_statistics
@@ -14,50 +14,53 @@ from .image_statistics import clip_statistics, image_statistics
 logger = logging.getLogger(__name__)
 
 IMAGE_EMBEDDINGS = ("trained", "frozen")
-BACKGROUND = "background"  # named by default, whether or not there is such a class
+BACKGROUND = "background"  # in the default config, even if there is no such class
 
 
 def background_classes(cfg, class_names: Sequence[str]) -> list[int]:
-    """Indices of the classes that ``MODEL.HSQG.ALWAYS_ACTIVE`` names; names that are no class are warned of."""
+    """Indices of the classes in ``MODEL.HSQG.ALWAYS_ACTIVE``. Warns of names that are not a class."""
     names = cfg.MODEL.HSQG.ALWAYS_ACTIVE
     unknown = sorted(set(names) - {BACKGROUND, *class_names})
     if unknown:
-        logger.warning("MODEL.HSQG.ALWAYS_ACTIVE names what is no class: %s.", ", ".join(unknown))
+        logger.warning(
+            "MODEL.HSQG.ALWAYS_ACTIVE: %s is not a class; take it out of the list, or correct its name.",
+            ", ".join(unknown),
+        )
     return [index for index, name in enumerate(class_names) if name in names]
 
 
 def reads_text(cfg) -> bool:
-    """Whether anything reads the text rows: the query decoder, or the pixels in CMSAM. Else there are none."""
+    """Whether anything reads the text queries: the query decoder, or the pixels in CMSAM. If not, there are none."""
     return cfg.MODEL.QUERY_DECODER.TEXT_QUERIES or cfg.MODEL.CMSAM.PIXELS_READ_TEXT
 
 
 def needs_align_head(cfg) -> bool:
-    """φ is trained by loss_align on instance rows, and read by the classifiers by text.
+    """Whether the network needs φ. loss_align trains it on instance queries; classifiers by text read it.
 
     Raises:
-        UserError: it would be read without having been trained.
+        UserError: φ would be read without being trained.
     """
     decoder = cfg.MODEL.QUERY_DECODER
     is_trained = bool(cfg.LOSS.ALIGN and decoder.INSTANCE_QUERIES)
     if decoder.CLASSIFIER in ("text", "mean") and not is_trained:
         raise UserError(
-            f"MODEL.QUERY_DECODER.CLASSIFIER '{decoder.CLASSIFIER}' needs rows that were aligned with text: set "
+            f"MODEL.QUERY_DECODER.CLASSIFIER '{decoder.CLASSIFIER}' needs queries that were aligned with text: set "
             "LOSS.ALIGN and MODEL.QUERY_DECODER.INSTANCE_QUERIES above 0, or the classifier to 'linear'."
         )
     return is_trained
 
 
 def seeds_instances(cfg) -> bool:
-    """Whether instance rows start from places of the image, which the mask prior finds."""
+    """Whether instance queries start at places of the image, which the mask prior finds."""
     decoder = cfg.MODEL.QUERY_DECODER
     return bool(decoder.INSTANCE_SEEDS and decoder.MASK_PRIOR and decoder.INSTANCE_QUERIES)
 
 
 def build_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float, share: bool = False) -> FrozenClip:
-    """The tower as CLIP's weights made it; to be called before it is trained or anything is loaded into it.
+    """The frozen CLIP. Call this before the encoder is trained or anything is loaded into it.
 
     Raises:
-        UserError: its weights are to come from a checkpoint, which holds trained ones alone.
+        UserError: the weights should come from a checkpoint, which holds only trained ones.
     """
     if cfg.MODEL.CLIP.PRETRAINED == FROM_CHECKPOINT:
         raise UserError(
@@ -66,13 +69,13 @@ def build_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float, share: bo
         )
     if cfg.MODEL.ENCODER.NAME:
         statistics = (image_statistics(cfg), clip_statistics(cfg))
-        return FrozenClip(build_clip_tower(cfg), logit_scale, share=False, from_statistics=statistics)
+        return FrozenClip(build_clip_encoder(cfg), logit_scale, share=False, from_statistics=statistics)
     return FrozenClip(backbone, logit_scale, share)
 
 
-def build_frozen_judge(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
-    """The untrained tower, where it is to judge the relevance of the classes (``MODEL.HSQG.IMAGE_EMBEDDING``), or where
-    the trained encoder knows no language (``MODEL.ENCODER``).
+def build_optional_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
+    """The frozen CLIP if it decides on the relevance of classes (``MODEL.HSQG.IMAGE_EMBEDDING``), or if the trained
+    encoder knows no language (``MODEL.ENCODER``); else None.
 
     Raises:
         UserError: the value is unknown.

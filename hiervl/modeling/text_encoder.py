@@ -1,4 +1,4 @@
-"""CLIP's frozen text tower behind learnable prompt tokens (paper §3.1, §3.6.1)."""
+"""CLIP's frozen text encoder behind learnable prompt tokens (paper §3.1, §3.6.1)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -20,13 +20,13 @@ NOISE = 0.02  # standard deviation of CLIP's own token embeddings before its tra
 class PromptedTextEncoder(nn.Module):
     """tokens = [SOS] p_1 … p_P [phrase] . [EOS] → unit embeddings of every class.
 
-    The tower is frozen: gradients reach the prompt tokens p, not its weights. Sequences are cut to the longest
-    prompt. In evaluation the embeddings are computed once and kept; those of the fixed prompt, which nothing trains, in
-    training too. They are forgotten by themselves where classes change, weights are loaded or moved, and where training
-    begins or ends. Whoever writes weights in another way calls :func:`weights_changed`.
+    CLIP's text encoder (``tower``) is frozen: gradients reach the prompt tokens p, not its weights. Sequences are cut
+    to the longest prompt. In evaluation the embeddings are computed once and kept. Those of the fixed prompt are never
+    trained, so they are also kept in training. Embeddings are computed again if classes change, weights are loaded or
+    moved, or training begins or ends. Code that writes weights in another way must call :func:`weights_changed`.
     """
 
-    tower: "_TextTower"
+    tower: "_TextTransformer"
     phrase_class: Tensor  # (K,): the class that each phrase describes
     _cache: tuple[tuple, TextFeatures] | None
     _fixed_cache: tuple[tuple, Tensor] | None
@@ -43,15 +43,15 @@ class PromptedTextEncoder(nn.Module):
     ):
         """
         Args:
-            clip: an open_clip ``CLIP`` or ``CustomTextCLIP``; its text tower is used.
+            clip: an open_clip ``CLIP`` or ``CustomTextCLIP``; its text encoder is used.
             tokens: its tokenizer.
             class_phrases: the names or descriptions of every class.
-            num_prompts: learnable tokens; 0: the fixed template alone.
-            prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text; empty: from noise.
-            template: the fixed prompt of the prototypes, {} being the phrase.
+            num_prompts: number of learnable tokens; 0: only the fixed template.
+            prompt_init: the learnable tokens start as the last ``num_prompts`` tokens of this text; empty: as noise.
+            template: the fixed prompt of the prototypes; {} is the phrase.
         """
         super().__init__()
-        self.tower = _TextTower(clip)
+        self.tower = _TextTransformer(clip)
         self.tower.requires_grad_(False)
         self.tokens = tokens
         self.template = template
@@ -63,19 +63,19 @@ class PromptedTextEncoder(nn.Module):
 
     @torch.no_grad()
     def _initial_prompts(self, words: list[int], count: int) -> Tensor:
-        """(count, width): the last ``count`` of the tokens, repeated where they are too few; of no tokens, noise."""
+        """(count, width): the last ``count`` tokens, repeated if they are too few; noise if there are none."""
         if not words:
             return NOISE * torch.randn(count, self.tower.token_embedding.embedding_dim)
         repeated = (words * (count // len(words) + 1))[-count:]
         return self.tower.token_embedding(torch.tensor(repeated)).float().clone()
 
     def set_classes(self, class_phrases: Sequence[Sequence[str]]) -> None:
-        """Describe the classes anew, for example by names that were never trained."""
-        phrases = [phrase for of_class in class_phrases for phrase in of_class]
-        if not all(len(of_class) for of_class in class_phrases):
+        """Set new descriptions of the classes, for example names that were never trained."""
+        phrases = [phrase for one_class in class_phrases for phrase in one_class]
+        if not all(len(one_class) for one_class in class_phrases):
             raise UserError("every class needs at least one phrase that names it.")
         device = self.tower.positional_embedding.device
-        owner = [c for c, of_class in enumerate(class_phrases) for _ in of_class]
+        owner = [c for c, one_class in enumerate(class_phrases) for _ in one_class]
         self.num_classes = len(class_phrases)
         self.register_buffer("phrase_class", torch.tensor(owner, device=device), persistent=False)
         prompted = [f"{phrase}." for phrase in phrases] if self.num_prompts else self._templated(phrases)
@@ -85,7 +85,7 @@ class PromptedTextEncoder(nn.Module):
         self._kept_fixed: tuple[tuple, Tensor] | None = None
 
     def forget(self) -> None:
-        """Compute the embeddings anew when they are next asked for; those of the fixed prompt if the tower changed."""
+        """Forget the kept embeddings. Those of the fixed prompt are computed again only if the encoder changed."""
         self._kept = None
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -100,7 +100,7 @@ class PromptedTextEncoder(nn.Module):
         return [self.template.format(phrase) for phrase in phrases]
 
     def _set_tokens(self, name: str, texts: Sequence[str], placeholders: int, device: torch.device) -> None:
-        """Keep the token ids (K, n) of the texts and the place (K,) that each is read from."""
+        """Keep the token ids (K, n) of the texts, and the position (K,) where each embedding is read."""
         encode, prefix, suffix, pad = self.tokens
         hole = [pad] * placeholders  # overwritten by the learnable tokens
         rows = [[*prefix, *hole, *encode(text), *suffix] for text in texts]
@@ -121,7 +121,7 @@ class PromptedTextEncoder(nn.Module):
         self.register_buffer(f"{name}_ends", ends, persistent=False)
 
     def train(self, mode: bool = True) -> "PromptedTextEncoder":
-        """The tower is frozen and stays in evaluation mode."""
+        """The text encoder is frozen and stays in evaluation mode."""
         if mode != self.training:
             self.forget()
         super().train(mode)
@@ -129,17 +129,17 @@ class PromptedTextEncoder(nn.Module):
         return self
 
     def forward(self) -> TextFeatures:
-        """The embeddings of the present classes; see :class:`TextFeatures`."""
+        """The embeddings of the current classes; see :class:`TextFeatures`."""
         if torch.is_grad_enabled() and self.training:
             return self._encode()
-        key = self._tower_state()
+        key = self._encoder_state()
         if self._kept is None or self._kept[0] != key:
             with torch.no_grad():
                 self._kept = (key, self._encode())
         return self._kept[1]
 
-    def _tower_state(self) -> tuple:
-        """What embeddings depend on beside the prompts: mixed precision, and the tower, which copies share."""
+    def _encoder_state(self) -> tuple:
+        """What embeddings depend on besides the prompts: mixed precision, and the text encoder, which copies share."""
         return torch.is_autocast_enabled(self.tower.token_embedding.weight.device.type), self.tower.revision
 
     def _encode(self) -> TextFeatures:
@@ -155,7 +155,7 @@ class PromptedTextEncoder(nn.Module):
 
     @torch.no_grad()
     def _fixed_phrases(self) -> Tensor:
-        key = self._tower_state()
+        key = self._encoder_state()
         if self._kept_fixed is None or self._kept_fixed[0] != key:
             self._kept_fixed = (key, self._embed_phrases("fixed", None))
         return self._kept_fixed[1]
@@ -176,7 +176,7 @@ class PromptedTextEncoder(nn.Module):
         return F.normalize(total, dim=-1)
 
     def __deepcopy__(self, memo) -> "PromptedTextEncoder":
-        """A copy with prompts of its own that shares the frozen tower."""
+        """A copy with its own prompts. It shares the frozen text encoder."""
         memo[id(self.tower)] = self.tower
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
@@ -187,22 +187,23 @@ class PromptedTextEncoder(nn.Module):
 
 
 def weights_changed(network: nn.Module, frozen: bool = False) -> None:
-    """Let all text encoders of a network forget what they have kept; to be called after weights were written in place.
+    """Make all text encoders of a network forget their kept embeddings. Call it after writing weights in place.
 
     Args:
-        frozen: weights of the frozen tower were written, too.
+        frozen: weights of the frozen text encoder were written too.
     """
     for part in network.modules():
         if isinstance(part, PromptedTextEncoder):
             part.forget()
-        elif isinstance(part, _TextTower) and frozen:
+        elif isinstance(part, _TextTransformer) and frozen:
             part.revision += 1
 
 
 def build_text_encoder(
     cfg, class_phrases: Sequence[Sequence[str]], num_prompts: int = 0
 ) -> tuple[PromptedTextEncoder, float]:
-    """The text tower of ``MODEL.CLIP`` behind ``MODEL.TEXT``'s prompts, and CLIP's factor on its similarities."""
+    """The text encoder of ``MODEL.CLIP`` behind the prompts of ``MODEL.TEXT``, and CLIP's factor on its
+    similarities."""
     clip: Any
     clip, tokens = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.CLIP.TOKENIZER)
     encoder = PromptedTextEncoder(
@@ -216,11 +217,11 @@ def build_text_encoder(
     return encoder, clip.logit_scale.exp().item()
 
 
-class _TextTower(nn.Module):
-    """The text half of an open_clip model, on token embeddings instead of token ids.
+class _TextTransformer(nn.Module):
+    """The text encoder of an open_clip model. It takes token embeddings instead of token ids.
 
-    Most read a phrase from its end token (``pool_type`` "argmax" or "eos") and see only what comes before. Others look
-    both ways, at the padding too, or read the last place (SigLIP) or the first one: they get their whole context.
+    Most models read the embedding at the end token (``pool_type`` "argmax" or "eos") and see only what comes before it.
+    Others also see the padding, or read the last position (SigLIP) or the first: they get their whole context.
     """
 
     attn_mask: Tensor | None
@@ -230,7 +231,7 @@ class _TextTower(nn.Module):
         text = getattr(clip, "text", clip)
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
         if any(not hasattr(text, name) for name in needed):
-            raise UserError("MODEL.CLIP.NAME: the text tower is not of the CLIP layout; choose for example ViT-B-16.")
+            raise UserError("MODEL.CLIP.NAME: the text encoder is not of the CLIP layout; choose for example ViT-B-16.")
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.transformer = text.transformer
@@ -239,23 +240,23 @@ class _TextTower(nn.Module):
         self.context_length = clip.context_length
         self.pool_type = text.pool_type if text is not clip else clip.text_pool_type
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
-        self.revision = 0  # grows whenever its weights may be others
+        self.revision = 0  # grows when the weights may have changed
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.revision += 1
 
-    def _apply(self, *args, **kwargs) -> "_TextTower":
+    def _apply(self, *args, **kwargs) -> "_TextTransformer":
         self.revision += 1
         return super()._apply(*args, **kwargs)
 
     @property
     def reads_padding(self) -> bool:
-        """Whether what stands behind the end token changes the embedding."""
+        """Whether tokens behind the end token change the embedding."""
         return self.attn_mask is None or self.pool_type == "last"
 
     def place(self, end: int) -> int:
-        """Where the embedding of a phrase is read, whose end token is at ``end``."""
+        """The position where the embedding is read, for a phrase with its end token at ``end``."""
         return {"first": 0, "last": self.context_length - 1}.get(self.pool_type, end)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:

@@ -22,16 +22,16 @@ POOLS = ("token", "avg", "map")
 
 
 class TimmVitEncoder(ImageEncoder):
-    """A ViT of timm, read out at four blocks, as :class:`ClipImageEncoder` is.
+    """A ViT of timm, read at four blocks like :class:`ClipImageEncoder`.
 
-    What differs is where the dense embedding comes from. A patch goes alone, as a sequence of one token,
+    The dense embedding differs. Each patch goes alone, as a sequence of one token,
 
-    - through the last block, where the class token is the pooled embedding ("token"): it attends to itself, which is
-      MaskCLIP's value path with its residual and feed-forward part;
-    - through the attention pool, where there is one ("map": SigLIP, PE): the pool's value path;
-    - through the head, where the pooled embedding is the mean of the patches ("avg").
+    - through the last block, if the class token is the pooled embedding ("token"). The patch attends to itself, which
+      is MaskCLIP's value path with its residual and feed-forward part;
+    - through the attention pool, if there is one ("map": SigLIP, PE). This is the pool's value path;
+    - through the head, if the pooled embedding is the mean of the patches ("avg").
 
-    Then follow the norm and the projection of the pooled embedding.
+    The norm and the projection of the pooled embedding follow.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class TimmVitEncoder(ImageEncoder):
         recompute: bool = False,
         lone_blocks: bool = True,
     ):
-        """Arguments and errors as those of :class:`ClipImageEncoder`.
+        """Arguments and errors are those of :class:`ClipImageEncoder`.
 
         Args:
-            lone_blocks: the dense embedding of a class token's ViT is as said above; off: the patches go through the
-                head as they are, which a head that is trained on them needs.
+            lone_blocks: with a class token, the dense embedding is computed as above; off: the patches go straight
+                through the head, as needed by a head that is trained on them.
         """
         Backbone.__init__(self)
         depth = len(visual.trunk.blocks)
@@ -58,7 +58,7 @@ class TimmVitEncoder(ImageEncoder):
         check_trainable(trainable)
         check_blocks(blocks, depth)
         check_frozen_blocks(frozen_stages, depth)
-        visual.trunk = _of_any_size(visual.trunk)
+        visual.trunk = _for_any_size(visual.trunk)
         self.visual = visual
         self.blocks = tuple(blocks)
         self.patch_size = self.dense_stride = int(visual.trunk.feature_info[0]["reduction"])
@@ -100,7 +100,7 @@ class TimmVitEncoder(ImageEncoder):
         )
 
     def _rotate_patches_alone(self) -> None:
-        """Rotary embeddings turn what follows the prefix; visual prompts have no place in the image."""
+        """Apply rotary embeddings to patches only: visual prompts have no position in the image."""
         for block in self.visual.trunk.blocks:
             if hasattr(block.attn, "num_prefix_tokens"):
                 block.attn.num_prefix_tokens = self.num_prefix + (
@@ -151,7 +151,7 @@ class TimmVitEncoder(ImageEncoder):
         return dense, whole
 
     def _run(self, images: Tensor, pooled: bool) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """→ the patches of the kept blocks (B, width, h, w), the dense and the pooled embedding."""
+        """→ patches of the kept blocks (B, width, h, w), dense embedding, pooled embedding."""
         trunk = self.visual.trunk
         patches = trunk.patch_embed(images)  # (B, h, w, width)
         grid = tuple(patches.shape[1:3])
@@ -177,11 +177,11 @@ class TimmVitEncoder(ImageEncoder):
         elif self.reads_patches:
             dense = self._joint(self._patches(tokens))
         whole = self._joint(trunk.pool(self._without_prompts(tokens))) if pooled else None
-        assert dense is not None  # one of the three kinds of towers
+        assert dense is not None  # one of the three kinds of ViTs
         return kept, _to_map(dense, grid), whole
 
     def _with_positions(self, patches: Tensor, grid) -> Tensor:
-        """(B, h, w, width) → (B, prefix + h·w, width), the learnt positions interpolated to the grid."""
+        """(B, h, w, width) → (B, prefix + h·w, width). The learnt positions are interpolated to the grid."""
         trunk = self.visual.trunk
         batch = patches.shape[0]
         patches = patches.flatten(1, 2)
@@ -189,7 +189,7 @@ class TimmVitEncoder(ImageEncoder):
         prefix = torch.cat(learnt_tokens, dim=1) if learnt_tokens else patches.new_zeros(1, 0, patches.shape[2])
         position = trunk.pos_embed
         if position is not None:
-            first = position.shape[1] - trunk.patch_embed.num_patches  # of the prefix, where it has positions
+            first = position.shape[1] - trunk.patch_embed.num_patches  # of the prefix, if it has positions
             native = tuple(trunk.patch_embed.grid_size)
             if first:
                 prefix = prefix + position[:, :first]
@@ -202,7 +202,7 @@ class TimmVitEncoder(ImageEncoder):
         return torch.cat((prefix.to(patches.dtype).expand(batch, -1, -1), patches), dim=1)
 
     def _rotation(self, grid):
-        """→ function from a block's index to its rotary embedding of the patches; None for trunks that have none."""
+        """→ function from a block's index to its rotary embedding of the patches; None for trunks without any."""
         trunk = self.visual.trunk
         if getattr(trunk, "rope", None) is None:
             return lambda index: None
@@ -228,7 +228,7 @@ def _block(block: nn.Module, tokens: Tensor, rotation: Tensor | None) -> Tensor:
 
 
 def _alone(module: nn.Module, tokens: Tensor) -> Tensor:
-    """What a module makes of tokens (B, P, width) each of which is a sequence of its own, and sees itself alone."""
+    """Output of a module for tokens (B, P, width), each as a sequence of its own that sees only itself."""
     return module(tokens.reshape(-1, 1, tokens.shape[2])).reshape(tokens.shape)
 
 
@@ -236,8 +236,8 @@ def _to_map(tokens: Tensor, grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def _of_any_size(trunk: Any) -> nn.Module:
-    """The same trunk with the same weights, built for images of any size."""
+def _for_any_size(trunk: Any) -> nn.Module:
+    """The same trunk with the same weights, rebuilt for images of any size."""
     if trunk.dynamic_img_size:
         return trunk
     flexible = timm.create_model(

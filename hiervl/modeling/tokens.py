@@ -1,4 +1,4 @@
-"""Tokenizers of CLIP models behind one form: CLIP's own, and those that open_clip takes from a hub (SigLIP's …)."""
+"""Tokenizers of CLIP models with one interface: CLIP's own, and those that open_clip takes from a hub (SigLIP's …)."""
 
 import textwrap
 from collections.abc import Callable
@@ -14,7 +14,7 @@ HUB_OPTIONS = {"clean", "strip_sep_token", "language"}  # those of open_clip's H
 
 
 class TextTokens(NamedTuple):
-    """From text to token ids, and what stands around them: ``prefix``, the text's ids, ``suffix``, then ``pad``."""
+    """From text to token ids, and the tokens around them: ``prefix``, the text's ids, ``suffix``, then ``pad``."""
 
     encode: Callable[[str], list[int]]
     prefix: tuple[int, ...]  # such as the start token; none for SigLIP
@@ -26,8 +26,8 @@ def load_tokens(config: dict[str, Any], config_path: Path | None, folder: str = 
     """The tokenizer of a model.
 
     Args:
-        config: open_clip's of the model; config_path: where that lies, if it is no model of open_clip's own.
-        folder: ``MODEL.CLIP.TOKENIZER``, a folder with the files of a tokenizer that is on a hub otherwise.
+        config: open_clip's config of the model; config_path: its path, if it is not one of open_clip's own.
+        folder: ``MODEL.CLIP.TOKENIZER``, a folder with the files of the tokenizer, instead of the hub.
 
     Raises:
         UserError: the tokenizer cannot be loaded.
@@ -48,7 +48,7 @@ def _hub_tokenizer(on_hub: str, text_config: dict[str, Any], folder: str) -> HFT
         raise UserError(f"MODEL.CLIP.TOKENIZER: there is no folder '{folder}'.")
     options = dict(text_config.get("tokenizer_kwargs", {}))
     unknown = sorted(set(options) - HUB_OPTIONS)
-    if unknown:  # they would reach transformers, which runs code that it is told to trust
+    if unknown:  # they would go to transformers, which can be told to run code
         raise UserError(
             f"MODEL.CLIP.NAME: its config gives the tokenizer the option '{unknown[0]}', which is not read."
         )
@@ -66,7 +66,7 @@ def _hub_tokenizer(on_hub: str, text_config: dict[str, Any], folder: str) -> HFT
             f"the tokenizer of this model ('{on_hub}') needs a package that is not installed ({error}): "
             "`pip install transformers`."
         ) from error
-    except Exception as error:  # transformers raises what its many back ends raise: network, hub, JSON
+    except Exception as error:  # transformers raises the errors of its many back ends: network, hub, JSON
         reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
             f"the tokenizer '{folder or on_hub}' could not be loaded ({reason}); download its files on a machine with "
@@ -75,7 +75,7 @@ def _hub_tokenizer(on_hub: str, text_config: dict[str, Any], folder: str) -> HFT
 
 
 def _from_hub(tokenizer: HFTokenizer) -> TextTokens:
-    """What transformers puts around a text is found by looking at one."""
+    """Find the tokens that transformers puts around a text, from one example."""
     inner = tokenizer.tokenizer
 
     def encode(text: str) -> list[int]:

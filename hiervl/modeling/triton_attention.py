@@ -1,7 +1,7 @@
 """Deformable attention on CUDA devices: one Triton kernel forward and one backward.
 
-Each program takes a few queries of one head, reads the four pixels around every sample straight from the maps as they
-lie in memory, and adds them up in registers: no copy of the maps and no tensor of samples.
+Each program handles a few queries of one head. It reads the four pixels around every sample directly from the maps and
+adds them in registers. There is no copy of the maps and no tensor of samples.
 """
 
 import functools
@@ -51,8 +51,8 @@ if triton is not None:
         row = (image * num_queries + query) * HEADS + head
         total = tl.zeros((BLOCK_Q, BLOCK_D), dtype=ACCUMULATOR)
         for sample in range(SAMPLES):
-            of_map = maps + 3 * (sample // POINTS)
-            width, height, first = tl.load(of_map), tl.load(of_map + 1), tl.load(of_map + 2)
+            map_size = maps + 3 * (sample // POINTS)
+            width, height, first = tl.load(map_size), tl.load(map_size + 1), tl.load(map_size + 2)
             at = row * SAMPLES + sample
             x = tl.load(locations + 2 * at, mask=is_query, other=0.0) * width - 0.5
             y = tl.load(locations + 2 * at + 1, mask=is_query, other=0.0) * height - 0.5
@@ -78,9 +78,9 @@ if triton is not None:
         weights,
         maps,
         grad,
-        of_value,
-        of_locations,
-        of_weights,
+        value_grad,
+        locations_grad,
+        weights_grad,
         num_pixels,
         num_queries,
         HEADS: tl.constexpr,
@@ -91,17 +91,18 @@ if triton is not None:
         BLOCK_D: tl.constexpr,
         ACCUMULATOR: tl.constexpr,
     ):
-        """The same grid. Gradients of the value are added up by atomic operations: many queries read one pixel."""
+        """The same grid. Gradients of the value are added with atomic operations, because many queries read one
+        pixel."""
         head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
         query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
         channel = tl.arange(0, BLOCK_D)
         is_query, is_channel = query < num_queries, channel < DIM
         row = (image * num_queries + query) * HEADS + head
         mask = is_query[:, None] & is_channel[None, :]
-        of_out = tl.load(grad + row[:, None] * DIM + channel[None, :], mask=mask, other=0.0).to(ACCUMULATOR)
+        out_grad = tl.load(grad + row[:, None] * DIM + channel[None, :], mask=mask, other=0.0).to(ACCUMULATOR)
         for sample in range(SAMPLES):
-            of_map = maps + 3 * (sample // POINTS)
-            width, height, first = tl.load(of_map), tl.load(of_map + 1), tl.load(of_map + 2)
+            map_size = maps + 3 * (sample // POINTS)
+            width, height, first = tl.load(map_size), tl.load(map_size + 1), tl.load(map_size + 2)
             at = row * SAMPLES + sample
             x = tl.load(locations + 2 * at, mask=is_query, other=0.0) * width - 0.5
             y = tl.load(locations + 2 * at + 1, mask=is_query, other=0.0) * height - 0.5
@@ -112,21 +113,23 @@ if triton is not None:
             by_weight = tl.zeros((BLOCK_Q,), dtype=ACCUMULATOR)
             for corner in tl.static_range(4):
                 column, line = left + corner % 2, upper + corner // 2
-                of_x, of_y = 1 - tl.abs(x - column), 1 - tl.abs(y - line)
+                x_factor, y_factor = 1 - tl.abs(x - column), 1 - tl.abs(y - line)
                 is_inside = is_query & (column >= 0) & (column < width) & (line >= 0) & (line < height)
                 pixel = first + line.to(tl.int32) * width + column.to(tl.int32)
                 place = (((image * num_pixels + pixel) * HEADS + head) * DIM)[:, None] + channel[None, :]
                 is_read = is_inside[:, None] & is_channel[None, :]
                 pixels = tl.load(value + place, mask=is_read, other=0.0).to(ACCUMULATOR)
-                # Nothing reads the sums before the kernel ends, so that they need no order.
-                tl.atomic_add(of_value + place, (weight * of_x * of_y)[:, None] * of_out, mask=is_read, sem="relaxed")
-                product = tl.sum(pixels * of_out, axis=1)  # 0 outside the map
-                by_weight += product * of_x * of_y
-                by_x += product * of_y * (2 * (corner % 2) - 1)
-                by_y += product * of_x * (2 * (corner // 2) - 1)
-            tl.store(of_weights + at, by_weight, mask=is_query)
-            tl.store(of_locations + 2 * at, by_x * weight * width, mask=is_query)
-            tl.store(of_locations + 2 * at + 1, by_y * weight * height, mask=is_query)
+                # Nothing reads the sums before the kernel ends, so relaxed order is enough.
+                tl.atomic_add(
+                    value_grad + place, (weight * x_factor * y_factor)[:, None] * out_grad, mask=is_read, sem="relaxed"
+                )
+                product = tl.sum(pixels * out_grad, axis=1)  # 0 outside the map
+                by_weight += product * x_factor * y_factor
+                by_x += product * y_factor * (2 * (corner % 2) - 1)
+                by_y += product * x_factor * (2 * (corner // 2) - 1)
+            tl.store(weights_grad + at, by_weight, mask=is_query)
+            tl.store(locations_grad + 2 * at, by_x * weight * width, mask=is_query)
+            tl.store(locations_grad + 2 * at + 1, by_y * weight * height, mask=is_query)
 
 
 class _FusedSampling(torch.autograd.Function):
@@ -150,8 +153,8 @@ class _FusedSampling(torch.autograd.Function):
         value, locations, weights, maps = ctx.saved_tensors
         batch, num_pixels, heads, _ = value.shape
         queries = locations.shape[1]
-        of_value = torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
-        of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+        value_grad = torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
+        locations_grad, weights_grad = torch.empty_like(locations), torch.empty_like(weights)
         with torch.cuda.device_of(value):
             _backward_kernel[_grid(batch, queries, heads)](
                 value,
@@ -159,14 +162,14 @@ class _FusedSampling(torch.autograd.Function):
                 weights,
                 maps,
                 grad.contiguous(),
-                of_value,
-                of_locations,
-                of_weights,
+                value_grad,
+                locations_grad,
+                weights_grad,
                 num_pixels,
                 queries,
                 **_constants(value, weights),
             )
-        return of_value.to(value.dtype), of_locations, of_weights, None
+        return value_grad.to(value.dtype), locations_grad, weights_grad, None
 
 
 def _maps(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
@@ -196,25 +199,25 @@ def _constants(value: Tensor, weights: Tensor) -> dict:
 
 
 def fused_sampling(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """What ``deformable_attention`` computes, with the same arguments, on a CUDA device.
+    """``deformable_attention`` on a CUDA device, with the same arguments.
 
-    ``value`` may have half precision, in which the result comes then; sums are of float32. Locations and weights have
-    float32 (or all three float64).
+    ``value`` and the result may be in half precision; sums are float32. Locations and weights are float32 (or all three
+    are float64).
     """
     return _FusedSampling.apply(value, locations, weights, tuple(shapes))
 
 
 @functools.cache
 def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels can be built and run there for values of this type, each of which has kernels of its own;
-    tried once. Without Triton, or the C compiler it needs: no."""
+    """Whether the kernels can be built and run on this device for this type (each type has its own kernels). Tried
+    once. False without Triton or the C compiler that it needs."""
     if triton is None or device.type != "cuda":
         return False
     try:
         try_kernels(device, dtype)
-    except torch.cuda.OutOfMemoryError:  # says nothing of the kernels
+    except torch.cuda.OutOfMemoryError:  # says nothing about the kernels
         raise
-    except Exception as error:  # what Triton raises depends on driver, compiler and version
+    except Exception as error:  # Triton's errors depend on driver, compiler and version
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         logger.warning("The fused kernel of deformable attention is not used on %s (%s): %s", device, dtype, reason)
         return False
@@ -222,9 +225,9 @@ def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def try_kernels(device: torch.device, dtype: torch.dtype) -> None:
-    """Sample a single pixel, forward and backward; raises whatever goes wrong."""
-    # An evaluation may ask first, or a layer that is computed again in the backward pass (``maybe_recomputed``): what
-    # is saved here is none of that layer's.
+    """Sample a single pixel, forward and backward. Raises any error that occurs."""
+    # The first caller may be an evaluation, or a layer that is recomputed in the backward pass (``maybe_recomputed``).
+    # Tensors saved here do not belong to that layer.
     with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
         precise = torch.promote_types(dtype, torch.float32)
         value = torch.ones(1, 1, 1, 16, device=device, dtype=dtype, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Encoders of timm that were trained on images alone (DINOv2, DINOv3, ConvNeXt …), beside a frozen CLIP."""
+"""Encoders of timm that were trained without language (DINOv2, DINOv3, ConvNeXt …), beside a frozen CLIP."""
 
 import logging
 import re
@@ -20,18 +20,18 @@ from .timm_vit_encoder import TimmVitEncoder
 logger = logging.getLogger(__name__)
 
 FETCHED = "timm"
-LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be fetched
+LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be downloaded
 
 
 def check_vision_encoder(name: str) -> None:
-    """Raises UserError: timm has no such model, or HierVL cannot read it. Nothing is fetched."""
+    """Raises UserError: timm has no such model, or HierVL cannot read it. Downloads nothing."""
     _check_name(name)
     with torch.device("meta"):
         _encoder_class(TimmModel(name, 8, pool="", proj="linear"), name)
 
 
 def build_vision_encoder(cfg) -> ImageEncoder:
-    """The trunk of ``MODEL.ENCODER`` with a new linear head to the embeddings of ``MODEL.CLIP``, which is trained.
+    """The trunk of ``MODEL.ENCODER`` with a new, trained linear head to the embeddings of ``MODEL.CLIP``.
 
     Raises:
         UserError: the trunk or its weights are unknown, cannot be found or do not fit together.
@@ -50,7 +50,7 @@ def build_vision_encoder(cfg) -> ImageEncoder:
 
 def _check_name(name: str) -> None:
     if not LOCAL_NAME.fullmatch(name) or not timm.is_model(name):
-        raise UserError(f"MODEL.ENCODER.NAME '{name}' is no model of timm (timm.list_models() names them).")
+        raise UserError(f"MODEL.ENCODER.NAME '{name}' is not a model of timm (timm.list_models() names them).")
 
 
 def _encoder_class(visual: TimmModel, name: str) -> type[ImageEncoder]:
@@ -77,7 +77,7 @@ def _pretrained_trunk(name: str, pretrained: str) -> dict[str, torch.Tensor] | N
     source: dict[str, Any] = {} if pretrained == FETCHED else {"pretrained_cfg_overlay": {"file": pretrained}}
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **source).state_dict()
-    except Exception as error:  # timm raises what its back ends raise: network, hub, pickle, shapes
+    except Exception as error:  # timm raises the errors of its back ends: network, hub, pickle, shapes
         reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
             f"MODEL.ENCODER: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "

@@ -1,4 +1,4 @@
-"""The method: learning from labelled and unlabelled images together."""
+"""The method: learn from labelled and unlabelled images together."""
 
 from .step import SemiSupervisedStep
 from .teacher import EmaTeacher, StudentAsTeacher

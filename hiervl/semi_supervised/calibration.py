@@ -1,4 +1,4 @@
-"""Fitting the relevance gate and its threshold to the labelled images (design §1.3)."""
+"""Fit the relevance gate and its threshold to the labelled images (design §1.3)."""
 
 import itertools
 import math
@@ -15,22 +15,22 @@ MAX_IMAGES = 64
 BATCH = 8
 
 
-def labelled_batches(cfg) -> Iterator[list[dict]]:
-    """Some batches of weakly augmented labelled images, the same ones at every call and in every process."""
+def labeled_batches(cfg) -> Iterator[list[dict]]:
+    """Some batches of weakly augmented labelled images: the same at every call and in every process."""
     loader = build_labeled_loader(cfg, BATCH)
     return itertools.islice(loader, math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH))
 
 
 @torch.no_grad()
-def labelled_similarities(cfg, model: ClipSegmenter) -> tuple[Tensor, Tensor]:
+def labeled_similarities(cfg, model: ClipSegmenter) -> tuple[Tensor, Tensor]:
     """Similarity of labelled images to every class, and which classes they show: (images, C), (images, C) bool."""
     was_training = model.training
     model.eval()
     text = model.encode_text()
     similarity: list[Tensor] = []
     presence: list[Tensor] = []
-    for batch in labelled_batches(cfg):
-        images = model.normalise([sample["image"] for sample in batch])
+    for batch in labeled_batches(cfg):
+        images = model.normalize([sample["image"] for sample in batch])
         similarity.append(model.relevance_similarity(images, text))
         for sample in batch:
             labels = np.unique(sample["sem_seg"].numpy())
@@ -42,17 +42,17 @@ def labelled_similarities(cfg, model: ClipSegmenter) -> tuple[Tensor, Tensor]:
 
 
 def fit_gate(cfg, model: ClipSegmenter) -> None:
-    """Place an untrained gate where the similarities of this CLIP and these classes lie."""
+    """Fit an untrained gate to the similarities of this CLIP with these classes."""
     if model.gate is not None:
-        similarity, _ = labelled_similarities(cfg, model)
+        similarity, _ = labeled_similarities(cfg, model)
         model.gate.fit_gate(similarity)
 
 
 def calibrate_threshold(cfg, model: ClipSegmenter) -> None:
-    """Let the share ``MODEL.HSQG.CALIBRATED_RECALL`` of the classes in the labelled images pass."""
+    """Set the threshold so that the share ``MODEL.HSQG.CALIBRATED_RECALL`` of the classes in labelled images passes."""
     hsqg = cfg.MODEL.HSQG
     if model.gate is None or not hsqg.CALIBRATED_RECALL:
         return
-    similarity, presence = labelled_similarities(cfg, model)
+    similarity, presence = labeled_similarities(cfg, model)
     relevance = model.gate.gate_logits(similarity).sigmoid()
     model.gate.calibrate_threshold(relevance, presence, hsqg.CALIBRATED_RECALL, hsqg.THRESHOLD)

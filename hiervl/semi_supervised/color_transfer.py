@@ -16,7 +16,7 @@ LEAST_SPREAD = 1.0  # grey values; an image of one colour has none to be scaled
 Batch = dict[str, list[dict]]
 
 
-def in_unlabelled_colors(batch: Batch, probability: float, device: torch.device) -> Batch:
+def in_unlabeled_colors(batch: Batch, probability: float, device: torch.device) -> Batch:
     """Give what the student sees the colours of unlabelled images.
 
     Labelled images and strong views change with ``probability`` each. They move part of the way, uniform between none
@@ -45,7 +45,7 @@ def in_unlabelled_colors(batch: Batch, probability: float, device: torch.device)
     return {key: [changed(sample) for sample in samples] for key, samples in batch.items()}
 
 
-def in_labelled_colors(batch: Batch, device: torch.device) -> Tensor:
+def in_labeled_colors(batch: Batch, device: torch.device) -> Tensor:
     """The weak views, each with the colours of a labelled image of the batch that is drawn at random: (B, 3, H, W)."""
     looks = [(sample["image"], sample["valid"]) for sample in batch["labeled"]]
     weak = [(sample["image_weak"], sample["valid"]) for sample in batch["unlabeled"]]

@@ -1,4 +1,4 @@
-"""One pass of an iteration's images through the frozen CLIP, for all that ask it (design §4)."""
+"""One pass of an iteration's images through the frozen CLIP, for all parts that need it (design §4)."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 
 
 def embed_together(clip: FrozenClip, groups: dict[str, Tensor], pooled: bool) -> dict[str, ClipEmbeddings]:
-    """Embeddings of named groups of images (B, 3, H, W); groups of one size share one forward pass.
+    """Embeddings of named groups of images (B, 3, H, W). Groups of one image size share a forward pass.
 
     Args:
         groups: normalised and padded images by name.
-        pooled: with the pooled embedding, too.
+        pooled: also give the pooled embedding.
     """
     by_size: dict[tuple, list[str]] = {}
     for name, images in groups.items():

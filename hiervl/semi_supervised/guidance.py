@@ -1,4 +1,4 @@
-"""What the untrained CLIP says of unlabelled images, as labels (``loss_clip_guidance``; SemiVL)."""
+"""Guidance: the frozen CLIP's prediction for unlabelled images as labels (``loss_clip_guidance``; SemiVL)."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ SOFTMAX_AT = ("patches", "pixels")
 class ClipGuidance:
     """Labels from the frozen CLIP where its confidence reaches a threshold, with a weight that changes linearly.
 
-    By default it is not believed where it says background: no caption describes one, and it takes the rims of objects
-    for it.
+    By default its background predictions are not used: captions do not describe background, and CLIP takes the edges of
+    objects for it.
     """
 
     def __init__(
@@ -32,23 +32,23 @@ class ClipGuidance:
     ):
         """
         Args:
-            background: classes that give no guidance. :attr:`mute` silences more of them.
-            confidence: pixels of at least this zero-shot probability count.
+            background: classes that give no guidance at first. :attr:`unguided` can get more of them.
+            confidence: the least zero-shot probability of a pixel that counts.
             first_weight, last_weight: weight of the loss at iteration 0 and at ``max_iter``.
-            softmax_at: "patches": probabilities of the patches are resized to the pixels; "pixels": the similarities
-                are, and the softmax is taken of each pixel, as in SemiVL's code, which keeps more pixels.
+            softmax_at: "patches": resize the probabilities of patches to pixels; "pixels": resize the similarities,
+                then take the softmax of each pixel, as in SemiVL's code, which keeps more pixels.
         """
         if softmax_at not in SOFTMAX_AT:
             raise UserError(f"SEMI.GUIDANCE_SOFTMAX is one of {', '.join(SOFTMAX_AT)}, not '{softmax_at}'.")
         self.softmax_at = softmax_at
-        self.mute = set(background)
+        self.unguided = set(background)
         self.confidence = confidence
         self.first_weight, self.last_weight = first_weight, last_weight
         self.max_iter = max_iter
 
     @classmethod
     def from_config(cls, cfg, background: Sequence[int]) -> "ClipGuidance":
-        """``SEMI.GUIDANCE_*`` of the config; ``background``: the classes that are one."""
+        """Build it from ``SEMI.GUIDANCE_*``. ``background``: the background classes."""
         return cls(
             background=() if cfg.SEMI.GUIDANCE_OF_BACKGROUND else background,
             confidence=cfg.SEMI.GUIDANCE_CONFIDENCE,
@@ -69,17 +69,17 @@ class ClipGuidance:
     ) -> PseudoLabels:
         """
         Args:
-            probability: (B, C, h, w), of the frozen CLIP for the weak views.
+            probability: (B, C, h, w), the frozen CLIP's for the weak views.
             padded_size: (H', W') of the images that it saw.
             valid: (B, H, W) bool, False on padding.
         """
         found = []
-        for of_image in probability.unsqueeze(1):  # one by one: maps of all classes at full size are large
-            resized = self._at_pixels(of_image, (padded_size[0], padded_size[1]))
+        for image_probability in probability.unsqueeze(1):  # one by one: full-size maps of all classes are large
+            resized = self._at_pixels(image_probability, (padded_size[0], padded_size[1]))
             found.append(resized[0, :, : valid.shape[1], : valid.shape[2]].max(dim=0))
         confidence, labels = (torch.stack(part) for part in zip(*found))
         keep = valid & (confidence >= self.confidence)
-        for label in self.mute:
+        for label in self.unguided:
             keep &= labels != label
         return PseudoLabels(labels.masked_fill(~valid, ignore_value), keep)
 
@@ -87,8 +87,8 @@ class ClipGuidance:
         """Probabilities (1, C, h, w) of patches → (1, C, *size) of pixels."""
         if self.softmax_at == "patches":
             return F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
-        # log p is the similarity minus a number that all classes of a patch share. Resizing is linear, so that they
-        # share one at every pixel, too, where the softmax takes it out again. (Under CLIP's factor of 100, similarities
-        # that differ by more than 0.8 are cut there; CLIP's differ by a few tenths.)
+        # log p is the similarity minus a number that all classes of a patch share. Resizing is linear, so at every
+        # pixel they still share a number, and it cancels in the softmax. (With CLIP's factor of 100, similarities that
+        # differ by more than 0.8 are cut off; CLIP's differ by a few tenths.)
         logarithm = probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
         return F.interpolate(logarithm, size=size, mode="bilinear", align_corners=False).softmax(1)

@@ -1,4 +1,4 @@
-"""What the untrained CLIP knows of the classes, judged on labelled images, and who must not ask it for the rest."""
+"""Which classes the frozen CLIP knows, measured on labelled images; parts that use CLIP leave out the others."""
 
 import logging
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from hiervl.evaluation import confusion_matrix
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.segmenter import ClipSegmenter
 
-from .calibration import labelled_batches
+from .calibration import labeled_batches
 
 logger = logging.getLogger(__name__)
 
-ENOUGH_IMAGES = 3  # labelled images that must show a class before CLIP is said not to know it
+ENOUGH_IMAGES = 3  # a class counts as unknown only if at least this many labelled images show it
 
 
 def silence_prior(cfg, model: ClipSegmenter) -> None:
     """Switch the mask prior off for classes that CLIP does not know (``MODEL.QUERY_DECODER.PRIOR_MIN_IOU``).
 
-    To be called before the encoder is trained or anything is loaded into it. All processes see the same labelled
-    images, so they agree.
+    Call it before the encoder is trained or anything is loaded into it. All processes see the same labelled images, so
+    they agree.
     """
     least = cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU
     prior = model.mask_prior
@@ -46,26 +46,26 @@ def describe_classes(class_names: Sequence[str], iou: np.ndarray, classes: Seque
 
 
 def unknown_classes(iou: np.ndarray, shown: np.ndarray, least: float) -> list[int]:
-    """Classes of which the frozen CLIP knows less than ``least`` (IoU, 0…1), judged on enough labelled images.
+    """Classes on which the frozen CLIP has an IoU below ``least`` (0…1), measured on enough labelled images.
 
     Args:
-        iou: (C,), nan where a class occurs nowhere; shown: (C,), the number of labelled images that show each class.
+        iou: (C,), nan for classes that do not occur; shown: (C,), number of labelled images with each class.
     """
     return [c for c in range(len(iou)) if shown[c] >= ENOUGH_IMAGES and iou[c] < least]
 
 
 @torch.no_grad()
 def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
-    """IoU of the frozen CLIP's dense prediction on labelled images, 0…1 (C,), nan for classes that occur nowhere; and
-    in how many of the images each class occurs (C,)."""
+    """IoU of the frozen CLIP's dense prediction on labelled images: (C,), 0…1, nan for classes that do not occur. Also
+    the number of images with each class: (C,)."""
     num_classes, ignore_value = len(network.class_names), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     shown = np.zeros(num_classes, dtype=np.int64)
     text = network.encode_text()
-    for images, truth in labelled_images(cfg, network):
-        for of_image in truth:
-            shown[of_image[of_image != ignore_value].unique().cpu().numpy()] += 1
-        batch = network.normalise(list(images))
+    for images, truth in labeled_images(cfg, network):
+        for image_truth in truth:
+            shown[image_truth[image_truth != ignore_value].unique().cpu().numpy()] += 1
+        batch = network.normalize(list(images))
         probability = F.interpolate(clip(batch, text), size=batch.shape[2:], mode="bilinear", align_corners=False)
         labels = probability.argmax(1)[:, : truth.shape[1], : truth.shape[2]]
         confusion += confusion_matrix(truth.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
@@ -74,8 +74,8 @@ def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
     return iou, shown
 
 
-def labelled_images(cfg, network):
+def labeled_images(cfg, network):
     """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
-    for batch in labelled_batches(cfg):
+    for batch in labeled_batches(cfg):
         images = torch.stack([sample["image"] for sample in batch]).to(network.device)
         yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

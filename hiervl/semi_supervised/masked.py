@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class MaskedConsistency:
-    """Hides a class of every labelled image from the student's encoder; the frozen CLIP sees it whole."""
+    """Hides a class of every labelled image from the student's encoder. The frozen CLIP sees the whole image."""
 
     def __init__(self, *, consistency: float, pixel_text: float, temperature: float, ignore_value: int = 255):
         """
         Args:
             consistency, pixel_text: weights of the two losses; 0 switches one off.
             temperature: of ``loss_pixel_text``.
-            ignore_value: label of pixels that count nowhere.
+            ignore_value: label of pixels that no loss counts.
         """
         self.consistency, self.pixel_text = consistency, pixel_text
         self.temperature = temperature
@@ -31,7 +31,7 @@ class MaskedConsistency:
 
     @classmethod
     def from_config(cls, cfg, student: ClipSegmenter) -> Optional["MaskedConsistency"]:
-        """``LOSS.MASKED_CONSISTENCY`` and ``LOSS.PIXEL_TEXT`` of the config; None where there is nothing to do."""
+        """Build it from ``LOSS.MASKED_CONSISTENCY`` and ``LOSS.PIXEL_TEXT``; None if there is nothing to do."""
         if not (cfg.LOSS.MASKED_CONSISTENCY or cfg.LOSS.PIXEL_TEXT):
             return None
         if not student.backbone.trains_embeddings:
@@ -49,7 +49,7 @@ class MaskedConsistency:
 
     @property
     def needs_frozen_clip(self) -> bool:
-        """``loss_pixel_text`` alone does without it."""
+        """Whether it is needed: only ``loss_masked_consistency`` needs it."""
         return bool(self.consistency)
 
     def losses(
@@ -58,8 +58,8 @@ class MaskedConsistency:
         """
         Args:
             items: labelled inputs with "sem_seg".
-            images: (B, 3, H, W), those of the items, normalised and padded.
-            whole: (B, D, h, w), the frozen CLIP's dense embedding of them.
+            images: (B, 3, H, W), the images of the items, normalised and padded.
+            whole: (B, D, h, w), the frozen CLIP's dense embedding of the images.
         """
         labels = torch.full((len(images), *images.shape[2:]), self.ignore_value, device=images.device)
         for padded, item in zip(labels, items):
@@ -79,7 +79,7 @@ class MaskedConsistency:
                 loss = masked_consistency_loss(masked, whole, hidden.patches)
                 losses["loss_masked_consistency"] = self.consistency * loss
             if self.pixel_text:
-                # The image side moves to the text, not the text to the image.
+                # The image embedding should move to the text, not the text to the image.
                 fixed = TextFeatures._make(None if part is None else part.detach() for part in text)
                 similarity = fixed.class_similarity(masked.permute(0, 2, 3, 1))
                 loss = pixel_text_loss(similarity, hidden.classes, hidden.patches, self.temperature)

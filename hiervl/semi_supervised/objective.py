@@ -1,4 +1,4 @@
-"""What is learnt from unlabelled images, and how much each part of it weighs."""
+"""The losses of unlabelled images and their weights."""
 
 from dataclasses import dataclass
 
@@ -8,26 +8,25 @@ LOSSES = ("pixel", "set")
 
 
 @dataclass(frozen=True)
-class UnlabelledObjective:
+class UnlabeledObjective:
     """Settings of the losses of unlabelled images (``SEMI`` of the config).
 
-    The weights are shares: 1 pulls about as strongly as all losses of the labelled images together, whatever their
-    number and weights are. For losses of pixels the network says what that takes
-    (:attr:`~hiervl.modeling.segmenter.ClipSegmenter.loss_scale`).
+    The weights are shares: with 1, a loss has about as large a gradient as all losses of labelled images together. For
+    pixel losses the network gives the factor for that (:attr:`~hiervl.modeling.segmenter.ClipSegmenter.loss_scale`).
 
     Attributes:
-        enabled: off: supervised-only training, with full weight on the labelled images.
+        enabled: off: supervised training alone, with full weight on the labelled images.
         burn_in: iterations on labelled images alone.
-        supervised_share: weight of the labelled losses, those of unlabelled images having the rest of 1.
-        loss: of the pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (the losses of labelled
+        supervised_share: weight of the losses of labelled images; those of unlabelled images get the rest of 1.
+        loss: for pseudo-labels: "pixel" (cross-entropy of the final semantic map) or "set" (the losses of labelled
             images, after every decoder layer, with the teacher's segments as targets).
         strong_weight: of each strong view; strong_views: how many there are.
         perturbation_weight, perturbation_dropout: weight of the weak view whose features lose channels, and how many.
-        entropy_weight: of the strong views' entropy.
+        entropy_weight: weight of the strong views' entropy.
         color_transfer: probability that a labelled image or a strong view takes on the colours of an unlabelled image.
         color_agreement: pseudo-labels are the mean over the weak view and the same in the colours of a labelled image.
-        balance: exponent of the inverse class frequency by which pseudo-labelled pixels are weighed.
-        ignore_value: label of pixels that count nowhere.
+        balance: exponent of the inverse class frequency that weights pseudo-labelled pixels.
+        ignore_value: label of pixels that no loss counts.
     """
 
     enabled: bool = True
@@ -51,7 +50,7 @@ class UnlabelledObjective:
             raise UserError(f"SEMI.LOSS is one of {', '.join(LOSSES)}, not '{self.loss}'.")
 
     @classmethod
-    def from_config(cls, cfg) -> "UnlabelledObjective":
+    def from_config(cls, cfg) -> "UnlabeledObjective":
         semi = cfg.SEMI
         return cls(
             enabled=semi.ENABLED,
@@ -71,5 +70,5 @@ class UnlabelledObjective:
 
     @property
     def has_pseudo_labels(self) -> bool:
-        """Whether anything is learnt from the teacher."""
+        """Whether any loss uses the teacher."""
         return bool(self.strong_weight or self.perturbation_weight)

@@ -22,16 +22,16 @@ class PseudoLabels(NamedTuple):
 
 
 class ConfidenceThreshold(nn.Module):
-    """Which pixels are confident enough to be learnt from.
+    """Decides which pixels are confident enough to be learnt from.
 
-    "fixed": all with at least ``threshold``. "class": the threshold of class c is scaled by how sure the teacher is of
-    c on average, relative to its surest class (FlexMatch's idea, with mean confidences in place of counts), so that
-    hard classes are not shut out. "adaptive": the same, from the teacher's mean confidence over all pixels in place of
-    ``threshold`` (FreeMatch): what counts as sure follows the network, however flat its semantic maps are.
-    Classes that it has not predicted yet have no part in this.
+    "fixed": all pixels with at least ``threshold``. "class": the threshold of class c is scaled by the teacher's mean
+    confidence in c, relative to its most confident class (FlexMatch's idea, with mean confidences in place of counts),
+    so that hard classes are not excluded. "adaptive": the same, with the teacher's mean confidence over all pixels in
+    place of ``threshold`` (FreeMatch): the threshold follows the network, however flat its semantic maps are. Classes
+    that the teacher has not predicted yet are left out.
     """
 
-    mean_confidence: Tensor  # (C,), moving
+    mean_confidence: Tensor  # (C,), moving average
     updates: Tensor  # (C,): how often the class was predicted
     pixels: Tensor  # (C,)
 
@@ -48,13 +48,14 @@ class ConfidenceThreshold(nn.Module):
 
     @torch.no_grad()
     def forward(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """confidence, labels, valid: (B, H, W) → (B, H, W) bool. Updates the mean confidences but in "fixed" mode."""
+        """confidence, labels, valid: (B, H, W) → (B, H, W) bool. Updates the mean confidences, except in "fixed"
+        mode."""
         if self.mode != "fixed":
             self._update(confidence[valid], labels[valid])
         return self.keeps(confidence, labels, valid)
 
     def keeps(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """As :meth:`forward`, without learning from it."""
+        """As :meth:`forward`, but without updating the mean confidences."""
         if self.mode == "fixed":
             return valid & (confidence >= self.threshold)
         base = self._mean_of_all() if self.mode == "adaptive" else self.threshold
@@ -63,7 +64,7 @@ class ConfidenceThreshold(nn.Module):
         return valid & (confidence >= per_class[labels])
 
     def _mean_of_all(self) -> Tensor:
-        """The teacher's mean confidence over all pixels: that of the classes, by how many pixels each has."""
+        """The teacher's mean confidence over all pixels: the mean of the classes, weighted by their pixels."""
         return (self.mean_confidence * self.pixels).sum() / self.pixels.sum().clamp(min=EPSILON)
 
     def _update(self, confidence: Tensor, labels: Tensor) -> None:
@@ -76,7 +77,7 @@ class ConfidenceThreshold(nn.Module):
         self.pixels.lerp_((count / count.sum().clamp(min=1)).to(self.pixels.dtype), 1.0 - self.momentum)
         mean = total / count.clamp(min=1)
         self.updates += count > 0
-        # The plain mean at first, then the moving one: no start value has any weight.
+        # At first the plain mean, then the moving average, so that the start value has no weight.
         rate = (1.0 - self.momentum) / (1.0 - self.momentum ** self.updates.clamp(min=1))
         moved = self.mean_confidence.lerp(mean.to(self.mean_confidence.dtype), rate)
         self.mean_confidence.copy_(torch.where(count > 0, moved, self.mean_confidence))
@@ -107,9 +108,10 @@ def box_masks(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def cutmix(x: Tensor, inside: Tensor) -> Tensor:
-    """Replace the pixels ``inside`` (B, H, W) of x (B, …, H, W) by those of another image of the batch: the one at
-    the mirrored place, UniMatch's partner, or, in a batch of odd size, whose middle image would meet itself, the one
-    before. Images, labels and masks go through this same function, with the same boxes."""
+    """Replace the pixels ``inside`` (B, H, W) of x (B, …, H, W) by those of another image of the batch. The partner is
+    the image at the mirrored place of the batch (as in UniMatch). In a batch of odd size the middle image would be its
+    own partner, so the image before is used. Images, labels and masks go through this same function with the same
+    boxes."""
     while inside.dim() < x.dim():
         inside = inside.unsqueeze(1)
     partner = x.roll(1, 0) if len(x) % 2 else x.flip(0)
@@ -117,7 +119,7 @@ def cutmix(x: Tensor, inside: Tensor) -> Tensor:
 
 
 def kept_fractions(pseudo: PseudoLabels, background: Sequence[int], ignore_value: int) -> dict[str, Tensor]:
-    """Share of the pixels that are learnt from: of all, and of those labelled as foreground and as background."""
+    """Share of the pixels that are learnt from: of all pixels, of foreground and of background."""
     valid = pseudo.labels != ignore_value
     kept = {"pseudo/kept": _share(pseudo.keep, valid)}
     if background:

@@ -9,7 +9,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy
+from hiervl.losses.pixel_losses import normalized, pixel_cross_entropy, pixel_entropy
 from hiervl.modeling import HierVL
 from hiervl.modeling.frozen_clip import ClipEmbeddings, FrozenClip
 from hiervl.modeling.image_encoder import MAPS
@@ -19,11 +19,11 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
-from .color_transfer import in_labelled_colors, in_unlabelled_colors
+from .color_transfer import in_labeled_colors, in_unlabeled_colors
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
 from .masked import MaskedConsistency
-from .objective import UnlabelledObjective
+from .objective import UnlabeledObjective
 from .pseudo_labels import ConfidenceThreshold, PseudoLabels, box_masks, cutmix, kept_fractions, make_pseudo_labels
 from .teacher import EmaTeacher, StudentAsTeacher
 
@@ -32,20 +32,20 @@ logger = logging.getLogger(__name__)
 STRONG_VIEWS = ("1", "2")
 
 
-class UnlabelledImages(NamedTuple):
-    """The views of the unlabelled images of a batch; lists hold one entry per strong view."""
+class UnlabeledImages(NamedTuple):
+    """The views of a batch's unlabelled images. Lists hold one entry per strong view."""
 
     weak: Tensor  # (B, 3, H, W) in 0…255
     valid: Tensor  # (B, H, W) bool, False on padding
     strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
     inside: list[Tensor]  # (B, H, W) bool: the pixels that came from another image
-    weak_in_labelled_colors: Tensor | None = None  # (B, 3, H, W) in 0…255, for the teacher
+    weak_in_labeled_colors: Tensor | None = None  # (B, 3, H, W) in 0…255, for the teacher
 
 
 class ViewTarget(NamedTuple):
-    """What the student should say of one view of all unlabelled images."""
+    """The target of the student for one view of all unlabelled images."""
 
-    name: str  # of the view's loss
+    name: str  # weight of the view's loss
     weight: float
     labels: PseudoLabels
 
@@ -54,7 +54,7 @@ class SemiSupervisedStep(nn.Module):
     """All passes of an iteration inside one call, so that data-parallel training reduces gradients once.
 
     1. text embeddings of the student, for all its passes; views of the unlabelled images, CutMixed;
-    2. frozen CLIP on labelled images and weak views, in one pass (no gradient), as far as something below asks for it;
+    2. frozen CLIP on labelled images and weak views, in one pass (no gradient), if something below needs it;
     3. student on the labelled images, some in the colours of unlabelled ones → supervised losses;
     4. student's encoder on the labelled images with a class hidden → ``loss_masked_consistency``, ``loss_pixel_text``;
     5. prompt losses;
@@ -62,8 +62,8 @@ class SemiSupervisedStep(nn.Module):
     7. student on the strong views and on the weak view with perturbed features, in one pass → ``loss_strong1``,
        ``loss_strong2``, ``loss_clip_guidance``, ``loss_entropy``, ``loss_feature_perturbation``.
 
-    One process back-propagates 3 to 5 before it begins with 6, see :meth:`parts`.
-    Whatever has weight 0 is not computed.
+    A single process back-propagates 3 to 5 before it begins with 6, see :meth:`parts`. Losses of weight 0 are not
+    computed.
     """
 
     def __init__(
@@ -75,19 +75,19 @@ class SemiSupervisedStep(nn.Module):
         masked: MaskedConsistency | None = None,
         frozen_clip: FrozenClip | None = None,
         *,
-        objective: UnlabelledObjective,
+        objective: UnlabeledObjective,
     ):
         """
         Args:
-            student: the network that is trained; teacher: the one that labels.
+            student: the network that is trained; teacher: the network that makes pseudo-labels.
             threshold: which pseudo-labels are kept.
-            guidance: what the untrained CLIP says of unlabelled images; None: it is not asked.
-            masked: the losses of a hidden class; None: there are none.
-            frozen_clip: that untrained CLIP, where guidance or masked consistency asks for it.
-            objective: what is learnt from unlabelled images, and with which weights.
+            guidance: labels by the frozen CLIP; None: not used.
+            masked: the losses of a hidden class; None: not used.
+            frozen_clip: needed by guidance and masked consistency.
+            objective: the losses of unlabelled images and their weights.
 
         Raises:
-            UserError: the objective asks for losses that the network does not have.
+            UserError: the objective needs losses that the network does not have.
         """
         super().__init__()
         if objective.loss == "set" and not student.has_set_losses:
@@ -109,7 +109,7 @@ class SemiSupervisedStep(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, student: HierVL) -> "SemiSupervisedStep":
-        """``SEMI`` of the config around a built network, which must not have been trained or loaded yet."""
+        """Build the step from ``SEMI`` around a network, which must not be trained or loaded yet."""
         semi = cfg.SEMI
         if semi.TEACHER not in ("ema", "student"):
             raise UserError(f"SEMI.TEACHER is 'ema' or 'student', not '{semi.TEACHER}'.")
@@ -119,7 +119,7 @@ class SemiSupervisedStep(nn.Module):
         frozen_clip = student.frozen_clip
         if frozen_clip is None and (guides or (masked is not None and masked.needs_frozen_clip)):
             frozen_clip = build_frozen_clip(cfg, student.backbone, student.logit_scale, share=not cfg.MODEL.WEIGHTS)
-        _warn_of_lonely_images(cfg)
+        _warn_if_cutmix_lacks_images(cfg)
         return cls(
             student,
             EmaTeacher(student, semi.EMA_DECAY) if is_ema else StudentAsTeacher(student),
@@ -127,7 +127,7 @@ class SemiSupervisedStep(nn.Module):
             ClipGuidance.from_config(cfg, student.background) if guides else None,
             masked,
             frozen_clip,
-            objective=UnlabelledObjective.from_config(cfg),
+            objective=UnlabeledObjective.from_config(cfg),
         )
 
     def forward(self, batch: dict[str, list[dict]]) -> dict[str, Tensor]:
@@ -135,10 +135,10 @@ class SemiSupervisedStep(nn.Module):
         return {name: loss for part in self._parts(batch, self.student.encode_text()) for name, loss in part.items()}
 
     def parts(self, batch: dict[str, list[dict]]) -> Iterator[dict[str, Tensor]]:
-        """As :meth:`forward`, first the losses of the labelled images, then those of the unlabelled ones.
+        """As :meth:`forward`, but first the losses of labelled images, then those of unlabelled images.
 
-        Each part is to be back-propagated, in full and without keeping its graph, before the next one is asked for: so
-        the memory of one of them is needed at a time. The text's own graph, which they share, comes last.
+        Back-propagate each part completely, without keeping its graph, before taking the next one. Then memory for only
+        one part is needed at a time. The graph of the text, which they share, comes last.
         """
         text = self.student.encode_text()
         held = TextFeatures._make(map(_cut_off, text))
@@ -156,31 +156,31 @@ class SemiSupervisedStep(nn.Module):
         self.statistics, self.last_pseudo = {}, None
         objective, device = self.objective, self.student.device
         transfers = objective.enabled and objective.color_transfer
-        seen = in_unlabelled_colors(batch, objective.color_transfer, device) if transfers else batch
+        seen = in_unlabeled_colors(batch, objective.color_transfer, device) if transfers else batch
         samples = seen["labeled"]
-        labelled = self.student.normalise([item["image"] for item in samples])
+        labeled = self.student.normalize([item["image"] for item in samples])
         views = None
         if objective.enabled and batch["unlabeled"] and self.iteration >= objective.burn_in:
             views = self.views(seen["unlabeled"])
             if objective.color_agreement:
-                views = views._replace(weak_in_labelled_colors=in_labelled_colors(batch, device))
-        frozen = self._frozen_pass(labelled, views)
+                views = views._replace(weak_in_labeled_colors=in_labeled_colors(batch, device))
+        frozen = self._frozen_pass(labeled, views)
         share = objective.supervised_share if views is not None else 1.0
 
-        losses = self.student.supervised_losses(samples, text, **_judged_by(frozen.get("labelled")))
+        losses = self.student.supervised_losses(samples, text, **_frozen_embedding(frozen.get("labelled")))
         losses = {name: share * loss for name, loss in losses.items()}
         if self.masked is not None:
             whole = frozen["labelled"].dense if self.masked.needs_frozen_clip else None
-            losses.update(self.masked.losses(self.student, samples, labelled, whole, text))
+            losses.update(self.masked.losses(self.student, samples, labeled, whole, text))
         losses.update(self.student.prompt_losses(text))
         yield losses
         if views is not None:
             del losses
-            unlabelled = self._unlabelled_losses(views, text, frozen)
-            yield {name: (1 - share) * loss for name, loss in unlabelled.items()}
+            unlabeled = self._unlabeled_losses(views, text, frozen)
+            yield {name: (1 - share) * loss for name, loss in unlabeled.items()}
 
     def update_teacher(self) -> None:
-        """To be called after every optimiser step."""
+        """Call it after every optimiser step."""
         self.teacher.update(self.student, self.iteration)
 
     # ---- what the passes see -------------------------------------------------------------------------------------
@@ -193,34 +193,34 @@ class SemiSupervisedStep(nn.Module):
     def _uses_strong_views(self) -> bool:
         return bool(self.objective.strong_weight or self.objective.entropy_weight) or self._guides
 
-    def views(self, items: list[dict]) -> UnlabelledImages:
-        """The views of unlabelled samples, CutMixed; the strong ones only if something is learnt from them."""
+    def views(self, items: list[dict]) -> UnlabeledImages:
+        """The views of unlabelled samples, with CutMix. Strong views only if a loss needs them."""
         strong: list[Tensor] = []
         inside: list[Tensor] = []
         for view in STRONG_VIEWS[: self.objective.strong_views] if self._uses_strong_views else ():
             images = self._stack(items, f"image_strong{view}")
             inside.append(box_masks(self._stack(items, f"cutmix_box{view}"), *images.shape[2:]))
             strong.append(cutmix(images, inside[-1]))
-        return UnlabelledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
+        return UnlabeledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
 
-    def _frozen_pass(self, labelled: Tensor, views: UnlabelledImages | None) -> dict[str, ClipEmbeddings]:
-        """Of "labelled", "weak" and "strong" images, those that the frozen CLIP is asked for."""
+    def _frozen_pass(self, labeled: Tensor, views: UnlabeledImages | None) -> dict[str, ClipEmbeddings]:
+        """Embeddings by the frozen CLIP of those of "labelled", "weak" and "strong" images that need them."""
         if self.frozen_clip is None:
             return {}
-        judges = self.student.frozen_clip is not None
+        needs_all = self.student.frozen_clip is not None
         groups = {}
-        if judges or (self.masked is not None and self.masked.needs_frozen_clip):
-            groups["labelled"] = labelled
-        if views is not None and (judges or self._guides):
-            groups["weak"] = self.student.normalise(list(views.weak))
-        if views is not None and judges and views.strong:
-            groups["strong"] = self.student.normalise(list(torch.cat(views.strong)))
-        return embed_together(self.frozen_clip, groups, pooled=judges) if groups else {}
+        if needs_all or (self.masked is not None and self.masked.needs_frozen_clip):
+            groups["labelled"] = labeled
+        if views is not None and (needs_all or self._guides):
+            groups["weak"] = self.student.normalize(list(views.weak))
+        if views is not None and needs_all and views.strong:
+            groups["strong"] = self.student.normalize(list(torch.cat(views.strong)))
+        return embed_together(self.frozen_clip, groups, pooled=needs_all) if groups else {}
 
     # ---- losses of unlabelled images -----------------------------------------------------------------------------
 
-    def _unlabelled_losses(
-        self, views: UnlabelledImages, text: TextFeatures, frozen: dict[str, ClipEmbeddings]
+    def _unlabeled_losses(
+        self, views: UnlabeledImages, text: TextFeatures, frozen: dict[str, ClipEmbeddings]
     ) -> dict[str, Tensor]:
         objective = self.objective
         perturbs = bool(objective.perturbation_weight)
@@ -230,7 +230,7 @@ class SemiSupervisedStep(nn.Module):
         guide = self._guide(views, frozen["weak"].dense, text) if self._guides else None
         pseudo = None
         if objective.has_pseudo_labels:
-            pseudo = self._pseudo_labels(views, _judged_by(frozen.get("weak")))
+            pseudo = self._pseudo_labels(views, _frozen_embedding(frozen.get("weak")))
         output, size = self._student_pass(seen, len(views.strong), text, frozen)
         with torch.autocast(self.student.device.type, enabled=False):
             scores = self.student.semantic_scores(output, text).chunk(len(seen))
@@ -247,9 +247,11 @@ class SemiSupervisedStep(nn.Module):
         return losses
 
     def _student_pass(self, seen: list[Tensor], num_strong: int, text: TextFeatures, frozen: dict[str, ClipEmbeddings]):
-        """All views in one batch, the perturbed one last → the student's output, and the padded size (H, W)."""
-        images = self.student.normalise(list(torch.cat(seen)))
-        options: dict = _judged_by(*(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong]))
+        """All views in one batch, the perturbed one last → the student's output and the padded size (H, W)."""
+        images = self.student.normalize(list(torch.cat(seen)))
+        options: dict = _frozen_embedding(
+            *(frozen.get(name) for name in ("strong", "weak")[: 1 + len(seen) - num_strong])
+        )
         if len(seen) > num_strong:
             first = num_strong * len(seen[-1])
             dropout = self.objective.perturbation_dropout
@@ -258,8 +260,8 @@ class SemiSupervisedStep(nn.Module):
             options["every_layer"] = True
         return self.student.segment(images, text, **options), tuple(images.shape[2:])
 
-    def _targets(self, views: UnlabelledImages, pseudo: PseudoLabels) -> list[ViewTarget]:
-        """What every view that the student has seen should be."""
+    def _targets(self, views: UnlabeledImages, pseudo: PseudoLabels) -> list[ViewTarget]:
+        """The targets of all views that the student has seen."""
         objective = self.objective
         targets = [
             ViewTarget(f"strong{view}", objective.strong_weight, _cutmix_labels(pseudo, inside))
@@ -275,44 +277,45 @@ class SemiSupervisedStep(nn.Module):
         """Cross-entropy of the semantic map to the kept pseudo-labels, averaged over all pixels (UniMatch)."""
         balance = self.objective.balance
         return {
-            f"loss_{name}": scale * weight * self._pixel_loss(of_view, target, size, balance)
-            for of_view, (name, weight, target) in zip(scores, targets)
+            f"loss_{name}": scale * weight * self._pixel_loss(view_scores, target, size, balance)
+            for view_scores, (name, weight, target) in zip(scores, targets)
             if weight
         }
 
     def _set_losses(self, output, targets: list[ViewTarget], size) -> dict[str, Tensor]:
-        """The losses of labelled images' queries, with the kept pseudo-labels as truth."""
+        """The query losses, as for labelled images, with the kept pseudo-labels as truth."""
         labels, keep = (torch.cat([self._pad(x, size) for x in parts]) for parts in zip(*(t.labels for t in targets)))
-        # The criterion takes the mean over all images, the weights are those of views that are added up.
+        # The criterion takes the mean over all images, but the views' losses are to be added.
         weights = len(targets) * torch.tensor([target.weight for target in targets], device=labels.device)
         per_image = weights.repeat_interleave(len(labels) // len(targets))
         return self.student.pseudo_losses(output, labels, keep, per_image)
 
-    def _other_losses(self, scores, views: UnlabelledImages, guide: PseudoLabels | None, size) -> dict[str, Tensor]:
+    def _other_losses(self, scores, views: UnlabeledImages, guide: PseudoLabels | None, size) -> dict[str, Tensor]:
         """Guidance by the frozen CLIP, and the entropy of the strong views."""
         losses: dict[str, Tensor] = {}
         if guide is not None:
             losses["loss_clip_guidance"] = self.student.loss_scale * self._guidance_loss(scores, views, guide, size)
         if self.objective.entropy_weight:
             entropies = [
-                pixel_entropy(of_view, self._pad(cutmix(views.valid, inside), size))
-                for of_view, inside in zip(scores, views.inside)
+                pixel_entropy(view_scores, self._pad(cutmix(views.valid, inside), size))
+                for view_scores, inside in zip(scores, views.inside)
             ]
             weight = self.student.loss_scale * self.objective.entropy_weight
             losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)
         return losses
 
-    def _guide(self, views: UnlabelledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
-        """What the frozen CLIP says of the weak views; before the student's pass, whose memory is yet free."""
-        assert self.guidance is not None and self.frozen_clip is not None  # it is called where there is guidance
+    def _guide(self, views: UnlabeledImages, dense: Tensor, text: TextFeatures) -> PseudoLabels:
+        """Guidance labels of the weak views. Made before the student's pass, while memory is still free."""
+        assert self.guidance is not None and self.frozen_clip is not None  # only called with guidance
         seen = self.student.padded_size(views.weak.shape[2:])
         return self.guidance.labels(self.frozen_clip.classify(dense, text), seen, views.valid, self.ignore_value)
 
-    def _guidance_loss(self, scores, views: UnlabelledImages, guide: PseudoLabels, size) -> Tensor:
-        """Pixel loss to the frozen CLIP's labels: the mean over the strong views, and that of the perturbed view."""
+    def _guidance_loss(self, scores, views: UnlabeledImages, guide: PseudoLabels, size) -> Tensor:
+        """Pixel loss against the frozen CLIP's labels: mean over the strong views, plus the loss of the perturbed
+        view."""
         losses = [
-            self._pixel_loss(of_view, _cutmix_labels(guide, inside), size) / len(views.inside)
-            for of_view, inside in zip(scores, views.inside)
+            self._pixel_loss(view_scores, _cutmix_labels(guide, inside), size) / len(views.inside)
+            for view_scores, inside in zip(scores, views.inside)
         ]
         if self.objective.perturbation_weight:
             losses.append(self._pixel_loss(scores[-1], guide, size))
@@ -324,16 +327,16 @@ class SemiSupervisedStep(nn.Module):
         return pixel_cross_entropy(scores, labels, self.ignore_value, keep, balance)
 
     @torch.no_grad()
-    def _pseudo_labels(self, views: UnlabelledImages, judged: dict[str, ClipEmbeddings]) -> PseudoLabels:
+    def _pseudo_labels(self, views: UnlabeledImages, options: dict[str, ClipEmbeddings]) -> PseudoLabels:
         network = self.teacher.network
         was_training = network.training
         network.eval()
         try:
-            scores = network.semantic_maps(views.weak, **judged)
-            if views.weak_in_labelled_colors is not None:
-                others = network.semantic_maps(views.weak_in_labelled_colors)
-                scores = normalised(scores.float()) + normalised(others.float())
-        finally:  # a lack of GPU memory is answered by repeating the step
+            scores = network.semantic_maps(views.weak, **options)
+            if views.weak_in_labeled_colors is not None:
+                others = network.semantic_maps(views.weak_in_labeled_colors)
+                scores = normalized(scores.float()) + normalized(others.float())
+        finally:  # if GPU memory runs out, the step is repeated
             network.train(was_training)
         with torch.autocast(scores.device.type, enabled=False):
             pseudo = make_pseudo_labels(scores.float(), views.valid, self.threshold, ignore_value=self.ignore_value)
@@ -345,13 +348,13 @@ class SemiSupervisedStep(nn.Module):
         return torch.stack([to_device(item[key], self.student.device) for item in items])
 
     def _pad(self, x: Tensor, size) -> Tensor:
-        """Labels and masks (B, H, W) to the padded size of the images, ignored where padded."""
+        """Pad labels and masks (B, H, W) to the padded size of the images. Padding is ignored."""
         value = False if x.dtype == torch.bool else self.ignore_value
         return nn.functional.pad(x, (0, size[1] - x.shape[2], 0, size[0] - x.shape[1]), value=value)
 
 
 def _cut_off(tensor: Tensor | None) -> Tensor | None:
-    """The same values as a leaf, which gathers the gradient that the tensor is to be given."""
+    """The same values as a leaf tensor, which collects the gradient for the original tensor."""
     return tensor.detach().requires_grad_() if tensor is not None and tensor.requires_grad else tensor
 
 
@@ -359,13 +362,13 @@ def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
     return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))
 
 
-def _judged_by(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
-    """The argument that tells a network what its frozen CLIP says of the images; nothing where it has none."""
+def _frozen_embedding(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
+    """The argument with the frozen CLIP's embeddings for a network; empty if it has no frozen CLIP."""
     asked = [embeddings for embeddings in frozen if embeddings is not None and embeddings.pooled is not None]
     return {"frozen_embedding": ClipEmbeddings(*map(torch.cat, zip(*asked)))} if asked else {}
 
 
-def _warn_of_lonely_images(cfg) -> None:
+def _warn_if_cutmix_lacks_images(cfg) -> None:
     if not (cfg.SEMI.ENABLED and cfg.SEMI.CUTMIX_PROBABILITY):
         return
     if cfg.SOLVER.UNLABELED_PER_BATCH == cfg.SOLVER.ACCUMULATION * comm.get_world_size():

@@ -13,7 +13,7 @@ from hiervl.modeling.text_encoder import weights_changed
 class EmaTeacher(nn.Module):
     """Exponential moving average of a student: θ' ← decay·θ' + (1 − decay)·θ, always in evaluation mode.
 
-    Weights that the student never trains are shared with it instead of copied.
+    Weights that are never trained are shared with the student instead of copied.
     """
 
     network: HierVL
@@ -21,8 +21,8 @@ class EmaTeacher(nn.Module):
     def __init__(self, student: nn.Module, max_decay: float = 0.996):
         """
         Args:
-            student: the network to follow; it may not be replaced later, its frozen weights are shared.
-            max_decay: decay once the average has warmed up.
+            student: the network to follow. It must not be replaced later, because its frozen weights are shared.
+            max_decay: the decay after warm-up.
         """
         super().__init__()
         self.network = cast(HierVL, copy.deepcopy(student).requires_grad_(False).eval())
@@ -32,7 +32,7 @@ class EmaTeacher(nn.Module):
                 own.data = followed.data
 
     def train(self, mode: bool = True) -> "EmaTeacher":
-        """A teacher is never trained."""
+        """Ignore the mode: a teacher is never trained."""
         return super().train(False)
 
     @torch.no_grad()
@@ -56,11 +56,11 @@ class StudentAsTeacher(nn.Module):
 
     def __init__(self, student: HierVL):
         super().__init__()
-        self._student = [student]  # in a list: its weights must not be registered a second time
+        self._student = [student]  # in a list, so that its weights are not registered twice
 
     @property
     def network(self) -> HierVL:
         return self._student[0]
 
     def update(self, student: nn.Module, step: int) -> None:
-        """Nothing to follow."""
+        """Does nothing: the student is its own teacher."""

@@ -1,4 +1,4 @@
-"""The page's table of classes: what is sent to the browser, and what comes back from it and is not to be trusted."""
+"""The page's table of classes: what is sent to the browser, and what comes back, which is not trusted."""
 
 import re
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ Row = dict[str, Any]
 
 
 class ChosenClasses(NamedTuple):
-    """What a table says."""
+    """The content of a table."""
 
     classes: tuple[ClassDefinition, ...]
     shown: tuple[bool, ...]  # of every class, whether its mask is drawn
 
 
 def rows_of(classes: Sequence[ClassDefinition]) -> list[Row]:
-    """The table of these classes, all of them shown."""
+    """The table of these classes, all shown."""
     return [
         {
             "show": True,
@@ -37,10 +37,10 @@ def rows_of(classes: Sequence[ClassDefinition]) -> list[Row]:
 
 
 def read_rows(rows: Any) -> ChosenClasses:
-    """The classes of a table that a browser sent; rows without a name are left out.
+    """The classes in a table from a browser. Rows without a name are left out.
 
     Raises:
-        UserError: it holds no class, one twice, too much, or something that no table holds.
+        UserError: it has no class, a class twice, too much content, or content of a wrong kind.
     """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError("the table of classes is damaged: reload the page.")

@@ -1,7 +1,7 @@
-"""What stands before Gradio: it lets through what the page needs and refuses everything else.
+"""A guard before Gradio: it passes requests that the page needs and refuses all others.
 
-Gradio brings many routes that this page does not use, among them some that fetch addresses for the visitor. A list of
-what is allowed stays right when a later version brings more.
+Gradio has many routes that this page does not use; some fetch any address for the visitor. A list of allowed requests
+stays right when a later version adds routes.
 """
 
 import json
@@ -17,7 +17,7 @@ Send = Callable[[MutableMapping], Awaitable[None]]
 
 FILE_ROUTE = "/gradio_api/file="
 UPLOAD_ROUTE = "/gradio_api/upload"
-NAME = r"\w[\w.-]*"  # neither .. nor nothing
+NAME = r"\w[\w.-]*"  # neither .. nor empty
 ALLOWED = {
     "GET": re.compile(
         rf"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/pwa_icon(/\d+)?|/(assets|static)/({NAME}/)*{NAME}"
@@ -25,9 +25,9 @@ ALLOWED = {
     ),
     "POST": re.compile(r"/gradio_api/(upload|queue/join|cancel|reset)/?"),
 }
-MAX_JSON = 2 * 2**20  # bytes; the table of classes is far smaller
-MULTIPART_ROOM = 64 * 2**10  # bytes of an upload that are not the image's
-# Nothing may be loaded from, sent to or framed by another place. Gradio's page needs inline scripts and eval.
+MAX_JSON = 2 * 2**20  # bytes; the table of classes is much smaller
+MULTIPART_ROOM = 64 * 2**10  # bytes of an upload besides the image
+# Nothing may be loaded from, sent to or framed by another site. Gradio's page needs inline scripts and eval.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
@@ -41,21 +41,21 @@ HEADERS = [
 
 
 class TooLarge(Exception):
-    """A request's body has more bytes than it may have."""
+    """The body of a request has too many bytes."""
 
 
 class Guard:
-    """An ASGI application around another one."""
+    """An ASGI application that wraps another one."""
 
     def __init__(self, app, *, uploads: Path, max_upload: int, max_kept: int, hosts: Sequence[str] | None):
         """
         Args:
-            app: what is guarded.
+            app: the guarded application.
             uploads: the only folder whose files can be fetched.
             max_upload: bytes of an uploaded file.
-            max_kept: bytes of all files in the folder, beyond which the oldest are deleted.
-            hosts: names by which the server may be addressed, which keeps foreign pages from reaching it under a
-                name of theirs that points here; None: any.
+            max_kept: largest number of bytes of all files in the folder; the oldest are deleted.
+            hosts: names by which the server may be addressed; None: any. This stops other sites from reaching it
+                through a name of theirs that points here (DNS rebinding).
         """
         self.app = app
         self.uploads = uploads.resolve()
@@ -98,7 +98,7 @@ class Guard:
                 await _answer(send, 413, f"A request may have at most {limit} bytes.")
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str] | None:
-        """Status and sentence for a request that is not let through."""
+        """Status and message for a refused request."""
         host = headers.get(b"host", "")
         if self.hosts is not None and _host_name(f"//{host}") not in self.hosts:
             return 403, "This server answers only under its own name."
@@ -115,7 +115,7 @@ class Guard:
 
 
 def is_file_below(path: str, folder: Path) -> bool:
-    """Whether ``path``, absolute and with all links followed, is a file in ``folder``, which is resolved."""
+    """Whether ``path``, made absolute and with all links followed, is a file in ``folder`` (already resolved)."""
     if not os.path.isabs(path) or "\0" in path:
         return False
     real = Path(os.path.realpath(path))
@@ -125,7 +125,7 @@ def is_file_below(path: str, folder: Path) -> bool:
 def names_only_files_below(body: bytes, folder: Path) -> bool:
     """Whether ``body`` is JSON in which every ``path`` is a file in ``folder``.
 
-    Gradio would fetch what a message calls a file and gives an address.
+    Otherwise Gradio would fetch any address that a message calls a file.
     """
     try:
         waiting = [json.loads(body)]
@@ -187,10 +187,10 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _bounded(receive: Receive, announced: str, limit: int) -> Receive:
-    """``receive`` of a body of at most ``limit`` bytes, whatever was announced.
+    """``receive`` for a body of at most ``limit`` bytes, whatever length was announced.
 
     Raises:
-        TooLarge: at once if more is announced, while it is received otherwise.
+        TooLarge: at once if more is announced, else while receiving.
     """
     if not announced.isdigit() or int(announced) > limit:
         raise TooLarge

@@ -1,4 +1,4 @@
-"""The page itself, in Gradio: an image, the table of classes, the pictures that come of them."""
+"""The page in Gradio: an image, the table of classes, and the resulting pictures."""
 
 from html import escape
 from pathlib import Path
@@ -14,8 +14,8 @@ from .guard import is_file_below
 from .segmenter import Drawing, FoundClass, PageSegmenter
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "serve"
-WAITING = 8  # visitors' requests; further ones are told that the queue is full
-LEAST_SHARE = 0.001  # of the pixels; smaller ones would be rounded to nothing
+WAITING = 8  # waiting requests; further ones are refused because the queue is full
+LEAST_SHARE = 0.001  # share of the pixels; smaller ones would be rounded to 0
 INVITATION = "Drop an image, and its classes appear."
 TABLE = (
     "<h2>Classes</h2><p>A class that the network was trained on keeps its trained score as long as it keeps its name; "
@@ -28,11 +28,11 @@ Outputs = tuple[str, np.ndarray | None, np.ndarray | None, np.ndarray | None, st
 
 
 def build_page(segmenter: PageSegmenter, title: str, uploads: Path) -> gr.Blocks:
-    """The page of a network.
+    """Build the page of a network.
 
     Args:
-        title: names the network.
-        uploads: the folder of what visitors upload; no other file is segmented.
+        title: the name of the network.
+        uploads: the folder of uploaded files; no other file is segmented.
     """
     uploads = uploads.resolve()
 
@@ -67,7 +67,7 @@ def build_page(segmenter: PageSegmenter, title: str, uploads: Path) -> gr.Blocks
             segment,
             [image, table],
             [status, *pictures, found],
-            # The file as it was uploaded: Gradio would decode any image, of any size and format.
+            # The uploaded file itself: Gradio would decode an image of any size and format.
             preprocess=False,
             trigger_mode="always_last",  # edits made while the network works are answered together
             concurrency_limit=1,
@@ -77,7 +77,7 @@ def build_page(segmenter: PageSegmenter, title: str, uploads: Path) -> gr.Blocks
 
 
 def _upload_path(image: Any, uploads: Path) -> Path:
-    """The file that a visitor's message names. Raises: UserError: it names none that a visitor has uploaded."""
+    """The file that a message names. Raises: UserError: it is not an uploaded file."""
     path = image.get("path") if isinstance(image, dict) else None
     if not isinstance(path, str) or not is_file_below(path, uploads):
         raise UserError("the image is not on the server: drop it again.")
@@ -111,12 +111,12 @@ def _percent(share: float) -> str:
 
 
 def _found(found: list[FoundClass]) -> str:
-    """The legend: what was found, the most frequent first."""
+    """The legend: the classes that were found, the most frequent first."""
     entries = "".join(
-        f"<li{'' if of_class.is_shown else ' class=undrawn'}>"
-        f'<i style="background:rgb{of_class.definition.color}"></i>'
-        f'<span class="name">{escape(of_class.definition.name)}</span><b>{_percent(of_class.share)}</b>'
-        f'<span class="pale">confidence {100 * of_class.confidence:.0f} %</span></li>'
-        for of_class in found
+        f"<li{'' if found_class.is_shown else ' class=undrawn'}>"
+        f'<i style="background:rgb{found_class.definition.color}"></i>'
+        f'<span class="name">{escape(found_class.definition.name)}</span><b>{_percent(found_class.share)}</b>'
+        f'<span class="pale">confidence {100 * found_class.confidence:.0f} %</span></li>'
+        for found_class in found
     )
     return f"<h2>Found</h2><ul>{entries}</ul>"

@@ -1,4 +1,4 @@
-"""From an uploaded file and a table of classes to pictures; one image at a time, the latest answers kept."""
+"""From an uploaded file and a table of classes to pictures. One image at a time; the latest answers are kept."""
 
 import hashlib
 import threading
@@ -16,19 +16,19 @@ from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.loading.readers import decode_image, rgb_of
 from hiervl.inference.predictor import HierVLPredictor
 from hiervl.utils.errors import UserError
-from hiervl.visualization.pictures import colourise, overlay
+from hiervl.visualization.pictures import colorize, overlay
 
 from .class_rows import ChosenClasses
 
-PICTURE_SIDE = 2048  # longer side of the pictures; larger images are reduced to it after the prediction
+PICTURE_SIDE = 2048  # longer side of the pictures; larger images are reduced after the prediction
 KEPT_ANSWERS = 4  # each takes at most 32 MiB
-HIDDEN = -1  # label of the classes that are not to be drawn
-THE_IMAGE = "the image"  # what messages call it: the file's path on the server is nobody's business
+HIDDEN = -1  # label of classes that are not drawn
+THE_IMAGE = "the image"  # its name in messages, which must not show paths of the server
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What an image may have at most."""
+    """Limits for an image."""
 
     bytes: int
     pixels: int
@@ -44,22 +44,22 @@ class FoundClass(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What the page shows of an image; pictures are (h, w, 3) uint8 RGB, the confidence (h, w) uint8."""
+    """What the page shows of an image. Pictures are (h, w, 3) uint8 RGB; the confidence is (h, w) uint8."""
 
     overlay: np.ndarray
     mask: np.ndarray
-    confidence: np.ndarray  # 255: a confidence of 1
+    confidence: np.ndarray  # 255 means a confidence of 1
     found: list[FoundClass]  # the most frequent first
     size: tuple[int, int]  # height and width of the image
-    seconds: float  # that the network took, now or when it saw this image and these classes before
+    seconds: float  # time of the network, now or when it saw this image with these classes before
 
 
 class _Answer(NamedTuple):
-    image: np.ndarray  # (h, w, 3) uint8, as large as the pictures, as are the next two
+    image: np.ndarray  # (h, w, 3) uint8; like the next two, as large as the pictures
     labels: np.ndarray  # (h, w)
     confidence: np.ndarray  # (h, w) uint8
-    shares: np.ndarray  # (C,) of the whole image
-    confidences: np.ndarray  # (C,) mean over the class's pixels
+    shares: np.ndarray  # (C,), share of the whole image
+    confidences: np.ndarray  # (C,), mean over the pixels of the class
     size: tuple[int, int]
     seconds: float
 
@@ -67,9 +67,9 @@ class _Answer(NamedTuple):
 class PageSegmenter:
     """Segments what visitors upload.
 
-    The steps for one image: its bytes are bounded, then its pixels, by the header and before they are decoded; the
-    classes are described to the network if they are others than before; the network labels every pixel. To show or
-    hide a class or to change a colour only draws the kept answer anew.
+    The steps for one image: limit its bytes, then its pixels (by the header, before decoding); set the classes of the
+    network if they changed; label every pixel. Showing or hiding a class, or changing a colour, only draws the kept
+    answer again.
     """
 
     def __init__(self, predictor: HierVLPredictor, limits: UploadLimits):
@@ -82,7 +82,7 @@ class PageSegmenter:
         """Segment an uploaded file.
 
         Raises:
-            UserError: it is no image, too large, or the network cannot predict these classes.
+            UserError: it is not an image, it is too large, or the network cannot predict these classes.
         """
         data = self._read(path)
         key = (
@@ -145,16 +145,16 @@ def _reduced(picture: np.ndarray, interpolation: int) -> np.ndarray:
 def _draw(answer: _Answer, chosen: ChosenClasses) -> Drawing:
     visible = np.where(chosen.shown, np.arange(len(chosen.classes)), HIDDEN)
     labels = visible[answer.labels]
-    colours = [definition.color for definition in chosen.classes]
+    colors = [definition.color for definition in chosen.classes]
     found = [
-        FoundClass(*of_class)
-        for of_class in zip(chosen.classes, answer.shares.tolist(), answer.confidences.tolist(), chosen.shown)
+        FoundClass(*found_class)
+        for found_class in zip(chosen.classes, answer.shares.tolist(), answer.confidences.tolist(), chosen.shown)
     ]
     return Drawing(
-        overlay(answer.image, labels, colours),
-        colourise(labels, colours),
+        overlay(answer.image, labels, colors),
+        colorize(labels, colors),
         answer.confidence,
-        sorted((of_class for of_class in found if of_class.share), key=lambda of_class: -of_class.share),
+        sorted((found_class for found_class in found if found_class.share), key=lambda found_class: -found_class.share),
         answer.size,
         answer.seconds,
     )

@@ -1,4 +1,4 @@
-"""Runs the page: one process, one socket, a folder for uploads that goes with the server."""
+"""Runs the page: one process, one socket, and a folder for uploads that is deleted with the server."""
 
 import contextlib
 import ipaddress
@@ -23,12 +23,12 @@ from .segmenter import PageSegmenter, UploadLimits
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 LEAST_GRADIO = 6
-KEPT_UPLOADS = 16  # so many uploads of the largest size are kept on disk, pictures included
+KEPT_UPLOADS = 16  # this many uploads of the largest size are kept on disk, including pictures
 MAX_CONNECTIONS = 64
-GRACE = 1  # seconds for answers that are under way when the server ends
+GRACE = 1  # seconds for running requests when the server ends
 LAST_PORT = 65535
 TERMINATED = 143  # exit status after SIGTERM
-FONT = ("system-ui", "sans-serif")  # of the visitor's machine: nothing is fetched
+FONT = ("system-ui", "sans-serif")  # fonts of the visitor's machine: nothing is downloaded
 
 
 def build_app(
@@ -37,10 +37,10 @@ def build_app(
     """The ASGI application: the page behind its guard.
 
     Args:
-        uploads: an empty folder for what is uploaded and drawn.
+        uploads: an empty folder for uploads and pictures.
         hosts: names by which the server may be addressed; None: any.
     """
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # Gradio takes its folder from nowhere else
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # the only way to set Gradio's folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
@@ -48,7 +48,7 @@ def build_app(
         path="/",
         allowed_paths=[],
         max_file_size=segmenter.limits.bytes,
-        show_error=False,  # errors that nobody foresaw stay in the terminal
+        show_error=False,  # unexpected errors stay in the terminal
         run_history=False,
         footer_links=[],
         ssr_mode=False,
@@ -71,7 +71,7 @@ def serve(predictor: HierVLPredictor, title: str, host: str, port: int, limits: 
     """Serve the page until the process is interrupted.
 
     Args:
-        port: 0 takes any free one; the address is printed.
+        port: 0 means any free port; the address is printed.
 
     Raises:
         UserError: Gradio is too old, or the address cannot be used.
@@ -79,7 +79,7 @@ def serve(predictor: HierVLPredictor, title: str, host: str, port: int, limits: 
     if int(gr.__version__.split(".")[0]) < LEAST_GRADIO:
         raise UserError(f"Gradio {gr.__version__} is too old, {LEAST_GRADIO} is the oldest that serves.")
     with _bound_socket(host, port) as listener, tempfile.TemporaryDirectory(prefix="hiervl_serve_") as folder:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the uploads are deleted then too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the uploads are deleted then, too
         address = listener.getsockname()
         is_loopback = ipaddress.ip_address(address[0].split("%")[0]).is_loopback
         hosts = (*LOOPBACK_NAMES, host.lower()) if is_loopback else None
@@ -96,7 +96,7 @@ def serve(predictor: HierVLPredictor, title: str, host: str, port: int, limits: 
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= LAST_PORT:  # getaddrinfo would take the remainder
+    if not 0 <= port <= LAST_PORT:  # getaddrinfo would take the port modulo 65536
         raise UserError(f"a port is a number from 0 to {LAST_PORT}, not {port}: choose another.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -104,11 +104,11 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen()  # who connects from now on waits until the page is there
+            listener.listen()  # from now on, connections wait until the page is ready
         except BaseException:
             listener.close()
             raise
         return listener
-    except (OSError, UnicodeError) as error:  # a name with an empty or an endless part is no text to IDNA
+    except (OSError, UnicodeError) as error:  # IDNA refuses names with empty or too long parts
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the page cannot be served on {host}, port {port} ({reason}): choose another.") from None

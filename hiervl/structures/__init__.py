@@ -1,6 +1,6 @@
-"""What the network hands to the losses. Both sides know these types, and neither the other's modules."""
+"""What the network hands to the losses. Both sides know these types and not each other's modules."""
 
-from .query_predictions import INSTANCE_ROW, QueryPredictions
+from .query_predictions import INSTANCE_QUERY, QueryPredictions
 from .text_features import TextFeatures
 
-__all__ = ["INSTANCE_ROW", "QueryPredictions", "TextFeatures"]
+__all__ = ["INSTANCE_QUERY", "QueryPredictions", "TextFeatures"]

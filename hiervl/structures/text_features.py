@@ -1,4 +1,4 @@
-"""What the text encoder knows of the classes, and the losses read."""
+"""The text encoder's output, which the network and the losses read."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class TextFeatures(NamedTuple):
-    """What the text side knows of C classes described by K ≥ C phrases; all rows have length 1."""
+    """Text embeddings of C classes that are described by K ≥ C phrases. All vectors have length 1."""
 
     text_embeddings: Tensor  # (C, D): learnable prompts, mean over the phrases of a class
     phrase_embeddings: Tensor  # (K, D): learnable prompts, one row per phrase
@@ -15,7 +15,7 @@ class TextFeatures(NamedTuple):
     phrase_prototypes: Tensor | None = None  # (K, D): fixed prompt, one row per phrase; None: one phrase a class
 
     def class_similarity(self, features: Tensor) -> Tensor:
-        """Cosine of features (…, D) of length 1 to every class, the best phrase counting: (…, C)."""
+        """Cosine of features (…, D) of length 1 to every class: (…, C). The best phrase of a class counts."""
         return self._best_phrase(features, self.phrase_embeddings)
 
     def prototype_similarity(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Writing checkpoints whole, reading them without running code, and their weights into a network; knows no trainer."""
+"""Write checkpoints completely, read them without running code, load their weights into a network. Needs no trainer."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Contents of a checkpoint, tensors on the CPU.
 
     Raises:
-        UserError: the file is missing, broken, holds more than tensors and plain values, or is no HierVL checkpoint.
+        UserError: the file is missing, broken, holds more than tensors and plain values, or is not a HierVL checkpoint.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no checkpoint at '{path}'.")
@@ -39,7 +39,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values; a reader never sees half a file, and the disk has it when this returns.
+    """Write tensors and plain values. A reader never sees half a file, and the file is on disk when this returns.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full; an older file is untouched.
@@ -47,18 +47,18 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     with whole_file(path, durable=True) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # PyTorch's, when its writer could not write
+        except RuntimeError as error:  # PyTorch's error if its writer could not write
             raise OSError(getattr(error, "errno", None), str(error)) from error
 
 
 def checkpoints_by_age(folder: str) -> list[Path]:
-    """The files of a folder that a run may go on from, newest first."""
+    """The files in a folder from which a run may continue, newest first."""
     found = [path for path in Path(folder).glob("model_*.pth") if path.name != BEST]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _check_sums(path: str) -> None:
-    """PyTorch writes checkpoints as zip archives with a sum over every tensor, but does not look at it on reading."""
+    """Check the checksums: PyTorch writes checkpoints as zip archives with one per tensor, but does not check them."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -70,15 +70,15 @@ def load_network(network: Any, path: str, which: str) -> None:
     """Load the weights of the "teacher" or the "student" of a checkpoint into a network for evaluation.
 
     Raises:
-        UserError: as :func:`read_checkpoint`; the classes or the architecture differ.
+        UserError: as :func:`read_checkpoint`, or the classes or the architecture differ.
     """
     load_weights(network, read_checkpoint(path), path, which)
 
 
 def load_weights(network: Any, checkpoint: dict[str, Any], path: str, which: str) -> None:
-    """As :func:`load_network`, from what :func:`read_checkpoint` gave."""
+    """As :func:`load_network`, from the result of :func:`read_checkpoint`."""
     check_classes(checkpoint, network.class_names, path)
-    has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student taught itself
+    has_teacher = which == "teacher" and bool(checkpoint.get("teacher"))  # empty: the student was its own teacher
     weights = checkpoint["teacher"] if has_teacher else checkpoint.get("student", checkpoint["model"])
     weights = {key.removeprefix("network."): value for key, value in weights.items()} if has_teacher else weights
     try:

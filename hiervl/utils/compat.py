@@ -1,7 +1,7 @@
-"""What Detectron2 0.5 misses on today's NumPy and Pillow, and without its compiled operations.
+"""Stand-ins for what Detectron2 0.5 lacks with today's NumPy and Pillow, and without its compiled operations.
 
-``apply()`` supplies only what is absent, and only for Detectron2 0.5 and older; newer versions need nothing.
-It never imports detectron2, which would fail before the stand-ins are in place.
+``apply()`` adds only what is missing, and only for Detectron2 0.5 and older; newer versions need nothing. It never
+imports detectron2, because that would fail before the stand-ins are there.
 """
 
 import importlib.machinery
@@ -19,7 +19,7 @@ NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "st
 
 COMPILED_MODULE = "detectron2._C"
 
-applied: list[str] = []  # what this process runs with, for `python -m hiervl doctor`
+applied: list[str] = []  # the stand-ins in this process, for `python -m hiervl doctor`
 
 
 def detectron2_directory() -> Path | None:
@@ -36,27 +36,27 @@ def detectron2_version(directory: Path) -> str | None:
 
 
 def needs_stand_ins(version: str | None) -> bool:
-    """Whether this version of Detectron2 predates today's libraries; an unknown one is taken to be new."""
+    """Whether this version of Detectron2 is older than today's libraries. An unknown version counts as new."""
     numbers = re.match(r"(\d+)\.(\d+)", version or "")
     return numbers is not None and (int(numbers.group(1)), int(numbers.group(2))) <= LAST_VERSION_IN_NEED
 
 
 def apply() -> None:
-    """Put the stand-ins in place where they are needed. Calling it again changes nothing."""
+    """Put the needed stand-ins in place. Calling it again changes nothing."""
     directory = detectron2_directory()
     if directory is None or not needs_stand_ins(detectron2_version(directory)):
         return
     restore_numpy_aliases()
     restore_pillow_filter()
     replace_compiled_module(directory)
-    # Ten lines of it at every import, about functions that HierVL does not use.
+    # Ten such lines at every import, about functions that HierVL does not use.
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
 
 
 def restore_numpy_aliases() -> None:
     try:
         import numpy
-    except ImportError:  # Detectron2 cannot work then; `doctor` names the cause
+    except ImportError:  # then Detectron2 cannot work; `doctor` names the cause
         return
     for name, builtin in NUMPY_ALIASES.items():
         if name not in vars(numpy):  # not hasattr: NumPy 1.20-1.23 would warn
@@ -76,7 +76,7 @@ def restore_pillow_filter() -> None:
 
 
 def replace_compiled_module(directory: Path) -> None:
-    """Let ``import detectron2._C`` succeed where Detectron2 was installed without compiled operations."""
+    """Let ``import detectron2._C`` succeed if Detectron2 was installed without compiled operations."""
     is_built = importlib.machinery.PathFinder.find_spec("_C", [str(directory)]) is not None
     if is_built or COMPILED_MODULE in sys.modules:
         return

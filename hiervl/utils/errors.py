@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can fix."""
 
 
 class UserError(Exception):
-    """Something the user can put right: a missing file, a wrong option, an absent package.
+    """An error that the user can fix: a missing file, a wrong option, an absent package.
 
     Its message is one clear sentence; ``python -m hiervl`` prints it without a traceback and exits with 2.
     """

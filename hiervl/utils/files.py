@@ -18,17 +18,17 @@ NO_UTF8 = re.compile("[\udc80-\udcff]")  # how Python shows the bytes of file na
 
 @contextmanager
 def whole_file(path: str | Path, *, ending: str = "", durable: bool = False) -> Iterator[Path]:
-    """A file that appears under its name only when it is whole; until then its old content stays.
+    """A file that gets its name only when it is complete. Until then the old content stays.
 
-    The block writes to a temporary file beside it, which takes the name when the block ends, and is removed if the
-    block fails. The folder is made. Several processes may write the same file at once; the last one to end wins.
+    The block writes to a temporary file beside it, which is renamed when the block ends and removed if the block fails.
+    The folder is created. Several processes may write the same file at once; the last one to end wins.
 
     Args:
-        ending: of the temporary name, for libraries that choose the format by it, such as ".mp4".
+        ending: end of the temporary name, such as ".mp4", for libraries that choose the format by it.
         durable: also flush the file to the disk first, so that a power failure leaves the old or the new content.
 
     Yields:
-        the temporary file's path; there is no file yet.
+        the path of the temporary file, which does not exist yet.
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
@@ -118,7 +118,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """The new name reaches the disk, too. Some network drives do not offer it."""
+    """Flush the new name to the disk, too. Some network drives cannot do that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Weights that other programs have saved, read without running code."""
+"""Read weights that other programs have saved, without running code."""
 
 import pickle
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hiervl.utils.errors import UserError
 
-# All that a pickle of NumPy arrays names, by the versions 1 and 2 of NumPy.
+# All names in a pickle of NumPy arrays, from versions 1 and 2 of NumPy.
 ARRAYS = {
     (module, name)
     for module, name in (
@@ -52,7 +52,7 @@ def read_foreign_weights(path: str, key: str) -> dict[str, Tensor]:
         return {
             name: torch.as_tensor(value) for name, value in content.items() if isinstance(value, (Tensor, np.ndarray))
         }
-    except Exception as error:  # as many kinds as there are ways to be damaged
+    except Exception as error:  # there are as many kinds of errors as kinds of damage
         raise UserError(
             f"{key}: '{path}' is not a readable file of weights: it is damaged, of another kind, or carries code, "
             "which is not run."
@@ -60,9 +60,9 @@ def read_foreign_weights(path: str, key: str) -> dict[str, Tensor]:
 
 
 class _ArraysAlone(pickle.Unpickler):
-    """Reads arrays and plain values; whatever else a pickle names is refused."""
+    """Reads arrays and plain values. Anything else that a pickle names is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"{module}.{name} is no array")
+            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
         return super().find_class(module, name)

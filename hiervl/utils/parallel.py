@@ -1,4 +1,4 @@
-"""The same work on many files: in several processes, with progress and rate."""
+"""Do the same work on many files in several processes, and show progress."""
 
 import multiprocessing
 import os
@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FEW = 32  # items for which no processes are started
-SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
+SECONDS_BETWEEN_LINES = 10.0  # seconds between lines of progress if the output is not a terminal
 
-# What the processes work on: they are forked, and so inherit it without a copy.
+# The work of the processes: they are forked, so they inherit it without a copy.
 _work: tuple[Callable[[Any], Any], Sequence[Any]] | None = None
 
 
@@ -26,12 +26,13 @@ def map_files(
 ) -> Iterator[Result]:
     """``function`` of every item, in order.
 
-    Where processes cannot be forked (Windows, macOS) all is done in this one.
+        If processes cannot be forked (Windows, macOS), this process does
+    everything.
 
-    Args:
-        function: returns what can be pickled; what it raises ends the work.
-        what: name of the items in the progress, such as "images".
-        processes: None: one per core that this process may use.
+        Args:
+            function: its result must be picklable; an exception ends the work.
+            what: name of the items for the progress, such as "images".
+            processes: None: one per core that this process may use.
     """
     global _work
     count = processes or usable_cores()
@@ -48,12 +49,12 @@ def map_files(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start() -> None:
-    cv2.setNumThreads(0)  # the processes are the parallelism
+    cv2.setNumThreads(0)  # there are several processes already
 
 
 def _call(index: int) -> Any:
@@ -63,7 +64,7 @@ def _call(index: int) -> Any:
 
 
 def with_progress(results: Iterator[Result], total: int, what: str) -> Iterator[Result]:
-    """The results, while their number and rate are shown: as a bar in a terminal, else as a line every ten seconds."""
+    """Yield the results and show their number and rate: as a bar in a terminal, else as a line every ten seconds."""
     if sys.stderr.isatty():
         yield from tqdm(results, what, total, leave=False, unit="file", smoothing=0.1)
         return

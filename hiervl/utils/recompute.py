@@ -1,4 +1,4 @@
-"""Less memory for more time: parts of the network whose inside is computed again in the backward pass."""
+"""Trade time for memory: compute parts of the network again in the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ RECOMPUTABLE = ("encoder", "pixel_decoder", "query_decoder", "losses")  # the pa
 
 
 def maybe_recomputed(recompute: bool, function: Callable, *arguments) -> Any:
-    """``function(*arguments)``; with ``recompute``, what is inside it is not kept for the backward pass, but computed
-    again there, with the same random numbers."""
+    """``function(*arguments)``. With ``recompute``, its inner tensors are not kept but computed again in the backward
+    pass, with the same random numbers."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False)
     return function(*arguments)

@@ -1,4 +1,4 @@
-"""What describes a training may fail; the training may not fail of it."""
+"""Reports may fail to be written; training goes on."""
 
 import contextlib
 import logging

@@ -1,10 +1,10 @@
-"""Tensors of a TorchScript archive (``torch.jit.save``), read without running anything that the archive holds.
+"""Read tensors from a TorchScript archive (``torch.jit.save``) without running any code in it.
 
 ``torch.jit.load`` compiles the archive's code, and ``torch.load(weights_only=True)`` refuses such files. But tensors
-are plain entries of a zip archive, and ``data.pkl`` says which attribute of which module each of them is. Why reading
-it is safe:
+are plain entries of a zip archive, and ``data.pkl`` says to which attribute of which module each belongs. Reading it is
+safe because:
 
-- every operation in it must be one of :data:`OPERATIONS`, and is looked at before the first is carried out;
+- every operation in it must be one of :data:`OPERATIONS`; all are checked before the first is carried out;
 - every name that it asks for must be in :data:`NAMES` or is a class of the archive. Each stands for something of this
   file, which builds a tensor from an entry or keeps values as they are; nothing is imported, and no attribute of
   anything else is set;
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 STRUCTURE, CONSTANTS = "/data.pkl", "/constants.pkl"
-MAX_STRUCTURE_BYTES = 16 << 20  # of CLIP ViT-L/14 it has some hundred thousand
-MAX_PARTS = 100_000  # modules and tensors; CLIP has some hundreds of each
+MAX_STRUCTURE_BYTES = 16 << 20  # bytes; CLIP ViT-L/14 has a few hundred thousand
+MAX_PARTS = 100_000  # modules and tensors; CLIP has a few hundred of each
 OPERATIONS = frozenset(
     "PROTO STOP MARK GLOBAL NEWOBJ REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET EMPTY_TUPLE TUPLE "
     "TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINUNICODE SHORT_BINSTRING BINSTRING "
@@ -43,7 +43,7 @@ DTYPES = {
     "BoolStorage": torch.bool,
 }
 MODULES = "__torch__"  # how the names of the archive's own classes begin
-# What zipfile and an unpickler raise of content that makes no sense, and torch of sizes that do not fit.
+# Errors of zipfile and unpicklers for senseless content, and of torch for sizes that do not fit.
 DAMAGED = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, KeyError, IndexError, TypeError,
     AttributeError, RuntimeError, OverflowError, MemoryError,
@@ -51,7 +51,7 @@ DAMAGED = (
 
 
 def is_torchscript(path: str) -> bool:
-    """Whether a file is such an archive; one of ``torch.save`` has no constants."""
+    """Whether a file is such an archive. Files of ``torch.save`` have no constants."""
     try:
         if not zipfile.is_zipfile(path):
             return False
@@ -64,10 +64,10 @@ def is_torchscript(path: str) -> bool:
 def read_torchscript(path: str) -> dict[str, Tensor]:
     """The tensors of the archive's module, by the names that they have in its ``state_dict()``.
 
-    Attributes that are tensors without being parameters or buffers cannot be told apart and are among them.
+    Attributes that are tensors, but not parameters or buffers, cannot be recognised and are included.
 
     Raises:
-        ValueError: it is damaged, holds something else, or would unfold into more than it has bytes.
+        ValueError: it is damaged, holds something else, or would expand to more bytes than the file has.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -81,22 +81,22 @@ def read_torchscript(path: str) -> dict[str, Tensor]:
 
 
 def _root(archive: zipfile.ZipFile) -> str:
-    """The folder within the archive that everything lies in; "": it is no TorchScript."""
+    """The top folder in the archive; "": it is not TorchScript."""
     names = set(archive.namelist())
     roots = [name.removesuffix(STRUCTURE) for name in names if name.endswith(STRUCTURE) and name.count("/") == 1]
     return next((root for root in roots if root + CONSTANTS in names), "")
 
 
 class _Entries:
-    """The entries of an archive, as far as together they have no more bytes than its file."""
+    """Reads entries of an archive, together at most as many bytes as the file has."""
 
     def __init__(self, archive: zipfile.ZipFile, size: int):
         self.archive, self.root, self.left = archive, _root(archive), size
         if not self.root:
-            raise ValueError("it is no TorchScript archive")
+            raise ValueError("it is not a TorchScript archive")
 
     def read(self, name: str, most: int) -> bytes:
-        """The bytes of an entry, its checksum compared."""
+        """The bytes of an entry, with its checksum checked."""
         info = self.archive.getinfo(self.root + name)
         self.left -= info.file_size
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > most or self.left < 0:
@@ -125,7 +125,7 @@ class _Module:
 
 
 class _Call:
-    """A function that ``data.pkl`` may call; unlike a plain one it takes no attributes from there."""
+    """A function that ``data.pkl`` may call. Unlike a plain function, it refuses attributes from there."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
@@ -138,7 +138,7 @@ class _Call:
 
 
 class _Held:
-    """A tensor that ``data.pkl`` can pass on, but not change."""
+    """A tensor that ``data.pkl`` can use, but not change."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
@@ -148,14 +148,14 @@ class _Held:
 
 
 def _tensor(storage: _Held, offset: int, size: tuple, stride: tuple, *_: Any) -> _Held:
-    """A view of a storage (n,); what else the archive says of a tensor is its training."""
-    if math.prod(size) > len(storage.tensor):  # a stride of 0 would make much of little
+    """A view of a storage (n,). Other facts about a tensor in the archive are for training and are ignored."""
+    if math.prod(size) > len(storage.tensor):  # a stride of 0 would make a large tensor from few bytes
         raise ValueError("a tensor is larger than what is stored of it")
     return _Held(storage.tensor.as_strided(size, stride, offset))
 
 
 def _unchanged(value: Any, *_: Any) -> Any:
-    """A list or dictionary without the note of its type."""
+    """A list or dictionary, without the note about its type."""
     return value
 
 
@@ -206,7 +206,7 @@ def _tensors(module: Any) -> dict[str, Tensor]:
     while ahead:
         prefix, part = ahead.pop()
         parts += 1
-        if parts > MAX_PARTS:  # one that lies within itself has no end
+        if parts > MAX_PARTS:  # a module inside itself would never end
             raise ValueError(f"it has more than {MAX_PARTS} parts")
         if isinstance(part, _Held):
             found[prefix] = part.tensor

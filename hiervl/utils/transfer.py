@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor.to(device)`` that does not wait for a CUDA device to finish what it is doing.
+    """``tensor.to(device)`` without waiting for a CUDA device to finish its work.
 
-    For that the tensor has to lie in pinned memory; where it does not, it is copied there first.
+    For that the tensor must be in pinned memory; if it is not, it is copied there first.
     """
     if torch.device(device).type != "cuda" or tensor.device.type != "cpu" or not torch.cuda.is_available():
         return tensor.to(device)

@@ -1,5 +1,5 @@
 """Pictures of segmentations, and a run's report page."""
 
-from .pictures import colourise, comparison_sheet, draw_comparisons, overlay
+from .pictures import colorize, comparison_sheet, draw_comparisons, overlay
 
-__all__ = ["colourise", "comparison_sheet", "draw_comparisons", "overlay"]
+__all__ = ["colorize", "comparison_sheet", "draw_comparisons", "overlay"]

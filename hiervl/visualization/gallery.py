@@ -1,4 +1,4 @@
-"""What the report shows of an evaluation: the best, worst and most uncertain images, and the confusion matrix."""
+"""The report's part about an evaluation: the best, worst and most uncertain images, and the confusion matrix."""
 
 import base64
 import bisect
@@ -20,7 +20,7 @@ from hiervl.evaluation.semantic_evaluator import (
 )
 from hiervl.utils.files import write_json
 from hiervl.utils.tolerance import going_on_without
-from hiervl.visualization.pictures import colourise
+from hiervl.visualization.pictures import colorize
 
 GROUPS = ("best", "worst", "uncertain")
 SIDE = 480  # longer side of the pictures, in pixels; smaller images keep their size
@@ -28,31 +28,31 @@ JPEG_QUALITY = 85
 
 
 class EvaluationGallery(DatasetEvaluator):
-    """Keeps a few images of every group while a dataset is evaluated, and writes them as one JSON file.
+    """Keeps a few images of every group during an evaluation, and writes them as one JSON file.
 
-    Memory: the pictures of the images that are kept. It adds no results of its own.
+    Memory: the pictures of the kept images. It adds no results of its own.
     """
 
     def __init__(
         self,
         evaluator: SemanticEvaluator,
         path: str,
-        colours: Sequence[Sequence[int]],
+        colors: Sequence[Sequence[int]],
         *,
         count: int = 4,
         facts: dict[str, Any] | None = None,
     ):
         """
         Args:
-            evaluator: counts the same images; its confusion matrix is written.
+            evaluator: sees the same images; its confusion matrix is written.
             path: the file.
-            colours: RGB of every class.
+            colors: RGB of every class.
             count: images per group.
-            facts: plain values that are written along.
+            facts: plain values that are also written.
         """
         self.evaluator = evaluator
         self.path = path
-        self.colours = colours
+        self.colors = colors
         self.count = count
         self.facts = facts or {}
         self.reset()
@@ -98,20 +98,20 @@ class EvaluationGallery(DatasetEvaluator):
         photo = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
         photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
-        def of_labels(indices: np.ndarray) -> np.ndarray:
+        def draw_labels(indices: np.ndarray) -> np.ndarray:
             small = cv2.resize(indices.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-            return colourise(small.astype(np.int32), self.colours)
+            return colorize(small.astype(np.int32), self.colors)
 
-        grey = cv2.resize(np.rint(255 * confidence).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+        gray = cv2.resize(np.rint(255 * confidence).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
         return {
             "image": data_url(photo, "JPEG"),
-            "truth": data_url(of_labels(truth), "PNG"),
-            "prediction": data_url(of_labels(labels), "PNG"),
-            "confidence": data_url(grey, "JPEG"),
+            "truth": data_url(draw_labels(truth), "PNG"),
+            "prediction": data_url(draw_labels(labels), "PNG"),
+            "confidence": data_url(gray, "JPEG"),
         }
 
     def evaluate(self) -> dict | None:
-        """Write the file; to be called by all processes after the last image."""
+        """Write the file. All processes must call it, after the last image."""
         gathered = comm.gather((self._kept, self.evaluator.confusion), dst=0)
         if not comm.is_main_process():
             return None
@@ -126,7 +126,7 @@ class EvaluationGallery(DatasetEvaluator):
         }
         content = {
             "class_names": self.evaluator.class_names,
-            "colours": [list(map(int, colour)) for colour in self.colours],
+            "colours": [list(map(int, color)) for color in self.colors],
             "confusion": sum(confusion for _, confusion in gathered).tolist(),
             "groups": groups,
             **self.facts,
@@ -137,7 +137,7 @@ class EvaluationGallery(DatasetEvaluator):
 
 
 def data_url(picture: np.ndarray, kind: str) -> str:
-    """A picture (H, W) or (H, W, 3), uint8, as something an HTML page can hold."""
+    """A picture (H, W) or (H, W, 3), uint8, as a data URL for an HTML page."""
     buffer = io.BytesIO()
     options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}
     Image.fromarray(picture).save(buffer, format=kind, **options)

@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs neither a server nor a network: read from what the run has left in its folder."""
+"""A run as one HTML page that needs no server and no network. It is made from the files in the run's folder."""
 
 import platform
 from pathlib import Path
@@ -12,13 +12,13 @@ from hiervl.utils.files import write_text
 from hiervl.visualization.report_page import page
 from hiervl.visualization.run_data import RunData, read_run
 
-TWIN_FOLDER = "supervised"  # of a run with SEMI.COMPARE_SUPERVISED, inside its own
+TWIN_FOLDER = "supervised"  # folder inside that of a run with SEMI.COMPARE_SUPERVISED
 
 REPORT_FILE = "report.html"
 
 
 def facts_of_run(cfg, dataset: str) -> dict[str, Any]:
-    """What was evaluated, and with which versions."""
+    """What was evaluated, with which versions."""
     import detectron2
     import numpy
     import torch
@@ -46,7 +46,7 @@ def write_report(folder: str | Path, *, compare: None | str | Path = None, outpu
         output: the page; None: ``report.html`` in the run's folder.
 
     Raises:
-        UserError: a folder is none of a run, or the page cannot be written.
+        UserError: a folder does not hold a run, or the page cannot be written.
     """
     run = read_run(folder)
     other = read_run(compare) if compare is not None else find_supervised(Path(folder), run)
@@ -59,14 +59,15 @@ def write_report(folder: str | Path, *, compare: None | str | Path = None, outpu
 
 
 def find_supervised(folder: Path, run: RunData) -> RunData | None:
-    """A finished supervised-only run beside a semi-supervised one, of the same config but for SEMI; None: none."""
+    """A finished supervised run beside a semi-supervised one, with the same config except SEMI; None if there is
+    none."""
     if not run.setting("SEMI.ENABLED", False):
         return None
-    for neighbour in (folder.absolute() / TWIN_FOLDER, *_folders_beside(folder.absolute())):
+    for neighbor in (folder.absolute() / TWIN_FOLDER, *_folders_beside(folder.absolute())):
         try:
-            is_run = (neighbour / "results.json").is_file() and (neighbour / "config.yaml").is_file()
-            other = read_run(neighbour) if is_run else None
-        except (OSError, ValueError, yaml.YAMLError, UserError):  # another user's, or one that is being written
+            is_run = (neighbor / "results.json").is_file() and (neighbor / "config.yaml").is_file()
+            other = read_run(neighbor) if is_run else None
+        except (OSError, ValueError, yaml.YAMLError, UserError):  # belongs to another user, or is being written
             continue
         if other is not None and not other.setting("SEMI.ENABLED", True) and _comparable(run) == _comparable(other):
             return other
@@ -81,6 +82,6 @@ def _folders_beside(folder: Path) -> list[Path]:
 
 
 def _comparable(run: RunData) -> dict[str, Any]:
-    """The settings that two runs must share for their difference to be that of the unlabelled images."""
+    """The settings that two runs must share, so that their difference comes from the unlabelled images alone."""
     config = yaml.safe_load(run.config) or {}
     return {key: value for key, value in config.items() if key not in ("SEMI", "OUTPUT_DIR", "LOGGERS")}

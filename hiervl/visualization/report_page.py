@@ -1,6 +1,7 @@
-"""The report's page: what a run has left, as plain values for the templates in ``assets/report``.
+"""The report's page: the data of a run as plain values for the templates in ``assets/report``.
 
-The templates escape all text by themselves; nothing is loaded from anywhere.
+The templates escape
+all text. The page loads nothing from other places.
 """
 
 import re
@@ -14,7 +15,7 @@ from hiervl.evaluation.semantic_evaluator import MEANS
 from hiervl.visualization.run_data import RunData
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
-LINE_COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700", "#0aa2c0", "#cf222e")
+LINE_COLORS = ("#1f6feb", "#d9730d", "#2da44e", "#bf3989", "#8250df", "#9a6700", "#0aa2c0", "#cf222e")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units of its view box
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
@@ -23,13 +24,13 @@ LEAST_CONFIDENCE = 0.5  # lowering SEMI.CONFIDENCE beyond is no remedy
 RIGHT, WRONG = "46, 160, 67", "207, 34, 46"  # RGB in the confusion matrix
 GROUPS = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
 
-OF_UNLABELLED = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
+UNLABELED_LOSSES = ("loss_strong1", "loss_strong2", "loss_clip_guidance", "loss_feature_perturbation", "loss_entropy")
 
 Curves = dict[str, dict[int, float]]  # by name, by iteration
 
 
 def page(run: RunData, other: RunData | None) -> str:
-    """The whole page of a run; other: the supervised-only run that it is compared with."""
+    """The whole page of a run. other: the supervised run that it is compared with."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -83,7 +84,7 @@ def _facts(scores: dict[str, Any]) -> dict[str, str]:
 
 
 def _comparison(scores: dict[str, Any], other: RunData | None, dataset: str) -> dict[str, Any] | None:
-    """What unlabelled images have gained over the supervised-only run."""
+    """The gain from unlabelled images over the supervised run."""
     theirs = None if other is None else other.scores().get(dataset)
     if other is None or theirs is None or scores.get("mIoU") is None or theirs.get("mIoU") is None:
         return None
@@ -106,15 +107,15 @@ def _versions(run: RunData) -> dict[str, str]:
 
 
 class Line(NamedTuple):
-    """A curve of a chart, or a dot where it has a single point."""
+    """A curve of a chart, or a dot if it has a single point."""
 
-    colour: str
+    color: str
     label: str
     points: list[tuple[str, str]]  # x and y in the view box
 
 
 class Chart(NamedTuple):
-    """Curves over the iterations, ready to be drawn as SVG; texts of the axes' ends."""
+    """Curves over the iterations, ready to be drawn as SVG, with the texts at the ends of the axes."""
 
     title: str
     lines: list[Line]
@@ -136,14 +137,14 @@ def _charts(run: RunData, other: RunData | None) -> list[Chart]:
             {f"{name} ({other.name})": p for name, p in other.curves.items() if name.endswith("sem_seg/mIoU")}
         )
     losses = {n: p for n, p in run.curves.items() if n.startswith("loss_") and not re.search(r"_\d+$", n)}
-    unlabelled = {name: points for name, points in losses.items() if name in OF_UNLABELLED}
+    unlabeled = {name: points for name, points in losses.items() if name in UNLABELED_LOSSES}
     prompts = {name: points for name, points in losses.items() if name.startswith("loss_prompt")}
-    labelled = {name: points for name, points in losses.items() if name not in {**unlabelled, **prompts}}
+    labeled = {name: points for name, points in losses.items() if name not in {**unlabeled, **prompts}}
     charts = {
         "Quality on the test set, in percent": quality,
         "Sum of the losses": _named(run, "total_loss"),
-        "Losses of labelled images": labelled,
-        "Losses of unlabelled images": unlabelled,
+        "Losses of labelled images": labeled,
+        "Losses of unlabelled images": unlabeled,
         "Losses of the prompts": prompts,
         "Learning rate": _named(run, "lr"),
         "Length of the gradient": _named(run, "gradient_norm"),
@@ -171,13 +172,13 @@ def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
     curves = {name.split("/", 1)[1]: points for name, points in run.curves.items() if name.startswith("pseudo/")}
     if not curves:
         return None
-    text = "Share of the unlabelled pixels that keep their pseudo-label, in all and by what the teacher takes them for."
-    kept, of_what = curves.get("kept_foreground"), "the foreground"
+    text = "Share of the unlabelled pixels that keep their pseudo-label: of all pixels, and by the teacher's class."
+    kept, region = curves.get("kept_foreground"), "the foreground"
     if not kept:  # no class is background
-        kept, of_what = curves.get("kept"), "all pixels"
+        kept, region = curves.get("kept"), "all pixels"
     if kept:
         last = kept[max(kept)]
-        text += f" At the end {100 * last:.1f} % of {of_what} are kept."
+        text += f" At the end {100 * last:.1f} % of {region} are kept."
         if last < LEAST_KEPT:
             text += f" That is next to nothing{_how_to_keep_more(run)}."
     return {"text": text, "chart": _chart("Kept pseudo-labels", curves)}
@@ -197,7 +198,7 @@ def _chart(title: str, curves: Curves) -> Chart:
 
     lines = [
         Line(
-            LINE_COLOURS[index % len(LINE_COLOURS)],
+            LINE_COLORS[index % len(LINE_COLORS)],
             f"{name} {points[max(points)]:.4g}",
             [place(step, points[step]) for step in sorted(points)],
         )
@@ -210,7 +211,7 @@ def _chart(title: str, curves: Curves) -> Chart:
 
 
 def _classes(scores: dict[str, Any]) -> dict[str, Any]:
-    """The heads and rows of the table; a class without a score is sorted last."""
+    """The heads and rows of the table. Classes without a score come last."""
     others = [kind for kind in ("F1", "precision", "recall") if kind in scores]
     rows = [
         {
@@ -253,8 +254,8 @@ def _cell(share: float, is_right: bool) -> dict[str, str]:
 
 def _images(evaluation: dict[str, Any]) -> dict[str, Any]:
     legend = [
-        {"colour": f"rgb({','.join(map(str, colour))})", "name": name}
-        for name, colour in zip(evaluation["class_names"], evaluation["colours"])
+        {"colour": f"rgb({','.join(map(str, color))})", "name": name}
+        for name, color in zip(evaluation["class_names"], evaluation["colours"])
     ]
     groups = [
         {"title": title, "entries": [_entry(entry) for entry in evaluation["groups"][group]]}

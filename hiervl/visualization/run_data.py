@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read for the report."""
+"""Read the files in a run's folder for the report."""
 
 import json
 import math
@@ -15,7 +15,7 @@ EVALUATION_PREFIX, EVALUATION_SUFFIX = "report_", ".json"
 
 
 class RunData(NamedTuple):
-    """What a run has left; parts that it has not are empty."""
+    """The data of a run. Parts that are missing are empty."""
 
     name: str
     curves: dict[str, dict[int, float]]  # by name, by iteration
@@ -32,11 +32,11 @@ class RunData(NamedTuple):
         if "sem_seg" in self.results:
             names = self.setting("DATASETS.TEST") or ["test"]
             return {names[0]: self.results["sem_seg"]}
-        return {name: of_set["sem_seg"] for name, of_set in self.results.items() if "sem_seg" in of_set}
+        return {name: set_results["sem_seg"] for name, set_results in self.results.items() if "sem_seg" in set_results}
 
 
 def evaluation_file(dataset: str) -> str:
-    """Name of the file that holds what the report shows of an evaluation."""
+    """Name of the file with the report's data about an evaluation."""
     return f"{EVALUATION_PREFIX}{dataset}{EVALUATION_SUFFIX}"
 
 
@@ -44,12 +44,12 @@ def read_run(folder: str | Path) -> RunData:
     """Read a run's folder.
 
     Raises:
-        UserError: it is no run's folder, or a file in it is damaged.
+        UserError: this is not a run's folder, or a file in it is damaged.
     """
     folder = Path(folder)
     config, metrics, results = folder / "config.yaml", folder / "metrics.json", folder / "results.json"
     if not metrics.is_file() and not results.is_file():
-        raise UserError(f"'{folder}' is no run's folder: it has neither metrics.json nor results.json.")
+        raise UserError(f"'{folder}' is not a run's folder: it has neither metrics.json nor results.json.")
     evaluations = sorted(folder.glob(f"{EVALUATION_PREFIX}*{EVALUATION_SUFFIX}"))
     return RunData(
         folder.absolute().name,
@@ -77,7 +77,7 @@ def _read_config(path: Path) -> str:
 
 
 def _read_curves(path: Path) -> dict[str, dict[int, float]]:
-    """Finite values by name and iteration; after a resumed training the later value counts."""
+    """Finite values by name and iteration. After a resumed training the later value counts."""
     curves: dict[str, dict[int, float]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

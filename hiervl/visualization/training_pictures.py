@@ -1,4 +1,4 @@
-"""Pictures of what a semi-supervised run learns from, drawn while it runs."""
+"""Pictures of the images and pseudo-labels that a semi-supervised run learns from, drawn during training."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ IMAGES = 4
 
 
 class TrainingPictures(HookBase):
-    """Every ``period`` iterations and after the last one, draw the same unlabelled images as image | strong views |
-    teacher's prediction | the labels that are kept of it | student's prediction, to disk and to TensorBoard."""
+    """Every ``period`` iterations and after the last one, draw the same unlabelled images to disk and TensorBoard:
+    image | strong views | teacher's prediction | kept pseudo-labels | student's prediction."""
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
         self.cfg, self.step, self.period = cfg, step, period
@@ -46,10 +46,10 @@ class TrainingPictures(HookBase):
         """Write the sheet to a PNG file."""
         metadata = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0])
         names = self.step.student.class_names
-        colours = metadata.get("stuff_colors")
-        if colours is None or len(colours) != len(names):
-            colours = distinct_colors(len(names))
-        comparison_sheet(self._rows(), names, colours, path)
+        colors = metadata.get("stuff_colors")
+        if colors is None or len(colors) != len(names):
+            colors = distinct_colors(len(names))
+        comparison_sheet(self._rows(), names, colors, path)
 
     @torch.no_grad()
     def _rows(self) -> list[Row]:
@@ -78,7 +78,7 @@ class TrainingPictures(HookBase):
 
 
 def picture_items(cfg) -> list[dict]:
-    """The same few unlabelled images, augmented alike, for every sheet of a run."""
+    """A few unlabelled images for the sheets of a run, always the same and with the same augmentation."""
     dicts, mapper = load_unlabeled(cfg), UnlabeledMapper.from_config(cfg)
     chosen = dicts[:: max(1, len(dicts) // IMAGES)][:IMAGES]
     return [mapper(entry, sample_generator(max(cfg.SEED, 0), "pictures", i)) for i, entry in enumerate(chosen)]

@@ -11,7 +11,7 @@ from hiervl.visualization.run_data import evaluation_file
 
 NAMES = ["sky", "tree", "a class with <b>a very long name</b> that no phone can show in one line", "bus", "pole", "cat"]
 IOU = [90.0, 7.5, 55.5, None, 61.0, 8.25]
-COLOURS = {"image": (250, 0, 0), "truth": (0, 250, 0), "prediction": (0, 0, 250), "confidence": (90, 90, 90)}
+COLORS = {"image": (250, 0, 0), "truth": (0, 250, 0), "prediction": (0, 0, 250), "confidence": (90, 90, 90)}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def report(tmp_path_factory):
     (run / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
     scores = {"mIoU": 55.5, "fwIoU": 70.0, "mACC": 60.0, "pACC": 80.0, "images": 2, "IoU": dict(zip(NAMES, IOU))}
     (run / "results.json").write_text(json.dumps({"sem_seg": scores}))
-    plain = {name: data_url(np.full((60, 90, 3), colour, np.uint8), "PNG") for name, colour in COLOURS.items()}
+    plain = {name: data_url(np.full((60, 90, 3), color, np.uint8), "PNG") for name, color in COLORS.items()}
     shown = {"file": f"{'x' * 60}.jpg", "mIoU": 12.3, "confidence": 45.6, "pictures": plain}
     evaluation = {
         "dataset": "toy_val",
@@ -78,7 +78,7 @@ def luminance(page):
     channels = page.evaluate(
         "['color', 'backgroundColor'].map(key => getComputedStyle(document.body)[key].match(/\\d+/g).map(Number))"
     )
-    return [sum(colour[:3]) / 765 for colour in channels]
+    return [sum(color[:3]) / 765 for color in channels]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

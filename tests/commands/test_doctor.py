@@ -94,7 +94,7 @@ sys.exit(main(["doctor"]))
     assert "  imagenet-lite /" in done.stdout
 
 
-def test_detectron2_missing(monkeypatch, capsys):
+def test_a_missing_detectron2_is_a_problem_with_its_command(monkeypatch, capsys):
     monkeypatch.setattr(doctor.compat, "detectron2_directory", lambda: None)
     report = doctor.Report()
     doctor.check_detectron2(report)

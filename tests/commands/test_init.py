@@ -49,7 +49,7 @@ def test_masks_without_names_are_named_by_their_values(tmp_path, capsys):
     assert [path.rsplit("/", 1)[1] for path in layout.unlabeled] == ["not labelled.jpg"]
 
 
-def test_parts_unlabelled_images_and_patterns_of_names(tmp_path, capsys):
+def test_parts_unlabeled_images_and_patterns_of_names(tmp_path, capsys):
     """Folders for training, validation and test, photographs without masks, and names that pair by a pattern."""
     folder = tmp_path / "mushrooms"
     for split in ("train", "valid", "test"):

@@ -1,4 +1,4 @@
-"""A stranger's way through the commands: plain folders, one YAML, no Python."""
+"""A new user's way through the commands: plain folders, one YAML, no Python."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_check_data_of_a_sound_dataset(own, capsys):
     # 22 of 64 columns are background, 21 cap, 21 stem: 34.375 %, 32.8125 %, 32.8125 %
     assert "background  34.38%         8         2  " + 30 * "█" in printed
     assert "cap         32.81%" in printed and 29 * "█" in printed
-    assert "No faults were found." in printed and "INPUT.CROP_SIZE 64 " in printed
+    assert "No problems were found." in printed and "INPUT.CROP_SIZE 64 " in printed
     assert printed.rstrip().endswith("Verdict: ready to train.")
     assert (out / "check_data" / "report.txt").read_text() == printed
     sheet = np.array(Image.open(out / "check_data" / "overlays.png"))
@@ -173,7 +173,7 @@ def streets(tmp_path):
     return tmp_path
 
 
-def test_a_strangers_run(streets, capsys):
+def test_a_new_users_run(streets, capsys):
     """check-data, prompts, training, results."""
     config = streets / "streets.yaml"
     assert run("check-data", config) == 0

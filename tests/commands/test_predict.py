@@ -39,15 +39,15 @@ class Brightest(nn.Module):
     def __init__(self, num_classes=3):
         super().__init__()
         self.num_classes = num_classes
-        self.has_instance_rows = False
+        self.has_instance_queries = False
 
-    def semantic_maps_and_rows(self, images):
+    def semantic_maps_and_instances(self, images):
         maps = images.new_zeros(len(images), self.num_classes, *images.shape[2:], dtype=torch.float32)
         maps[:, :3] = images
         return maps, None
 
     def semantic_maps(self, images):
-        return self.semantic_maps_and_rows(images)[0]
+        return self.semantic_maps_and_instances(images)[0]
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def test_everything_is_written_and_can_be_read_by_others(brightest, tmp_path):
     np.testing.assert_array_equal(covered, labels["deep/y.png"])  # class 0 is background: no instance
 
     panoptic = json.loads((out / "panoptic.json").read_text())
-    (of_x,) = [entry for entry in panoptic["annotations"] if entry["file_name"] == "x.png"]
-    colours = np.asarray(Image.open(out / "panoptic" / "x.png")).astype(int)
-    ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-    for segment in of_x["segments_info"]:
+    (entry_x,) = [entry for entry in panoptic["annotations"] if entry["file_name"] == "x.png"]
+    colors = np.asarray(Image.open(out / "panoptic" / "x.png")).astype(int)
+    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+    for segment in entry_x["segments_info"]:
         assert (labels["x.png"][ids == segment["id"]] == segment["category_id"] - 1).all()
         assert (ids == segment["id"]).sum() == segment["area"]
         rows, columns = np.nonzero(ids == segment["id"])
@@ -150,7 +150,7 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(brightest, tmp_path, capsys
     assert not (tmp_path / "out" / "failed.txt").exists()
 
 
-def test_what_is_done_is_skipped_unless_it_is_to_be_overwritten(brightest, tmp_path, capsys):
+def test_finished_files_are_skipped_unless_overwrite_is_set(brightest, tmp_path, capsys):
     pictures(tmp_path / "in", "a.png", "b.png")
     assert brightest("--input", tmp_path / "in", "--save", "mask") == 0
     mask = tmp_path / "out" / "mask" / "a.png"

@@ -42,7 +42,7 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_from_the_unlabelled_images_of_the_run(own, trained, capsys):
+def test_from_the_unlabeled_images_of_the_run(own, trained, capsys):
     assert run(trained, "--count", 5, "--formats", "labelme", "cvat") == 0
     out = trained / "suggested_labels"
     names = (out / "suggested.txt").read_text().split()
@@ -82,7 +82,7 @@ def test_from_the_unlabelled_images_of_the_run(own, trained, capsys):
     assert "is not empty: name a new folder with --output" in capsys.readouterr().err
 
 
-def test_from_a_folder_with_bad_files_and_labelled_ones(own, trained, capsys):
+def test_from_a_folder_with_bad_files_and_labeled_ones(own, trained, capsys):
     for number in range(6):
         own.image(f"labelled/images/more/deep{number}.png", size=(40 + number, 90))
     (own.root / "labelled/images/broken.jpg").write_bytes(b"no image")

@@ -118,7 +118,7 @@ def all_for_training(own):
     return "LABELED: {IMAGES: labelled/images, MASKS: labelled/masks, LIST: train.txt}\nUNLABELED: []"
 
 
-def one_labelled_image(own):
+def one_labeled_image(own):
     for number in range(1, 10):
         (own.root / f"labelled/images/{number:02d}.png").unlink()
         (own.root / f"labelled/masks/{number:02d}.png").unlink()
@@ -130,7 +130,7 @@ def list_of_validation_images_that_test_has(own):
     return "VAL: some.txt\nTEST: some.txt"
 
 
-def a_page_among_unlabelled_images(own):
+def a_page_among_unlabeled_images(own):
     for number in range(20):
         own.image(f"unlabelled/v{number}.png")
     (own.root / "unlabelled/a.jpg").write_text("<html></html>")
@@ -196,7 +196,7 @@ def test_made_cases_share_one_verdict(own, small, capsys, make):
     assert (refusal is None) == (make in SOUND), refusal
 
 
-def test_a_run_without_unlabelled_images_says_so(own, small, capsys):
+def test_a_run_without_unlabeled_images_says_so(own, small, capsys):
     assert train(own.config("UNLABELED: []"), small) is None
     assert "This training is supervised only" in capsys.readouterr().out
     shutil.rmtree(own.root / "out")

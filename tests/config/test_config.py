@@ -78,8 +78,8 @@ def test_encoder_lies_on_any_config(path):
     plain = load_config(str(FOLDER / "pascal_92.yaml"))
     changed = load_config(str(FOLDER / "pascal_92.yaml"), deltas=[str(path)])
     assert changed.OUTPUT_DIR == f"{plain.OUTPUT_DIR}_{path.stem}"
-    towers = [(cfg.MODEL.CLIP.NAME, cfg.MODEL.ENCODER.NAME) for cfg in (plain, changed)]
-    assert towers[0] != towers[1]
+    encoders = [(cfg.MODEL.CLIP.NAME, cfg.MODEL.ENCODER.NAME) for cfg in (plain, changed)]
+    assert encoders[0] != encoders[1]
     for section in ("DATASETS", "LOSS", "SEMI", "TEST"):
         assert changed[section] == plain[section]
 
@@ -273,7 +273,7 @@ def test_a_key_of_dataset_in_datasets_is_answered_with_the_right_one(key, value,
 def test_folders_and_registered_names_in_each_others_place(tmp_path):
     quickstart = str(FOLDER / "quickstart.yaml")
     cfg = load_config(quickstart, ["DATASETS.TEST", f"('{tmp_path}',)"])
-    with pytest.raises(UserError, match="is no registered dataset; folders of your own belong in DATASET.VAL"):
+    with pytest.raises(UserError, match="is not a registered dataset; folders of your own belong in DATASET.VAL"):
         prepare_config(cfg)
     cfg = load_config(quickstart, ["DATASET.NAME", "own", "DATASET.VAL", "shapesworld_val"])
     with pytest.raises(UserError, match="DATASET.VAL takes folders.*'shapesworld_val'.*write it into DATASETS.TEST"):
@@ -294,5 +294,7 @@ def test_retired_keys_are_answered_and_read_from_older_runs(tmp_path):
 
 def test_parts_to_recompute_are_names():
     cfg = load_config("", ["MODEL.RECOMPUTE", "['encoder', 'decoder']"])
-    with pytest.raises(UserError, match="MODEL.RECOMPUTE: 'decoder' is none of encoder, pixel_decoder, query_decoder"):
+    with pytest.raises(
+        UserError, match="MODEL.RECOMPUTE: 'decoder' is not one of encoder, pixel_decoder, query_decoder"
+    ):
         check_config(cfg)

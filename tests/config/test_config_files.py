@@ -46,7 +46,7 @@ def test_paths_are_relative_to_the_file_that_writes_them(tmp_path):
         ("_BASE_: none.yaml\n", "its _BASE_ none.yaml is neither beside it nor in .*configs"),
         ("_BASE_: own.yaml\n", "leads back to itself"),
         ("_BASE_: [a, b]\n", "_BASE_ is the name of one file"),
-        ("- 1\n", "it is empty, or no list of 'KEY: value' lines"),
+        ("- 1\n", "it is empty, or does not consist of 'KEY: value' lines"),
         ("SEED: high\n", "SEED takes a int, not a str"),
         ("DATASET: {TEST: {IMAGES: a, MASK: b}}\n", "DATASET.TEST needs IMAGES and MASKS, not IMAGES, MASK"),
     ],

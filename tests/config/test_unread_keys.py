@@ -141,7 +141,7 @@ def test_hints_lead_to_keys_that_are_read_from_keys_that_are_not():
             assert key in own and as_read(key) in read, f"{pattern}: {key}"
 
 
-def test_whatever_a_run_reads_is_found_in_the_source(world, tmp_path, options, monkeypatch):
+def test_every_key_that_a_run_reads_is_found_in_the_source(world, tmp_path, options, monkeypatch):
     """Training, evaluation and set-up, observed."""
     from detectron2.engine import default_setup
 

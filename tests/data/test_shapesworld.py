@@ -40,7 +40,7 @@ def test_labels_instances_and_caption_agree():
         assert named == set(scene.classes)
 
 
-def test_an_objects_pixels_have_its_colour():
+def test_an_objects_pixels_have_its_color():
     """Mean red, green, blue of plain objects; swapped channels or labels would fail."""
     means = {label: [] for label in range(1, 5)}
     for index in range(150):

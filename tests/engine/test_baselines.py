@@ -14,24 +14,24 @@ from hiervl.data.registered.datasets import FolderDataset, register
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 DELTAS = sorted([*FOLDER.glob("baselines/*.yaml"), *FOLDER.glob("ablations/*.yaml")])
 NAMES = ("background", "cat", "red bus")
-UNLABELLED = {"loss_strong1", "loss_strong2", "loss_feature_perturbation", "loss_entropy", "loss_clip_guidance"}
+UNLABELED = {"loss_strong1", "loss_strong2", "loss_feature_perturbation", "loss_entropy", "loss_clip_guidance"}
 PIXELS = {"loss_pixel", "loss_strong1"}
 MASKS = {"loss_class", "loss_mask", "loss_dice", "loss_pixel"}
 PROMPTS = {"loss_prompt_topology", "loss_prompt_anchor"}
 MASKED = {"loss_masked_consistency", "loss_pixel_text"}
-EVERYTHING = MASKS | PROMPTS | MASKED | UNLABELLED | {"loss_relevance", "loss_align"}
+EVERYTHING = MASKS | PROMPTS | MASKED | UNLABELED | {"loss_relevance", "loss_align"}
 EXPECTED = {
-    "supervised": EVERYTHING - UNLABELLED,
+    "supervised": EVERYTHING - UNLABELED,
     "supervised_per_pixel": {"loss_pixel"},
     "fixmatch": PIXELS,
     "per_pixel": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "unimatch": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
     "unimatch_class_thresholds": PIXELS | {"loss_strong2", "loss_feature_perturbation"},
-    "semivl": MASKS | UNLABELLED - {"loss_entropy"},
-    "components_1_baseline": MASKS | UNLABELLED,
-    "components_2_hsqg": MASKS | UNLABELLED | {"loss_relevance"},
-    "components_3_cmsam": MASKS | UNLABELLED | {"loss_relevance"},
-    "components_4_dual_queries": MASKS | UNLABELLED | {"loss_relevance"},
+    "semivl": MASKS | UNLABELED - {"loss_entropy"},
+    "components_1_baseline": MASKS | UNLABELED,
+    "components_2_hsqg": MASKS | UNLABELED | {"loss_relevance"},
+    "components_3_cmsam": MASKS | UNLABELED | {"loss_relevance"},
+    "components_4_dual_queries": MASKS | UNLABELED | {"loss_relevance"},
     "without_prompt_losses": EVERYTHING - PROMPTS,
     "without_alignment": EVERYTHING - {"loss_align"},
     "without_masked_consistency": EVERYTHING - MASKED,
@@ -119,10 +119,10 @@ def test_health_and_pictures(train, tmp_path, caplog):
     assert health["iteration"] == 2 and health["seen_pixels"] == 2 * 32 * 32  # of one iteration
     assert health["kept_share"] == 0 and "set SEMI.THRESHOLD to class" in health["problems"][0]
     assert set(health["classes"]) == set(NAMES)
-    assert [of_class["guided"] for of_class in health["classes"].values()] == [False] * 3
-    assert sum(of_class["labelled_pixels"] for of_class in health["classes"].values()) > 0
+    assert [class_health["guided"] for class_health in health["classes"].values()] == [False] * 3
+    assert sum(class_health["labelled_pixels"] for class_health in health["classes"].values()) > 0
     assert 0 <= health["relevance_auc"] <= 1 and 1 <= health["active_classes_per_image"] <= 3
-    assert trainer.step.guidance.mute == {0, 1, 2} and logged["loss_clip_guidance"] == 0
+    assert trainer.step.guidance.unguided == {0, 1, 2} and logged["loss_clip_guidance"] == 0
     assert logged["health/problems"] == 1 and logged["health/kept_pixels/cat"] == 0
     messages = [record.getMessage() for record in caplog.records]
     unknown = [message for message in messages if "Its guidance is switched off" in message]
@@ -136,9 +136,9 @@ def test_health_of_a_run_whose_pseudo_labels_are_all_kept(train, tmp_path):
     """Every labelled pixel has a prediction then, so the agreement is the teacher's accuracy, class by class."""
     _, _, logged = train(None, "SEMI.HEALTH_PERIOD", 2, "SEMI.CONFIDENCE", 0.0)
     health = json.loads((tmp_path / "health.json").read_text())
-    kept = {name: of_class["kept_pixels"] for name, of_class in health["classes"].items()}
+    kept = {name: class_health["kept_pixels"] for name, class_health in health["classes"].items()}
     assert sum(kept.values()) <= health["seen_pixels"] and health["kept_share"] == 1
     assert any(sentence.startswith("practically every pseudo-label") for sentence in health["problems"])
-    for name, of_class in health["classes"].items():
-        assert of_class["agreement"] is None or 0 <= of_class["agreement"] <= 1
+    for name, class_health in health["classes"].items():
+        assert class_health["agreement"] is None or 0 <= class_health["agreement"] <= 1
         assert logged[f"health/kept_pixels/{name}"] == kept[name]

@@ -21,11 +21,11 @@ def batch():
     """As the loader hands it over, on the CPU."""
     image = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
     labels = torch.zeros(SIDE, SIDE, dtype=torch.int64)
-    labelled = {"image": image, "sem_seg": labels, "instance_ids": labels}
-    unlabelled = {"image_weak": image, "valid": torch.ones(SIDE, SIDE, dtype=torch.bool)}
+    labeled = {"image": image, "sem_seg": labels, "instance_ids": labels}
+    unlabeled = {"image_weak": image, "valid": torch.ones(SIDE, SIDE, dtype=torch.bool)}
     for view in "12":
-        unlabelled.update({f"image_strong{view}": image, f"cutmix_box{view}": torch.zeros(4, dtype=torch.int64)})
-    return {"labeled": [labelled] * 2, "unlabeled": [unlabelled] * 2}
+        unlabeled.update({f"image_strong{view}": image, f"cutmix_box{view}": torch.zeros(4, dtype=torch.int64)})
+    return {"labeled": [labeled] * 2, "unlabeled": [unlabeled] * 2}
 
 
 @pytest.mark.parametrize(

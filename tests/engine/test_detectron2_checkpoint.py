@@ -91,7 +91,7 @@ def test_the_teacher_is_written_once(finished):
         assert value.data_ptr() == checkpoint["teacher"][f"network.{name}"].data_ptr(), name
 
 
-def test_the_student_is_the_model_where_it_is_evaluated(run):
+def test_the_student_is_the_model_if_it_is_evaluated(run):
     trainer, folder = run("student")
     network = build_model(config_of(folder))
     DetectionCheckpointer(network).load(str(folder / "model_final.pth"))

@@ -19,7 +19,7 @@ def test_a_folder_with_checkpoints_is_refused(tmp_path):
         refuse_earlier_run(str(tmp_path))
 
 
-def test_the_supervised_twin_within_is_kept_too(tmp_path):
+def test_the_supervised_twin_inside_is_protected_too(tmp_path):
     (tmp_path / "supervised").mkdir()
     (tmp_path / "supervised" / "model_best.pth").touch()
     with pytest.raises(UserError, match="supervised' holds"):
@@ -37,7 +37,7 @@ def test_nothing_of_a_replaced_run_is_left(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
-def test_what_was_trained_is_saved_before_a_failed_evaluation_ends_the_run():
+def test_the_trained_state_is_saved_before_a_failed_evaluation_ends_the_run():
     done = []
 
     class Checkpoints:

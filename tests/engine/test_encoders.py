@@ -99,7 +99,7 @@ def test_an_encoder_without_language_learns_beside_a_frozen_clip(trunk, world, t
 
     # What the network asks CLIP is what CLIP itself says of the image, resized to a size that it can take.
     image = 255 * torch.rand(1, 3, 40, 72, generator=torch.Generator().manual_seed(0))
-    batch = network.normalise(list(image))
+    batch = network.normalize(list(image))
     pixels = batch * network.pixel_std + network.pixel_mean
     mean, std = (255 * torch.tensor(part).view(3, 1, 1) for part in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
     size = [round(side / 16) * 16 for side in batch.shape[2:]]

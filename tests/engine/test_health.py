@@ -18,8 +18,8 @@ NAMES = ("background", "cat", "bus")
 NAN = float("nan")
 
 
-def report(kept, seen=10_000, labelled=(600, 300, 100)):
-    return HealthReport(NAMES, np.array(kept), seen, np.array(labelled), np.array([0.9, NAN, 0.5]), confidence=0.9)
+def report(kept, seen=10_000, labeled=(600, 300, 100)):
+    return HealthReport(NAMES, np.array(kept), seen, np.array(labeled), np.array([0.9, NAN, 0.5]), confidence=0.9)
 
 
 def test_a_healthy_run_has_no_problems():
@@ -69,8 +69,8 @@ def test_a_long_list_of_classes_is_shortened():
     assert "'g'" not in problem.sentence
 
 
-def test_classes_that_no_labelled_image_shows_cannot_vanish():
-    assert find_problems(report([5000, 3000, 0], labelled=(600, 400, 0))) == []
+def test_classes_that_no_labeled_image_shows_cannot_vanish():
+    assert find_problems(report([5000, 3000, 0], labeled=(600, 400, 0))) == []
 
 
 def test_classes_that_clip_does_not_know():
@@ -89,7 +89,7 @@ def test_auc_by_hand():
     assert np.isnan(presence_auc(relevance, np.ones((2, 2), dtype=bool)))
 
 
-def test_what_is_logged_and_written():
+def test_figures_are_logged_and_written():
     sick = report([5000, 2000, 0])
     sick.problems = find_problems(sick)
     scalars = sick.scalars()
@@ -133,7 +133,7 @@ def test_best_checkpoint_of_several_test_sets():
 # ---- the supervised twin ------------------------------------------------------------------------------------------
 
 
-def test_the_twin_differs_in_the_unlabelled_images_alone(make_cfg, tmp_path):
+def test_the_twin_differs_in_the_unlabeled_images_alone(make_cfg, tmp_path):
     cfg = make_cfg("SEMI.COMPARE_SUPERVISED", True, "OUTPUT_DIR", str(tmp_path))
     twin = supervised_twin(cfg)
     assert (twin.SEMI.ENABLED, twin.OUTPUT_DIR) == (False, str(tmp_path / "supervised"))

@@ -138,7 +138,7 @@ def test_replay_repeats_the_step(make_loop, monkeypatch, tmp_path):
     assert "first output that is not finite: student.pixel_decoder" in text
 
     healthy = make_loop("SEMI.GUIDANCE_CONFIDENCE", "0.0", folder="healthy")
-    healthy.step.guidance.mute.update(range(6))  # as a look at the labelled images before training may do
+    healthy.step.guidance.unguided.update(range(6))  # as a look at the labelled images before training may do
     losses = []
     original = healthy._trainer.accumulate
     healthy._trainer.accumulate = lambda batches: losses.extend(original(batches)) or losses
@@ -230,7 +230,7 @@ def test_the_accumulation_that_the_warning_names_divides_once(make_loop, caplog)
     halved = make_loop("SEMI.PERTURBATION_WEIGHT", "0.0")  # no third view
     out_of_memory_above(halved, 4)
     run_steps(halved, 1)
-    assert "SOLVER.ACCUMULATION 2 does so from the start." in caplog.text and "CutMix" not in caplog.text
+    assert "set SOLVER.ACCUMULATION to 2." in caplog.text and "CutMix" not in caplog.text
     for accumulation, parts in (("1", 2), ("2", 1)):
         resumed = make_loop("SOLVER.ACCUMULATION", accumulation)
         resumed._trainer.load_state_dict(halved._trainer.state_dict())
@@ -242,7 +242,10 @@ def test_parts_without_a_partner_for_cutmix_are_warned_of(make_loop, caplog):
     halved = make_loop("SEMI.PERTURBATION_WEIGHT", "0.0", "SOLVER.UNLABELED_PER_BATCH", "2")
     out_of_memory_above(halved, 2)
     run_steps(halved, 1)
-    assert halved._trainer.parts == 2 and "With one unlabelled image in each part, CutMix has none" in caplog.text
+    assert (
+        halved._trainer.parts == 2
+        and "With one unlabelled image in each part, CutMix has no other image" in caplog.text
+    )
 
 
 def test_a_step_is_noticed_by_the_students_cached_text(make_loop, monkeypatch):

@@ -138,7 +138,7 @@ def test_sizes_are_read_from_some_of_many_files():
     assert len(read) == 10 and read[1] == "100" and sizes.tolist() == [[1, 2]] * 10
 
 
-def test_sizes_of_unlabelled_files_that_cannot_be_read_are_left_out(tmp_path):
+def test_sizes_of_unlabeled_files_that_cannot_be_read_are_left_out(tmp_path):
     whole, page = tmp_path / "whole.png", tmp_path / "page.jpg"
     Image.new("RGB", (30, 20)).save(whole)
     page.write_text("<html>not found</html>")

@@ -22,7 +22,7 @@ def test_rows_of_another_architecture_are_left_alone():
     assert saved["head"].shape == (4, 7)
 
 
-def test_the_change_is_told():
+def test_the_change_of_classes_is_logged():
     assert describe_change(["a", "b"], ["b", "c"]) == "known: b; new: c; gone: a"
 
 

@@ -20,26 +20,26 @@ LOSSES = set(
     "loss_strong1 loss_strong2 loss_feature_perturbation loss_entropy loss_clip_guidance loss_masked_consistency "
     "loss_pixel_text loss_prompt_topology loss_prompt_anchor".split()
 )
-UNLABELLED = {name for name in LOSSES if name.split("_")[1].rstrip("12") in ("strong", "feature", "entropy", "clip")}
+UNLABELED = {name for name in LOSSES if name.split("_")[1].rstrip("12") in ("strong", "feature", "entropy", "clip")}
 
 
-def make_batch(unlabelled_size=SIZE):
+def make_batch(unlabeled_size=SIZE):
     generator = torch.Generator().manual_seed(3)
 
     def image(size):
         coarse = 255 * torch.rand(1, 3, 4, 4, generator=generator)
         return F.interpolate(coarse, size=(size, size), mode="nearest")[0].to(torch.uint8)
 
-    labelled, unlabelled = [], []
+    labeled, unlabeled = [], []
     for index in range(2):
         sem_seg = torch.full((SIZE, SIZE), 1 + index)
         sem_seg[:, SIZE // 2 :] = 4
-        labelled.append({"image": image(SIZE), "sem_seg": sem_seg})
-        views = {f"image_{view}": image(unlabelled_size) for view in ("weak", "strong1", "strong2")}
+        labeled.append({"image": image(SIZE), "sem_seg": sem_seg})
+        views = {f"image_{view}": image(unlabeled_size) for view in ("weak", "strong1", "strong2")}
         boxes = {f"cutmix_box{view}": torch.tensor((8, 4, 24, 20)) for view in "12"}
-        valid = torch.ones(unlabelled_size, unlabelled_size, dtype=torch.bool)
-        unlabelled.append({**views, **boxes, "valid": valid})
-    return {"labeled": labelled, "unlabeled": unlabelled}
+        valid = torch.ones(unlabeled_size, unlabeled_size, dtype=torch.bool)
+        unlabeled.append({**views, **boxes, "valid": valid})
+    return {"labeled": labeled, "unlabeled": unlabeled}
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ SWITCHES = [
     (("SEMI.GUIDANCE_WEIGHT", 0.0), {"loss_clip_guidance"}),
     (
         ("SEMI.STRONG_WEIGHT", 0.0, "LOSS.ENTROPY", 0.0, "SEMI.GUIDANCE_WEIGHT", 0.0),
-        UNLABELLED - {"loss_feature_perturbation"},
+        UNLABELED - {"loss_feature_perturbation"},
     ),
-    (("SEMI.ENABLED", False), UNLABELLED),
+    (("SEMI.ENABLED", False), UNLABELED),
     (("SEMI.TEACHER", "student"), set()),
     (("MODEL.HSQG.LEVELS", 1), set()),
     (("MODEL.HSQG.RELEVANCE", False), {"loss_relevance"}),
@@ -124,7 +124,7 @@ def test_switched_off_networks_do_not_exist(make_step):
         "SEMI.STRONG_WEIGHT", 0.0, "LOSS.ENTROPY", 0.0, "SEMI.GUIDANCE_WEIGHT", 0.0, "SEMI.PERTURBATION_WEIGHT", 0.0
     )
     everything_off.teacher = None  # nobody asks it
-    assert not UNLABELLED & set(everything_off(make_batch()))
+    assert not UNLABELED & set(everything_off(make_batch()))
     no_text = make_step(
         "MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False,
         "MODEL.QUERY_DECODER.INSTANCE_SEEDS", False,
@@ -145,9 +145,9 @@ def test_the_other_losses_stay_as_they_are(make_step, overrides):
 
     with_all, without = make_step(), make_step(*overrides)
     before, after = run(with_all), run(without)
-    of_unlabelled = of("loss_strong", "loss_clip_guidance", "loss_entropy", "loss_feature_perturbation")
+    unlabeled_losses = of("loss_strong", "loss_clip_guidance", "loss_entropy", "loss_feature_perturbation")
     for name, loss in after.items():
-        if name in of_unlabelled:  # their weights are shares of the labelled losses
+        if name in unlabeled_losses:  # their weights are shares of the labelled losses
             loss = loss * (with_all.student.loss_scale / without.student.loss_scale)
         if "LOSS.CLASS" not in overrides or name not in of("loss_mask", "loss_dice", "loss_align"):  # by the matching
             torch.testing.assert_close(loss, before[name], atol=1e-5, rtol=1e-4)
@@ -177,11 +177,11 @@ def test_one_pass_through_the_frozen_clip_serves_all(make_step, passes):
     make_step("SEMI.GUIDANCE_WEIGHT", 0.0)(make_batch())
     assert passes[1:] == [2, 2]
     del passes[:]
-    make_step()(make_batch(unlabelled_size=32))  # cannot share a batch
+    make_step()(make_batch(unlabeled_size=32))  # cannot share a batch
     assert passes == [2, 2]
 
 
-def test_one_pass_also_where_it_judges_the_relevance(make_step, passes):
+def test_one_pass_also_if_the_frozen_clip_decides_on_the_relevance(make_step, passes):
     """Labelled, weak and both strong views; and the network alone finds the same as when it is told."""
     step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", "frozen")
     torch.manual_seed(5)
@@ -193,7 +193,7 @@ def test_one_pass_also_where_it_judges_the_relevance(make_step, passes):
     for name in ("loss_pixel", "loss_relevance"):
         torch.testing.assert_close(told[name], 0.5 * alone[name], atol=1e-5, rtol=1e-4)
     # The trained encoder changes, its relevance stays that of the frozen one.
-    images = step.student.normalise([item["image"] for item in make_batch()["labeled"]])
+    images = step.student.normalize([item["image"] for item in make_batch()["labeled"]])
     text = step.student.encode_text()
     before = step.student.relevance_similarity(images, text)
     with torch.no_grad():
@@ -202,14 +202,14 @@ def test_one_pass_also_where_it_judges_the_relevance(make_step, passes):
     assert torch.equal(step.student.relevance_similarity(images, text), before)
 
 
-def test_an_unknown_judge_is_a_user_error(make_step):
+def test_an_unknown_image_embedding_is_a_user_error(make_step):
     with pytest.raises(UserError, match="MODEL.HSQG.IMAGE_EMBEDDING"):
         make_step("MODEL.HSQG.IMAGE_EMBEDDING", "frosen")
 
 
-@pytest.mark.parametrize("judge", ["trained", "frozen"])
-def test_the_frozen_clip_is_never_saved_and_never_copied(make_step, make_network, judge):
-    step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", judge)
+@pytest.mark.parametrize("embedding", ["trained", "frozen"])
+def test_the_frozen_clip_is_never_saved_and_never_copied(make_step, make_network, embedding):
+    step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", embedding)
     assert isinstance(step.student, HierVL)
     plain = set(make_network(*ALL, trained=False).state_dict())
     assert set(step.student.state_dict()) == plain and set(step.teacher.network.state_dict()) == plain
@@ -225,7 +225,7 @@ def test_both_phrases_of_a_class_can_guide(make_network):
     clip = FrozenClip(network.backbone, logit_scale=100.0)
     network.text_encoder.set_classes([["background"], ["cat", "red bus"], ["tree"]])
     text = network.encode_text()
-    images = network.normalise(list(255 * torch.rand(1, 3, 32, 32)))
+    images = network.normalize(list(255 * torch.rand(1, 3, 32, 32)))
     dense = clip.embed(images).dense
     cosine = torch.einsum("bdhw,kd->bkhw", dense, text.phrase_prototypes)
     best = torch.stack((cosine[:, 0], torch.maximum(cosine[:, 1], cosine[:, 2]), cosine[:, 3]), dim=1)

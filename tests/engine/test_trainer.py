@@ -226,4 +226,4 @@ def test_a_run_on_the_cpu_leaves_gpus_alone(monkeypatch):
 
     state = RandomState()
     state.collect()
-    assert [of_process["cuda"] for of_process in state.state_dict()["processes"]] == [None]
+    assert [process_state["cuda"] for process_state in state.state_dict()["processes"]] == [None]

@@ -219,7 +219,7 @@ def test_order_and_batching_of_images_do_not_matter():
     assert forward.evaluate() == backward.evaluate() == together.evaluate()
 
 
-def test_reset_forgets():
+def test_reset_removes_all_counts():
     truths, predictions = random_maps(seed=4, count=2, num_classes=3)
     evaluator = evaluator_of(truths, "abc")
     feed(evaluator, predictions)
@@ -339,7 +339,7 @@ def test_results_file_is_valid_json_with_null_for_nan(tmp_path):
     write_results({"sem_seg": scores, "counts": [np.int64(3), np.float32("nan")]}, str(path))
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert content["sem_seg"]["IoU"] == {"a": 100.0, "naïve": None}

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hiervl.evaluation import SlidingWindowSegmenter, label_maps, resizing, sliding_window_positions
-from hiervl.evaluation.sliding_window import averaged_strips, cut, normalise_over_classes, plan_windows
+from hiervl.evaluation.sliding_window import averaged_strips, cut, normalize_over_classes, plan_windows
 
 
 class PixelwiseModel(nn.Module):
@@ -68,7 +68,7 @@ def mean_map(model, image, crop_size, overlap=0.5, **options):
         lambda window: cut(image, window),
         size,
         plan_windows(size, crop_size, overlap),
-        lambda pixels, _: normalise_over_classes(model.semantic_maps(pixels)),
+        lambda pixels, _: normalize_over_classes(model.semantic_maps(pixels)),
         **options,
     ):
         if whole is None:
@@ -83,7 +83,7 @@ def mean_map_in_one_piece(model, image, crop_size, out_size):
     """The same by a whole accumulator and ``F.interpolate``."""
     total = weight = 0
     for top, left, height, width, _, _ in plan_windows(tuple(image.shape[-2:]), crop_size):
-        part = normalise_over_classes(model.semantic_maps(image[None, :, top : top + height, left : left + width]))[0]
+        part = normalize_over_classes(model.semantic_maps(image[None, :, top : top + height, left : left + width]))[0]
         beside = (left, image.shape[2] - left - width, top, image.shape[1] - top - height)
         total = total + F.pad(part, beside)
         weight = weight + F.pad(torch.ones(height, width), beside)
@@ -135,7 +135,7 @@ def test_positions_refuse_what_cannot_cover(length, window, overlap):
 def test_pixelwise_model_gives_the_whole_image_result(height, width, window_batch):
     image = random_image(height, width)
     model = PixelwiseModel()
-    whole = normalise_over_classes(model.semantic_maps(image[None]))[0]
+    whole = normalize_over_classes(model.semantic_maps(image[None]))[0]
     torch.testing.assert_close(mean_map(model, image, 16, window_batch=window_batch), whole)
 
     segmenter = SlidingWindowSegmenter(model, crop_size=16, overlap=0.5, window_batch=window_batch)
@@ -184,7 +184,7 @@ def test_windows_have_equal_weight():
     torch.testing.assert_close(class_map, torch.stack([first_class, 1 - first_class]))
 
 
-def test_each_window_is_normalised_before_averaging():
+def test_each_window_is_normalized_before_averaging():
     class Louder(WindowCounter):
         def semantic_maps(self, images):
             maps = super().semantic_maps(images)
@@ -217,7 +217,7 @@ def test_resizing_is_bilinear():
 
 
 def test_pixels_without_any_score_are_uniform():
-    torch.testing.assert_close(normalise_over_classes(torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.25))
+    torch.testing.assert_close(normalize_over_classes(torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.25))
 
 
 def test_records_no_gradients_and_changes_no_mode():
@@ -295,7 +295,7 @@ def test_strips_of_several_scales_are_the_mean(max_width):
         lambda window: cut(image, window),
         (33, 47),
         plan_windows((33, 47), 8, scales=(1.0, 0.5, 2.0)),
-        lambda pixels, windows: normalise_over_classes(pixels),
+        lambda pixels, windows: normalize_over_classes(pixels),
         window_batch=3,
         blend=True,
         max_width=max_width,
@@ -305,20 +305,20 @@ def test_strips_of_several_scales_are_the_mean(max_width):
         place = result[:, top : top + class_map.shape[1], left : left + class_map.shape[2]]
         assert place.isnan().all()
         place.copy_(class_map)
-    expected = normalise_over_classes(image[None])[0]
+    expected = normalize_over_classes(image[None])[0]
     away = torch.arange(47).sub(30).abs() > 4  # resizing blurs the border between the colours
     torch.testing.assert_close(result[:, :, away], expected[:, :, away])
     torch.testing.assert_close(result.sum(0), torch.ones(33, 47))
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.7, 2.0])
-def test_a_window_at_a_scale_is_shown_and_answered_about_the_centres_of_pixels(resize_by_opencv, scale):
+def test_a_window_at_a_scale_is_shown_and_answered_about_the_centers_of_pixels(resize_by_opencv, scale):
     """Its pixels as Pillow resizes them, which widens its filter in shrinking; its class map as OpenCV does."""
     image, shown, answers = random_image(12, 16), [], []
 
     def predict(pixels, windows):
         shown.append(pixels)
-        answers.append(normalise_over_classes(torch.rand(1, 3, *pixels.shape[2:])))
+        answers.append(normalize_over_classes(torch.rand(1, 3, *pixels.shape[2:])))
         return answers[-1]
 
     (window,) = plan_windows((12, 16), 64, scales=(scale,))

@@ -75,7 +75,7 @@ def accept_predictions(path):
     path.write_text(json.dumps(tasks))
 
 
-def test_what_the_tools_need_beside_the_outlines(tmp_path):
+def test_drafts_have_the_extra_fields_that_the_tools_need(tmp_path):
     for form in PLACES:
         write_drafts(tmp_path, form, [clouds(0)])
     labelme = json.loads((tmp_path / "out/labelme/deep/a 0.json").read_text())

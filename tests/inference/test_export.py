@@ -16,9 +16,9 @@ from hiervl.inference.export.graph import export_form
 from hiervl.utils.errors import UserError
 
 NEW_NAMES = ["background", "sky", "wild dog"]
-# More text rows than the smallest image has pixels in the decoder's maps, fewer than the largest.
+# More text queries than the smallest image has pixels in the decoder's maps, fewer than the largest.
 MANY_NAMES = ["background", *(f"thing {number}" for number in range(70))]
-# The second is one pixel above a multiple of the stride (16), the third a multiple, as the native grid of the tower.
+# The second is one pixel above a multiple of the stride (16), the third a multiple, as the native grid of the encoder.
 SHAPES = [(3, 40, 70), (1, 33, 17), (1, 64, 64), (2, 96, 48)]
 
 
@@ -43,7 +43,7 @@ def describe_anew(network):
         (("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False), False),
         (("MODEL.META_ARCHITECTURE", "PixelClassifier"), False),
     ],
-    ids=["default", "new classes", "text rows alone", "frozen judge", "no text", "pixel classifier"],
+    ids=["default", "new classes", "text queries alone", "frozen relevance", "no text", "pixel classifier"],
 )
 def test_export_form_computes_the_same(make_network, overrides, new_classes):
     network = make_network(*overrides).eval()
@@ -63,7 +63,7 @@ def test_inactive_classes_are_what_the_export_form_hides(make_network):
     """Else the comparison above would say nothing of them."""
     network = make_network().eval()
     text = network.encode_text()
-    images = network.normalise(list(255 * torch.rand(4, 3, 64, 64)))
+    images = network.normalize(list(255 * torch.rand(4, 3, 64, 64)))
     with torch.no_grad():
         eager = network.segment(images, text).text_queries
         with export_form(network):
@@ -129,8 +129,8 @@ def run_alone(path):
     return lambda batch: torch.from_numpy(session.run(["scores"], {"images": batch.numpy()})[0])
 
 
-def test_graph_does_not_ask_whether_rows_or_pixels_are_more(make_network):
-    """The smallest image has fewer pixels than text rows, the largest more."""
+def test_one_graph_is_right_for_more_queries_than_pixels_and_for_fewer(make_network):
+    """The smallest image has fewer pixels than text queries, the largest more."""
     network = make_network(*SMALL).eval()
     network.set_classes(MANY_NAMES, [[name] for name in MANY_NAMES], [0])
     run = export_graph(FixedClassSegmenter(network)).module()
@@ -163,13 +163,13 @@ def test_file_that_differs_is_an_error_and_not_kept(monkeypatch, make_network, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tolerance_is_the_user_s(monkeypatch, make_network, make_cfg, tmp_path):
+def test_the_users_tolerance_decides(monkeypatch, make_network, make_cfg, tmp_path):
     def shifted(network, images):
         return network.semantic_maps(images) + 0.01
 
     exported = export_stand_in(monkeypatch, make_network, make_cfg, tmp_path / "a.fake", shifted, tolerance=0.02)
-    assert [round(of_batch.difference, 4) for of_batch in exported.parity] == [0.01] * 3
-    assert {of_batch.agreement for of_batch in exported.parity} == {1.0}
+    assert [round(batch_parity.difference, 4) for batch_parity in exported.parity] == [0.01] * 3
+    assert {batch_parity.agreement for batch_parity in exported.parity} == {1.0}
 
 
 def test_mistakes_are_answered_before_any_work(monkeypatch, save_run, tmp_path, capsys):

@@ -9,33 +9,33 @@ from torch import nn
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.evaluation import label_maps
 from hiervl.inference.predictor import HierVLPredictor, pixels_of
-from hiervl.modeling.hiervl import InstanceRows
+from hiervl.modeling.hiervl import InstancePredictions
 from hiervl.utils.errors import UserError
 
 CLASSES = [ClassDefinition(name, (name,), (0, 0, 0), name == "wall") for name in ("wall", "ball", "cube")]
 
 
-class ColourNetwork(nn.Module):
-    """Red is class 0, green 1, blue 2; one instance row follows green, one blue."""
+class ColorNetwork(nn.Module):
+    """Red is class 0, green 1, blue 2; one instance query follows green, one blue."""
 
     device = torch.device("cpu")
 
-    def __init__(self, rows=2):
+    def __init__(self, num_queries=2):
         super().__init__()
-        self.has_instance_rows = rows > 0
+        self.has_instance_queries = num_queries > 0
         self.sizes = []
 
-    def semantic_maps_and_rows(self, images):
+    def semantic_maps_and_instances(self, images):
         self.sizes.append(tuple(images.shape))
         masks = torch.where(images[:, 1:] > 127, 20.0, -20.0)
         logits = torch.tensor([[0.0, 20, 0, 0], [0, 0, 20.0, 0]]).expand(len(images), -1, -1)
-        return images.float(), InstanceRows(logits, masks, images.shape[2:])
+        return images.float(), InstancePredictions(logits, masks, images.shape[2:])
 
     def semantic_maps(self, images):
-        return self.semantic_maps_and_rows(images)[0]
+        return self.semantic_maps_and_instances(images)[0]
 
 
-def colours(height, width):
+def colors(height, width):
     """A red image with a green and a blue rectangle."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = 255
@@ -44,13 +44,13 @@ def colours(height, width):
     return image
 
 
-def simple(rows=2, **options):
-    return HierVLPredictor(ColourNetwork(rows), CLASSES, **{"crop_size": 16, "overlap": 0.25, **options})
+def simple(num_queries=2, **options):
+    return HierVLPredictor(ColorNetwork(num_queries), CLASSES, **{"crop_size": 16, "overlap": 0.25, **options})
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_windows_are_put_together(flip):
-    image = colours(20, 40)
+    image = colors(20, 40)
     prediction = simple(flip=flip)(image)
     np.testing.assert_array_equal(prediction.semantic, image.argmax(2))
     assert prediction.semantic.dtype == np.uint8
@@ -59,7 +59,7 @@ def test_windows_are_put_together(flip):
 
 
 def test_objects_across_windows_are_one_instance_and_one_segment():
-    prediction = simple()(colours(20, 40))
+    prediction = simple()(colors(20, 40))
     found = {instance.label: instance for instance in prediction.instances}
     assert len(prediction.instances) == 2
     assert found[1].box == (2, 3, 8, 20) and found[2].box == (6, 15, 12, 30)
@@ -69,29 +69,29 @@ def test_objects_across_windows_are_one_instance_and_one_segment():
     assert areas == [(0, False, 618), (1, True, 92), (2, True, 90)]
 
 
-def test_without_instance_rows_connected_regions_are_the_instances():
-    prediction = simple(rows=0)(colours(20, 40))
+def test_without_instance_queries_connected_regions_are_the_instances():
+    prediction = simple(num_queries=0)(colors(20, 40))
     assert sorted((i.label, i.area) for i in prediction.instances) == [(1, 92), (2, 90)]
     assert sorted(s.label for s in prediction.panoptic.segments) == [0, 1, 2]
 
 
 def test_things_are_chosen_by_name():
-    prediction = simple(things=["cube"])(colours(20, 40))
+    prediction = simple(things=["cube"])(colors(20, 40))
     assert [instance.label for instance in prediction.instances] == [2]
     with pytest.raises(UserError, match="no class 'sphere'"):
         simple(things=["sphere"])
 
 
-def test_what_is_not_asked_for_is_left_out():
-    prediction = simple()(colours(20, 40), instances=False, panoptic=False)
+def test_results_that_are_not_asked_for_are_left_out():
+    prediction = simple()(colors(20, 40), instances=False, panoptic=False)
     assert prediction.instances is None and prediction.panoptic is None
 
 
 def test_scales_and_the_short_side_decide_what_the_network_sees():
     predictor = simple(scales=(1.0, 2.0), short_side=10)  # half size, then its own
-    prediction = predictor(colours(20, 40))
+    prediction = predictor(colors(20, 40))
     assert {size[2:] for size in predictor.network.sizes} == {(10, 16), (16, 16)}
-    assert (prediction.semantic == colours(20, 40).argmax(2)).mean() > 0.95  # borders blur
+    assert (prediction.semantic == colors(20, 40).argmax(2)).mean() > 0.95  # borders blur
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_all_kinds_of_images_are_the_same_pixels(tmp_path):
-    image = colours(20, 40)
+    image = colors(20, 40)
     expected = torch.from_numpy(image).permute(2, 0, 1)
     Image.fromarray(image).save(tmp_path / "a.png")
     transparent = np.concatenate([image, np.full((20, 40, 1), 7, np.uint8)], 2)
@@ -119,19 +119,19 @@ def test_all_kinds_of_images_are_the_same_pixels(tmp_path):
         str(tmp_path / "a.png"),
     ):
         assert torch.equal(pixels_of(same), expected)
-    grey = image[..., 0]
-    for same in (grey, grey[..., None], Image.fromarray(grey), torch.from_numpy(grey)[None]):
-        assert torch.equal(pixels_of(same), torch.from_numpy(grey).expand(3, -1, -1))
+    gray = image[..., 0]
+    for same in (gray, gray[..., None], Image.fromarray(gray), torch.from_numpy(gray)[None]):
+        assert torch.equal(pixels_of(same), torch.from_numpy(gray).expand(3, -1, -1))
 
 
 def test_a_photo_is_turned_as_its_camera_says():
-    image = Image.fromarray(colours(20, 40))
+    image = Image.fromarray(colors(20, 40))
     exif = image.getexif()
     exif[0x0112] = 6  # turn by 90° clockwise to see it upright
     image.info["exif"] = exif.tobytes()
     turned = pixels_of(image)
     assert turned.shape == (3, 40, 20)
-    np.testing.assert_array_equal(turned.permute(1, 2, 0).numpy(), np.rot90(colours(20, 40), -1))
+    np.testing.assert_array_equal(turned.permute(1, 2, 0).numpy(), np.rot90(colors(20, 40), -1))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_a_photo_is_turned_as_its_camera_says():
     [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.int64), np.full((4, 4), 200.0), np.zeros((0, 4, 3), np.uint8),
      torch.zeros(4, 4, 3), [1, 2]],
 )  # fmt: skip
-def test_what_is_no_image_is_refused(wrong):
+def test_arrays_that_are_not_images_are_refused(wrong):
     with pytest.raises(ValueError):
         pixels_of(wrong)
 
 
 def test_strips_cover_an_image_that_is_read_by_windows(monkeypatch):
-    image = colours(50, 90)
+    image = colors(50, 90)
     monkeypatch.setattr(label_maps, "CLASS_MAP_BYTES", 1)  # columns of two windows
     read = []
 

@@ -45,33 +45,33 @@ def test_a_network_without_language_predicts_its_own_classes_alone(save_run):
     predictor = HierVLPredictor.from_checkpoint(folder, device="cpu")
     image = 255 * torch.rand(3, 40, 72, generator=torch.Generator().manual_seed(0))
     prediction = predictor(image.byte())
-    assert prediction.semantic.shape == (40, 72) and not predictor.has_instance_rows
+    assert prediction.semantic.shape == (40, 72) and not predictor.has_instance_queries
     other = [ClassDefinition("unseen", ("unseen",), (1, 2, 3))]
     with pytest.raises(UserError, match="has no language"):
         HierVLPredictor.from_checkpoint(folder, device="cpu", classes=other)
 
 
 @torch.no_grad()
-def test_a_frozen_judge_comes_from_its_own_weights(save_run, clip_file, tmp_path):
-    """The frozen CLIP is in no checkpoint: it must not be taken from the random tower that the rest is loaded into."""
+def test_a_frozen_clip_comes_from_its_own_weights(save_run, clip_file, tmp_path):
+    """The frozen CLIP is in no checkpoint: it must not come from the random encoder of the network."""
     torch.manual_seed(1)
     clip, *_ = load_clip(clip_file, "")
     weights = tmp_path / "clip.pt"
     torch.save(clip.state_dict(), weights)
     network, folder = save_run("MODEL.HSQG.IMAGE_EMBEDDING", "frozen", "MODEL.CLIP.PRETRAINED", str(weights))
     restored = restore_network(str(folder), device="cpu").network
-    images = network.normalise(list(255 * torch.rand(1, 3, 32, 32)))
+    images = network.normalize(list(255 * torch.rand(1, 3, 32, 32)))
     expected = network.frozen_clip.embed(images, pooled=True).pooled
     torch.testing.assert_close(restored.frozen_clip.embed(images, pooled=True).pooled, expected)
 
 
 @torch.no_grad()
-def test_a_network_without_text_rows_is_restored(save_run):
+def test_a_network_without_text_queries_is_restored(save_run):
     _, folder = save_run("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False)
     assert restore_network(str(folder), device="cpu").network.gate is None
 
 
-def test_phrases_and_colours_travel_in_the_checkpoint(save_run):
+def test_phrases_and_colors_travel_in_the_checkpoint(save_run):
     name = "restore_test_dataset"
     names = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
     phrases = [("wall", "floor"), *[(name,) for name in names[1:]]]
@@ -114,7 +114,7 @@ def test_a_checkpoint_without_class_records_names_its_classes(save_run):
     assert classes[2] == ClassDefinition("red bus", ("red bus",), distinct_color(2), False)
 
 
-def test_what_is_no_run_is_said_in_a_sentence(save_run, tmp_path):
+def test_a_folder_without_a_run_is_one_sentence(save_run, tmp_path):
     with pytest.raises(UserError, match="neither a checkpoint nor a run"):
         find_checkpoint(str(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
@@ -145,7 +145,7 @@ def test_records_are_a_class_file(tmp_path):
     assert read_classes(tmp_path / "classes.yaml") == classes
 
 
-def test_classes_of_an_unknown_dataset_have_colours_of_their_own():
+def test_classes_of_an_unknown_dataset_have_colors_of_their_own():
     first, second = definitions_of(["a", "b"], "no_such_dataset", ["b"])
     assert first.phrases == ("a",) and first.color != second.color and second.background
 

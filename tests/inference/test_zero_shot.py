@@ -74,13 +74,13 @@ def test_scores_of_classes_and_phrases_by_hand():
     assert c == ("c", pytest.approx(100 / 2))  # claims 1 and 2; the truth is 2
 
 
-def test_what_nobody_shows_nor_claims_has_no_score():
+def test_a_class_that_no_pixel_shows_or_is_predicted_as_has_no_score():
     scores = ZeroShotScores(["x", "y"], [["a"], ["b"]])
     scores.add(maps([[1.0], [0.0]], [[1], [0]]), np.array([[0]]))
     assert math.isnan(scores.phrase_scores()[1][0][1])
 
 
-def test_each_class_is_pictured_where_it_is_largest():
+def test_each_class_is_shown_on_the_image_with_most_of_it():
     image = np.zeros((1, 3, 3), dtype=np.uint8)
     pictures = ClassPictures(["x", "y", "z"])
     said = maps([[1.0] * 3, [0.0] * 3, [0.0] * 3], [[0] * 3])

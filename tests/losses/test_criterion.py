@@ -24,15 +24,15 @@ def inner_points(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *size, **options: 0.2 + 0.6 * rand(*size, **options))
 
 
-def predictions(rows=3, layers=2, batch=1):
-    """One text row of class 0, one of class 1, then instance rows; a mask has one value everywhere."""
+def predictions(queries=3, layers=2, batch=1):
+    """One text query of class 0, one of class 1, then instance queries; a mask has one value everywhere."""
     torch.manual_seed(0)
     return QueryPredictions(
-        pred_logits=[torch.randn(batch, rows, 3, requires_grad=True) for _ in range(layers)],
-        pred_masks=[torch.randn(batch, rows, 1, 1).repeat(1, 1, 4, 4).requires_grad_() for _ in range(layers)],
-        joint_embeddings=F.normalize(torch.randn(batch, rows, 4), dim=-1).requires_grad_(),
-        row_classes=torch.tensor([0, 1] + [-1] * (rows - 2)).expand(batch, -1),
-        row_valid=torch.ones(batch, rows, dtype=torch.bool),
+        pred_logits=[torch.randn(batch, queries, 3, requires_grad=True) for _ in range(layers)],
+        pred_masks=[torch.randn(batch, queries, 1, 1).repeat(1, 1, 4, 4).requires_grad_() for _ in range(layers)],
+        joint_embeddings=F.normalize(torch.randn(batch, queries, 4), dim=-1).requires_grad_(),
+        query_classes=torch.tensor([0, 1] + [-1] * (queries - 2)).expand(batch, -1),
+        query_valid=torch.ones(batch, queries, dtype=torch.bool),
     )
 
 
@@ -45,7 +45,7 @@ def run(criterion, predicted, sem_segs, relevance_logits=None, scores=None):
 
 
 def test_all_losses_by_hand():
-    """One image full of class 0: text row 0 and the instance row fit it, text row 1 is absent and has no mask."""
+    """One image full of class 0: text query 0 and the instance query fit it, text query 1 is absent and has no mask."""
     predicted = predictions()
     criterion = SupervisedCriterion(weights=ALL, num_points=16)
     gate = torch.tensor([[0.3, -0.4]])
@@ -64,8 +64,8 @@ def test_all_losses_by_hand():
     for suffix, logits, masks in zip(("_0", ""), predicted.pred_logits, predicted.pred_masks):
         log = logits.log_softmax(-1)[0]
         # Rows 0 and 2 are class 0 with weight 1; row 1 is "no object" with weight 0.1.
-        of_class = -(log[0, 0] + 0.1 * log[1, 2] + log[2, 0]) / 2.1
-        torch.testing.assert_close(losses[f"loss_class{suffix}"], 2.0 * of_class)
+        class_cost = -(log[0, 0] + 0.1 * log[1, 2] + log[2, 0]) / 2.1
+        torch.testing.assert_close(losses[f"loss_class{suffix}"], 2.0 * class_cost)
         mask = masks[0, :, 0, 0]
         bce = (F.softplus(-mask[0]) + F.softplus(-mask[2])) / 2
         torch.testing.assert_close(losses[f"loss_mask{suffix}"], 5.0 * bce)
@@ -73,7 +73,7 @@ def test_all_losses_by_hand():
         full = [1 - (2 * 16 * p[i] + 1) / (16 * p[i] + 16 + 1) for i in (0, 2)]
         torch.testing.assert_close(losses[f"loss_dice{suffix}"], 5.0 * (full[0] + full[1]) / 2)
     assert losses["loss_pixel"].item() == pytest.approx(math.log(2), abs=1e-4)
-    # Only the instance row is aligned: ‖φ − t‖² = 2 − 2·cos, and t of class 0 is the first axis.
+    # Only the instance query is aligned: ‖φ − t‖² = 2 − 2·cos, and t of class 0 is the first axis.
     torch.testing.assert_close(losses["loss_align"], 0.5 * (2 - 2 * predicted.joint_embeddings[0, 2, 0]))
     expected = (F.softplus(torch.tensor(-0.3)) + F.softplus(torch.tensor(-0.4))) / 2
     torch.testing.assert_close(losses["loss_relevance"], expected)
@@ -82,7 +82,7 @@ def test_all_losses_by_hand():
 def test_an_image_without_labels_changes_nothing():
     """It adds to no average and gets no gradient, whatever is predicted for it."""
     predicted = predictions(batch=2)
-    labelled = torch.ones(4, 4, dtype=torch.long)
+    labeled = torch.ones(4, 4, dtype=torch.long)
     criterion = SupervisedCriterion(weights=ALL, num_points=64)
     gate, scores = torch.randn(2, 2, requires_grad=True), torch.randn(2, 2, 4, 4).sigmoid().requires_grad_()
 
@@ -93,11 +93,11 @@ def test_an_image_without_labels_changes_nothing():
         [first(x) for x in predicted.pred_logits],
         [first(x) for x in predicted.pred_masks],
         first(predicted.joint_embeddings),
-        predicted.row_classes[:1],
-        predicted.row_valid[:1],
+        predicted.query_classes[:1],
+        predicted.query_valid[:1],
     )
-    losses = run(criterion, predicted, [labelled, torch.full((4, 4), 255)], gate, scores)
-    expected = run(criterion, alone, [labelled], first(gate), first(scores))
+    losses = run(criterion, predicted, [labeled, torch.full((4, 4), 255)], gate, scores)
+    expected = run(criterion, alone, [labeled], first(gate), first(scores))
     for name in expected:
         torch.testing.assert_close(losses[name], expected[name])
     sum(losses.values()).backward()
@@ -117,9 +117,9 @@ def test_a_batch_without_labels_costs_nothing(assignment):
         assert (x.grad == 0).all()
 
 
-def test_padded_rows_are_left_out_of_the_classification():
-    predicted = predictions(rows=4)
-    padded = predicted._replace(row_valid=torch.tensor([[True, False, True, True]]))
+def test_padded_queries_are_left_out_of_the_classification():
+    predicted = predictions(queries=4)
+    padded = predicted._replace(query_valid=torch.tensor([[True, False, True, True]]))
     criterion = SupervisedCriterion(weights=ALL, num_points=16)
     losses = run(criterion, padded, [torch.zeros(4, 4, dtype=torch.long)])
     sum(losses.values()).backward()
@@ -170,8 +170,8 @@ def test_pseudo_losses_by_hand():
     for suffix, logits, masks in zip(("_0", ""), predicted.pred_logits, predicted.pred_masks):
         log = logits.log_softmax(-1)
         # Three queries are settled: class 0 in both images, and "no object" (weight 0.1) for class 1 in image 1.
-        of_class = -(log[0, 0, 0] + 3 * (log[1, 0, 0] + 0.1 * log[1, 1, 2])) / 2.1
-        torch.testing.assert_close(losses[f"loss_pseudo_class{suffix}"], 2.0 * of_class)
+        class_cost = -(log[0, 0, 0] + 3 * (log[1, 0, 0] + 0.1 * log[1, 1, 2])) / 2.1
+        torch.testing.assert_close(losses[f"loss_pseudo_class{suffix}"], 2.0 * class_cost)
         mask = masks[:, 0, 0, 0]
         bce = (F.softplus(-mask[0]) + 3 * F.softplus(-mask[1])) / 2
         torch.testing.assert_close(losses[f"loss_pseudo_mask{suffix}"], 5.0 * bce)
@@ -231,7 +231,7 @@ def test_the_alignment_moves_the_queries_and_not_the_text():
 
 def test_losses_of_two_images_are_means_over_all_their_queries():
     """Both full of one class each, and both masks of it, of the text query and of an instance query, are looked at."""
-    predicted = predictions(rows=4, layers=1, batch=2)
+    predicted = predictions(queries=4, layers=1, batch=2)
     criterion = SupervisedCriterion(weights=dict.fromkeys(ALL, 1.0), num_points=16)
     gate = torch.tensor([[0.3, -0.4], [1.2, 0.5]])
     seen = []
@@ -241,16 +241,16 @@ def test_losses_of_two_images_are_means_over_all_their_queries():
         )
         losses = run(criterion, predicted, [torch.full((4, 4), label) for label in (0, 1)], gate)
     (found,) = seen[0]
-    instances = [(image, row) for image in (0, 1) for row in (2, 3) if found.target_classes[image, row] == image]
+    instances = [(image, query) for image in (0, 1) for query in (2, 3) if found.target_classes[image, query] == image]
     assert len(instances) == 2 and {image for image, _ in instances} == {0, 1}
-    rows = [(0, 0), (1, 1), *instances]
-    masks = torch.stack([predicted.pred_masks[0][image, row, 0, 0] for image, row in rows])
+    queries = [(0, 0), (1, 1), *instances]
+    masks = torch.stack([predicted.pred_masks[0][image, query, 0, 0] for image, query in queries])
     torch.testing.assert_close(losses["loss_mask"], F.softplus(-masks).mean())
     p = masks.sigmoid()
     torch.testing.assert_close(losses["loss_dice"], (1 - (32 * p + 1) / (16 * p + 17)).mean())
     joint = predicted.joint_embeddings
     torch.testing.assert_close(
-        losses["loss_align"], torch.stack([2 - 2 * joint[image, row, image] for image, row in instances]).mean()
+        losses["loss_align"], torch.stack([2 - 2 * joint[image, query, image] for image, query in instances]).mean()
     )
     signs = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
     torch.testing.assert_close(losses["loss_relevance"], F.softplus(signs * gate).mean())
@@ -258,7 +258,7 @@ def test_losses_of_two_images_are_means_over_all_their_queries():
 
 def test_a_batch_of_queries_without_object_is_averaged_by_their_weight():
     """One query alone counts, with the weight 0.1: its plain cross-entropy."""
-    predicted = predictions(rows=2, layers=1)._replace(row_valid=torch.tensor([[True, False]]))
+    predicted = predictions(queries=2, layers=1)._replace(query_valid=torch.tensor([[True, False]]))
     criterion = SupervisedCriterion(weights={**dict.fromkeys(ALL, 0.0), "class": 1.0}, num_points=16)
     losses = run(criterion, predicted, [torch.ones(4, 4, dtype=torch.long)])
     torch.testing.assert_close(losses["loss_class"], -predicted.pred_logits[0].log_softmax(-1)[0, 0, 2])

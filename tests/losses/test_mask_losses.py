@@ -11,7 +11,7 @@ from hiervl.losses.mask_losses import (
 )
 
 
-def test_equal_mask2former():
+def test_mask_losses_equal_mask2former():
     mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
     torch.manual_seed(0)
     logits, targets = 3 * torch.randn(5, 40), torch.rand(5, 40)
@@ -33,14 +33,14 @@ def test_points_without_label_do_not_count():
     assert (found[:, 2] == 0).all()
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(0)
     logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     targets, counts = torch.rand(3, 5, dtype=torch.float64), torch.tensor([1.0, 1, 1, 0, 1], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: sampled_mask_losses(x, targets, counts.expand(3, -1)), logits)
 
 
-def test_point_sample_at_the_centres_of_pixels_reads_them():
+def test_point_sample_at_the_centers_of_pixels_reads_them():
     maps = torch.arange(6.0).view(1, 1, 2, 3)
     points = torch.tensor([[[1 / 6, 0.25], [0.5, 0.25], [5 / 6, 0.75], [1 / 3, 0.5]]])  # (x, y)
     torch.testing.assert_close(point_sample(maps, points), torch.tensor([[[0.0, 1.0, 5.0, 2.0]]]))
@@ -90,7 +90,7 @@ def test_the_smallest_values_of_every_row(kind):
         torch.testing.assert_close(values.gather(1, places).sort(dim=1).values, expected, equal_nan=True)
 
 
-def test_the_smallest_values_stay_in_their_row_where_others_have_more():
+def test_the_smallest_values_stay_in_their_row_if_others_have_more():
     """A row of NaN has none, another one has two that are equal: together as many as are asked for."""
     nan = float("nan")
     places = _smallest(torch.tensor([[nan, nan, nan], [0.5, 0.5, 1.0]]), 1)
@@ -99,7 +99,7 @@ def test_the_smallest_values_stay_in_their_row_where_others_have_more():
     assert places[0, 0] in (0, 1) and 0 <= places[1, 0] < 3
 
 
-def test_one_labelled_point_is_the_mean_of_itself():
+def test_one_labeled_point_is_the_mean_of_itself():
     cross_entropy, dice = sampled_mask_losses(torch.tensor([[0.3, 5.0]]), torch.ones(1, 2), torch.tensor([[1.0, 0.0]]))
     p = torch.tensor(0.3).sigmoid()
     torch.testing.assert_close(cross_entropy[0], -p.log())

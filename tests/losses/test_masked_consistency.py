@@ -97,7 +97,7 @@ def test_pixel_text_by_hand():
         assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(1)
     masked = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     whole, texts = torch.randn(1, 3, 2, 2).double(), F.normalize(torch.randn(4, 3).double(), dim=1)
@@ -121,7 +121,7 @@ def test_identical_encoders_on_an_unmasked_image_agree(make_network):
     from hiervl.modeling.frozen_clip import FrozenClip
 
     network = make_network("MODEL.CLIP.VISUAL_PROMPTS", 0, trained=False)
-    images = network.normalise(list(255 * torch.rand(2, 3, 64, 64)))
+    images = network.normalize(list(255 * torch.rand(2, 3, 64, 64)))
     whole = FrozenClip(network.backbone, 10.0).embed(images).dense
     everything = torch.ones(2, 8, 8, dtype=torch.bool)
     with torch.no_grad():

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from hiervl.losses.pixel_losses import normalised, pixel_cross_entropy, pixel_entropy, resized_at_labels
+from hiervl.losses.pixel_losses import normalized, pixel_cross_entropy, pixel_entropy, resized_at_labels
 
 
-def test_by_hand():
+def test_pixel_cross_entropy_by_hand():
     """Four pixels of two classes with S = (3, 1), (2, 2), (1, 7), (5, 5); the third is ignored."""
     scores = torch.tensor([[3.0, 2.0, 1.0, 5.0], [1.0, 2.0, 7.0, 5.0]]).view(1, 2, 1, 4)
     labels = torch.tensor([0, 1, 255, 1]).view(1, 1, 4)
@@ -32,14 +32,14 @@ def test_balanced_pixels_by_hand():
     assert pixel_cross_entropy(scores, labels, 255, balance=0.5).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_scores_are_resized_before_they_are_normalised():
+def test_scores_are_resized_before_they_are_normalized():
     scores = torch.tensor([[[[1.0]], [[3.0]]]])
     labels = torch.zeros(1, 4, 4, dtype=torch.long)
     assert pixel_cross_entropy(scores, labels, 255).item() == pytest.approx(-math.log(1 / 4), abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [(12, 16), (7, 11)])
-def test_scores_are_resized_about_the_centres_of_pixels(resize_by_opencv, size):
+def test_scores_are_resized_about_the_centers_of_pixels(resize_by_opencv, size):
     torch.manual_seed(0)
     scores = 0.1 + torch.rand(2, 3, 4, 5, dtype=torch.float64)
     labels = torch.randint(0, 3, (2, *size))
@@ -49,16 +49,16 @@ def test_scores_are_resized_about_the_centres_of_pixels(resize_by_opencv, size):
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(2, 3, 2, 2), 1e-30 * torch.ones(2, 3, 2, 2)])
-def test_pixels_that_no_row_claims_stay_finite(scores):
+def test_pixels_that_no_query_predicts_stay_finite(scores):
     scores.requires_grad_()
     loss = pixel_cross_entropy(scores, torch.ones(2, 2, 2, dtype=torch.long), 255)
     loss.backward()
     assert loss.item() == pytest.approx(math.log(3), abs=1e-4)  # as if uniform
     assert scores.grad.isfinite().all()
-    torch.testing.assert_close(normalised(scores.detach()), torch.full_like(scores, 1 / 3))
+    torch.testing.assert_close(normalized(scores.detach()), torch.full_like(scores, 1 / 3))
 
 
-def test_nothing_labelled_is_zero_with_zero_gradient():
+def test_nothing_labeled_is_zero_with_zero_gradient():
     scores = torch.rand(2, 3, 2, 2, requires_grad=True)
     loss = pixel_cross_entropy(scores, torch.full((2, 2, 2), 255), 255)
     loss.backward()
@@ -66,7 +66,7 @@ def test_nothing_labelled_is_zero_with_zero_gradient():
     assert pixel_cross_entropy(scores, torch.full((2, 2, 2), 255), 255, balance=0.5).item() == 0
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(0)
     scores = (torch.rand(1, 3, 2, 2, dtype=torch.float64) + 0.1).requires_grad_()
     labels = torch.tensor([[[0, 1, 2, 255], [2, 1, 0, 0]]])

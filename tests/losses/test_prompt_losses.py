@@ -82,7 +82,7 @@ def test_anchor_prefers_every_class_at_its_own_prototype(name):
     assert right.isfinite() and right < prompt_anchor_loss(prototypes.roll(1, 0), prototypes, 0.07, 1.0)
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(0)
     learnt = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     fixed = torch.randn(3, 4, dtype=torch.float64)

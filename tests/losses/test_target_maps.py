@@ -26,7 +26,7 @@ def plain(mask, points):
     return point_sample(mask[None, None].float(), points[None])[0, 0]
 
 
-def test_rows_with_points_of_their_own():
+def test_masks_are_sampled_at_points_of_their_own():
     """Every class, every segment and an empty mask of every image; points reach the border of the image."""
     images = targets()
     rows = [(b, int(c), mask) for b, t in enumerate(images) for c, mask in zip(t.class_labels, t.class_masks)]
@@ -37,9 +37,9 @@ def test_rows_with_points_of_their_own():
     points = torch.rand(len(rows), 50, 2)
     points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 0.6], [0.3, 1.0]])
     which, numbers = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
-    truth, labelled = TargetMaps(images).sample(which, numbers, points)
-    for (which, _, mask), at, of_row, counts in zip(rows, points, truth, labelled):
-        torch.testing.assert_close(of_row, plain(mask, at), atol=1e-5, rtol=0)
+    truth, labeled = TargetMaps(images).sample(which, numbers, points)
+    for (which, _, mask), at, sampled, counts in zip(rows, points, truth, labeled):
+        torch.testing.assert_close(sampled, plain(mask, at), atol=1e-5, rtol=0)
         assert torch.equal(counts.bool(), plain(images[which % 3].valid, at) > 0.5)
 
 
@@ -48,10 +48,10 @@ def test_all_segments_at_shared_points():
     torch.manual_seed(0)
     points = torch.rand(80, 2)
     most = max(len(target.segment_labels) for target in images)
-    truth, labelled = TargetMaps(images).segments_at(points, most)
-    assert truth.shape == (3, most, 80) and labelled.shape == (3, 1, 80)
-    for target, of_image, counts in zip(images, truth, labelled):
+    truth, labeled = TargetMaps(images).segments_at(points, most)
+    assert truth.shape == (3, most, 80) and labeled.shape == (3, 1, 80)
+    for target, image_truth, counts in zip(images, truth, labeled):
         for s in range(most):
             mask = target.segment_masks[s] if s < len(target.segment_labels) else torch.zeros(SIZE)
-            torch.testing.assert_close(of_image[s], plain(mask, points), atol=1e-5, rtol=0)
+            torch.testing.assert_close(image_truth[s], plain(mask, points), atol=1e-5, rtol=0)
         assert torch.equal(counts[0].bool(), plain(target.valid, points) > 0.5)

@@ -34,7 +34,7 @@ def dense_embedding(visual, images, dense):
     return dense.transpose(1, 2).reshape(batch, -1, height, width)
 
 
-def randomise(visual):
+def randomize(visual):
     """open_clip starts biases at 0 and norms at 1, which would hide a missing one."""
     with torch.no_grad():
         for name, parameter in visual.named_parameters():
@@ -47,7 +47,7 @@ def test_embeddings_equal_open_clip(name, dense, clip_file):
     torch.manual_seed(0)
     clip, *_ = load_clip(clip_file if name == "tiny" else name, "")
     clip.eval()
-    randomise(clip.visual)
+    randomize(clip.visual)
     last = len(clip.visual.transformer.resblocks) - 1
     encoder = ClipImageEncoder(clip.visual, blocks=(0, 1, 2, last), num_prompts=0, dense=dense).eval()
     images = torch.randn(2, 3, *clip.visual.image_size)
@@ -111,7 +111,7 @@ def test_position_embedding_of_another_grid_is_resized_bicubically(clip, resize_
     assert torch.equal(encoder._position_embedding((8, 8)), learnt)  # its own
 
 
-def test_details_of_patches_of_14_pixels_are_resized_about_the_centres_of_pixels(resize_by_opencv):
+def test_details_of_patches_of_14_pixels_are_resized_about_the_centers_of_pixels(resize_by_opencv):
     torch.manual_seed(0)
     images = torch.randn(1, 3, 28, 56)
     stem = DetailStem(14, (6,))

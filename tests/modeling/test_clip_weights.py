@@ -43,7 +43,7 @@ def embeddings(clip):
     return clip.eval().encode_image(images), clip.encode_text(words)
 
 
-def randomised(clip):
+def randomized(clip):
     """open_clip starts biases at 0 and norms at 1, which would hide that they were exchanged."""
     with torch.no_grad():
         for parameter in clip.parameters():
@@ -56,7 +56,7 @@ def randomised(clip):
 def archive(tmp_path_factory):
     """As OpenAI published: traced, all but norms and embeddings in half precision, three numbers among the buffers."""
     torch.manual_seed(0)
-    model = randomised(open_clip.create_model(QUICK)).eval()
+    model = randomized(open_clip.create_model(QUICK)).eval()
     for name, number in {"input_resolution": 32, "context_length": 24, "vocab_size": 49408}.items():
         vars(model).pop(name, None)
         model.register_buffer(name, torch.tensor(number))
@@ -86,7 +86,7 @@ def transformers_folder(tmp_path_factory):
         projection_dim=SIZES["embed_dim"],
     )  # fmt: skip
     torch.manual_seed(0)
-    model = randomised(CLIPModel(config)).eval()
+    model = randomized(CLIPModel(config)).eval()
     folder = tmp_path_factory.mktemp("transformers")
     model.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
@@ -158,7 +158,7 @@ def test_position_embeddings_of_another_image_size_are_interpolated(archive, tmp
 
 
 @pytest.mark.parametrize("layout", ["openai", "transformers", "open_clip"])
-def test_another_architecture_is_told(archive, transformers_folder, tmp_path, layout):
+def test_another_architecture_is_named(archive, transformers_folder, tmp_path, layout):
     path = {"openai": archive, "transformers": str(transformers_folder[0] / "model.safetensors")}.get(layout)
     if path is None:
         path = str(tmp_path / "weights.pt")

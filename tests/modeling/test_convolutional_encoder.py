@@ -20,7 +20,7 @@ def visual(request, tmp_path):
 
 
 def make_visual(trunk, folder):
-    """open_clip's tower around a trunk of timm with random weights, statistics of its batch norms included."""
+    """open_clip's encoder around a trunk of timm with random weights, statistics of its batch norms included."""
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 64, "timm_model_name": trunk, "timm_pool": "", "timm_proj": "linear"},
@@ -117,6 +117,6 @@ def test_a_frozen_copy_says_the_same_and_keeps_saying_it(visual):
 
 
 @pytest.mark.parametrize("options", [{"frozen_stages": 5}, {"frozen_stages": -1}, {"trainable": "some"}])
-def test_what_cannot_be_is_said(visual, options):
+def test_values_out_of_range_are_user_errors(visual, options):
     with pytest.raises(UserError, match="MODEL.CLIP.(FROZEN_STAGES is 0 to 4|TRAINABLE is one of)"):
         ConvolutionalEncoder(visual, **options)

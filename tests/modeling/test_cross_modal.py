@@ -9,7 +9,7 @@ from hiervl.modeling.cross_modal import (
     few_read_many,
     many_read_few,
     read_valid,
-    saves_on_few_rows,
+    saves_on_few_queries,
 )
 from hiervl.modeling.layers import Attention
 
@@ -26,9 +26,9 @@ def exchange():
 
 def read_by_hand(read, x, source, bias):
     """x + γ·W_o softmax(Q Kᵀ/√d + bias) V of one head, written out (eq. 1)."""
-    normalise = torch.nn.functional.layer_norm
-    query = normalise(x, (8,), read.norm_query.weight, read.norm_query.bias)
-    source = normalise(source, (8,), read.norm_source.weight, read.norm_source.bias)
+    normalize = torch.nn.functional.layer_norm
+    query = normalize(x, (8,), read.norm_query.weight, read.norm_query.bias)
+    source = normalize(source, (8,), read.norm_source.weight, read.norm_source.bias)
     a = read.attention
     scores = a.q_proj(query) @ a.k_proj(source).transpose(1, 2) / math.sqrt(8) + bias
     return x + read.scale * a.out_proj(scores.softmax(-1) @ a.v_proj(source))
@@ -58,7 +58,7 @@ def test_each_direction_can_be_switched_off(direction):
 
 
 @pytest.mark.parametrize("read", ["few read many", "many read few", "fused"])
-def test_what_few_rows_save_changes_nothing(read):
+def test_the_shortcut_for_few_queries_changes_nothing(read):
     """Output and all gradients, of which that of the keys' bias is 0; with a bias where many read few.
 
     CUDA uses the fused attention, the CPU the others: both are the attention as it is written.
@@ -83,7 +83,7 @@ def test_what_few_rows_save_changes_nothing(read):
 
 
 @pytest.mark.parametrize("rows", [0, 2, 30])
-def test_many_text_rows_equal_the_attention_too(rows):
+def test_many_text_queries_equal_the_attention_too(rows):
     """Beyond some number of rows the plain attention is used; both sides of it agree with the equation."""
     torch.manual_seed(0)
     module = CrossModalSpatialAlignment(8, 2)
@@ -106,8 +106,8 @@ def test_many_text_rows_equal_the_attention_too(rows):
 
 def test_fewer_multiplications_are_made_on_the_cpu_only(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert saves_on_few_rows(cpu, 30, 8, 256) and not saves_on_few_rows(cpu, 40, 8, 256)
-    assert not saves_on_few_rows(cuda, 30, 8, 256)
+    assert saves_on_few_queries(cpu, 30, 8, 256) and not saves_on_few_queries(cpu, 40, 8, 256)
+    assert not saves_on_few_queries(cuda, 30, 8, 256)
     called = []
     monkeypatch.setattr(cross_modal, "few_read_many", lambda *_: called.append("few"))
     monkeypatch.setattr(cross_modal, "many_read_few", lambda *_: called.append("many"))

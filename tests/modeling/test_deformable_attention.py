@@ -52,7 +52,7 @@ def test_samples_by_hand():
         assert deformable_attention(value, [(1, 2)], locations, weights).item() == pytest.approx(expected)
 
 
-def test_reference_points_are_the_centres_of_the_pixels():
+def test_reference_points_are_the_centers_of_the_pixels():
     points = reference_points([(1, 2), (2, 1)], torch.device("cpu"))
     assert points.tolist() == [[[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]]
 

@@ -181,13 +181,13 @@ def test_trainable_parts_of_timms_vits(loaded, family):
     [
         ("roberta-ViT-B-32", "its text encoder is a model of transformers .roberta-base."),
         ("coca_ViT-B-32", "its text encoder .CoCa."),
-        ("swin_base_patch4_window7_224", "no encoder for its image tower"),
-        ("ViT-L-14-CLIPA", "no encoder for its image tower"),
+        ("swin_base_patch4_window7_224", "cannot read its image encoder"),
+        ("ViT-L-14-CLIPA", "cannot read its image encoder"),
         ("hf-hub:someone/model", "neither an open_clip model"),
         ("no_such_model", "neither an open_clip model"),
     ],
 )
-def test_what_cannot_be_read_is_refused_before_anything_is_fetched(monkeypatch, name, words):
+def test_unsupported_models_are_refused_before_any_download(monkeypatch, name, words):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
     with pytest.raises(UserError, match=words) as error:
         check_clip(name)
@@ -214,7 +214,7 @@ def test_a_tokenizer_that_cannot_be_had_is_one_sentence(tmp_path):
 def test_a_trunk_that_timm_does_not_know_is_one_sentence(tmp_path):
     path = tmp_path / "strange.json"
     path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": {"timm_model_name": "no_such_net"}, "text_cfg": {}}))
-    with pytest.raises(UserError, match="its image tower cannot be built"):
+    with pytest.raises(UserError, match="its image encoder cannot be built"):
         check_clip(str(path))
 
 
@@ -235,7 +235,7 @@ def test_shipped_deltas_name_what_exists(monkeypatch, delta):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("no_such_net", "no model of timm"), ("hf-hub:a/b", "no model of timm"), ("gmlp_s16_224", "neither")],
+    [("no_such_net", "not a model of timm"), ("hf-hub:a/b", "not a model of timm"), ("gmlp_s16_224", "neither")],
 )
 def test_vision_encoders_that_cannot_be_read_are_refused(monkeypatch, name, words):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))

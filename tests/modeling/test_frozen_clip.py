@@ -9,7 +9,7 @@ def test_equals_zero_shot_classification_by_hand(make_network, mixed):
     """softmax_c(scale · cos(dense, prototype_c)), in float32 also under autocast: the scale multiplies its errors."""
     network = make_network().eval()
     clip = FrozenClip(network.backbone, logit_scale=100.0)
-    images = network.normalise(list(255 * torch.rand(2, 3, 64, 48)))
+    images = network.normalize(list(255 * torch.rand(2, 3, 64, 48)))
     text = network.encode_text()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
         dense = clip.encoder.dense_embedding(images).detach()

@@ -21,7 +21,7 @@ def random_images(count, height=64, width=64):
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="nearest")
 
 
-def labelled(count=2, size=64):
+def labeled(count=2, size=64):
     """Labelled inputs: left half of class 1, right half of another class, the last row of pixels without a label."""
     items = []
     for index, image in enumerate(random_images(count, size, size)):
@@ -37,7 +37,7 @@ def scores_of(network, images, presence=None):
     network.eval()
     with torch.no_grad():
         text = network.encode_text()
-        output = network.segment(network.normalise(list(images)), text, presence)
+        output = network.segment(network.normalize(list(images)), text, presence)
         return network.semantic_scores(output, text), output
 
 
@@ -57,8 +57,8 @@ def test_an_image_does_not_depend_on_its_batch(make_network, instance_queries):
     presence[1] = True
     presence[2, [2, 3, 5]] = True
     batch, output = scores_of(network, images, presence)
-    rows_per_image = output.text_queries.valid.sum(1).tolist()
-    assert rows_per_image == [2 * 3, 2 * 6, 2 * 4]  # two levels; background is always active
+    queries_per_image = output.text_queries.valid.sum(1).tolist()
+    assert queries_per_image == [2 * 3, 2 * 6, 2 * 4]  # two levels; background is always active
     reordered, _ = scores_of(network, images[[2, 0, 1]], presence[[2, 0, 1]])
     torch.testing.assert_close(reordered, batch[[2, 0, 1]], **ALONE)
     for b in range(3):
@@ -81,7 +81,7 @@ def test_inference_does_not_depend_on_the_batch(make_network):
         torch.testing.assert_close(network.semantic_maps(images[b : b + 1]), batch[b : b + 1], **ALONE)
 
 
-def test_maps_are_resized_about_the_centres_of_pixels(make_network, resize_by_opencv):
+def test_maps_are_resized_about_the_centers_of_pixels(make_network, resize_by_opencv):
     """To the padded size first, of which the padding is cut off; then, as Detectron2 calls it, to the one asked for."""
     network = make_network().eval()
     image = random_images(1, 50, 83)
@@ -129,7 +129,7 @@ def train_once(network, inputs):
 
 def test_every_trained_weight_gets_a_gradient(make_network):
     network = make_network("MODEL.CLIP.TRAINABLE", "all")
-    losses = train_once(network, labelled())
+    losses = train_once(network, labeled())
     assert {"loss_class_0", "loss_mask_2", "loss_dice", "loss_pixel", "loss_align", "loss_relevance"} <= set(losses)
     assert {"loss_prompt_topology", "loss_prompt_anchor"} <= set(losses)
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -148,22 +148,22 @@ def test_every_trained_weight_gets_a_gradient(make_network):
 def test_images_without_any_label_teach_nothing(make_network, which, assignment):
     """Finite losses and gradients; an image without labels changes neither, beside one that has some."""
     network = make_network("LOSS.ASSIGNMENT", assignment)
-    inputs = labelled()
+    inputs = labeled()
     for item in inputs if which == "all" else inputs[1:]:
         item["sem_seg"] = torch.full((64, 64), IGNORE)
     losses = train_once(network, inputs)
     assert all(torch.isfinite(loss) for loss in losses.values())
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    of_labels = {name: loss for name, loss in losses.items() if "prompt" not in name}
+    labeled_losses = {name: loss for name, loss in losses.items() if "prompt" not in name}
     if which == "all":
-        assert all(loss == 0 for loss in of_labels.values())
+        assert all(loss == 0 for loss in labeled_losses.values())
     else:
         network.zero_grad()
         exact = {"loss_pixel", "loss_relevance", "loss_align"}  # those without points drawn at random
         alone = train_once(network, inputs[:1])
         for name in exact & set(alone):
-            torch.testing.assert_close(of_labels[name], alone[name], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(labeled_losses[name], alone[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -172,7 +172,7 @@ def test_presence_comes_from_the_labels(make_network, is_told):
     network = make_network("MODEL.HSQG.GROUND_TRUTH_PRESENCE", is_told)
     seen = []
     network.query_generator.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
-    network(labelled(1))
+    network(labeled(1))
     assert (seen[0].tolist() == [[False, True, True, False, False, False]]) if is_told else (seen[0] is None)
 
 
@@ -185,7 +185,7 @@ def test_relevance_acts_in_three_places(make_network, where):
     network = make_network("MODEL.HSQG.MIN_ACTIVE", CLASSES).eval()
     with torch.no_grad():
         text = network.encode_text()
-        features = network.backbone(network.normalise(list(random_images(1))))
+        features = network.backbone(network.normalize(list(random_images(1))))
         queries = network.query_generator(text, features["pooled_embedding"])
         chosen = queries.classes == queries.classes[0, 1]
         halved_bias = queries._replace(log_relevance=queries.log_relevance - chosen * 0.6931)
@@ -252,7 +252,7 @@ def test_unknown_classes_have_no_prior_and_no_seeds():
     assert (logits[..., 0] > 0.9 * seeds.class_logit).all()
 
 
-def test_what_clip_does_not_know_travels_with_the_network(make_network):
+def test_classes_unknown_to_clip_are_saved_with_the_network(make_network):
     network, other = make_network(), make_network()
     network.mask_prior.known[2] = False
     other.load_state_dict(network.state_dict())
@@ -272,19 +272,19 @@ def test_certain_prior_has_finite_gradients():
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_prior_is_read_by_the_text_rows_of_the_network(make_network):
+def test_prior_is_read_by_the_text_queries_of_the_network(make_network):
     """The first masks with and without it differ by the resized log-odds of the row's class, and on no other row."""
     network = make_network("MODEL.QUERY_DECODER.INSTANCE_SEEDS", False).eval()
     images = random_images(1)
     with torch.no_grad():
         text = network.encode_text()
-        batch = network.normalise(list(images))
+        batch = network.normalize(list(images))
         with_prior = network.segment(batch, text, every_layer=True)
         odds = network.mask_prior(text, with_prior.features["dense_embedding"])
         network.mask_prior = None
         without = network.segment(batch, text, every_layer=True)
     difference = (with_prior.predictions.pred_masks[0] - without.predictions.pred_masks[0])[0]
-    classes = with_prior.predictions.row_classes[0]
+    classes = with_prior.predictions.query_classes[0]
     assert (classes < 0).sum() == 8 and not difference[classes < 0].any()
     points = 0.2 + 0.6 * torch.rand(1, 50, 2)
     size = difference.shape[1:]
@@ -331,7 +331,7 @@ def test_classifier_rules_inference_alone(make_network):
     scores = []
     for network in networks.values():
         text = network.train().encode_text()
-        scores.append(network.semantic_scores(network.segment(network.normalise(list(images)), text), text))
+        scores.append(network.semantic_scores(network.segment(network.normalize(list(images)), text), text))
     assert torch.equal(*scores)
 
 

@@ -13,7 +13,7 @@ def random_images(count, size=64):
     return 255 * torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(5))
 
 
-def labelled(count=2, size=64):
+def labeled(count=2, size=64):
     """Images of blocks of 16×16 pixels of random classes, their first rows of pixels without a label."""
     generator = torch.Generator().manual_seed(5)
     items = []
@@ -53,7 +53,7 @@ def train_once(network, batch):
 )
 def test_every_variant_trains_and_segments(make_network, overrides):
     network = make_network(*overrides)
-    train_once(network, labelled())
+    train_once(network, labeled())
     assert all(p.grad.any() for name, p in network.query_decoder.layers.named_parameters() if "k_proj.bias" not in name)
     assert torch.isfinite(network.eval().semantic_maps(random_images(1))).all()
 
@@ -87,7 +87,7 @@ def test_an_image_without_active_classes(make_network, instance_queries):
     def scores(which):
         with torch.no_grad():
             text = network.encode_text()
-            output = network.segment(network.normalise(list(images[which])), text, presence[which])
+            output = network.segment(network.normalize(list(images[which])), text, presence[which])
             return network.semantic_scores(output, text)
 
     together = scores([0, 1])
@@ -96,7 +96,7 @@ def test_an_image_without_active_classes(make_network, instance_queries):
     torch.testing.assert_close(scores([0]), together[:1], **ALONE)  # here the text has no rows at all
     if not instance_queries:
         assert not together[0].any()
-    batch = labelled()
+    batch = labeled()
     batch[0]["sem_seg"][:] = 255  # nothing is present
     train_once(network, batch)
 
@@ -105,7 +105,7 @@ def test_an_image_without_active_classes(make_network, instance_queries):
 def test_a_single_class(make_network, class_names):
     """As of a user who looks for one thing."""
     network = make_network("MODEL.CLASS_NAMES", class_names)
-    batch = labelled()
+    batch = labeled()
     for item in batch:
         item["sem_seg"][4:] = 0
     train_once(network, batch)
@@ -125,21 +125,21 @@ def watch(monkeypatch, module, name):
     return seen
 
 
-def test_instances_are_the_targets_of_instance_rows(make_network, monkeypatch):
-    """Two instances of one class: two targets for the instance rows, one whole class for the text rows."""
+def test_instances_are_the_targets_of_instance_queries(make_network, monkeypatch):
+    """Two instances of one class: two targets for the instance queries, one whole class for the text queries."""
     seen = watch(monkeypatch, criterion, "assign")
     instance_ids = torch.ones(64, 64, dtype=torch.long)
     instance_ids[:, 40:] = 2
     item = {"image": random_images(1)[0], "sem_seg": torch.full((64, 64), 2), "instance_ids": instance_ids}
     train_once(make_network(), [item])
-    (((_, _, row_classes, _, (target,), *_), assignments),) = seen
+    (((_, _, query_classes, _, (target,), *_), assignments),) = seen
     assert len(assignments) == 4  # before the first layer, and after each of three
     for found in assignments:
         numbers = [(target.sem_seg, target.segments)[which] for which in found.target_map]  # one image: maps 0 and 1
         areas = torch.stack([(at == number).sum() for at, number in zip(numbers, found.target_number)])
-        of_instances = row_classes[found.image, found.row] < 0
-        assert sorted(areas[of_instances].tolist()) == [64 * 24, 64 * 40]
-        assert areas[~of_instances].tolist() == [64 * 64] * 2  # class 2 on both levels
+        is_instance = query_classes[found.image, found.query] < 0
+        assert sorted(areas[is_instance].tolist()) == [64 * 24, 64 * 40]
+        assert areas[~is_instance].tolist() == [64 * 64] * 2  # class 2 on both levels
 
 
 @pytest.mark.parametrize("mask_prior", [True, False])
@@ -154,6 +154,6 @@ def test_matching_is_in_float32_under_autocast(make_network, monkeypatch, mask_p
         or sample(maps, points),
     )  # fmt: skip
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        train_once(make_network("MODEL.QUERY_DECODER.MASK_PRIOR", mask_prior), labelled())
+        train_once(make_network("MODEL.QUERY_DECODER.MASK_PRIOR", mask_prior), labeled())
     assert seen and in_autocast and not any(in_autocast)
     assert {*types, *(cost.dtype for _, cost in seen)} == {torch.float32}

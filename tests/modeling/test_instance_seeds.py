@@ -1,4 +1,4 @@
-"""Seeds of instance rows on maps made by hand."""
+"""Seeds of instance queries on maps made by hand."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_seeds_lie_on_the_peaks_of_single_classes():
 
 
 @pytest.mark.parametrize("num_classes", [2, 13, 150])
-def test_a_row_starts_out_giving_its_class_three_fifths(num_classes):
+def test_a_query_gives_its_class_three_fifths_at_first(num_classes):
     logits = torch.zeros(num_classes + 1, dtype=torch.float64)
     logits[0] = start_logit(num_classes)
     assert logits.softmax(0)[0].item() == pytest.approx(0.6)
@@ -84,7 +84,7 @@ def test_the_radius_is_counted_in_patches_and_follows_the_features():
     assert area.max() == 9  # a disc of radius 2 holds 9 patches whose centres are nearer
 
 
-def test_a_row_takes_the_features_of_its_place(resize_by_opencv):
+def test_a_query_takes_the_features_of_its_place(resize_by_opencv):
     """Features are finer than the odds: the place is the centre of the patch, between four of their pixels."""
     odds = odds_of([[0] * 6] * 4)
     odds[0, 1, 2, 4] = SURE
@@ -93,7 +93,7 @@ def test_a_row_takes_the_features_of_its_place(resize_by_opencv):
     pixels, place = torch.randn(1, 4, 8, 12), torch.randn(1, 4, 8, 12)
     found = seeds(odds, pixels, place)
     at_place = pixels[0, :, 4:6, 8:10].mean((1, 2))
-    torch.testing.assert_close(found.rows[0, 0], seeds.projection(seeds.norm(at_place)))
+    torch.testing.assert_close(found.queries[0, 0], seeds.projection(seeds.norm(at_place)))
     torch.testing.assert_close(found.position[0, 0], place[0, :, 4:6, 8:10].mean((1, 2)))
     coarse = seeds(odds, pixels[..., :3, :4], place[..., :3, :4])  # also where features are coarser
     expected = resize_by_opencv(place[0, :, :3, :4], (4, 6))[:, 2, 4]
@@ -113,7 +113,7 @@ def test_more_seeds_than_patches_and_images_do_not_matter_to_each_other(num_seed
     assert torch.isfinite(odds.grad).all() and all(torch.isfinite(p.grad).all() for p in seeds.parameters())
 
 
-def test_a_network_with_seeds_gives_its_instance_rows_places(make_network):
+def test_a_network_with_seeds_gives_its_instance_queries_places(make_network):
     """The rows claim different pixels from the start; without seeds, they are learnable rows alone."""
     images = 255 * torch.rand(1, 3, 64, 64)
     with_seeds = make_network().eval()
@@ -122,7 +122,7 @@ def test_a_network_with_seeds_gives_its_instance_rows_places(make_network):
     assert make_network("MODEL.QUERY_DECODER.MASK_PRIOR", False).query_decoder.instance_seeds is None
     with torch.no_grad():
         text = with_seeds.encode_text()
-        first = with_seeds.segment(with_seeds.normalise(list(images)), text, every_layer=True).predictions
-        is_instance = first.row_classes[0] < 0
+        first = with_seeds.segment(with_seeds.normalize(list(images)), text, every_layer=True).predictions
+        is_instance = first.query_classes[0] < 0
         masks = first.pred_masks[0][0, is_instance]
     assert (masks.flatten(1).std(0) > 0.5).float().mean() > 0.5

@@ -167,7 +167,7 @@ def test_the_official_names_are_known(form, tmp_path):
         np.testing.assert_array_equal(own[f"query_decoder.{name}"], weights[f"sem_seg_head.predictor.{source}"])
 
 
-def test_what_does_not_fit_is_named_and_left_as_it_is(file, caplog):
+def test_weights_that_do_not_fit_are_named_and_left_out(file, caplog):
     """Another encoder, other classes, fewer queries, and what HierVL adds."""
     network = decoders(channels=(24, 24, 24, 24), classes=3, queries=4, text=True)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -258,7 +258,7 @@ def test_training_starts_from_them(world, options, tmp_path, monkeypatch):
     start("SOLVER.MAX_ITER", "3", resume=True)
     with pytest.raises(UserError, match="there is no file"):
         start()
-    with pytest.raises(UserError, match="MODEL.WEIGHTS holds decoders already"):
+    with pytest.raises(UserError, match="MODEL.WEIGHTS already contains decoders"):
         start("MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth"))
-    with pytest.raises(UserError, match="PixelClassifier has no decoders"):
+    with pytest.raises(UserError, match="PixelClassifier has no Mask2Former decoders"):
         start("MODEL.META_ARCHITECTURE", "PixelClassifier")

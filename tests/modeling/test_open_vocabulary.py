@@ -18,10 +18,10 @@ TEXT = text_of((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 LINEAR = torch.tensor([[[math.log(3.0), math.log(1.0), math.log(4.0)]]])  # two known classes, "no object": 3 : 1 : 4
 
 
-def classify(known, row_class, joint=(1.0, 0.0), temperature=1.0, text=TEXT):
+def classify(known, query_class, joint=(1.0, 0.0), temperature=1.0, text=TEXT):
     classifier = OpenVocabularyClassifier(known, temperature)
     joint = torch.tensor([[joint]])
-    scores = classifier(LINEAR, joint, torch.tensor([[row_class]]), torch.tensor(0.0), text)
+    scores = classifier(LINEAR, joint, torch.tensor([[query_class]]), torch.tensor(0.0), text)
     return scores.softmax(-1)[0, 0].tolist()
 
 
@@ -33,7 +33,7 @@ def test_a_class_left_out_gives_its_probability_to_the_others():
     assert classify([1], -1, text=text_of((1.0, 0.0))) == pytest.approx([1 / 5, 4 / 5])
 
 
-def test_an_instance_row_shares_the_probability_of_some_object_by_similarity():
+def test_an_instance_query_shares_the_probability_of_some_object_by_similarity():
     # Similarities 1, 0, −1 at τ = 1; the second class is new. P(object) = 4/8 in all.
     e = math.e
     new = 1 / (e + 1 + 1 / e)
@@ -41,11 +41,11 @@ def test_an_instance_row_shares_the_probability_of_some_object_by_similarity():
     assert classify([0, None, 1], -1) == pytest.approx(expected)
 
 
-def test_a_text_row_of_a_new_class_is_that_class_or_nothing():
+def test_a_text_query_of_a_new_class_is_that_class_or_nothing():
     assert classify([0, None, 1], 1) == pytest.approx([0, 4 / 8, 0, 4 / 8])
 
 
-def test_a_text_row_of_a_known_class_is_never_a_new_one():
+def test_a_text_query_of_a_known_class_is_never_a_new_one():
     assert classify([0, None, 1], 0) == pytest.approx([3 / 8, 0, 1 / 8, 4 / 8])
 
 
@@ -55,7 +55,7 @@ def test_all_classes_new():
     assert classify([None] * 3, -1) == pytest.approx([e / total / 2, 1 / total / 2, 1 / e / total / 2, 1 / 2])
 
 
-def test_columns_of_rows():
+def test_classes_of_queries_become_columns_of_the_linear_head():
     classifier = OpenVocabularyClassifier([1, None, 0], 1.0)
     assert classifier.linear_class(torch.tensor([0, 1, 2, -1])).tolist() == [1, -1, 0, -1]
 
@@ -108,11 +108,11 @@ def test_a_network_with_other_classes_and_back(make_network, resize_by_opencv):
     given = []
     network.open_vocabulary.share_pixels = lambda scores, by_clip: given.append(by_clip) or scores
     network.semantic_maps(images)
-    dense, text = network.backbone(network.normalise(list(images)))["dense_embedding"], network.encode_text()
+    dense, text = network.backbone(network.normalize(list(images)))["dense_embedding"], network.encode_text()
     similarity = text.class_similarity(dense.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     expected = (similarity * network.mask_prior.log_scale.exp()).softmax(1)
     expected = resize_by_opencv(expected, given[0].shape[2:])
-    torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=1e-4)  # q is what the image tower says
+    torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=1e-4)  # q is what the image encoder says
     assert network.query_generator.always_active == (1,)
     network.set_classes(names[::-1], [[name] for name in names[::-1]], [5])
     reversed_maps = network.semantic_maps(images).flip(1)

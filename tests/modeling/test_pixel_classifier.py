@@ -8,7 +8,7 @@ from hiervl.modeling import HierVL, PixelClassifier
 
 STAGES = (
     "encode_text normalise segment supervised_losses prompt_losses semantic_scores semantic_maps device "
-    "class_names background logit_scale backbone gate frozen_clip has_instance_rows set_classes pooled_embedding "
+    "class_names background logit_scale backbone gate frozen_clip has_instance_queries set_classes pooled_embedding "
     "loss_scale pixel_loss_weight has_set_losses pseudo_losses mask_prior"
 ).split()
 
@@ -39,7 +39,7 @@ def test_the_loss_is_the_cross_entropy_of_a_softmax(network):
     losses = network(items)
     assert set(losses) == {"loss_pixel"}
     with torch.no_grad():
-        output = network.segment(network.normalise(list(images(2))), network.encode_text())
+        output = network.segment(network.normalize(list(images(2))), network.encode_text())
         assert output.logits.shape == (2, 6, 24, 32)  # 48 × 64 padded, at a quarter of a patch of 8
         probability = F.interpolate(output.logits.softmax(1), size=(48, 64), mode="bilinear", align_corners=False)
         at_label = probability[:, :, :40, :56].gather(1, labels.clamp(max=5).unsqueeze(1)).squeeze(1)
@@ -53,7 +53,7 @@ def test_maps_are_summed_at_the_finest_size(network, resize_by_opencv):
     """classify(mix(Σ_l project_l(map_l) resized)): FPN's sum, in one step."""
     network.eval()
     with torch.no_grad():
-        batch = network.normalise(list(images(2)))
+        batch = network.normalize(list(images(2)))
         features = network.backbone(batch)
         size = features["res2"].shape[2:]
         projected = [project(features[name]) for name, project in zip(network.maps, network.projections)]
@@ -69,7 +69,7 @@ def test_maps_are_probabilities_of_each_image_alone(network, resize_by_opencv):
     assert found.shape == (3, 6, 40, 56)
     with torch.no_grad():
         text = network.encode_text()
-        scores = network.semantic_scores(network.segment(network.normalise(list(images(3))), text), text)
+        scores = network.semantic_scores(network.segment(network.normalize(list(images(3))), text), text)
     expected = resize_by_opencv(scores, (48, 64))[:, :, :40, :56]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.sum(1), torch.ones(3, 40, 56), atol=1e-5, rtol=1e-5)
@@ -80,7 +80,7 @@ def test_maps_are_probabilities_of_each_image_alone(network, resize_by_opencv):
 
 def test_perturbed_maps_change_the_prediction(network):
     network.eval()
-    batch, text = network.normalise(list(images(1))), network.encode_text()
+    batch, text = network.normalize(list(images(1))), network.encode_text()
     plain = network.segment(batch, text).logits
     without = network.segment(batch, text, perturb=lambda maps: {**maps, "res4": 0 * maps["res4"]}).logits
     assert (plain - without).abs().max() > 1e-3

@@ -17,14 +17,14 @@ def features(batch=2):
     }
 
 
-def text_rows(batch=2, rows=4, dim=32):
+def text_queries(batch=2, num_queries=4, dim=32):
     return TextQueries(
-        queries=torch.randn(batch, rows, dim),
-        position=torch.randn(batch, rows, dim),
-        classes=torch.arange(rows).expand(batch, -1),
-        valid=torch.ones(batch, rows, dtype=torch.bool),
-        log_relevance=torch.zeros(batch, rows),
-        relevance_logits=torch.zeros(batch, rows),
+        queries=torch.randn(batch, num_queries, dim),
+        position=torch.randn(batch, num_queries, dim),
+        classes=torch.arange(num_queries).expand(batch, -1),
+        valid=torch.ones(batch, num_queries, dtype=torch.bool),
+        log_relevance=torch.zeros(batch, num_queries),
+        relevance_logits=torch.zeros(batch, num_queries),
     )
 
 
@@ -67,7 +67,7 @@ def test_layer_equals_mask2former():
 
 def test_maps_coarse_first_and_masks_at_the_finest_stride():
     decoder = DeformablePixelDecoder(INPUT_SHAPE, dim=32, layers=1, num_heads=4, feedforward=32)
-    out = decoder(features(), text_rows())
+    out = decoder(features(), text_queries())
     assert [tuple(m.shape) for m in out.pixel_features] == [(2, 32, 3, 5), (2, 32, 6, 10), (2, 32, 12, 20)]
     assert out.mask_features.shape == (2, 32, 24, 40)
 
@@ -93,7 +93,7 @@ def test_cmsam_changes_nothing_until_its_scales_do():
     """At the start the pixel decoder computes what Mask2Former's does, with and without text; not after training."""
     torch.manual_seed(0)
     decoder = DeformablePixelDecoder(INPUT_SHAPE, dim=32, layers=2, num_heads=4, feedforward=32)
-    maps, text = features(), text_rows()
+    maps, text = features(), text_queries()
     with torch.no_grad():
         without, at_start = decoder(maps, None), decoder(maps, text)
         assert torch.equal(at_start.mask_features, without.mask_features)
@@ -119,7 +119,7 @@ def test_recomputed_layers_give_the_same_from_fewer_kept_tensors():
         )
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
-            loss = decoder(features(), text_rows()).mask_features.square().mean()
+            loss = decoder(features(), text_queries()).mask_features.square().mean()
         loss.backward()
         results.append((loss.detach(), [p.grad for p in decoder.layers.parameters()]))
         kept.append(sum(sizes))

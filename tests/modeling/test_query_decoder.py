@@ -45,23 +45,23 @@ def test_layer_equals_mask2former():
     state["cross_attn.in_proj_bias"] = torch.cat([projection.bias for projection in projections])
     theirs.load_state_dict(state)
 
-    rows, row_position = torch.randn(2, 6, 32), torch.randn(2, 6, 32)
+    queries, query_position = torch.randn(2, 6, 32), torch.randn(2, 6, 32)
     pixels, pixel_position = torch.randn(2, 15, 32), torch.randn(2, 15, 32)
     may_see = torch.rand(2, 1, 6, 15) > 0.5
 
     expected = theirs(  # sequence first; True in its mask hides a pixel
-        rows.transpose(0, 1),
+        queries.transpose(0, 1),
         level_index=0,
         position_embeddings=[pixel_position.transpose(0, 1)],
-        query_position_embeddings=row_position.transpose(0, 1),
+        query_position_embeddings=query_position.transpose(0, 1),
         encoder_hidden_states=[pixels.transpose(0, 1)],
         encoder_attention_mask=~may_see.expand(-1, 4, -1, -1).flatten(0, 1),
     )[0].transpose(0, 1)
-    found = ours(rows, row_position, pixels, pixel_position, may_see, None)
+    found = ours(queries, query_position, pixels, pixel_position, may_see, None)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_rows_see_their_own_mask_or_everything():
+def test_queries_see_their_own_mask_or_everything():
     """Row by row: its mask from a logit of 0 on; a row whose mask is empty sees all pixels."""
     masks = torch.tensor([[2.0, -3.0, 0.0, -1.0], [-2.0, 3.0, -1.0, 1.0], [-1.0, -2.0, -0.1, -4.0]]).view(1, 3, 2, 2)
     seen = _visible_pixels(masks)
@@ -70,8 +70,8 @@ def test_rows_see_their_own_mask_or_everything():
 
 
 def decode(mask_prior, layers=2):
-    """A small decoder over text rows of the classes 2, 0, 2 (the last one padded) and two instance rows; the arguments
-    of every layer call come second."""
+    """A small decoder: text queries of the classes 2, 0, 2 (the last one is padding) and two instance queries. Also
+    returns the arguments of every layer call."""
     torch.manual_seed(0)
     decoder = DualQueryDecoder(3, 8, dim=8, layers=layers, num_heads=2, feedforward=8, num_instance_queries=2)
     classes, valid = torch.tensor([[2, 0, 2]]), torch.tensor([[True, True, False]])
@@ -87,7 +87,7 @@ def decode(mask_prior, layers=2):
 
 
 def test_prior_is_added_to_the_masks_of_its_class():
-    """To all rows that the class owns and to no instance row; before any layer, its value is all that changes."""
+    """To all rows that the class owns and to no instance query; before any layer, its value is all that changes."""
     prior = torch.tensor([1.5, -20.0, 40.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     plain, _ = decode(None)
     primed, calls = decode(prior)

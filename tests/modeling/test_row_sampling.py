@@ -30,12 +30,12 @@ def test_equals_sampled_maps(dtype, tolerance):
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
     grad = torch.randn_like(expected)
     found = torch.autograd.grad(out, typed, grad.to(dtype))
-    for of_ours, of_theirs in zip(found, torch.autograd.grad(expected, [value, locations, weights], grad)):
-        assert of_theirs.abs().max() > 0.1
-        torch.testing.assert_close(of_ours.double(), of_theirs, atol=10 * tolerance, rtol=10 * tolerance)
+    for found_grad, expected_grad in zip(found, torch.autograd.grad(expected, [value, locations, weights], grad)):
+        assert expected_grad.abs().max() > 0.1
+        torch.testing.assert_close(found_grad.double(), expected_grad, atol=10 * tolerance, rtol=10 * tolerance)
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     value, locations, weights = inputs(batch=1, queries=3)
     assert torch.autograd.gradcheck(lambda v, at, w: sum_of_rows(v, SHAPES, at, w), (value, locations, weights))
 

@@ -30,10 +30,10 @@ def make_generator(**options):
 
 def active_classes(queries, image, levels=3):
     """Classes of an image's valid rows, on every level the same."""
-    of_level = queries.classes[image].view(levels, -1)
+    level_classes = queries.classes[image].view(levels, -1)
     valid = queries.valid[image].view(levels, -1)
-    assert (of_level == of_level[0]).all() and (valid == valid[0]).all()
-    return of_level[0][valid[0]].tolist()
+    assert (level_classes == level_classes[0]).all() and (valid == valid[0]).all()
+    return level_classes[0][valid[0]].tolist()
 
 
 def test_gate_decides_without_labels():

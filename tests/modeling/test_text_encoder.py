@@ -27,7 +27,7 @@ def test_template_equals_open_clip(name, clip_file):
     torch.manual_seed(0)
     clip = load_clip(clip_file if name == "tiny" else name, "")
     encoder = make_encoder(clip, num_prompts=0).eval()
-    expected = encode_text(clip, [f"a photo of a {of_class[0]}." for of_class in NAMES])
+    expected = encode_text(clip, [f"a photo of a {one_class[0]}." for one_class in NAMES])
     text = encoder()
     torch.testing.assert_close(text.text_embeddings, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(text.prototypes, expected, atol=1e-5, rtol=0)
@@ -37,9 +37,9 @@ def test_template_equals_open_clip(name, clip_file):
 def test_prompts_that_are_words_equal_open_clip(clip):
     """Learnable tokens that start from "this is a photo of a" give that text, before any training."""
     encoder = make_encoder(clip, num_prompts=6, prompt_init="this is a photo of a").eval()
-    expected = encode_text(clip, [f"this is a photo of a {of_class[0]}." for of_class in NAMES])
+    expected = encode_text(clip, [f"this is a photo of a {one_class[0]}." for one_class in NAMES])
     torch.testing.assert_close(encoder().text_embeddings, expected, atol=1e-5, rtol=0)
-    prototypes = encode_text(clip, [f"a photo of a {of_class[0]}." for of_class in NAMES])
+    prototypes = encode_text(clip, [f"a photo of a {one_class[0]}." for one_class in NAMES])
     torch.testing.assert_close(encoder().prototypes, prototypes, atol=1e-5, rtol=0)
 
 
@@ -47,16 +47,16 @@ def test_several_phrases_count_by_their_best(clip):
     """A class's similarity is that of its best phrase; its embedding is their mean, of length 1."""
     phrases = [["cat", "kitten"], ["tree"], ["bus", "coach", "double-decker"]]
     text = make_encoder(clip, phrases, num_prompts=0).eval()()
-    single = encode_text(clip, [f"a photo of a {phrase}." for of_class in phrases for phrase in of_class])
+    single = encode_text(clip, [f"a photo of a {phrase}." for one_class in phrases for phrase in one_class])
     mean = torch.nn.functional.normalize(single[3:6].mean(0), dim=0)
     torch.testing.assert_close(text.text_embeddings[2], mean, atol=1e-5, rtol=0)
     features = torch.nn.functional.normalize(torch.randn(4, 5, 32), dim=-1)
-    of_phrase = features @ single.T
-    expected = torch.stack((of_phrase[..., :2].amax(-1), of_phrase[..., 2], of_phrase[..., 3:].amax(-1)), dim=-1)
+    by_phrase = features @ single.T
+    expected = torch.stack((by_phrase[..., :2].amax(-1), by_phrase[..., 2], by_phrase[..., 3:].amax(-1)), dim=-1)
     torch.testing.assert_close(text.class_similarity(features), expected, atol=1e-5, rtol=0)
 
 
-def test_gradients_reach_the_prompts_and_not_the_tower(clip):
+def test_gradients_reach_the_prompts_and_not_the_encoder(clip):
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").train()
     (encoder().text_embeddings * torch.randn(3, 32)).sum().backward()
     assert encoder.prompts.grad.abs().min() > 0
@@ -78,7 +78,7 @@ def changes_of(encoder, clip_file):
             encoder.prompts.mul_(3.0)
         encoder.eval()
 
-    def write_tower():
+    def write_encoder():
         with torch.no_grad():
             encoder.tower.text_projection.copy_(torch.randn_like(encoder.tower.text_projection))
         weights_changed(encoder, frozen=True)
@@ -91,7 +91,7 @@ def changes_of(encoder, clip_file):
     return {
         "optimiser": step,
         "training and evaluation": learn,
-        "tower": write_tower,
+        "tower": write_encoder,
         "load_state_dict": other_weights,
         "set_classes": lambda: encoder.set_classes([["dog"], ["cat"], ["sky"]]),
     }
@@ -109,7 +109,7 @@ def test_embeddings_are_kept_until_they_change(clip, clip_file, change):
     torch.testing.assert_close(after.text_embeddings, encoder._encode().text_embeddings)
 
 
-def test_a_copy_notices_that_the_tower_they_share_was_loaded_or_moved(clip, clip_file):
+def test_a_copy_notices_that_the_shared_encoder_was_loaded_or_moved(clip, clip_file):
     """As a teacher, whose student is loaded alone."""
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
     copied = copy.deepcopy(encoder)
@@ -128,7 +128,7 @@ def test_embeddings_of_mixed_precision_are_not_kept_for_float32(clip):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = encoder()
         assert encoder() is mixed
-    expected = encode_text(clip, [f"a photo of a {of_class[0]}." for of_class in NAMES])
+    expected = encode_text(clip, [f"a photo of a {one_class[0]}." for one_class in NAMES])
     assert not torch.allclose(mixed.text_embeddings, expected, atol=1e-4)
     torch.testing.assert_close(encoder().text_embeddings, expected, atol=1e-5, rtol=0)
 
@@ -161,7 +161,7 @@ def test_set_classes_takes_another_number_of_classes(clip):
     assert encoder().text_embeddings.shape == (4, 32)
 
 
-def test_copies_share_the_tower_and_own_their_prompts(clip):
+def test_copies_share_the_encoder_and_have_their_own_prompts(clip):
     encoder = make_encoder(clip, num_prompts=2, prompt_init="photo of").eval()
     before = encoder().text_embeddings
     copied = copy.deepcopy(encoder)

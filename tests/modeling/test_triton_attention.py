@@ -35,7 +35,7 @@ def test_equals_sampled_maps(dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_are_tried_inside_a_recomputed_layer(dtype):
+def test_kernels_can_be_tried_inside_a_recomputed_layer(dtype):
     """The first layer that asks whether the kernels work may be one whose insides the backward pass computes again."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked = []

@@ -33,13 +33,13 @@ def test_memory_and_logs_do_not_grow(world, options, tmp_path, monkeypatch, caps
     measured = []
     test = trainer.test
 
-    def test_and_measure(*arguments, **options):
+    def test_memory_and_logs_are_measured(*arguments, **options):
         results = test(*arguments, **options)
         gc.collect()
         measured.append(resident_bytes())
         return results
 
-    trainer.test = test_and_measure
+    trainer.test = test_memory_and_logs_are_measured
     trainer.resume_or_load(resume=False)
     trainer.train()
     assert len(measured) == EVALUATIONS

@@ -48,14 +48,14 @@ def random_batch(num_classes: int) -> dict:
         coarse = torch.rand(1, 3, 8, 8, generator=generator)
         return 255 * torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear")[0]
 
-    labelled, unlabelled = [], []
+    labeled, unlabeled = [], []
     for _ in range(2):
         classes = torch.randperm(num_classes, generator=generator)[:4]
         blocks = classes[torch.randint(0, len(classes), (4, 4), generator=generator)]
         sem_seg = blocks.repeat_interleave(SIZE // 4, 0).repeat_interleave(SIZE // 4, 1)
-        labelled.append({"image": image(), "sem_seg": sem_seg, "valid": torch.ones(SIZE, SIZE, dtype=torch.bool)})
+        labeled.append({"image": image(), "sem_seg": sem_seg, "valid": torch.ones(SIZE, SIZE, dtype=torch.bool)})
         weak = image()
-        unlabelled.append(
+        unlabeled.append(
             {
                 "image_weak": weak,
                 "valid": torch.ones(SIZE, SIZE, dtype=torch.bool),
@@ -65,11 +65,11 @@ def random_batch(num_classes: int) -> dict:
                 "cutmix_box2": torch.tensor([0, 0, 0, 0]),
             }
         )
-    return {"labeled": labelled, "unlabeled": unlabelled}
+    return {"labeled": labeled, "unlabeled": unlabeled}
 
 
 @pytest.mark.parametrize("path, deltas", distinct_configs())
-def test_gradients_of_unlabelled_images_have_the_size_of_labelled_ones(path, deltas, clip_file):
+def test_gradients_of_unlabeled_images_have_the_size_of_labeled_ones(path, deltas, clip_file):
     """Ratio of the norms between ¼ and 2, with every pixel kept, in a small network of the config's layers."""
     cfg, names, _ = settings(path, deltas)
     small = {
@@ -92,5 +92,5 @@ def test_gradients_of_unlabelled_images_have_the_size_of_labelled_ones(path, del
         after = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
         norms.append(torch.stack([(new - old).norm() for new, old in zip(after, before)]).norm().item())
         before = after
-    labelled, unlabelled = norms
-    assert 0.25 < unlabelled / labelled < 2, unlabelled / labelled
+    labeled, unlabeled = norms
+    assert 0.25 < unlabeled / labeled < 2, unlabeled / labeled

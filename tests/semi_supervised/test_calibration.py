@@ -19,7 +19,7 @@ class Network(nn.Module):
     def encode_text(self):
         return None
 
-    def normalise(self, images):
+    def normalize(self, images):
         return torch.stack(images)
 
     def relevance_similarity(self, images, text):
@@ -29,8 +29,8 @@ class Network(nn.Module):
 @pytest.mark.parametrize("ignore_value", [255, -1, -100])
 def test_ignored_pixels_show_no_class(monkeypatch, ignore_value):
     sample = {"image": torch.tensor([0.1, 0.2, 0.3]), "sem_seg": torch.tensor([[1, ignore_value]])}
-    monkeypatch.setattr(calibration, "labelled_batches", lambda cfg: [[sample]])
-    similarity, presence = calibration.labelled_similarities(SimpleNamespace(), Network())
+    monkeypatch.setattr(calibration, "labeled_batches", lambda cfg: [[sample]])
+    similarity, presence = calibration.labeled_similarities(SimpleNamespace(), Network())
     assert similarity.tolist() == [pytest.approx([0.1, 0.2, 0.3])] and presence.tolist() == [[False, True, False]]
 
 
@@ -53,7 +53,7 @@ def network_with_images(monkeypatch, *samples):
     batches = [
         [{"image": torch.tensor(similarity), "sem_seg": torch.tensor([labels])}] for similarity, labels in samples
     ]
-    monkeypatch.setattr(calibration, "labelled_batches", lambda cfg: batches)
+    monkeypatch.setattr(calibration, "labeled_batches", lambda cfg: batches)
     return network
 
 
@@ -86,7 +86,7 @@ def test_the_network_is_asked_in_evaluation_mode_and_left_as_it_was(monkeypatch)
         lambda *args: modes.append((network.training, torch.is_grad_enabled())) or similarity(*args),
     )
     for training in (True, False):
-        calibration.labelled_similarities(SimpleNamespace(), network.train(training))
+        calibration.labeled_similarities(SimpleNamespace(), network.train(training))
         assert network.training == training
     assert modes == [(False, False)] * 2
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hiervl.semi_supervised import step as step_module
-from hiervl.semi_supervised.color_transfer import in_labelled_colors, in_unlabelled_colors, transfer_colors
+from hiervl.semi_supervised.color_transfer import in_labeled_colors, in_unlabeled_colors, transfer_colors
 from hiervl.semi_supervised.step import SemiSupervisedStep
 
 CPU = torch.device("cpu")
@@ -40,19 +40,19 @@ def test_flat_images_stay_finite():
     torch.testing.assert_close(nothing, channel([7.0, 7.0]))
 
 
-def batch_of(labelled, weak, strong=(), valid=None):
+def batch_of(labeled, weak, strong=(), valid=None):
     """One unlabelled sample and labelled ones, each a row of pixels in all channels alike."""
-    unlabelled = {"image_weak": channel(weak), **{f"image_strong{n}": channel(v) for n, v in enumerate(strong, 1)}}
-    unlabelled["valid"] = torch.tensor([valid or [True] * len(weak)])
-    labeled = [{"image": channel(v), "valid": torch.ones(1, len(v), dtype=torch.bool), "name": "a"} for v in labelled]
-    return {"labeled": labeled, "unlabeled": [unlabelled]}
+    unlabeled = {"image_weak": channel(weak), **{f"image_strong{n}": channel(v) for n, v in enumerate(strong, 1)}}
+    unlabeled["valid"] = torch.tensor([valid or [True] * len(weak)])
+    labeled = [{"image": channel(v), "valid": torch.ones(1, len(v), dtype=torch.bool), "name": "a"} for v in labeled]
+    return {"labeled": labeled, "unlabeled": [unlabeled]}
 
 
-def test_student_sees_labelled_images_and_strong_views_in_the_light_of_weak_ones():
+def test_student_sees_labeled_images_and_strong_views_in_the_light_of_weak_ones():
     """All are brighter than the weak view's one valid pixel: each moves part of the way, by an amount of its own."""
     torch.manual_seed(0)
     batch = batch_of([[100.0, 100.0]] * 6, [50.0, 0.0], [[150.0, 150.0], [200.0, 200.0]], [True, False])
-    seen = in_unlabelled_colors(batch, 1.0, CPU)
+    seen = in_unlabeled_colors(batch, 1.0, CPU)
     moved = [float(item["image"].max()) for item in seen["labeled"]]
     assert all(50 < value < 100 for value in moved) and len(set(moved)) == 6
     strong = seen["unlabeled"][0]
@@ -64,14 +64,14 @@ def test_student_sees_labelled_images_and_strong_views_in_the_light_of_weak_ones
 
 def test_student_is_left_alone_without_other_images_or_by_chance():
     batch = batch_of([[100.0, 100.0]], [50.0, 0.0])
-    assert in_unlabelled_colors(batch, 0.0, CPU)["labeled"][0]["image"] is batch["labeled"][0]["image"]
+    assert in_unlabeled_colors(batch, 0.0, CPU)["labeled"][0]["image"] is batch["labeled"][0]["image"]
     alone = {**batch, "unlabeled": []}
-    assert in_unlabelled_colors(alone, 1.0, CPU)["labeled"][0]["image"] is batch["labeled"][0]["image"]
+    assert in_unlabeled_colors(alone, 1.0, CPU)["labeled"][0]["image"] is batch["labeled"][0]["image"]
 
 
-def test_teacher_sees_weak_views_in_the_light_of_labelled_ones():
+def test_teacher_sees_weak_views_in_the_light_of_labeled_ones():
     batch = batch_of([[90.0, 110.0]], [10.0, 30.0, 0.0], valid=[True, True, False])
-    torch.testing.assert_close(in_labelled_colors(batch, CPU), channel([90.0, 110.0, 0.0])[None])
+    torch.testing.assert_close(in_labeled_colors(batch, CPU), channel([90.0, 110.0, 0.0])[None])
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def photographs():
 
 
 @pytest.mark.parametrize(("enabled", "burn_in"), [(True, 0), (True, 100), (False, 0)])
-def test_labelled_losses_see_the_colours_also_in_the_burn_in(
+def test_labeled_losses_see_the_colors_also_in_the_burn_in(
     make_cfg, make_network, monkeypatch, photographs, enabled, burn_in
 ):
     """With everything black, the labelled losses are those of black images; supervised-only training is left alone."""
@@ -103,9 +103,9 @@ def test_labelled_losses_see_the_colours_also_in_the_burn_in(
         torch.manual_seed(1)
         return step(batch)["loss_pixel"]
 
-    monkeypatch.setattr(step_module, "in_unlabelled_colors", black)
+    monkeypatch.setattr(step_module, "in_unlabeled_colors", black)
     seen = pixel_loss(photographs)
-    step.objective = step_module.UnlabelledObjective(enabled=False)
+    step.objective = step_module.UnlabeledObjective(enabled=False)
     expected = {True: pixel_loss(black(photographs, 0.9, CPU)), False: pixel_loss(photographs)}
     assert abs(expected[True] - expected[False]) > 1e-3
     torch.testing.assert_close(seen, expected[enabled])
@@ -117,7 +117,7 @@ def test_pseudo_labels_are_the_mean_of_both_looks_of_the_teacher(make_cfg, make_
     step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
     step(photographs)
     looks = [photographs["unlabeled"][0]["image_weak"][None].float()]
-    looks += [in_labelled_colors(photographs, CPU)] * agrees
+    looks += [in_labeled_colors(photographs, CPU)] * agrees
     shares = sum(m / m.sum(1, keepdim=True) for m in map(step.teacher.network.semantic_maps, looks)) / len(looks)
     confidence, labels = shares.max(1)
     assert torch.equal(step.last_pseudo.labels, labels)

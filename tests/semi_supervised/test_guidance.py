@@ -68,7 +68,7 @@ def test_softmax_at_the_pixels_is_that_of_resized_similarities():
 def test_the_semivl_baseline_guides_as_its_code():
     plain, semivl = (load_config(str(SHIPPED_BASE), deltas=deltas) for deltas in ([], [str(SHIPPED / SEMIVL)]))
     guidance = [ClipGuidance.from_config(cfg, [0]) for cfg in (plain, semivl)]
-    assert [(each.softmax_at, each.mute) for each in guidance] == [("patches", {0}), ("pixels", set())]
+    assert [(each.softmax_at, each.unguided) for each in guidance] == [("patches", {0}), ("pixels", set())]
     assert semivl.MODEL.TEXT.TEMPLATE.format("dog") == "a photo of a dog"
 
 
@@ -83,7 +83,7 @@ def test_frozen_clip_stays_what_clip_was(make_network):
     text, images = network.encode_text(), torch.rand(2, 3, 64, 64)
     before = frozen(images, text)
     assert torch.allclose(before.sum(1), torch.ones_like(before.sum(1)), atol=1e-5)
-    # Without visual prompts and untrained, it agrees with the tower itself.
+    # Without visual prompts and untrained, it agrees with the encoder itself.
     network.backbone.visual_prompts = None
     dense = network.backbone(images)["dense_embedding"]
     expected = (torch.einsum("bdhw,cd->bchw", dense, text.prototypes) * 10.0).softmax(1)

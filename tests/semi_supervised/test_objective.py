@@ -30,18 +30,18 @@ def image(seed):
 
 
 def make_batch():
-    labelled, unlabelled = [], []
+    labeled, unlabeled = [], []
     for index in range(2):
         sem_seg = torch.full((SIZE, SIZE), 1 + index)
         sem_seg[:, SIZE // 2 :] = 4
         sem_seg[:4] = 255
-        labelled.append({"image": image(index), "sem_seg": sem_seg})
+        labeled.append({"image": image(index), "sem_seg": sem_seg})
         valid = torch.ones(SIZE, SIZE, dtype=torch.bool)
         valid[24:] = False
         views = {f"image_{view}": image(10 * n + index) for n, view in enumerate(("weak", "strong1", "strong2"), 1)}
         boxes = {"cutmix_box1": torch.tensor(NO_BOX), "cutmix_box2": torch.tensor(NO_BOX)}
-        unlabelled.append({**views, **boxes, "valid": valid})
-    return {"labeled": labelled, "unlabeled": unlabelled}
+        unlabeled.append({**views, **boxes, "valid": valid})
+    return {"labeled": labeled, "unlabeled": unlabeled}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def run(step):
 
 def scores_of(step, view):
     """The student's semantic map of one view, in training mode, not normalised: (2, C, 24, 24)."""
-    images = step.student.normalise([item[f"image_{view}"] for item in make_batch()["unlabeled"]])
+    images = step.student.normalize([item[f"image_{view}"] for item in make_batch()["unlabeled"]])
     text = step.student.encode_text()
     with torch.no_grad():
         return step.student.semantic_scores(step.student.segment(images, text), text)
@@ -113,7 +113,7 @@ def test_entropy_counts_what_the_box_brought_in(step):
             with torch.no_grad():
                 text = step.student.encode_text()
                 scores = step.student.semantic_scores(
-                    step.student.segment(step.student.normalise(list(pasted)), text), text
+                    step.student.segment(step.student.normalize(list(pasted)), text), text
                 )
             p = scores / scores.sum(1, keepdim=True)
             found += (-(p * p.log()).sum(1) * pasted_valid).sum() / pasted_valid.sum() / 2
@@ -132,7 +132,7 @@ def test_entropy_counts_what_the_box_brought_in(step):
 
 
 def test_hidden_class_losses(step, monkeypatch):
-    """Weights whole, not times the share; the student sees the hidden images, the frozen tower all of them."""
+    """Weights whole, not times the share; the student sees the hidden images, the frozen encoder all of them."""
     seen = []
 
     def watched(*args):
@@ -142,7 +142,7 @@ def test_hidden_class_losses(step, monkeypatch):
     monkeypatch.setattr("hiervl.semi_supervised.masked.hide_random_class", watched)
     losses = run(step)
     (hidden,) = seen
-    images = step.student.normalise([item["image"] for item in make_batch()["labeled"]])
+    images = step.student.normalize([item["image"] for item in make_batch()["labeled"]])
     with torch.no_grad():
         masked = step.student.backbone.dense_embedding(hidden.images)
         whole = step.frozen_clip.embed(images).dense
@@ -158,18 +158,20 @@ def test_hidden_class_losses(step, monkeypatch):
     assert step.student.backbone.visual_prompts.grad.any()
 
 
-def test_masked_consistency_stays_without_unlabelled_images(step):
+def test_masked_consistency_stays_without_unlabeled_images(step):
     step.objective = replace(step.objective, enabled=False)
     losses = run(step)
     assert {"loss_masked_consistency", "loss_pixel_text"} <= set(losses) and "loss_entropy" not in losses
 
 
-def test_a_lonely_unlabelled_image_is_warned_of(make_cfg, caplog):
+def test_a_single_unlabeled_image_per_micro_batch_is_warned_of(make_cfg, caplog):
     with caplog.at_level(logging.WARNING, logger="hiervl"):
-        step_module._warn_of_lonely_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 2))
-        step_module._warn_of_lonely_images(make_cfg("SEMI.CUTMIX_PROBABILITY", 0.0, "SOLVER.UNLABELED_PER_BATCH", 1))
+        step_module._warn_if_cutmix_lacks_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 2))
+        step_module._warn_if_cutmix_lacks_images(
+            make_cfg("SEMI.CUTMIX_PROBABILITY", 0.0, "SOLVER.UNLABELED_PER_BATCH", 1)
+        )
         assert not caplog.records
-        step_module._warn_of_lonely_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 4))
+        step_module._warn_if_cutmix_lacks_images(make_cfg("SOLVER.UNLABELED_PER_BATCH", 4, "SOLVER.ACCUMULATION", 4))
     assert "CutMix" in caplog.text and "SOLVER.UNLABELED_PER_BATCH (4)" in caplog.text
 
 

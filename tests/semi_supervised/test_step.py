@@ -50,7 +50,7 @@ def test_moving_average_by_hand():
     assert student.trained.item() == 4.0
 
 
-def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, monkeypatch):
+def test_teacher_encodes_text_again_when_its_prompts_have_changed(make_network, monkeypatch):
     """Also where the averaging writes without counting it, as PyTorch's fused operation does on CUDA."""
 
     def lerp(own, followed, weight):
@@ -69,7 +69,7 @@ def test_teacher_encodes_text_anew_when_its_prompts_have_moved(make_network, mon
     assert not torch.allclose(teacher.network.encode_text().text_embeddings, before)
 
 
-def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_network):
+def test_a_student_that_teaches_itself_encodes_text_again_after_every_step(make_network):
     student = make_network(trained=False).train()
     teacher = StudentAsTeacher(student)
 
@@ -86,8 +86,8 @@ def test_a_student_that_teaches_itself_encodes_text_anew_after_every_step(make_n
     assert not torch.allclose(labels(), before)
 
 
-def test_what_is_loaded_is_seen_by_student_and_teacher(make_network):
-    """As a trainer loads a checkpoint: the student's weights, then the teacher's; the text tower is one for both."""
+def test_student_and_teacher_encode_text_again_after_loading(make_network):
+    """As a trainer loads a checkpoint: the student's weights, then the teacher's; both share one text encoder."""
     torch.manual_seed(1)
     student = make_network(trained=False).eval()
     teacher = EmaTeacher(student)
@@ -124,7 +124,7 @@ def test_teacher_shares_what_is_frozen_and_is_never_trained(make_network):
 
 
 def test_pseudo_labels_by_hand():
-    """Four pixels: certain of 1, of 0, undecided, certain but padded. Scores are normalised before they are judged."""
+    """Four pixels: certain of 1, certain of 0, undecided, certain but padded. Scores are normalised first."""
     scores = torch.tensor([[0.1, 1.9, 0.5, 0.0], [0.4, 0.1, 0.4, 9.0]]).view(1, 2, 1, 4)  # p = 0.8, 0.95, 0.56, 1
     valid = torch.tensor([[[True, True, True, False]]])
     for threshold, keep in ((0.79, [True, True, False, False]), (0.81, [False, True, False, False])):
@@ -214,16 +214,16 @@ def make_batch():
         coarse = 255 * torch.rand(1, 3, 5, 5, generator=generator)
         return F.interpolate(coarse, size=(SIZE, SIZE), mode="nearest")[0].to(torch.uint8)
 
-    labelled, unlabelled = [], []
+    labeled, unlabeled = [], []
     for index in range(2):
         sem_seg = torch.full((SIZE, SIZE), 1 + index)
         sem_seg[:, SIZE // 2 :] = 4
-        labelled.append({"image": image(), "sem_seg": sem_seg})
+        labeled.append({"image": image(), "sem_seg": sem_seg})
         valid = torch.ones(SIZE, SIZE, dtype=torch.bool)
         valid[30 + index :] = False
         item = {"image_weak": image(), "image_strong1": image(), "image_strong2": image(), "valid": valid}
-        unlabelled.append({**item, **{f"cutmix_box{view}": torch.tensor(BOXES[view][index]) for view in BOXES}})
-    return {"labeled": labelled, "unlabeled": unlabelled}
+        unlabeled.append({**item, **{f"cutmix_box{view}": torch.tensor(BOXES[view][index]) for view in BOXES}})
+    return {"labeled": labeled, "unlabeled": unlabeled}
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def loss_by_hand(step, view, confidence):
         images, labels, sure, valid = pasted
         student = step.student.train()
         text = student.encode_text()
-        scores = student.semantic_scores(student.segment(student.normalise(list(images)), text), text)
+        scores = student.semantic_scores(student.segment(student.normalize(list(images)), text), text)
         scores = F.interpolate(scores, size=(48, 48), mode="bilinear", align_corners=False)[:, :, :SIZE, :SIZE]
         at_label = (scores / scores.sum(1, keepdim=True)).gather(1, labels.unsqueeze(1)).squeeze(1)
         return -(at_label.log() * (valid & (sure >= confidence))).sum() / valid.sum()
@@ -321,7 +321,7 @@ def test_weights_of_the_parts(make_step):
         torch.testing.assert_close(losses[name], wanted, atol=1e-6, rtol=1e-6)
 
 
-def test_burn_in(make_step):
+def test_unlabeled_images_are_not_used_during_burn_in(make_step):
     """Unlabelled images are left alone until their first iteration."""
     step = make_step("SEMI.BURN_IN", 3)
     for iteration, is_used in ((0, False), (2, False), (3, True), (4, True)):
@@ -460,7 +460,7 @@ def test_student_as_teacher_is_registered_once(make_step):
         make_step("SEMI.TEACHER", "emma", trained=False)
 
 
-def test_set_losses_are_those_of_labelled_images_with_the_teachers_labels(make_step, monkeypatch):
+def test_set_losses_are_those_of_labeled_images_with_the_teachers_labels(make_step, monkeypatch):
     """Weights of the views, times how many there are; the pixel loss has its own weight."""
     step = make_step("SEMI.LOSS", "set", "SEMI.STRONG_WEIGHT", 0.3, "SEMI.PERTURBATION_WEIGHT", 0.5)
     step.threshold.threshold = 0.0
@@ -477,9 +477,9 @@ def test_set_losses_are_those_of_labelled_images_with_the_teachers_labels(make_s
     torch.testing.assert_close(image_weight, 3 * torch.tensor([0.3, 0.3, 0.3, 0.3, 0.5, 0.5]))
     weak = torch.stack([item["image_weak"] for item in make_batch()["unlabeled"]])
     labels = step.teacher.network.eval().semantic_maps(weak).argmax(1)
-    for target, of_image, item, gone in zip(targets[4:], labels, make_batch()["unlabeled"], absent[4:]):
-        assert torch.equal(target.sem_seg[:SIZE, :SIZE][item["valid"]], of_image[item["valid"]])
-        assert gone.logical_not().nonzero().flatten().tolist() == of_image[item["valid"]].unique().tolist()
+    for target, image_labels, item, gone in zip(targets[4:], labels, make_batch()["unlabeled"], absent[4:]):
+        assert torch.equal(target.sem_seg[:SIZE, :SIZE][item["valid"]], image_labels[item["valid"]])
+        assert gone.logical_not().nonzero().flatten().tolist() == image_labels[item["valid"]].unique().tolist()
     pixel = step.student.criterion.weights["pixel"]
     assert {"loss_pseudo_class", "loss_pseudo_mask_0", "loss_strong1", "loss_feature_perturbation"} <= set(losses)
     expected = 0.5 * 0.3 * pixel * loss_by_hand(step, "1", 0.0)

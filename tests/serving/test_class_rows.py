@@ -47,6 +47,6 @@ def test_edits_are_read():
         ([row(phrases=";".join("x" * 5000))], "at most 4000 phrases"),
     ],
 )
-def test_what_no_table_holds_is_refused_with_a_sentence(rows, words):
+def test_content_that_a_table_cannot_have_is_refused_with_a_sentence(rows, words):
     with pytest.raises(UserError, match=words):
         read_rows(rows)

@@ -61,7 +61,7 @@ JSON = (b'{"data": []}',)
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/assets/index-Ab_1.js", "/static/fonts/a/b.woff2", "/theme.css"])
-def test_what_the_page_needs_is_let_through_with_a_policy(uploads, path):
+def test_requests_that_the_page_needs_pass_with_a_policy(uploads, path):
     status, headers, reached = ask(uploads, path)
     assert status == 200 and reached
     assert b"default-src 'self'" in headers[b"content-security-policy"]

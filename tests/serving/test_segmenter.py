@@ -41,41 +41,41 @@ def test_the_pictures_are_those_of_the_prediction(segmenter, predictor, photo):
     chosen = read_rows(rows_of(predictor.classes))
     expected = predictor(photo)
     drawing = segmenter(photo, chosen)
-    colours = np.array([definition.color for definition in predictor.classes], np.uint8)
-    np.testing.assert_array_equal(drawing.mask, colours[expected.semantic])
+    colors = np.array([definition.color for definition in predictor.classes], np.uint8)
+    np.testing.assert_array_equal(drawing.mask, colors[expected.semantic])
     assert np.abs(drawing.confidence / 255 - expected.confidence).max() < 0.003
-    for of_class in drawing.found:
-        is_class = expected.semantic == chosen.classes.index(of_class.definition)
-        assert of_class.share == pytest.approx(is_class.mean())
-        assert of_class.confidence == pytest.approx(expected.confidence[is_class].mean(), abs=1e-5)
-    assert sum(of_class.share for of_class in drawing.found) == pytest.approx(1)
+    for found_class in drawing.found:
+        is_class = expected.semantic == chosen.classes.index(found_class.definition)
+        assert found_class.share == pytest.approx(is_class.mean())
+        assert found_class.confidence == pytest.approx(expected.confidence[is_class].mean(), abs=1e-5)
+    assert sum(found_class.share for found_class in drawing.found) == pytest.approx(1)
     assert drawing.size == (40, 60)
 
 
-def test_hiding_a_class_and_changing_its_colour_only_draws_anew(segmenter, predictor, photo, monkeypatch):
+def test_hiding_a_class_or_changing_its_color_only_draws_again(segmenter, predictor, photo, monkeypatch):
     calls = count_calls(monkeypatch)
     rows = rows_of(predictor.classes)
     first = segmenter(photo, read_rows(rows))
     index = predictor.classes.index(first.found[0].definition)
-    of_class = (first.mask == predictor.classes[index].color).all(-1)
+    found_class = (first.mask == predictor.classes[index].color).all(-1)
     rows[index]["show"] = False
     hidden = segmenter(photo, read_rows(rows))
     image = np.asarray(Image.open(photo))
-    np.testing.assert_array_equal(hidden.overlay[of_class], image[of_class])
-    assert (hidden.overlay[~of_class] != image[~of_class]).any()
+    np.testing.assert_array_equal(hidden.overlay[found_class], image[found_class])
+    assert (hidden.overlay[~found_class] != image[~found_class]).any()
     rows[index] = {**rows[index], "show": True, "color": "#0a0b0c"}
-    assert (segmenter(photo, read_rows(rows)).mask[of_class] == (10, 11, 12)).all()
+    assert (segmenter(photo, read_rows(rows)).mask[found_class] == (10, 11, 12)).all()
     assert len(calls) == 1
 
 
-def test_new_names_ask_the_network_anew_by_their_phrases(segmenter, predictor, photo, monkeypatch):
+def test_new_names_run_the_network_again_with_their_phrases(segmenter, predictor, photo, monkeypatch):
     calls = count_calls(monkeypatch)
     trained = read_rows(rows_of(predictor.classes))
     before = segmenter(photo, trained)
     new = ClassDefinition("zebra", ("a striped animal", "a horse in pyjamas"), (9, 9, 9))
     drawing = segmenter(photo, ChosenClasses((*trained.classes[:2], new), (True,) * 3))
     assert predictor.network.class_names[-1] == "zebra" and len(calls) == 2
-    assert set(of_class.definition.name for of_class in drawing.found) <= {"background", "cat", "zebra"}
+    assert set(found_class.definition.name for found_class in drawing.found) <= {"background", "cat", "zebra"}
     segmenter._answers.clear()  # so that the network itself has to come back
     np.testing.assert_array_equal(segmenter(photo, trained).mask, before.mask)
     np.testing.assert_array_equal(segmenter(photo, trained).confidence, before.confidence)
@@ -114,7 +114,7 @@ def bomb(width, height):
         (b"", "cannot be read as an image"),
     ],
 )
-def test_what_is_no_image_of_bounded_size_is_refused_without_the_path(tmp_path, monkeypatch, content, words):
+def test_files_that_are_not_images_of_limited_size_are_refused_without_the_path(tmp_path, monkeypatch, content, words):
     decoded = []
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: decoded.append(image.size))
     path = tmp_path / "upload"

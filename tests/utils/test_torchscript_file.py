@@ -50,7 +50,7 @@ def test_other_files_are_no_archives(path, tmp_path):
     torch.save({"a": torch.zeros(2)}, path)
     (tmp_path / "text").write_text("PK no zip")
     assert not is_torchscript(path) and not is_torchscript(str(tmp_path / "text"))
-    with pytest.raises(ValueError, match="no TorchScript archive"):
+    with pytest.raises(ValueError, match="not a TorchScript archive"):
         read_torchscript(path)
 
 

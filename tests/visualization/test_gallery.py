@@ -11,7 +11,7 @@ from PIL import Image
 from hiervl.evaluation import SemanticEvaluator
 from hiervl.visualization.gallery import EvaluationGallery
 
-COLOURS = [(10, 20, 30), (200, 100, 0)]
+COLORS = [(10, 20, 30), (200, 100, 0)]
 
 
 def picture(url: str) -> np.ndarray:
@@ -21,7 +21,7 @@ def picture(url: str) -> np.ndarray:
 def evaluate(tmp_path, images, count):
     """images: (right pixels of 4 × 4, confidence) → the written file."""
     evaluator = SemanticEvaluator(["a", "b"], distributed=False)
-    gallery = EvaluationGallery(evaluator, str(tmp_path / "g" / "g.json"), COLOURS, count=count, facts={"seed": 3})
+    gallery = EvaluationGallery(evaluator, str(tmp_path / "g" / "g.json"), COLORS, count=count, facts={"seed": 3})
     for number, (right, confidence) in enumerate(images):
         truth = np.zeros((4, 4), np.uint8)
         labels = np.ones((4, 4), np.uint8)
@@ -55,15 +55,15 @@ def test_pictures_show_image_truth_prediction_and_confidence(tmp_path):
     (entry,) = evaluate(tmp_path, [(8, 0.6)], count=1)["groups"]["best"]
     pictures = {name: picture(url) for name, url in entry["pictures"].items()}
     assert (pictures["image"] == 7).all()
-    assert (pictures["truth"] == COLOURS[0]).all()
-    assert (pictures["prediction"][:2] == COLOURS[0]).all() and (pictures["prediction"][2:] == COLOURS[1]).all()
+    assert (pictures["truth"] == COLORS[0]).all()
+    assert (pictures["prediction"][:2] == COLORS[0]).all() and (pictures["prediction"][2:] == COLORS[1]).all()
     assert (pictures["confidence"] == 153).all()  # 0.6 · 255
     assert round(entry["confidence"]) == 60
 
 
 def test_images_without_a_truth_or_a_counted_pixel_are_left_out(tmp_path):
     evaluator = SemanticEvaluator(["a", "b"], distributed=False)
-    gallery = EvaluationGallery(evaluator, str(tmp_path / "g.json"), COLOURS)
+    gallery = EvaluationGallery(evaluator, str(tmp_path / "g.json"), COLORS)
     Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "ignored.png")
     outputs = [{"labels": np.zeros((4, 4), np.uint8), "confidence": np.full((4, 4), 0.5, np.float32)}]
     image = torch.zeros(3, 4, 4, dtype=torch.uint8)

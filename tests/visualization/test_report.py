@@ -115,13 +115,13 @@ def test_numbers_and_comparison(page):
     words = " ".join("".join(page[1].text).split())
     assert "Unlabelled images gained +5.25 mIoU over the supervised-only run supervised (50.25)." in words
     assert "55.50" in words and "toy_train_4" in words and "PyTorch 9.9" in words
-    assert "0.5 % of the foreground are kept. That is next to nothing" in words
+    assert "0.5 % of the foreground are kept. That is very little" in words
 
 
 def test_kept_pseudo_labels_without_a_background(tmp_path):
     metrics = make_run(tmp_path / "run", 55.5) / "metrics.json"
     metrics.write_text(metrics.read_text().replace("pseudo/kept_foreground", "pseudo/other").replace("0.5,", "0.004,"))
-    assert "0.4 % of all pixels are kept. That is next to nothing" in write_report(tmp_path / "run").read_text()
+    assert "0.4 % of all pixels are kept. That is very little" in write_report(tmp_path / "run").read_text()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_parts_that_a_run_lacks_are_left_out(tmp_path):
     assert "Not evaluated yet." in write_report(run).read_text()
 
 
-def test_the_twin_of_a_comparison_is_found_and_broken_neighbours_are_passed_over(tmp_path):
+def test_the_twin_of_a_comparison_is_found_and_broken_neighbors_are_passed_over(tmp_path):
     run = make_run(tmp_path / "semi", 55.5)
     broken = make_run(tmp_path / "broken", 50.0, enabled=False)
     (broken / "results.json").write_text('{"sem_seg": ')
@@ -186,7 +186,7 @@ def test_the_twin_of_a_comparison_is_found_and_broken_neighbours_are_passed_over
     assert "gained" in write_report(run).read_text()
 
 
-def test_a_neighbour_with_other_settings_is_no_comparison(tmp_path):
+def test_a_neighbor_with_other_settings_is_no_comparison(tmp_path):
     run = make_run(tmp_path / "semi", 55.5)
     other = make_run(tmp_path / "supervised", 50.0, enabled=False)
     config = yaml.safe_load((other / "config.yaml").read_text())
@@ -196,7 +196,7 @@ def test_a_neighbour_with_other_settings_is_no_comparison(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_a_sentence(tmp_path, capsys):
-    with pytest.raises(UserError, match="no run's folder"):
+    with pytest.raises(UserError, match="not a run's folder"):
         read_run(tmp_path)
     assert entry.main(["report", str(tmp_path)]) == 2
     run = make_run(tmp_path / "run", 50.0)

@@ -1,1 +1,1 @@
-"""What is looked at before a training starts (``check-data``)."""
+"""Checks of a dataset before training (``check-data``)."""

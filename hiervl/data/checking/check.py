@@ -1,4 +1,4 @@
-"""Looks at a dataset before training does, and explains every fault it finds (``check-data``)."""
+"""Checks a dataset before training, and explains every problem that it finds (``check-data``)."""
 
 import itertools
 import re
@@ -40,7 +40,7 @@ LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
 # What to do about a class that no mask of a split shows.
-MENDS = {
+FIXES = {
     FolderLayout: {
         "train": "label images of it, or take it out of the class file (or merge it)",
         "val": "its score will be unknown; put images of it into DATASET.VAL, or raise its fraction",
@@ -60,10 +60,10 @@ class Report:
     Attributes:
         class_names: of the C classes.
         images: facts of every image that could be read, by path.
-        splits: paths of the images of "train", "val", "test", "unlabelled"; "labelled" alone where the division failed.
+        splits: paths of the images of "train", "val", "test", "unlabelled"; only "labelled" if the division failed.
         pixels: (C,) pixels of every class, by image path.
-        findings: the faults, worst first.
-        doubtful: paths of images of which nobody can tell how their mask lies on them.
+        findings: the problems, worst first.
+        doubtful: paths of images whose mask may be rotated or not; see ``turns.py``.
     """
 
     class_names: list[str]
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Training can start: there are no errors, at most warnings."""
+        """Whether training can start: there are no errors, at most warnings."""
         return all(finding.level != ERROR for finding in self.findings)
 
     def presence(self, split: str) -> np.ndarray:
@@ -91,7 +91,7 @@ def check(
     max_damaged: float = DEFAULT_MAX_DAMAGED,
     transfers_colors: bool = False,
 ) -> Report:
-    """Read every image and mask and look for faults.
+    """Read every image and mask and look for problems.
 
     Args:
         crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: sizes are not compared with the crop.
@@ -99,7 +99,7 @@ def check(
         transfers_colors: SEMI.COLOR_TRANSFER is on.
 
     Raises:
-        UserError: a folder, a list or the class file is missing or wrong, so that there is nothing to look at.
+        UserError: a folder, a list or the class file is missing or wrong, so that nothing can be checked.
     """
     report = Report(layout.class_map.class_names)
     pools = {LABELED: layout.labeled}
@@ -113,7 +113,7 @@ def check(
     report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
     _divide(report, layout, pools)
-    report.findings += _classes(report, MENDS[type(layout)])
+    report.findings += _classes(report, FIXES[type(layout)])
     report.findings += _duplicates(report)
     report.findings += _light(report, transfers_colors)
     if crop_size is not None:
@@ -152,7 +152,7 @@ def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
 
 
 def _unused(layout: Layout) -> list[Finding]:
-    """Files in the named folders that nothing reads: a warning where they may be data, else a note."""
+    """Files in the named folders that are not used: a warning if they may be data, else a note."""
     if not isinstance(layout, FolderLayout):
         return []
     return [
@@ -180,7 +180,7 @@ def _unnamed(layout: Layout) -> list[Finding]:
 def _read_images(
     report: Report, layout: Layout, needed: Sequence[str], unlabeled: Iterable[str], max_damaged: float
 ) -> list[Finding]:
-    """``needed`` are the labelled images, of which every one has to be whole."""
+    """``needed``: the labelled images; all of them must be intact."""
     paths = list(dict.fromkeys(itertools.chain(needed, unlabeled)))
     facts = dict(zip(paths, read_image_facts(paths, layout.store, layout.bands)))
     report.images = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
@@ -204,7 +204,7 @@ def _read_images(
 
 
 def _broken(files: Sequence[tuple[str, str]], what: str, stops: bool = True) -> Finding:
-    """``stops``: training would end with these files; else it leaves them out."""
+    """``stops``: these files would stop training; else training leaves them out."""
     return Finding(
         ERROR if stops else WARNING,
         f"{len(files)} {what} cannot be read{'' if stops else ' and will be left out'} (the first: "
@@ -235,7 +235,7 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
             both = f"{name} ({stored[1]}×{stored[0]}, its image {size[1]}×{size[0]})"
             if turned_size(stored, orientation) != size:
                 unequal.append(both)
-            elif orientation not in (None, UPRIGHT) and of_mask is None:
+            elif orientation not in (None, UPRIGHT) and mask_orientation is None:
                 turned.append(both)
             elif is_doubtful(stored, of_mask, size, of_image) or (frame is None and of_image not in (None, UPRIGHT)):
                 doubtful.append(name)
@@ -254,8 +254,8 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
         ))  # fmt: skip
     if doubtful:
         findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
-    judge = value_findings if isinstance(layout, FolderLayout) else registered_findings
-    return findings + object_findings(statistics) + judge(statistics)
+    value_check = value_findings if isinstance(layout, FolderLayout) else registered_findings
+    return findings + object_findings(statistics) + value_check(statistics)
 
 
 def _frame_of_mask(sample: Sample, image: Frame) -> Frame | None:
@@ -288,7 +288,7 @@ def _empty_parts(report: Report, layout: Layout) -> list[Finding]:
     return [Finding(WARNING, f"{nothing_left(key)}.") for key in empty]
 
 
-def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
+def _classes(report: Report, fixes: dict[str, str]) -> list[Finding]:
     names = report.class_names
     if len(names) == 1:
         return [Finding(ERROR, single_class(names[0]))]
@@ -306,7 +306,7 @@ def _classes(report: Report, mends: dict[str, str]) -> list[Finding]:
         named += absent
         if not absent:
             continue
-        findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {mends[split]}."))
+        findings.append(Finding(WARNING, f"no {split} mask shows {', '.join(absent)}: {fixes[split]}."))
     return findings
 
 

@@ -1,4 +1,4 @@
-"""What ``check-data`` keeps of an image: its size, a fingerprint, how bright it is."""
+"""The facts about an image for ``check-data``: its size, a fingerprint, its brightness."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from hiervl.utils.parallel import map_files
 
 
 class ImageFacts(NamedTuple):
-    """What is kept of an image that could be read."""
+    """Facts about a readable image."""
 
     size: tuple[int, int]  # height, width, upright
     mark: Fingerprint
@@ -35,8 +35,8 @@ class ImageFacts(NamedTuple):
 def read_image_facts(
     paths: Sequence[str], store: FactsStore, bands: Bands | None = None
 ) -> list[ImageFacts | UserError]:
-    """Facts of images, or the error with which one cannot be read; read in several processes where they are not
-    remembered."""
+    """Facts about images, or the error for an unreadable one. Facts that are not stored yet are read in several
+    processes."""
     keys = [key_of("image", (file_stamp(path), bands)) for path in paths]
     known = store.get(keys)
     new = [index for index, key in enumerate(keys) if key not in known]

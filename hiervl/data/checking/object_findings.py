@@ -1,4 +1,4 @@
-"""What is wrong with the objects of annotation files, said in sentences that say how to fix it."""
+"""Problems with objects in annotation files, in sentences that say how to fix them."""
 
 import difflib
 from collections import Counter
@@ -8,14 +8,14 @@ from hiervl.data.folders.masks import describe_names
 
 
 def object_findings(statistics: ValueStatistics) -> list[Finding]:
-    """Labels that are no class, and objects that could not be drawn, counted over all annotations."""
+    """Labels that are not a class, and objects that cannot be drawn, counted over all annotations."""
     findings = []
     unknown = _total(statistics.unknown_names)
     if unknown:
         findings.append(Finding(
             ERROR,
             f"the annotations have {describe_names(unknown)}, which {statistics.class_map.path} does not name: add an "
-            "entry for each, with `ignore: true` if it is no class or `merge_into: CLASS` if it is another name of one"
+            "entry for each, with `ignore: true` if it is not a class, or `merge_into: CLASS` if it means another class"
             f"{_likely(unknown, statistics)}.",
             tuple(sorted(statistics.unknown_names)),
         ))  # fmt: skip
@@ -30,7 +30,7 @@ def _total(by_file: dict[str, dict[str, int]]) -> Counter:
 
 
 def _likely(unknown: Counter, statistics: ValueStatistics) -> str:
-    """A class whose name differs in case or in a letter, for the first label that has one."""
+    """A class with a similar name (another case, another letter), for the first label that has one."""
     known = {name.casefold(): name for name in statistics.class_map.names}
     for name, _ in unknown.most_common():
         close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)

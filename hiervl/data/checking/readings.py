@@ -1,8 +1,8 @@
-"""What the values of masks may mean where the class file does not fit them.
+"""Possible meanings of mask values if the class file does not fit them.
 
-An error about values can be made to vanish in several ways, and all but one make the labels wrong. So advice rests on
-what the masks show: which value is the most frequent, and which entry is declared as the background. Where that decides
-nothing, all readings are named, and ``check-data`` draws them side by side.
+An error about values can be fixed in several ways, and all except one make the labels wrong. So advice depends on the
+masks: which value is the most frequent, and which entry is declared as background. If that does not decide, all
+readings are named, and ``check-data`` draws them side by side.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 
 MOSTLY = 0.5
-# Names of a first entry that stands for whatever is no object, also where it is not marked as such.
+# Names of a first entry for everything that is not an object, even if it is not marked as background.
 BACKGROUND_NAMES = {
     "background", "bg", "void", "unlabeled", "unlabelled", "ignore", "ignored", "none", "nothing", "other", "others",
     "rest", "_background_", "__ignore__",
@@ -24,8 +24,8 @@ class Reading:
     """One way to read the values of index masks.
 
     Attributes:
-        title: what is assumed.
-        names: of what each value stands for; values that are left out do not count.
+        title: the assumption.
+        names: the class of each value; missing values do not count.
     """
 
     title: str
@@ -33,12 +33,12 @@ class Reading:
 
 
 def names_of_values(class_map: ClassMap) -> dict[int, str]:
-    """The class that each value stands for, without those that are ignored."""
+    """The class of each value, without ignored values."""
     return {value: class_map.class_names[label] for value, label in class_map.values.items() if label != IGNORED}
 
 
 def is_background(class_map: ClassMap, value: int) -> bool:
-    """The entry of a value is the background or is ignored, by its flags or by its name."""
+    """Whether the entry of a value is background or ignored, by its flags or its name."""
     label = class_map.values.get(value)
     if label is None:
         return False
@@ -54,7 +54,7 @@ def share_of(counts: dict[int, int], value: int) -> float:
 
 
 def one_value_more(class_map: ClassMap, counts: dict[int, int]) -> tuple[str, tuple[Reading, ...]]:
-    """The masks hold 0 (or 1) to N, the class file numbers 0 to N - 1: what is missing, and where?
+    """For masks with values 0 (or 1) to N and a class file with 0 to N - 1: what is missing, and where?
 
     Returns:
         The end of a sentence, and the readings to be drawn.
@@ -82,7 +82,7 @@ def one_value_more(class_map: ClassMap, counts: dict[int, int]) -> tuple[str, tu
 
 
 def zero_never_occurs(class_map: ClassMap) -> tuple[str, tuple[Reading, ...]]:
-    """All values have an entry, but 0 does not occur; as :func:`one_value_more`."""
+    """For values that all have an entry, but 0 does not occur; result as in :func:`one_value_more`."""
     names = names_of_values(class_map)
     ways = [
         ("no pixel is of that entry, and all is well", Reading("as the class file says", names)),
@@ -95,7 +95,8 @@ def zero_never_occurs(class_map: ClassMap) -> tuple[str, tuple[Reading, ...]]:
 
 
 def mostly_ignored(class_map: ClassMap, value: int) -> tuple[str, tuple[Reading, ...]]:
-    """The most frequent value is ignored though a background is declared; as :func:`one_value_more`."""
+    """For a most frequent value that is ignored although a background is declared; result as in
+    :func:`one_value_more`."""
     names = names_of_values(class_map)
     last = max(class_map.values)
     moved = {value - 1: name for value, name in names.items() if value > 0}

@@ -1,6 +1,6 @@
-"""The files of datasets that are registered in Detectron2, in the form in which own folders are looked at.
+"""The files of datasets registered in Detectron2, in the same form as the user's own folders.
 
-``check-data`` and ``prompts`` ask of it what they ask of a :class:`~hiervl.data.folders.layout.FolderLayout`.
+``check-data`` and ``prompts`` use it like a :class:`~hiervl.data.folders.layout.FolderLayout`.
 """
 
 import functools
@@ -22,7 +22,7 @@ from hiervl.utils.errors import UserError
 
 
 class LabelFiles:
-    """Label maps of registered datasets: a file per image, read as training reads it."""
+    """Label maps of registered datasets: a file per image, read as in training."""
 
     has_instances = False
 
@@ -46,14 +46,14 @@ class LabelFiles:
         return RawMask(INDEX, read_stored(key).astype(np.int32))
 
     def read(self, key: str, image_size: tuple[int, int] | None = None, image_file: str = "") -> np.ndarray:
-        """Label map (H, W) with 255 where nothing counts; errors as :func:`read_label`."""
+        """Label map (H, W), 255 where pixels do not count. Errors are those of :func:`read_label`."""
         label = read_label(key, self.num_classes, self.ignore_label, image_size, image_file)
         return np.where(label == self.ignore_label, IGNORED, label)
 
 
 class RegisteredLayout:
-    """The datasets of ``DATASETS``: those of ``TRAIN`` are "train", those of ``TEST`` "val", for they choose the best
-    checkpoint."""
+    """The datasets of ``DATASETS``: those of ``TRAIN`` are "train", those of ``TEST`` are "val", because they choose
+    the best checkpoint."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RegisteredLayout:
     ):
         """
         Args:
-            names: of the datasets that are "train", "val" and "unlabelled".
+            names: names of the datasets of "train", "val" and "unlabelled".
             dicts: their images, as Detectron2 describes them; those of "train" and "val" have labels.
             class_names: of the C classes.
             background: names of the classes that are always active.
@@ -87,7 +87,7 @@ class RegisteredLayout:
 
     @classmethod
     def from_config(cls, cfg) -> "RegisteredLayout":
-        """Of ``DATASETS``.
+        """Build it from ``DATASETS``.
 
         Raises:
             UserError: a dataset is missing, unknown, wrong or without labels.
@@ -101,11 +101,11 @@ class RegisteredLayout:
         class_names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(cfg.DATASETS.TRAIN[0])
         return cls(names, dicts, class_names, cfg.MODEL.HSQG.ALWAYS_ACTIVE)
 
-    bands = None  # of TIFFs: they are read as other images
+    bands = None  # TIFFs are read like other images
 
     @staticmethod
     def read_image(path: str | Path) -> np.ndarray:
-        """An image as training sees it; errors as :func:`read_image`."""
+        """An image as in training. Errors are those of :func:`read_image`."""
         return read_image(str(path))
 
     def _pool(self, dicts: Sequence[dict]) -> Pool:
@@ -146,7 +146,7 @@ class RegisteredLayout:
 
     @property
     def store(self) -> FactsStore:
-        """Where facts about files are remembered."""
+        """The store of facts about files."""
         return FactsStore(cache_folder() / "registered")
 
     def missing_masks(self) -> list[Path]:

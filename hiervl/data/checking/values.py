@@ -1,4 +1,4 @@
-"""What is wrong with the values and colours of masks, said in sentences that name the mend."""
+"""Problems with the values and colours of masks, in sentences that say how to fix them."""
 
 import itertools
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault (or, as a note, none): how bad, what and how to mend it, the files that show it, and the readings between
-    which it leaves open what the masks mean."""
+    """A problem or a note: how severe, what it is and how to fix it, its files, and the possible readings of the masks
+    if several remain."""
 
     level: str
     sentence: str
@@ -57,7 +57,7 @@ def _by_form() -> dict[str, dict]:
 
 @dataclass
 class ValueStatistics:
-    """Which codes the masks hold, gathered mask by mask; ``form`` is DATASET.MASK_VALUES."""
+    """The codes in the masks, collected mask by mask. ``form`` is DATASET.MASK_VALUES."""
 
     class_map: ClassMap
     form: str = AUTO
@@ -69,7 +69,7 @@ class ValueStatistics:
     remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, name: str, raw: RawMask | MaskFacts) -> np.ndarray:
-        """Take in a mask, or what is known of it; returns its pixels per class (C,)."""
+        """Add a mask, or its facts. Returns its pixels per class (C,)."""
         meaning = label_of_code(raw, self.class_map)
         pixels = np.zeros(len(self.class_map.classes), dtype=np.int64)
         codes = raw.counts()
@@ -96,7 +96,7 @@ class ValueStatistics:
 
 
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
-    """Everything that the codes of all masks together say."""
+    """All findings from the codes of all masks together."""
     findings = [*_unknown_colors(statistics), *_palette_order(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])
@@ -124,7 +124,7 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
 
 
 def registered_findings(statistics: ValueStatistics) -> list[Finding]:
-    """The same of a registered dataset, whose classes no class file of the user's defines."""
+    """The same for a registered dataset, whose classes do not come from the user's class file."""
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     if not unknown:
         return []
@@ -133,7 +133,7 @@ def registered_findings(statistics: ValueStatistics) -> list[Finding]:
     return [Finding(
         ERROR,
         f"labels hold {describe_codes(INDEX, unknown)}, but the {len(class_map.classes)} classes are 0 to "
-        f"{len(class_map.classes) - 1} and {ignored} is ignored: prepare the dataset anew (datasets/README.md), or "
+        f"{len(class_map.classes) - 1} and {ignored} is ignored: prepare the dataset again (datasets/README.md), or "
         "correct the files.",
         tuple(sorted(statistics.unknown[INDEX])),
     )]  # fmt: skip
@@ -147,8 +147,8 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     if sorted(class_map.values) == list(range(count)) and unknown == [count]:
         ways, readings = one_value_more(class_map, {value: statistics.counts[INDEX][value] for value in used})
         return Finding(ERROR, f"{what}{ways}.", files, readings)
-    greys = {_grey(color) for color in class_map.colors}
-    if len(greys) > 1 and all(any(abs(value - grey) <= 1 for grey in greys) for value in unknown):
+    grays = {_gray(color) for color in class_map.colors}
+    if len(grays) > 1 and all(any(abs(value - gray) <= 1 for gray in grays) for value in unknown):
         return Finding(
             ERROR,
             f"{what}; they are the grey values of the classes' colours: RGB masks were turned into grey ones; use the "
@@ -169,12 +169,12 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             f"{what}, while {describe_codes(INDEX, absent)} never occur"
             f"{'' if len(absent) > 1 else 's'}: the masks number the classes otherwise; write into every entry the "
             f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; correct the masks if "
-            "it is no class.",
+            "it is not a class.",
             files,
         )
     return Finding(
         ERROR,
-        f"{what}: add an entry with {_listed(unknown)} (with `ignore: true` if it is no class), or correct the masks.",
+        f"{what}: add an entry with {_listed(unknown)} (`ignore: true` if it is not a class), or correct the masks.",
         files,
     )
 
@@ -201,7 +201,7 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
         )]  # fmt: skip
     values = class_map.known_values()
     everything = [decode_color(code) for code in statistics.counts[COLOR]]
-    if all(len(set(color)) == 1 and color[0] in values for color in everything):  # no true colour among them
+    if all(len(set(color)) == 1 and color[0] in values for color in everything):  # all of them are grey
         return [Finding(
             ERROR,
             f"{what}: these are class indices that were saved as grey RGB; set DATASET.MASK_VALUES to index.",
@@ -238,13 +238,13 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
     return [Finding(
         ERROR,
         f"{what}, which {class_map.path} does not name: add an entry with `color: {list(decode_color(codes[0]))}` "
-        f"(with `ignore: true` if it is no class), or correct the colours there{bare}.",
+        f"(with `ignore: true` if it is not a class), or correct the colours there{bare}.",
         files,
     )]  # fmt: skip
 
 
 def _palette_order(statistics: ValueStatistics) -> list[Finding]:
-    """Palette files whose indices say other classes than their colours, where the user did not say which counts."""
+    """Palette files whose indices and colours mean different classes, if the user did not say which counts."""
     if statistics.form != AUTO:
         return []
     class_map = statistics.class_map
@@ -277,7 +277,7 @@ def _palette_order(statistics: ValueStatistics) -> list[Finding]:
 
 
 def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
-    """Masks of 0 and 255, of which the latter does not count unless the class file names it."""
+    """Masks of 0 and 255. 255 does not count unless the class file names it."""
     class_map = statistics.class_map
     if IGNORED not in used or not set(used) <= {0, IGNORED} or IGNORED in class_map.values:
         return []
@@ -309,7 +309,7 @@ def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
 
 
 def _ignored(statistics: ValueStatistics) -> list[Finding]:
-    """A value that does not count, but has most of the pixels."""
+    """A value that does not count although it has most of the pixels."""
     class_map, counts = statistics.class_map, statistics.counts[INDEX]
     value = max(counts, key=lambda code: counts[code])
     share = share_of(counts, value)
@@ -329,8 +329,8 @@ def _name_of(class_map: ClassMap, value: int) -> str:
     return "ignored" if label == IGNORED or label is None else class_map.classes[label].name
 
 
-def _grey(color) -> int:
-    return round(sum(weight * channel for weight, channel in zip(GREY_WEIGHTS, color)))
+def _gray(color) -> int:
+    return round(sum(weight * channel for weight, channel in zip(GRAY_WEIGHTS, color)))
 
 
 def _are_edges(statistics: ValueStatistics, codes: list[int]) -> bool:

@@ -48,7 +48,7 @@ NUMBERED = re.compile(r"(\d+)\s*(?:[:;,=\t]|\s)\s*(\S.*)")  # a line of a number
 
 
 def is_class_list(path: Path) -> bool:
-    """The file is a list of classes of an export, told by its suffix; of YAML files ask :func:`entries_of_yaml`."""
+    """Whether the file is a list of classes, by its suffix. For YAML files use :func:`entries_of_yaml`."""
     return path.suffix.lower() in LIST_SUFFIXES
 
 
@@ -56,7 +56,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
     """Entries of a class file, from the text of such a list.
 
     Raises:
-        UserError: it is no such list.
+        UserError: it is not such a list.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     suffix = path.suffix.lower()
@@ -75,7 +75,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
         return [_marked({"name": name, "label": number}) for number, name in enumerate(names)] + ignored
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(
-            f"the class file {path} is no list of classes that is known ({' '.join(str(error).split())}): write a YAML "
+            f"the class file {path} is not a known list of classes ({' '.join(str(error).split())}): write a YAML "
             "file with an entry per class (docs/data.md)."
         ) from None
 
@@ -101,10 +101,10 @@ def entries_of_yaml(content: Any) -> list[Any] | None:
 
 
 def read_class_names(path: Path) -> list[dict[str, Any]]:
-    """As :func:`read_class_list` and :func:`entries_of_yaml`, of a file of either kind.
+    """As :func:`read_class_list` and :func:`entries_of_yaml`, for a file of either kind.
 
     Raises:
-        UserError: it cannot be read or is no such list.
+        UserError: it cannot be read or is not such a list.
     """
     text = read_list_text(path)
     if is_class_list(path):
@@ -254,6 +254,6 @@ def _marked(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_background(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For lists that name objects: what no object covers is a class of its own."""
+    """For lists of objects: add a class for pixels that no object covers."""
     entries = [_marked(entry) for entry in entries]
     return entries if any("background" in entry for entry in entries) else [dict(BACKGROUND_ENTRY), *entries]

@@ -1,12 +1,12 @@
-"""How the values and colours of a user's masks become class labels: the long form of a class file.
+"""From values and colours of a user's masks to class labels: the long form of a class file.
 
-Beside the keys of :mod:`hiervl.data.classes.definitions` an entry may hold
+Besides the keys of :mod:`hiervl.data.classes.definitions` an entry may have
 
 * ``label``: the mask value (or a list of values) of the class; default: the entry's place in the file, from 0;
-* ``ignore: true``: pixels of this entry do not count, it is no class;
-* ``merge_into: NAME``: pixels of this entry belong to the class NAME; its ``phrases``, if written, join NAME's.
-* ``mask_name``: where every class has masks of its own, the end of these files' names or their folder; default: the
-  entry's name.
+* ``ignore: true``: this entry is not a class, and its pixels do not count;
+* ``merge_into: NAME``: pixels of this entry belong to the class NAME; its ``phrases``, if given, are added to NAME's.
+* ``mask_name``: if every class has its own masks, the end of their file names, or their folder; default: the entry's
+  name.
 
 ``color`` is both the colour in pictures and, in RGB masks, the colour that stands for the entry.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from hiervl.data.classes.definitions import KEYS, ClassDefinition, check_names, class_of_entry, read_entries
 from hiervl.utils.errors import UserError
 
-IGNORED = 255  # in the label maps that are made of masks
+IGNORED = 255  # in the label maps made from masks
 MAX_CLASSES = 255
 LONG_KEYS = (*KEYS, "label", "ignore", "merge_into", "mask_name")
 
@@ -27,16 +27,16 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The classes of a dataset, and what stands for them in masks.
+    """The classes of a dataset and their values and colours in masks.
 
     Attributes:
-        classes: those that are learnt, in the order of their labels 0 … C-1.
-        values: label of every mask value that the class file names; ``IGNORED`` where it does not count.
-        colors: label of every colour (RGB) that the class file writes down.
+        classes: the learnt classes, in the order of their labels 0 … C-1.
+        values: label of every mask value in the class file; ``IGNORED`` if it does not count.
+        colors: label of every colour (RGB) in the class file.
         names: label of every entry's name, for the categories of COCO files.
-        uncolored: entries without a written colour; RGB masks cannot show them.
+        uncolored: entries without a colour; RGB masks cannot show them.
         path: the class file.
-        mask_names: name of the entry of every ``mask_name`` that the class file writes down.
+        mask_names: entry's name for every ``mask_name`` in the class file.
     """
 
     classes: tuple[ClassDefinition, ...]
@@ -58,7 +58,7 @@ class ClassMap:
 
     @property
     def is_identity(self) -> bool:
-        """Mask values are the labels themselves (and 255 does not count)."""
+        """Whether mask values are the labels themselves (and 255 does not count)."""
         expected = {label: label for label in range(len(self.classes))}
         return {value: label for value, label in self.values.items() if value != IGNORED} == expected and (
             self.values.get(IGNORED, IGNORED) == IGNORED
@@ -73,7 +73,8 @@ def read_class_map(path: str | Path) -> ClassMap:
     """Read a class file in its long form.
 
     Raises:
-        UserError: the file is missing or no YAML, an entry is wrong, or two entries claim one mask value or colour.
+        UserError: the file is missing or not YAML, an entry is wrong, or two entries have the same mask value or
+            colour.
     """
     path = Path(path)
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in read_entries(path)]
@@ -130,7 +131,7 @@ def _label_of(entry: dict, name: str, labels: dict[str, int], path: Path) -> int
         return labels[name]
     if entry["merge_into"] not in labels:
         raise UserError(
-            f"the class file {path}: '{name}' is merged into '{entry['merge_into']}', which is no class; "
+            f"the class file {path}: '{name}' is merged into '{entry['merge_into']}', which is not a class; "
             f"the classes are {', '.join(labels)}."
         )
     return labels[entry["merge_into"]]
@@ -165,7 +166,7 @@ def _values_of(entry: dict, index: int, path: Path) -> list[int]:
 
 
 def _unique(pairs: Sequence[tuple], names: dict[str, int], what: str, path: Path) -> dict:
-    """Label of each key; one key for two labels is a mistake."""
+    """Label of each key. Raises if one key has two labels."""
     owner: dict = {}
     for key, name in pairs:
         if names[owner.setdefault(key, name)] != names[name]:

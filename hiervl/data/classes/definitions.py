@@ -10,10 +10,10 @@ from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.class_lists import entries_of_yaml, is_class_list, read_class_list, read_list_text
 from hiervl.utils.errors import UserError
 
-CLASS_FILES = SHIPPED / "classes"  # of the datasets HierVL registers itself
+CLASS_FILES = SHIPPED / "classes"  # class files of the datasets that HierVL registers itself
 KEYS = ("name", "phrases", "color", "background")
-BACKGROUND_COLOR = (128, 128, 128)  # grey, so that an overlay leaves what surrounds the objects as it is
-GOLDEN_RATIO = 0.618033988749895  # steps of this share of the colour circle never come close to an earlier one
+BACKGROUND_COLOR = (128, 128, 128)  # grey, so that overlays do not tint the surroundings of objects
+GOLDEN_RATIO = 0.618033988749895  # golden ratio: steps of this share of the colour circle stay away from earlier ones
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class ClassDefinition:
 
     Attributes:
         name: shown in tables and legends.
-        phrases: names or descriptions that CLIP is asked with; the class scores as its best one.
+        phrases: names or descriptions for CLIP; the best phrase counts.
         color: RGB in pictures.
-        background: the class is whatever no other class is, and always active.
+        background: the class of all pixels that belong to no other class; always active.
     """
 
     name: str
@@ -39,7 +39,7 @@ def read_classes(path: str | Path) -> list[ClassDefinition]:
     Only ``name`` is needed; an entry may also be the bare name.
 
     Raises:
-        UserError: the file is missing, no YAML, or an entry is wrong.
+        UserError: the file is missing, not YAML, or an entry is wrong.
     """
     path = Path(path)
     classes = [class_of_entry(entry, index, path) for index, entry in enumerate(read_entries(path))]
@@ -48,7 +48,7 @@ def read_classes(path: str | Path) -> list[ClassDefinition]:
 
 
 def read_entries(path: Path) -> list:
-    """The list ``classes`` of a YAML file, as it stands there, or a list of classes that came with an export.
+    """The list ``classes`` of a YAML file, unchanged, or a list of classes from an export.
 
     Errors as :func:`read_classes`.
     """
@@ -66,21 +66,21 @@ def read_entries(path: Path) -> list:
 
 
 def check_names(names: Sequence[str], path: Path) -> None:
-    """Refuse a name that occurs twice: results are listed by name."""
+    """Refuse names that occur twice, because results are listed by name."""
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise UserError(f"the class file {path} names '{doubled}' twice.")
 
 
 def distinct_color(index: int) -> tuple[int, int, int]:
-    """The colour (RGB, 0…255) of the class ``index`` where none was chosen; classes near in order are far in hue."""
+    """The default colour (RGB, 0…255) of the class ``index``. Neighbouring classes have very different hues."""
     value = (0.95, 0.65, 0.8)[index % 3]
     r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1.0, 0.75, value)
     return round(255 * r), round(255 * g), round(255 * b)
 
 
 def distinct_colors(count: int) -> list[tuple[int, int, int]]:
-    """The colours of ``count`` classes that bring none."""
+    """Default colours for ``count`` classes."""
     return [distinct_color(index) for index in range(count)]
 
 
@@ -89,7 +89,7 @@ def class_of_entry(entry, index: int, path: Path, keys: Sequence[str] = KEYS) ->
 
     Args:
         index: the entry's place in the file, for its colour and the error message.
-        keys: what an entry may hold; keys beyond this module's are checked only for their names.
+        keys: the allowed keys of an entry; for keys that this module does not know, only the name is checked.
     """
     where = f"the class file {path}, entry {index + 1}"
     entry = {"name": entry} if isinstance(entry, str) else entry

@@ -1,4 +1,4 @@
-"""Classes as plain values: what a checkpoint carries and what a class file holds."""
+"""Classes as plain values, for checkpoints and class files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def to_records(definitions: Sequence[ClassDefinition]) -> list[dict]:
 
 
 def from_records(records: Sequence[dict]) -> list[ClassDefinition]:
-    """What :func:`to_records` wrote."""
+    """The classes from the plain values of :func:`to_records`."""
     return [
         ClassDefinition(record["name"], tuple(record["phrases"]), tuple(record["color"]), bool(record["background"]))
         for record in records

@@ -1,6 +1,6 @@
 """A dataset of the user's own folders, registered in Detectron2 from one YAML or by one call.
 
-Files are looked at when a dataset is loaded, not when it is registered.
+Files are read when a dataset is loaded, not when it is registered.
 """
 
 import functools
@@ -20,7 +20,7 @@ _registered: set = set()  # names that this module put into Detectron2's catalog
 
 
 class RegisteredNames(NamedTuple):
-    """What a folder dataset is called in Detectron2; None where there is no such part."""
+    """The names of a folder dataset in Detectron2; None for missing parts."""
 
     train: str
     unlabeled: str | None
@@ -40,12 +40,12 @@ def register_folder_dataset(
     """Register a dataset of folders in Detectron2; afterwards its names can stand in ``DATASETS``.
 
     Args:
-        name, images, masks, classes, root, unlabeled, options: of :class:`FolderSource`; ``options`` are
+        name, images, masks, classes, root, unlabeled, options: see :class:`FolderSource`; ``options`` are
             ``labeled_list``, ``val`` (default: a fraction of 0.2), ``test``, ``mask_values``, ``image_suffix``,
             ``mask_suffix``, ``seed`` and ``cache``.
 
     Raises:
-        UserError: a value has no meaning, the class file is wrong, or the name is that of another dataset.
+        UserError: a value is invalid, the class file is wrong, or another dataset has the name.
     """
     options.setdefault("val", DEFAULT_VAL)
     source = FolderSource(
@@ -55,7 +55,7 @@ def register_folder_dataset(
 
 
 def register_layout(layout: FolderLayout) -> RegisteredNames:
-    """As :func:`register_folder_dataset`; registering a name again replaces what was registered before."""
+    """As :func:`register_folder_dataset`. Registering a name again replaces the earlier dataset."""
     source = layout.source
     name = source.name
     names = RegisteredNames(
@@ -80,15 +80,16 @@ def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap
 
 
 def settle_parts(cfg, layout: FolderLayout) -> list[str]:
-    """Take the parts of a dataset that are empty out of ``DATASETS``, so that training does without them.
+    """Take empty parts of a dataset out of ``DATASETS``, so that training runs without them.
 
-    Without unlabelled images it is supervised, without validation images nothing is evaluated.
+        Without unlabelled images
+    training is supervised; without validation images nothing is evaluated.
 
-    Returns:
-        Sentences on what is missing, and what follows.
+        Returns:
+            Sentences on what is missing and the consequences.
 
-    Raises:
-        UserError: the dataset cannot be divided, or has one class only, which is no task.
+        Raises:
+            UserError: the dataset cannot be divided, or has only one class, so there is nothing to learn.
     """
     if len(layout.class_map.classes) == 1:
         raise UserError(single_class(layout.class_map.class_names[0]))
@@ -109,7 +110,7 @@ def settle_parts(cfg, layout: FolderLayout) -> list[str]:
 
 
 def single_class(name: str) -> str:
-    """That one class is no task, as a sentence."""
+    """A sentence: there is nothing to learn with a single class."""
     return (
         f"there is a single class ('{name}'), so that every pixel is right: add a class for whatever is not '{name}', "
         "such as `{name: background, background: true}`."
@@ -117,7 +118,7 @@ def single_class(name: str) -> str:
 
 
 def single_class_shown(name: str) -> str:
-    """That one class alone is labelled, as a sentence."""
+    """A sentence: only one class is labelled."""
     return (
         f"all masks together show a single class ('{name}'): check that the masks' values are those of the class file, "
         "and label images of other classes."
@@ -125,17 +126,17 @@ def single_class_shown(name: str) -> str:
 
 
 def nothing_left(key: str) -> str:
-    """That VAL or TEST is empty, as a sentence without a full stop."""
+    """A sentence, without a full stop: VAL or TEST is empty."""
     why = "no image can be spared from the labelled ones, or its list names none that are left"
     follows = "training is not evaluated and keeps no best checkpoint" if key == "VAL" else "there is no test set"
     return f"DATASET.{key} is empty ({why}): {follows}; label more images, or name a folder of its own"
 
 
 def register_from_config(cfg) -> FolderLayout:
-    """Register the dataset of the section ``DATASET`` and fill in what follows from it, where nothing is set.
+    """Register the dataset of the section ``DATASET`` and set the keys that follow from it, unless they are set.
 
-    Filled in are ``DATASETS.TRAIN``, ``UNLABELED`` and ``TEST``, the always active classes, and ``SEMI.ENABLED`` off
-    where there are no unlabelled images.
+    These are ``DATASETS.TRAIN``, ``UNLABELED`` and ``TEST``, the always active classes, and ``SEMI.ENABLED`` off if
+    there are no unlabelled images.
     """
     layout = FolderLayout(FolderSource.from_config(cfg))
     names = register_layout(layout)

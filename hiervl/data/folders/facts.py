@@ -1,4 +1,5 @@
-"""What was read once of a file is remembered: beside the converted masks, by path, time and size of the file."""
+"""A store of facts about files, so that each file is read once. It lies beside the converted masks; keys are path, time
+and size."""
 
 import contextlib
 import hashlib
@@ -17,14 +18,14 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files, usable_cores
 
 FILE_NAME = "facts.sqlite"
-VERSION = 1  # to be raised when other facts are kept, or are found in another way
-MOST_CODES = 4096  # of a mask that is remembered; more are no classes
-SECONDS_FOR_OTHERS = 10.0  # that another process may keep the file locked
+VERSION = 1  # raise it if other facts are kept, or are found in another way
+MOST_CODES = 4096  # most codes of a stored mask; more codes cannot be classes
+SECONDS_FOR_OTHERS = 10.0  # seconds to wait for a lock of another process
 
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """A :class:`RawMask` without its pixels; the attributes mean the same.
+    """A :class:`RawMask` without its pixels, with the same attributes.
 
     Attributes:
         shape: height and width.
@@ -60,14 +61,14 @@ class MaskFacts:
 
 
 class FactsStore:
-    """Short texts by key in an SQLite file; one that cannot be used is done without."""
+    """Short texts by key in an SQLite file. If the file cannot be used, nothing is stored."""
 
     def __init__(self, folder: Path | None):
-        """folder: None: nothing is remembered."""
+        """folder: None: nothing is stored."""
         self.path = None if folder is None else folder / FILE_NAME
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
-        """Of the keys that are known."""
+        """The values of known keys."""
         found: dict[str, str] = {}
         with self._open() as database:
             if database is not None:
@@ -90,12 +91,12 @@ class FactsStore:
             with contextlib.suppress(sqlite3.Error, OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 database = sqlite3.connect(self.path, timeout=SECONDS_FOR_OTHERS)
-                database.execute("PRAGMA synchronous = OFF")  # what a power cut takes is read again
+                database.execute("PRAGMA synchronous = OFF")  # what a power failure destroys is read again
                 database.execute("PRAGMA journal_mode = MEMORY")
                 database.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)")
         try:
             yield database
-        except sqlite3.OperationalError:  # another process writes for too long, or the disk is full
+        except sqlite3.OperationalError:  # another process has the lock for too long, or the disk is full
             pass
         except sqlite3.DatabaseError:  # cut off by a power failure
             assert self.path is not None  # there was a database
@@ -106,12 +107,12 @@ class FactsStore:
 
 
 def key_of(kind: str, stamp: Any) -> str:
-    """The key of facts; ``stamp`` changes when what they were read from changes."""
+    """The key of facts. ``stamp`` changes when their file changes."""
     return hashlib.sha256(repr((kind, VERSION, stamp)).encode()).hexdigest()
 
 
 def file_stamp(path: str | os.PathLike) -> tuple:
-    """Path, time and size of a file; those of a missing one are 0."""
+    """Path, time and size of a file. For a missing file, time and size are 0."""
     try:
         status = os.stat(path)
     except OSError:
@@ -120,13 +121,13 @@ def file_stamp(path: str | os.PathLike) -> tuple:
 
 
 def processes() -> int:
-    """How many processes read files for each of those that train on this machine."""
+    """How many processes read files for each training process on this machine."""
     return max(1, usable_cores() // comm.get_local_size())
 
 
 def read_mask_facts(samples: Sequence[Any], store: FactsStore) -> list[MaskFacts | UserError]:
-    """The facts of the masks of samples, or the error with which one cannot be read; read in several processes where
-    they are not remembered."""
+    """Facts about the masks of samples, or the error for an unreadable one. Facts that are not stored yet are read in
+    several processes."""
     keys = [_mask_key(sample) for sample in samples]
     known = store.get([key for key in keys if key])
     new = [index for index, key in enumerate(keys) if key not in known]
@@ -143,7 +144,7 @@ def read_mask_facts(samples: Sequence[Any], store: FactsStore) -> list[MaskFacts
 def _mask_key(sample) -> str:
     try:
         return key_of("mask", sample.masks.stamp(sample.key))
-    except OSError:  # a file that is gone, as reading it will say
+    except OSError:  # the file is missing; reading it reports that
         return ""
 
 

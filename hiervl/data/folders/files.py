@@ -1,4 +1,4 @@
-"""Image and mask files in a user's folders: finding them, lists of names."""
+"""Find image and mask files in a user's folders, and read lists of names."""
 
 import difflib
 import hashlib
@@ -15,7 +15,7 @@ from hiervl.data.loading.turns import turned_size
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import text_encoding, write_text
 
-# JPEG blurs labels; it is listed all the same, so that `check-data` can say so.
+# JPEG blurs labels. It is in the list so that `check-data` can report it.
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 HASH_MARK = "# sha256 "
 
@@ -24,7 +24,7 @@ def find_folder(root: Path, folder: str, key: str) -> Path:
     """``folder`` below ``root`` (or absolute).
 
     Raises:
-        UserError: there is no such folder, but perhaps a file, whose kind is named, or a folder of a like name.
+        UserError: there is no such folder. The message names the kind of a file with that name, or a similar folder.
     """
     path = (root / folder).expanduser()
     if path.is_dir():
@@ -35,7 +35,7 @@ def find_folder(root: Path, folder: str, key: str) -> Path:
 
 
 def _end_of_sentence(path: Path) -> str:
-    """Of a sentence that says that ``path`` is missing: names a neighbour of a like name, if there is one."""
+    """The end of a sentence about a missing ``path``: names a similar one beside it, if there is one."""
     if not path.parent.is_dir():
         return f" (nor {path.parent})."
     close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
@@ -45,10 +45,10 @@ def _end_of_sentence(path: Path) -> str:
 def list_files(
     folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, above: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """Paths of a folder's and its subfolders' files, linked ones too, sorted; hidden ones are left out.
+    """Paths of the files in a folder and its subfolders, sorted. Links are followed; hidden files are left out.
 
-    They begin with ``folder``. There may be millions, so they come one by one, as plain strings, and no file is looked
-    at. ``above`` are the folders that this one lies in, links followed.
+    They begin with ``folder``. There may be millions, so they come one by one as plain strings, and no file is opened.
+    ``above``: the folders above this one, with links resolved.
     """
     real = os.path.realpath(folder)
     if any(path == real or path.startswith(os.path.join(real, "")) for path in above):  # a link that leads back
@@ -76,10 +76,10 @@ def list_files(
 
 
 def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """What :func:`list_files` finds, by relative path without suffix.
+    """The files of :func:`list_files`, by relative path without suffix.
 
     Raises:
-        UserError: two files differ only in their suffix, so that a mask would belong to both.
+        UserError: two files differ only in their suffix, so a mask would belong to both.
     """
     found: dict[str, Path] = {}
     for path in map(Path, list_files(folder, suffixes)):
@@ -94,21 +94,21 @@ def find_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[s
 
 
 def image_frame(path: str | Path) -> Frame:
-    """Stored size and orientation of an image, from its header alone.
+    """Stored size and orientation of an image, from its header.
 
     Raises:
-        UserError: the file is missing or no image.
+        UserError: the file is missing or not an image.
     """
     try:
         return file_frame(path)
     except UserError:
-        if str(path).lower().endswith(TIFF_SUFFIXES) and has_rasterio():  # of bands that Pillow does not decode
+        if str(path).lower().endswith(TIFF_SUFFIXES) and has_rasterio():  # for bands that Pillow cannot decode
             return Frame(tiff_size(str(path)), None)
         raise
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of an upright image; errors as :func:`image_frame`."""
+    """Height and width of an image after rotation. Errors are those of :func:`image_frame`."""
     height, width = turned_size(*image_frame(path))
     return height, width
 
@@ -117,7 +117,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def write_list(path: Path, names: Iterable[str]) -> str:
-    """Write names, one a line, below a line with their hash; returns the hash."""
+    """Write names, one per line, below a line with their hash. Returns the hash."""
     names = list(names)
     digest = names_hash(names)
     write_text(path, "\n".join([HASH_MARK + digest, *names]) + "\n")
@@ -125,10 +125,10 @@ def write_list(path: Path, names: Iterable[str]) -> str:
 
 
 def read_list(path: Path, key: str) -> Iterator[str]:
-    """The names of a list file, one by one; empty lines and lines that begin with # are left out.
+    """The names in a list file, one by one. Empty lines and lines that begin with # are skipped.
 
     Raises:
-        UserError: the file is missing or empty; or, after the last name, the names differ from the hash that it has.
+        UserError: the file is missing or empty; or (after the last name) the names do not match the hash in it.
     """
     expected, digest = None, hashlib.sha256()
     count = 0
@@ -142,14 +142,14 @@ def read_list(path: Path, key: str) -> Iterator[str]:
                     count += 1
                     yield line
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None
     if not count:
         raise UserError(f"{key}: the list {path} names no image: write one per line.")
     if expected not in (None, digest.hexdigest()):
         raise UserError(
             f"{key}: the names in {path} were changed after it was drawn: restore it, or delete its line that begins "
-            "with '# sha256' if the change is meant."
+            "with '# sha256' if the change is intended."
         )
 
 
@@ -164,10 +164,10 @@ def _bytes_of(name: str) -> bytes:
 
 
 def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> list[str]:
-    """The stems that the lines of a list mean: the relative path with or without suffix, or the bare stem if unique.
+    """The stems of the lines in a list: a line is a relative path with or without suffix, or the bare stem if unique.
 
     Raises:
-        UserError: a line fits no image, or several.
+        UserError: a line matches no image, or several.
     """
     stems = list(stems)
     known = set(stems)
@@ -183,7 +183,7 @@ def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: st
         if len(candidates) != 1:
             close = difflib.get_close_matches(stem, stems, n=1)
             hint = f"; did you mean {close[0]}?" if close and not candidates else ""
-            problem = "fits several images" if candidates else "is no image with a mask"
+            problem = "fits several images" if candidates else "is not an image with a mask"
             raise UserError(f"{key}: '{name}' in {path} {problem}{hint or '.'}")
         chosen.append(candidates[0])
     return list(dict.fromkeys(chosen))

@@ -1,6 +1,6 @@
-"""Kinds of annotation files, recognised by their content and called by their names.
+"""Kinds of annotation files, recognised by their content.
 
-``kind_of_file`` looks at one file, ``unused_files`` at all files of a folder that are no images.
+``kind_of_file`` is for one file, ``unused_files`` for all files of a folder that are not images.
 """
 
 import json
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     Attributes:
         key: short and unique, for programs.
         name: what people call it.
-        advice: how its annotations become masks, as the end of a sentence.
+        advice: how to use its annotations, as the end of a sentence.
     """
 
     key: str
@@ -62,14 +62,14 @@ YOLO_DATA = Kind("yolo_data", "YOLO data.yaml", CLASS_LIST)
 LABELMAP = Kind("labelmap", "labelmap.txt of VOC masks", CLASS_LIST)
 CLASSES_CSV = Kind("classes_csv", "Roboflow _classes.csv", CLASS_LIST)
 CLASS_LISTS = (LABELMAP, CLASSES_CSV, YOLO_DATA, SUPERVISELY_META)
-JSON = Kind("json", "JSON of a kind that is not known", "export COCO JSON or PNG masks from your tool")
-XML = Kind("xml", "XML of a kind that is not known", "export COCO JSON or PNG masks from your tool")
+JSON = Kind("json", "JSON of an unknown kind", "export COCO JSON or PNG masks from your tool")
+XML = Kind("xml", "XML of an unknown kind", "export COCO JSON or PNG masks from your tool")
 
 
 def kind_of_file(path: str | Path) -> Kind | None:
-    """The kind of an annotation file, by its content; None: it is none, or of no known kind.
+    """The kind of an annotation file, by its content; None: it is not one, or its kind is unknown.
 
-    A file that cannot be read or parsed is of no kind. The whole of a JSON file is read.
+    A file that cannot be read or parsed has no kind. JSON files are read completely.
     """
     suffix = os.path.splitext(path)[1].lower()
     try:
@@ -87,11 +87,11 @@ def kind_of_file(path: str | Path) -> Kind | None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file, or the first line of one that holds a JSON value per line.
+    """The content of a JSON file, or of the first line if every line is a JSON value.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON text.
+        ValueError: it is not JSON.
     """
     text = read_text(path)
     try:
@@ -103,7 +103,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def kind_of_json(content: Any) -> Kind | None:
-    """The kind of a parsed JSON file; :data:`JSON` where it is none of those that are known."""
+    """The kind of a parsed JSON file; :data:`JSON` if it is unknown."""
     if isinstance(content, list):
         return _kind_of_list(content)
     if not isinstance(content, dict):
@@ -145,7 +145,7 @@ def _kind_of_list(content: list) -> Kind:
 
 
 def _kind_of_xml(path: str | Path) -> Kind:
-    """By the root and what comes first in it; the rest of the file is not read."""
+    """The kind by the root element and its first children. The rest of the file is not read."""
     seen: list[str] = []
     for _, element in ElementTree.iterparse(path, events=("start",)):
         seen.append(element.tag)
@@ -183,13 +183,13 @@ def _kind_of_text(lines: Sequence[str], suffix: str) -> Kind | None:
 
 
 class Unused(NamedTuple):
-    """Files of one sort that lie in a folder and are not used.
+    """Files of one kind in a folder that are not used.
 
     Attributes:
-        what: their suffix, and what they are.
+        what: their suffix and kind.
         advice: what to do with them; "": there is nothing to do.
         files: their paths.
-        kind: of annotation files.
+        kind: for annotation files.
     """
 
     what: str
@@ -199,16 +199,16 @@ class Unused(NamedTuple):
 
 
 def unused_files(folder: str | Path, used: Sequence[str] = IMAGE_SUFFIXES) -> list[Unused]:
-    """Files of a folder and its subfolders whose suffix is not among ``used``, the most frequent first.
+    """Files in a folder and its subfolders with a suffix that is not in ``used``, the most frequent first.
 
-    Hidden files and folders are left out, and folders that links lead to.
+    Hidden files and folders, and linked folders, are left out.
     """
     by_suffix: dict[str, list[str]] = {}
     for path in _visible_files(folder):
         suffix = os.path.splitext(path)[1].lower()
         if suffix not in used:
             by_suffix.setdefault(suffix, []).append(path)
-    found = [_judged(suffix, files) for suffix, files in by_suffix.items()]
+    found = [_unused_files(suffix, files) for suffix, files in by_suffix.items()]
     return sorted(found, key=lambda unused: -len(unused.files))
 
 
@@ -223,7 +223,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
-def _judged(suffix: str, files: Sequence[str]) -> Unused:
+def _unused_files(suffix: str, files: Sequence[str]) -> Unused:
     shown = suffix or "without a suffix"
     kinds = Counter(kind for kind in map(kind_of_file, files[:LOOKED_AT]) if kind is not None)
     if kinds:
@@ -238,7 +238,7 @@ def _judged(suffix: str, files: Sequence[str]) -> Unused:
 
 
 def describe_unused(unused: Iterable[Unused]) -> str:
-    """For a sentence: "12 .json (labelme JSON: convert it …), 2 .heic (HEIC photograph: …)"; "" where there is none."""
+    """For a sentence: "12 .json (labelme JSON: convert it …), 2 .heic (HEIC photograph: …)"; "" if there are none."""
     parts = []
     for entry in unused:
         what = entry.what
@@ -249,7 +249,7 @@ def describe_unused(unused: Iterable[Unused]) -> str:
 
 
 def name_of_file(path: str | Path) -> tuple[str, str]:
-    """What a file is, with its article, and the advice about it; two empty texts where that is not known."""
+    """What a file is, with its article, and advice for it. Two empty texts if unknown."""
     kind = kind_of_file(path)
     if kind is not None:
         return f"a file of {kind.name}", kind.advice
@@ -258,7 +258,7 @@ def name_of_file(path: str | Path) -> tuple[str, str]:
 
 
 def refuse_file(path: Path, key: str) -> UserError:
-    """The error that a file stands where a folder is expected."""
+    """The error for a file where a folder is expected."""
     what, advice = name_of_file(path)
     if not what:
         return UserError(f"{key}: {path} is a file, but a folder is expected: name the folder that holds the files.")

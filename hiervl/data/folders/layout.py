@@ -1,6 +1,6 @@
-"""The files of a dataset in the user's own folders: found, matched, divided into train, val, test and unlabelled.
+"""The files of a dataset in the user's own folders: find, match, and divide them into train, val, test and unlabelled.
 
-Where they lie is in ``source.py``, what becomes of them in Detectron2 in ``dataset.py``.
+``source.py`` says where they are; ``dataset.py`` registers them in Detectron2.
 """
 
 import functools
@@ -48,7 +48,7 @@ CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 
 class Sample(NamedTuple):
-    """An image and its mask: the key of the mask in its source."""
+    """An image and its mask (the mask's key in its source)."""
 
     image: Path
     masks: MaskSource
@@ -56,17 +56,17 @@ class Sample(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Images with masks, by stem, and what found no partner."""
+    """Images with masks, by stem, and files without a partner."""
 
     samples: dict[str, Sample]
     missing: list[Path]  # images without a mask
     extra: list[str]  # names of masks without an image
-    other: list[Path] = []  # files among the images whose names DATASET.IMAGE_SUFFIX does not fit
-    advice: Callable[[], str] = str  # what the names of images and masks have in common, as a sentence
+    other: list[Path] = []  # files among the images whose names do not fit DATASET.IMAGE_SUFFIX
+    advice: Callable[[], str] = str  # a sentence on what the names of images and masks have in common
 
 
 class FolderLayout:
-    """The files of a :class:`FolderSource`, divided into train, val, test and unlabelled; found on first use."""
+    """The files of a :class:`FolderSource`, divided into train, val, test and unlabelled. Found on first use."""
 
     def __init__(self, source: FolderSource):
         """
@@ -83,19 +83,19 @@ class FolderLayout:
         return self.source.bands
 
     def read_image(self, path: str | Path) -> np.ndarray:
-        """An image as training sees it; errors as :func:`read_image`."""
+        """An image as in training. Errors are those of :func:`read_image`."""
         return read_image(str(path), self.bands)
 
     # ---- files --------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def labeled(self) -> Pool:
-        """All images of LABELED with their masks, those of the fractions and lists included."""
+        """All images of LABELED with their masks, including those of fractions and lists."""
         return self._pool(self.source.images, self.source.masks, "DATASET.LABELED")
 
     @functools.cached_property
     def unlabeled_files(self) -> Sequence[str]:
-        """Absolute paths of the files of UNLABELED that are no masks, whatever else they are used for."""
+        """Absolute paths of the files of UNLABELED, without masks."""
         masks = {os.path.abspath(path) for path in self._mask_files()}
         files = itertools.chain.from_iterable(map(self._unlabeled_entry, self.source.unlabeled))
         return PackedPaths(file for file in files if file not in masks).distinct()
@@ -113,7 +113,7 @@ class FolderLayout:
             raise UserError(f"DATASET.UNLABELED: {folder} holds no images{_what_else(folder)}.")
 
     def missing_masks(self) -> list[Path]:
-        """Images of LABELED without a mask that are not meant to be unlabelled either."""
+        """Images of LABELED without a mask that are not in UNLABELED either."""
         missing = {os.path.abspath(path): path for path in self.labeled.missing}
         if missing:
             for path in self.unlabeled_files:
@@ -121,7 +121,7 @@ class FolderLayout:
         return list(missing.values())
 
     def separate(self, key: str) -> Pool | None:
-        """Images and masks of VAL or TEST where these are folders of their own."""
+        """Images and masks of VAL or TEST, if these are separate folders."""
         part = self.source.val if key == "VAL" else self.source.test
         if not isinstance(part, (list, tuple)):
             return None
@@ -146,7 +146,7 @@ class FolderLayout:
             MASKS if self.source.format == AUTO and self.source.mask_suffix else self.source.format,
             beside=mask_path.is_dir() and mask_path.samefile(folder),
         )
-        image_names = names = ANY  # annotations have the images' own names
+        image_names = names = ANY  # annotations have the names of the images
         if source is not None:
             pass
         elif mask_path.suffix.lower() == ".json":
@@ -179,7 +179,7 @@ class FolderLayout:
         return [path for masks in self._mask_sources() for path in _files_of_masks(masks, self.source.mask_names)]
 
     def unused(self) -> list[tuple[Path, Unused]]:
-        """Files of the folders that the configuration names which are neither read as images nor as annotations."""
+        """Files in the folders of the configuration that are read neither as images nor as annotations."""
         pairs: list[Sequence[str]] = [(self.source.images, self.source.masks)]
         pairs += [part for part in (self.source.val, self.source.test) if isinstance(part, (list, tuple))]
         unlabeled = [entry for entry in self.source.unlabeled if not entry.endswith(".txt")]
@@ -201,7 +201,7 @@ class FolderLayout:
 
     @functools.cached_property
     def division(self) -> dict[str, dict[str, Sample]]:
-        """The labelled images of "train", "val" and "test", by stem, and in "rest" those whose mask stays unseen."""
+        """The labelled images of "train", "val" and "test", by stem, and in "rest" those whose mask is not used."""
         self._require_masks(self.labeled, self.missing_masks(), "DATASET.LABELED")
         for key, pool in self._separate.items():
             self._require_masks(pool, pool.missing, f"DATASET.{key}")
@@ -222,7 +222,7 @@ class FolderLayout:
 
     @functools.cached_property
     def unlabeled(self) -> Sequence[str]:
-        """Images for the unlabelled stream: those of UNLABELED and of "rest", without any of train, val and test."""
+        """Images for the unlabelled stream: those of UNLABELED and "rest", without those of train, val and test."""
         used = {
             os.path.abspath(sample.image)
             for split in ("train", "val", "test")
@@ -230,26 +230,26 @@ class FolderLayout:
         }
         rest = [os.path.abspath(sample.image) for sample in self.division["rest"].values()]
         if not rest and used.isdisjoint(self.unlabeled_files):
-            return self.unlabeled_files  # no copy of what may be millions
+            return self.unlabeled_files  # no copy, because there may be millions
         files = itertools.chain(self.unlabeled_files, rest)
         return PackedPaths(path for path in files if path not in used).distinct()
 
     def _chosen(self, part: Part, pool: dict[str, Sample], key: str) -> dict[str, Sample]:
-        """The images of the pool that a fraction or a list takes."""
+        """The images of the pool in a fraction or a list."""
         if part is None or part == 0:
             return {}
         if isinstance(part, str):
             path = self.source.root / part
             names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
             return {stem: pool[stem] for stem in names if stem in pool}
-        assert isinstance(part, (int, float))  # folders of their own are not drawn from the pool
+        assert isinstance(part, (int, float))  # separate folders are not drawn from the pool
         stems = list(pool)
         wanted = min(max(1, round(part * len(self.labeled.samples))), len(stems) - 1)
         indices = choose_validation(self.presence(list(pool.values())), wanted, self.source.seed)
         return {stems[index]: pool[stems[index]] for index in indices}
 
     def _listed(self, pool: dict[str, Sample]) -> tuple[dict[str, Sample], dict[str, Sample]]:
-        """The pool divided into what LABELED.LIST names and the rest."""
+        """The pool, divided into the images in LABELED.LIST and the rest."""
         if not self.source.labeled_list:
             return pool, {}
         key = "DATASET.LABELED.LIST"
@@ -282,7 +282,7 @@ class FolderLayout:
         """(images, C) bool: which classes each image shows.
 
         Raises:
-            UserError: a mask cannot be read, or holds what is no class.
+            UserError: a mask cannot be read, or holds what is not a class.
         """
         shown = np.zeros((len(samples), len(self.class_map.classes)), dtype=bool)
         for row, sample, facts in zip(shown, samples, self.mask_facts(samples)):
@@ -290,13 +290,13 @@ class FolderLayout:
                 raise facts
             meaning = label_of_code(facts, self.class_map)
             if facts.unknown_names or not meaning.keys() >= facts.counts().keys():
-                self.label(sample)  # which says what is wrong
+                self.label(sample)  # this raises with the cause
             labels = {meaning.get(code, IGNORED) for code in facts.counts()}
             row[list(labels - {IGNORED})] = True
         return shown
 
     def mask_facts(self, samples: Sequence[Sample]) -> list[MaskFacts | UserError]:
-        """What the masks hold, or the error with which one cannot be read; every mask is read once."""
+        """Facts about the masks, or the error for an unreadable one. Every mask is read once."""
         names = [(id(sample.masks), sample.key) for sample in samples]
         new = {name: sample for name, sample in zip(names, samples) if name not in self._mask_facts}
         self._mask_facts.update(zip(new, read_mask_facts(list(new.values()), self.store)))
@@ -304,11 +304,11 @@ class FolderLayout:
 
     @functools.cached_property
     def store(self) -> FactsStore:
-        """Where facts about files are remembered."""
+        """The store of facts about files."""
         return FactsStore(cache_folder(self.source.cache) / self.source.name)
 
     def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Label map (H, W) with 255 where nothing counts.
+        """Label map (H, W), 255 where pixels do not count.
 
         Raises:
             UserError: as :meth:`label_files`; or it is of another size (height, width) than ``image_size``.
@@ -317,7 +317,7 @@ class FolderLayout:
         return read_label(label_file, num_classes, IGNORED, image_size, str(sample.image))
 
     def label_files(self, sample: Sample) -> tuple[str, str | None]:
-        """Files of the label map and, with COCO masks, of the instances; converted into the cache where necessary.
+        """Files of the label map and, with COCO masks, of the instances. Converted into the cache if needed.
 
         Raises:
             UserError: as the source's ``labels``; or the cache cannot be written.
@@ -333,7 +333,7 @@ class FolderLayout:
         label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
         has_instances = sample.masks.has_instances
         if not label_file.is_file() or (has_instances and not instance_file.is_file()):
-            height, width = turned_size(turned_size(*image), orientation)  # of the mask, as it is stored
+            height, width = turned_size(turned_size(*image), orientation)  # of the stored mask
             labels, instances = sample.masks.labels(sample.key, (height, width))
             _save(turned(labels, orientation), label_file, orientation)
             if instances is not None:
@@ -378,8 +378,8 @@ def orientation_of_mask(sample: Sample, image: Frame) -> int | None:
 
 
 def _listed_files(root: str, path: Path) -> Iterator[str]:
-    """The files that a list of UNLABELED names, those that are missing, too: like other files that cannot be read they
-    are left out by whoever reads them, up to DATALOADER.MAX_DAMAGED.
+    """The files in a list of UNLABELED, including missing ones. Like other unreadable files, they are left out on
+    reading, up to DATALOADER.MAX_DAMAGED.
 
     Raises:
         UserError: none of them exists.
@@ -400,8 +400,8 @@ def _listed_files(root: str, path: Path) -> Iterator[str]:
 
 
 def _listed_file(root: str, name: str) -> tuple[str, bool]:
-    """The file that a list names, and whether it exists; looked at once, since there may be millions; with / where
-    Windows wrote \\."""
+    """The file of a name in a list, and whether it exists. Checked only once, because there may be millions. / replaces
+    the \\ of Windows."""
     file = os.path.normpath(os.path.join(root, name))
     if os.path.isfile(file):
         return file, True
@@ -410,13 +410,13 @@ def _listed_file(root: str, name: str) -> tuple[str, bool]:
 
 
 def _what_else(folder: Path) -> str:
-    """For a sentence that says that a folder holds nothing of use: what it holds."""
+    """For a sentence about a folder without usable files: what it contains."""
     others = describe_unused(unused_files(folder))
     return f", but {others}" if others else ""
 
 
 def _images_and_masks_together(folder: Path) -> UserError:
-    """No key tells which files are masks; perhaps there are none but annotation files."""
+    """Raise: no key says which files are masks. Perhaps there are only annotation files."""
     annotations = [unused for unused in unused_files(folder) if unused.kind is not None]
     if annotations:
         return UserError(
@@ -429,14 +429,14 @@ def _images_and_masks_together(folder: Path) -> UserError:
 
 
 def find_files_beside_masks(folder: Path, masks: MaskSource, mask_names: NamePattern) -> dict[str, Path]:
-    """Images of a folder, without the masks that may lie in it too."""
+    """Images of a folder, without masks in the same folder."""
     files = find_files(folder)
     own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_names)}
     return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
 
 
 def _files_of_masks(masks: MaskSource, mask_names: NamePattern) -> list[Path]:
-    """Files that are masks, which may lie among the images."""
+    """Mask files, which may be in the folder of the images."""
     if isinstance(masks, ClassMasks):
         return masks.mask_files()
     if not isinstance(masks, MaskFolder):
@@ -445,19 +445,19 @@ def _files_of_masks(masks: MaskSource, mask_names: NamePattern) -> list[Path]:
 
 
 def cache_folder(chosen: str = "") -> Path:
-    """Where converted masks are kept."""
+    """The folder for converted masks."""
     if chosen:
         return Path(chosen).expanduser()
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache").expanduser() / "hiervl"
 
 
 def _save(values: np.ndarray, path: Path, orientation: int | None) -> None:
-    """Keep a converted mask; several processes may write it at once.
+    """Save a converted mask. Several processes may write it at once.
 
-    ``orientation``: what it was turned by; where that was known, the file says that it is upright now.
+    ``orientation``: the rotation that was applied. If it was known, the file's EXIF data says upright.
     """
     try:
-        # Written once, read in every epoch: so compressed it takes a fifth of the time.
+        # Written once, read in every epoch: with this compression, reading takes a fifth of the time.
         write_map(path, values, says_upright=orientation is not None, compress_level=1)
     except OSError as error:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Masks as image files, read as label maps: index and palette files, RGB files.
+"""Read mask files as label maps: index and palette files, RGB files.
 
-:class:`MaskFolder` offers what every source of masks does (``formats/source.py``): ``keys`` (what images are matched
-with), ``raw`` (what a mask holds, judged by nobody yet) and ``labels`` (what it means).
+:class:`MaskFolder` has the interface of all mask sources (``formats/source.py``): ``keys`` (for matching with images),
+``raw`` (the unchecked content of a mask) and ``labels`` (its classes).
 """
 
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ MAX_LISTED = 5
 
 @dataclass(frozen=True)
 class RawMask:
-    """What a mask holds.
+    """The content of a mask.
 
     Attributes:
-        form: "index", "color", or "label" where the codes are class labels already.
+        form: "index", "color", or "label" if the codes are already class labels.
         codes: (H, W) the value of every pixel; a colour is red · 65536 + green · 256 + blue.
-        palette: colour of every index, where the file has a palette.
-        unknown_names: names of labels in an annotation file that are no class, and how many objects have each.
-        remarks: what is wrong with objects, in the plural ("lines have no area"), and with how many.
+        palette: colour of every index, if the file has a palette.
+        unknown_names: label names in an annotation file that are not a class, each with its number of objects.
+        remarks: problems of objects, in the plural ("lines have no area"), each with its number of objects.
     """
 
     form: str
@@ -47,7 +47,7 @@ class RawMask:
     def counts(self) -> dict[int, int]:
         """Pixels of each code."""
         flat = self.codes.ravel()
-        # Masks are made of long runs, so that sorting these is far less than sorting all pixels.
+        # Masks consist of long runs; sorting the runs is much faster than sorting all pixels.
         starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])[: flat.size]
         lengths = np.diff(np.append(starts, flat.size))
         codes, owner = np.unique(flat[starts], return_inverse=True)
@@ -70,8 +70,8 @@ class MaskFolder:
     def __init__(self, folder: Path, class_map: ClassMap, form: str = AUTO, variable: str = ""):
         """
         Args:
-            form: "index": a pixel's number counts (of palette files too); "color": its colour; "auto": by the file.
-            variable: which map of a NumPy or MATLAB file that holds several.
+            form: "index": a pixel's number counts (also in palette files); "color": its colour; "auto": by the file.
+            variable: name of the map in a NumPy or MATLAB file with several.
         """
         self.folder, self.class_map, self.form, self.variable = folder, class_map, form, variable
         self.keys = find_files(folder, MASK_SUFFIXES)
@@ -80,7 +80,7 @@ class MaskFolder:
         return str(self.keys[key])
 
     def stamp(self, key: str) -> tuple:
-        """Changes when the mask or what its values mean changes."""
+        """Changes when the mask or the meaning of its values changes."""
         status = self.keys[key].stat()
         meaning = (
             self.form,
@@ -103,19 +103,19 @@ class MaskFolder:
         return readers.Frame((height, width), None)
 
     def as_it_is(self, key: str) -> bool:
-        """The file itself is a label map, as training reads it."""
+        """Whether the file itself is a label map that training can read."""
         if self.form == COLOR or not self.class_map.is_identity:
             return False
         try:
             with readers.image_header(self.keys[key]) as image:
                 return image.mode in readers.INDEX_MODES
         except UserError:
-            return False  # whoever reads it will say so
+            return False  # reading it reports the problem
 
     def raw(self, key: str) -> RawMask:
         """
         Raises:
-            UserError: the file is broken or holds no kind of mask.
+            UserError: the file is broken or not a mask.
         """
         path = self.keys[key]
         if path.suffix.lower() in ARRAY_SUFFIXES:
@@ -129,18 +129,19 @@ class MaskFolder:
         if image.mode in ("LAB", "HSV"):
             raise UserError(f"{path} holds {image.mode} pixels: save it with a class index or an RGB colour per pixel.")
         rgb = np.array(image.convert("RGB")).astype(np.int32)
-        is_grey = (rgb == rgb[:, :, :1]).all()
-        if self.form == INDEX and not is_grey:
+        is_gray = (rgb == rgb[:, :, :1]).all()
+        if self.form == INDEX and not is_gray:
             raise UserError(f"{path} holds colours, but DATASET.MASK_VALUES is 'index': set it to 'color' or 'auto'.")
-        if is_grey and (self.form == INDEX or not self.class_map.colors):
+        if is_gray and (self.form == INDEX or not self.class_map.colors):
             return RawMask(INDEX, rgb[:, :, 0])  # indices that were saved as grey colours
         return RawMask(COLOR, rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2])
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Label map (H, W) uint8 with 255 where nothing counts; no instances.
+        """Label map (H, W) uint8, 255 where pixels do not count; no instances.
 
         Raises:
-            UserError: the mask is broken, of another size (height, width) than ``size``, or holds what is no class.
+            UserError: the mask is broken, has another size (height, width) than ``size``, or holds a value that is not
+                a class.
         """
         raw = self.raw(key)
         if raw.codes.shape != tuple(size):
@@ -162,7 +163,7 @@ class MaskFolder:
 
 
 class HasForm(Protocol):
-    """A mask, or what is known of one."""
+    """A mask, or the facts about one."""
 
     @property
     def form(self) -> str:
@@ -170,7 +171,7 @@ class HasForm(Protocol):
 
 
 def label_of_code(raw: HasForm, class_map: ClassMap) -> dict[int, int]:
-    """Label of every value or colour that the class file names, in the form of ``raw``."""
+    """Label of every value or colour in the class file, in the form of ``raw``."""
     if raw.form == LABEL:
         return {label: label for label in [*range(len(class_map.classes)), IGNORED]}
     if raw.form == INDEX:

@@ -1,4 +1,4 @@
-"""Which mask belongs to which image, by their names: patterns of names, matching, and patterns found in names."""
+"""Match masks with images by name: name patterns, matching, and finding patterns in names."""
 
 import os
 import re
@@ -20,20 +20,20 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class NamePattern:
-    """What a file's stem has beside the part that an image and its mask share: ``head`` in front, ``tail`` behind."""
+    """What a file's stem has besides the common part of image and mask: ``head`` in front, ``tail`` behind."""
 
     head: str = ""
     tail: str = ""
 
     @classmethod
     def parse(cls, text: str, key: str) -> "NamePattern":
-        """Of ``_mask`` (what stands behind) or ``label_{}`` (with ``{}`` for the common part).
+        """Parse ``_mask`` (the tail) or ``label_{}`` (with ``{}`` for the common part).
 
         Raises:
             UserError: ``{}`` occurs twice.
         """
         if text.count(PLACE) > 1:
-            raise UserError(f"{key}: '{text}' has {PLACE} twice: it stands once, for what image and mask share.")
+            raise UserError(f"{key}: '{text}' has {PLACE} twice: write it once, for the common part of image and mask.")
         head, _, tail = text.partition(PLACE) if PLACE in text else ("", "", text)
         return cls(head, tail)
 
@@ -41,7 +41,7 @@ class NamePattern:
         return f"{self.head}{PLACE}{self.tail}" if self.head else self.tail
 
     def core(self, stem: str) -> str | None:
-        """The relative path of a file without what the pattern adds to its name; None: the name does not fit."""
+        """The relative path of a file without the pattern's head and tail; None if the name does not fit."""
         folder, slash, base = stem.rpartition("/")
         if len(base) < len(self.head) + len(self.tail) or not (base.startswith(self.head) and base.endswith(self.tail)):
             return None
@@ -52,7 +52,7 @@ ANY = NamePattern()
 
 
 class Matching(NamedTuple):
-    """Images with the masks of the same stem."""
+    """Images and the masks with the same stem."""
 
     masks: dict[str, str]  # stem of the image → key of its mask
     missing: list[str]  # stems of images without a mask
@@ -62,15 +62,15 @@ class Matching(NamedTuple):
 def match_masks(
     images: Iterable[str], masks: Iterable[str], image_names: NamePattern = ANY, mask_names: NamePattern = ANY
 ) -> Matching:
-    """Match stems of images with those of masks: the same path, else the same name alone where it is unique; first as
-    they are written, then without regard to capitals and to how accents are encoded.
+    """Match stems of images with stems of masks: by the same path, else by the same name if it is unique. First
+    exactly, then ignoring case and the encoding of accents.
 
     Args:
         images, masks: relative paths without suffix.
-        image_names, mask_names: what their names have beyond the common part; masks of other names are left out.
+        image_names, mask_names: patterns of their names; masks with other names are left out.
     """
-    of_image = {image: core for image in images if (core := image_names.core(image)) is not None}
-    of_mask = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
+    image_cores = {image: core for image in images if (core := image_names.core(image)) is not None}
+    mask_cores = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
     matched: dict[str, str] = {}
     for simplify in (_unchanged, _base, folded_name, _folded_base):
         by_name = _unique(of_mask, simplify)
@@ -81,15 +81,15 @@ def match_masks(
                 matched[image] = mask
     used = set(matched.values())
     return Matching(
-        {image: matched[image] for image in of_image if image in matched},
-        [image for image in of_image if image not in matched],
-        [mask for mask in of_mask if mask not in used],
+        {image: matched[image] for image in image_cores if image in matched},
+        [image for image in image_cores if image not in matched],
+        [mask for mask in mask_cores if mask not in used],
     )
 
 
-def _unique(of_mask: dict[str, str], simplify) -> dict[str, str]:
+def _unique(mask_cores: dict[str, str], simplify) -> dict[str, str]:
     by_name: dict[str, list[str]] = defaultdict(list)
-    for mask, core in of_mask.items():
+    for mask, core in mask_cores.items():
         by_name[simplify(core)].append(mask)
     return {name: masks[0] for name, masks in by_name.items() if len(masks) == 1}
 
@@ -110,11 +110,11 @@ def _folded_base(stem: str) -> str:
 
 
 class FoundNames(NamedTuple):
-    """How images and masks that do not match may be paired.
+    """A way to pair images and masks that do not match.
 
     Attributes:
         image: pattern of the images' names.
-        masks: patterns of the masks' names, the most frequent first; several: an image has several masks.
+        masks: patterns of the masks' names, the most frequent first; several if an image has several masks.
         example: an image and a mask that belong together.
     """
 
@@ -127,8 +127,8 @@ def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | N
     """Patterns by which at least half of the images find a mask, or half of the masks an image, since often few of the
     images are labelled; None where there are none.
 
-    A part that is common to an image and a mask counts where it is not merely the beginning or end of a longer word or
-    number in the mask's name. Patterns that keep the larger part of an image's name come first.
+    A common part of the two names counts only if it is not part of a longer word or number in the mask's name. Patterns
+    that keep more of the image's name come first.
     """
     if len(images) < 2:
         return None
@@ -166,18 +166,18 @@ def _images_in(masks: Sequence[str], images: Sequence[str], image_names: NamePat
 def _votes(
     sample: Sequence[str], masks: Sequence[str], image_names: NamePattern
 ) -> dict[tuple[str, NamePattern], list[tuple[str, str]]]:
-    """Pairs of image and mask by the pattern of the mask's name, and by its folder where an image has masks of the same
-    pattern in several; only what occurs twice."""
+    """Pairs of image and mask by the pattern of the mask's name (and by its folder, if an image has masks of one
+    pattern in several). Only patterns that occur twice."""
     by_pattern: dict[NamePattern, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for image in dict.fromkeys(sample):
         core = image_names.core(_base(image))
         for mask, names in _masks_with(core, masks) if core else ():
             by_pattern[names][image].append(mask)
     votes: dict[tuple[str, NamePattern], list[tuple[str, str]]] = defaultdict(list)
-    for names, of_images in by_pattern.items():
+    for names, masks_by_image in by_pattern.items():
         chosen = {
             image: [mask for mask in found if _folder(mask) == _folder(image)] or found
-            for image, found in of_images.items()
+            for image, found in masks_by_image.items()
         }
         in_several = any(len(found) > 1 for found in chosen.values())
         for image, found in chosen.items():
@@ -191,7 +191,8 @@ def _folder(stem: str) -> str:
 
 
 def _candidates(bases: Sequence[str]) -> list[NamePattern]:
-    """What all images have in common in front and behind, whole or up to a separator; digits belong to the number."""
+    """Candidates for the common head and tail of all images, whole or up to a separator. Digits belong to the
+    number."""
     common = os.path.commonprefix(bases)
     heads = {"", common.rstrip("0123456789")} | {common[: i + 1] for i, c in enumerate(common) if c in SEPARATORS}
     common = os.path.commonprefix([base[::-1] for base in bases])[::-1]
@@ -200,7 +201,7 @@ def _candidates(bases: Sequence[str]) -> list[NamePattern]:
 
 
 def _masks_with(core: str, masks: Sequence[str]) -> Iterator[tuple[str, NamePattern]]:
-    """Masks whose name holds ``core`` as a word or number of its own, and what else it has."""
+    """Masks whose name contains ``core`` as a separate word or number, with the pattern of the rest."""
     low = core.lower()
     for mask in masks:
         base = _base(mask)
@@ -216,18 +217,18 @@ def _masks_with(core: str, masks: Sequence[str]) -> Iterator[tuple[str, NamePatt
 
 
 def _continues(first: str, second: str) -> bool:
-    """The two characters are of one number or word."""
+    """Whether the two characters belong to one number or word."""
     return (first.isdigit() and second.isdigit()) or (first.isalpha() and second.isalpha())
 
 
 def how_to_pair(
     images: Sequence[str], masks: Sequence[str], class_names: Sequence[str] = (), mask_names: NamePattern = ANY
 ) -> str:
-    """A sentence on what the names of images and masks without a partner have in common; "" where it is nothing.
+    """A sentence on what the names of images and masks without a partner have in common; "" if nothing.
 
     Args:
         images, masks: relative paths without suffix.
-        mask_names: the pattern that is set; masks of other names are looked at where those of it say nothing.
+        mask_names: the pattern that is set; other masks are used if these give no result.
     """
     tags = Counter(match[1] for mask in masks if (match := LABEL_STUDIO_PNG.fullmatch(_base(mask))))
     if tags:
@@ -248,8 +249,8 @@ def how_to_pair(
     image, mask = found.example
     if len(found.masks) > 1:
         return _several_masks(found, class_names)
-    of_masks = NamePattern(_base(found.masks[0].head), found.masks[0].tail)
-    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", of_masks))
+    mask_pattern = NamePattern(_base(found.masks[0].head), found.masks[0].tail)
+    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", mask_pattern))
     settings = " and ".join(f"DATASET.{key} to {names}" for key, names in patterns if str(names))
     return f"The names pair as {image} with {mask}: set {settings}" if settings else ""
 
@@ -263,9 +264,9 @@ def _doubled_names(images: Sequence[str], masks: Sequence[str]) -> list[str]:
 def _several_masks(found: FoundNames, class_names: Sequence[str]) -> str:
     names = [str(pattern) for pattern in found.masks]
     words = [name.strip(SEPARATORS + "/{}0123456789").lower() for name in names]
-    of_classes = [word for word in words if word and any(word in name.lower() for name in class_names)]
+    class_words = [word for word in words if word and any(word in name.lower() for name in class_names)]
     what = f"An image has several masks ({_quoted(names)})"
-    if len(of_classes) > 1:
+    if len(class_words) > 1:
         return f"{what}: these are masks of one class each, which have to be joined into one mask per image"
     return (
         f"{what}: if each shows one class, they have to be joined into one mask per image; if one of them shows all "

@@ -1,4 +1,4 @@
-"""Where the files of a user's dataset lie: the section ``DATASET`` of the configuration as plain values."""
+"""Where the files of a user's dataset are: the section ``DATASET`` of the configuration as plain values."""
 
 import functools
 import re
@@ -14,28 +14,28 @@ from hiervl.utils.errors import UserError
 
 DEFAULT_VAL = 0.2
 
-Part = float | str | Sequence[str] | None  # nothing, a fraction, a list file, or folders of images and masks
+Part = float | str | Sequence[str] | None  # None, a fraction, a list file, or folders of images and masks
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Where a dataset's files lie; paths are relative to ``root``.
+    """Where the files of a dataset are. Paths are relative to ``root``.
 
     Attributes:
         name: start of the registered names.
         images, masks: folder of the labelled images; folder of their masks, or a COCO JSON file.
         classes: the class file.
         unlabeled: folders of images without masks, or list files (.txt) of such images.
-        labeled_list: list file of the images that training may see with masks; "": all but validation and test.
-        val, test: a fraction of the labelled images, a list file of some of them, or [images, masks] of their own.
+        labeled_list: list file of the images whose masks training may use; "": all except validation and test.
+        val, test: a fraction of the labelled images, a list file of some of them, or separate folders [images, masks].
         mask_values: "index", "color" or "auto", see :class:`MaskFolder`.
-        image_suffix, mask_suffix: what the stems of images and of masks have beyond what an image and its mask share,
-            such as ``_sat`` and ``_mask``, or patterns with ``{}`` for the common part, such as ``label_{}``.
-        mask_variable: which map of a NumPy or MATLAB file that holds several; "": the only one.
+        image_suffix, mask_suffix: what the stems of images and masks have after their common part, such as ``_sat`` and
+            ``_mask``, or patterns with ``{}`` for the common part, such as ``label_{}``.
+        mask_variable: name of the map in a NumPy or MATLAB file with several; "": the only one.
         format: of the annotations, one of ``formats.opening.FORMATS``.
-        bands: which bands of TIFFs are read; None: they are read as other images.
-        seed: of the fractions.
-        cache: folder for masks that had to be converted; "": ~/.cache/hiervl.
+        bands: the bands of TIFFs to read; None: TIFFs are read like other images.
+        seed: random seed of the fractions.
+        cache: folder for converted masks; "": ~/.cache/hiervl.
     """
 
     name: str
@@ -76,20 +76,20 @@ class FolderSource:
 
     @functools.cached_property
     def image_names(self) -> NamePattern:
-        """What the images' names have beyond what they share with their masks'."""
+        """The pattern of the images' names."""
         return NamePattern.parse(self.image_suffix, "DATASET.IMAGE_SUFFIX")
 
     @functools.cached_property
     def mask_names(self) -> NamePattern:
-        """The same of the masks' names."""
+        """The pattern of the masks' names."""
         return NamePattern.parse(self.mask_suffix, "DATASET.MASK_SUFFIX")
 
     @classmethod
     def from_config(cls, cfg) -> "FolderSource":
-        """Of the section ``DATASET``.
+        """Build it from the section ``DATASET``.
 
         Raises:
-            UserError: a value is missing or has no meaning.
+            UserError: a value is missing or invalid.
         """
         node = cfg.DATASET
         unlabeled = (node.UNLABELED,) if isinstance(node.UNLABELED, str) else tuple(node.UNLABELED or ())

@@ -1,7 +1,7 @@
-"""Drawing images so that every class is there: orders and subsets, from which classes each image shows.
+"""Draw images so that every class occurs: orders and subsets, from the classes of each image.
 
 After the idea of iterative stratification (Sechidis et al., *On the stratification of multi-label data*, 2011): the
-class that is worst off chooses next.
+class with the smallest share of its images chooses next.
 """
 
 import random
@@ -11,11 +11,11 @@ import numpy as np
 
 
 def stratified_order(presence: np.ndarray, seed: int = 0) -> list[int]:
-    """Images in an order whose every beginning shows the classes as evenly as it can.
+    """Images in an order in which every first part shows the classes as evenly as possible.
 
-    First every class gets an image, the rarest first, an image with several missing classes being preferred; then
-    the class with the smallest share of its images drawn is next, always. Ties are broken by a seeded shuffle. The
-    first n are part of the first n + 1, so that labelled subsets of growing sizes are nested.
+    First every class gets an image, the rarest class first. Images with several missing classes are preferred. Then
+    always the class with the smallest drawn share of its images is next. A seeded shuffle breaks ties. The first n are
+    part of the first n + 1, so labelled subsets of growing size are nested.
 
     Args:
         presence: (images, C) bool, whether an image shows a class.
@@ -24,9 +24,9 @@ def stratified_order(presence: np.ndarray, seed: int = 0) -> list[int]:
 
 
 def choose_validation(presence: np.ndarray, count: int, seed: int = 0) -> list[int]:
-    """At most ``count`` images for validation, sorted, drawn as :func:`stratified_order` does.
+    """At most ``count`` images for validation, sorted, drawn as in :func:`stratified_order`.
 
-    No image is taken that is the last one of a class: training needs it more. So there may be fewer than ``count``.
+    The last image of a class is never taken, because training needs it more. So there may be fewer than ``count``.
     """
     chosen: list[int] = []
     for image in _draw(presence, seed, keep_one=True):
@@ -58,9 +58,9 @@ def _draw(presence: np.ndarray, seed: int, keep_one: bool) -> Iterator[int]:
 
 
 def _next(presence: np.ndarray, allowed: np.ndarray, drawn: np.ndarray, total: np.ndarray) -> int:
-    """Position of the allowed image that the class which is worst off chooses."""
+    """Position of the next allowed image, for the class with the smallest share."""
     available = presence[allowed].any(axis=0)
-    if not available.any():  # images that show nothing
+    if not available.any():  # images that show no class
         return int(np.argmax(allowed))
     share = np.where(available, drawn / np.maximum(total, 1), np.inf)
     worst = np.flatnonzero(share == share.min())

@@ -1,8 +1,8 @@
 """Augmentation as pure functions on NumPy arrays.
 
-Images are (H, W, 3) uint8 RGB, maps of labels or instances (H, W) integers; every result is a new array or a view,
-the inputs stay as they are. Randomness comes from the generator that is passed in and from nowhere else. The ranges
-and the order follow UniMatch, the colour functions compute what torchvision's do on uint8 tensors.
+Images are (H, W, 3) uint8 RGB, maps of labels or instances (H, W) integers; every result is a new array or a view, and
+inputs are not changed. Randomness comes only from the generator that is passed in. The ranges and the order follow
+UniMatch. The colour functions compute the same as torchvision's on uint8 tensors.
 """
 
 import math
@@ -36,12 +36,12 @@ def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a map of labels or instances to ``size`` (height, width) by nearest neighbour."""
     if values.shape == tuple(size):
         return values
-    # Not INTER_NEAREST: it takes the neighbour towards the corner, half a pixel off the resized image.
+    # Not INTER_NEAREST, which would be shifted by half a pixel from the resized image.
     return cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width with the shorter one equal to ``short_side`` pixels, aspect kept; 0 changes nothing."""
+    """Height and width with a shorter side of ``short_side`` pixels and the same aspect; 0 changes nothing."""
     if short_side == 0:
         return height, width
     factor = short_side / min(height, width)
@@ -49,7 +49,8 @@ def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]
 
 
 def random_scale_size(rng: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> tuple[int, int]:
-    """Height and width whose longer one is uniform between ``scale`` times the present one, aspect kept."""
+    """Height and width with a longer side that is uniform in the range ``scale`` × the current one, with the same
+    aspect."""
     long_side = max(height, width)
     lowest, highest = (max(1, int(long_side * factor)) for factor in scale)
     factor = rng.integers(lowest, highest + 1) / long_side
@@ -57,14 +58,14 @@ def random_scale_size(rng: np.random.Generator, height: int, width: int, scale: 
 
 
 def random_offset(rng: np.random.Generator, height: int, width: int, crop_size: int) -> tuple[int, int]:
-    """Top and left of a uniformly placed crop; 0 along a side that is shorter than the crop."""
+    """Top and left of a uniformly placed crop; 0 for a side that is shorter than the crop."""
     top = rng.integers(0, max(height - crop_size, 0) + 1)
     left = rng.integers(0, max(width - crop_size, 0) + 1)
     return int(top), int(left)
 
 
 def crop_and_pad(array: np.ndarray, offset: tuple[int, int], crop_size: int, fill: int) -> np.ndarray:
-    """Cut a square from (top, left) on; what is missing at the right and the bottom becomes ``fill``."""
+    """Cut a square at (top, left). Missing pixels at the right and the bottom become ``fill``."""
     top, left = offset
     piece = array[top : top + crop_size, left : left + crop_size]
     if piece.shape[:2] == (crop_size, crop_size):
@@ -81,7 +82,7 @@ def flip(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WeakView:
-    """One drawn geometry, to be applied alike to an image and its maps.
+    """One drawn geometry, which is applied in the same way to an image and its maps.
 
     Attributes:
         size: height and width to which the source is resized.
@@ -138,7 +139,7 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean of the grey image: 0 is that mean everywhere, 1 the image."""
-    mean = float(_grey(image).mean())
+    mean = float(_gray(image).mean())
     return cv2.LUT(image, _to_uint8(VALUES * factor + mean * (1 - factor)))
 
 
@@ -149,9 +150,9 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Turn the hue by ``turn``, a share of the full circle in -0.5 … 0.5."""
-    # In float: OpenCV's 8-bit HSV is off by up to 11 grey levels.
+    # In float, because OpenCV's 8-bit HSV is wrong by up to 11 grey levels.
     hsv = cv2.cvtColor(np.divide(image, np.float32(255)), cv2.COLOR_RGB2HSV)
-    hsv[..., 0] += turn % 1 * HUE_CIRCLE  # less than two circles, of which OpenCV takes one off; it adds none
+    hsv[..., 0] += turn % 1 * HUE_CIRCLE  # less than two circles; OpenCV subtracts one but never adds one
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), alpha=255)
 
 
@@ -173,7 +174,7 @@ def color_jitter(image: np.ndarray, rng: np.random.Generator, strengths: Sequenc
 
 def to_grayscale(image: np.ndarray) -> np.ndarray:
     """The grey image, in three equal channels."""
-    return cv2.cvtColor(_grey(image), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(_gray(image), cv2.COLOR_GRAY2RGB)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -201,7 +202,7 @@ class StrongParameters:
 
 
 def strong_view(image: np.ndarray, rng: np.random.Generator, parameters: StrongParameters) -> np.ndarray:
-    """A strongly augmented copy of an image; the geometry stays, so that the weak view's labels fit it."""
+    """A strongly augmented copy of an image. The geometry does not change, so the weak view's labels fit it."""
     image = np.ascontiguousarray(image)  # OpenCV refuses mirrored views
     if rng.random() < parameters.jitter_probability:
         image = color_jitter(image, rng, parameters.jitter)
@@ -216,7 +217,7 @@ def strong_view(image: np.ndarray, rng: np.random.Generator, parameters: StrongP
 
 
 def cutmix_box(rng: np.random.Generator, crop_size: int, probability: float) -> tuple[int, int, int, int]:
-    """Draw the box that is to be replaced by another image of the batch.
+    """Draw the box that another image of the batch replaces.
 
     Area and aspect are uniform in ``CUTMIX_AREA`` and ``CUTMIX_ASPECT``; aspect and place are drawn until the box
     lies inside the crop, as UniMatch does, so elongated large boxes are rarer.
@@ -235,7 +236,7 @@ def cutmix_box(rng: np.random.Generator, crop_size: int, probability: float) -> 
             return x0, y0, x0 + width, y0 + height
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
     """(H, W) uint8 luma."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 

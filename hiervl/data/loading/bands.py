@@ -1,6 +1,6 @@
-"""TIFFs of many bands, as satellites and multispectral cameras deliver them: three bands become red, green and blue.
+"""TIFFs with many bands, from satellites and multispectral cameras: three bands become red, green and blue.
 
-They are read by rasterio, which is optional; Pillow decodes at most four bands.
+rasterio, which is optional, reads them. Pillow decodes at most four bands.
 """
 
 import importlib.util
@@ -18,12 +18,11 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Bands:
-    """Which bands of a TIFF are read, and which of their values become black and white.
+    """The bands of a TIFF to read, and their values for black and white.
 
     Attributes:
         numbers: of the bands that are red, green and blue, counted from 1.
-        value_range: the values that become 0 and 255, those between on a straight line; None: all that the file's type
-            can hold.
+        value_range: the values that become 0 and 255, linear between them; None: the full range of the file's type.
     """
 
     numbers: tuple[int, int, int]
@@ -31,10 +30,10 @@ class Bands:
 
     @classmethod
     def from_config(cls, cfg) -> "Bands | None":
-        """Of ``DATASET.BANDS`` and ``BAND_RANGE``; None where there are none.
+        """Build it from ``DATASET.BANDS`` and ``BAND_RANGE``; None if they are empty.
 
         Raises:
-            UserError: they are no three numbers from 1, or no two ascending values.
+            UserError: they are not three numbers from 1, or not two ascending values.
         """
         return cls.checked(cfg.DATASET.BANDS, cfg.DATASET.BAND_RANGE, ("DATASET.BANDS", "DATASET.BAND_RANGE"))
 
@@ -58,7 +57,7 @@ class Bands:
         return cls(tuple(numbers), (float(values[0]), float(values[1])) if values else None)
 
     def applies_to(self, path: str) -> bool:
-        """Other files than TIFFs are read as ever."""
+        """Whether the file is a TIFF. Other files are read as usual."""
         return str(path).lower().endswith(TIFF_SUFFIXES)
 
     def scale(self, values: np.ndarray, path: str) -> np.ndarray:
@@ -95,13 +94,13 @@ def read_bands(path: str, bands: Bands) -> np.ndarray:
 
 
 def tiff_size(path: str) -> tuple[int, int]:
-    """Height and width of a TIFF of any number of bands, from its header; errors as :func:`read_bands`."""
+    """Height and width of a TIFF with any number of bands, from its header. Errors are those of :func:`read_bands`."""
     with _opened(path) as file:
         return file.height, file.width
 
 
 def check_count(path: str, count: int, bands: Bands) -> None:
-    """Raise a UserError unless a file of ``count`` bands has those that are wanted."""
+    """Raise a UserError if a file with ``count`` bands does not have all wanted bands."""
     if max(bands.numbers) > count:
         wanted = list(bands.numbers)
         raise UserError(f"{path} has {count} bands, but DATASET.BANDS is {wanted}: choose from 1 to {count}.")

@@ -1,4 +1,4 @@
-"""Objects of COCO's format as label and instance maps."""
+"""Draw objects in COCO's format as label and instance maps."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ MIN_POLYGON_NUMBERS = 6  # x and y of three corners; pycocotools would take four
 
 
 class CocoObject(NamedTuple):
-    """What an annotation covers and is; a crowd is several objects that nobody has told apart."""
+    """The pixels and class of an annotation. A crowd is several objects in one annotation."""
 
     mask: np.ndarray  # (H, W) bool
     label: int
@@ -20,7 +20,7 @@ class CocoObject(NamedTuple):
 
 
 def read_coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Polygons, or a run-length code with its counts as numbers or as text: → bool (H, W)."""
+    """Polygons, or run lengths with counts as numbers or as text → bool (H, W)."""
     if isinstance(segmentation, list):
         polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON_NUMBERS]
         if not polygons:
@@ -38,14 +38,14 @@ def paint_coco_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The class and the instance of every pixel of an image.
 
-    Where objects overlap, the smaller one is on top: it usually lies on the larger one. Crowds lie below all objects;
-    they give their pixels their class but are no instance, and neither is what has the label ``IGNORE_LABEL``.
+    If objects overlap, the smaller one is on top, because it usually lies on the larger one. Crowds lie below all
+    objects. Crowds give their class to pixels but are not instances; nor are objects with ``IGNORE_LABEL``.
 
     Args:
         background: label of the pixels that no object covers.
 
     Returns:
-        Classes (H, W) uint8; instance numbers (H, W) int32 from 1 on, 0 where there is none.
+        Classes (H, W) uint8; instance numbers (H, W) int32 from 1 on, 0 without an instance.
     """
     classes = np.full((height, width), background, dtype=np.uint8)
     instances = np.zeros((height, width), dtype=np.int32)

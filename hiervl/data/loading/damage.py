@@ -1,6 +1,7 @@
-"""Unlabelled images that cannot be read: left out, named, counted, and too many of them end the training.
+"""Unreadable unlabelled images are left out, logged and counted. Too many of them end the training.
 
-A labelled image that cannot be read ends it at once: labels are few, and each was somebody's work.
+An unreadable
+labelled image ends training at once: labels are few, and each one cost somebody work.
 """
 
 import logging
@@ -13,19 +14,19 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-DAMAGED = "damaged"  # entry of a sample: what was wrong with the images in whose place it stands
+DAMAGED = "damaged"  # entry of a sample: problems of the images that it replaces
 MAX_ATTEMPTS = 20
 
 
 def sample_or_replacement(
     dicts: Sequence[dict], index: int, mapper: Callable, make_generator: Callable[[], np.random.Generator]
 ) -> dict[str, Any] | UserError:
-    """The sample of an unlabelled image, or of the next one in the list that can be read.
+    """The sample of an unlabelled image, or of the next readable one in the list.
 
-    Which one that is depends on the files alone, so that processes and resumed runs agree.
+    The choice depends only on the files, so processes and resumed runs agree.
 
     Returns:
-        The sample, with what was wrong with the images before it as "damaged": {file name: sentence}; or the error, if
+        The sample, with the problems of skipped images as "damaged": {file name: sentence}; or the error, if
         :data:`MAX_ATTEMPTS` images in a row cannot be read.
     """
     damaged: dict[str, str] = {}
@@ -43,20 +44,20 @@ def sample_or_replacement(
 
 
 class DamageCount:
-    """Counts the different unlabelled images that could not be read, in this process."""
+    """Counts the unreadable unlabelled images in this process, each once."""
 
     def __init__(self, total: int, max_share: float):
         """
         Args:
             total: number of unlabelled images.
-            max_share: the share of them that may be damaged, 0…1.
+            max_share: the share that may be damaged, 0…1.
         """
         self.total = total
         self.max_share = max_share
         self.damaged: dict[str, str] = {}
 
     def check(self, batch: dict[str, list[dict]]) -> dict[str, list[dict]]:
-        """Name what is new in the "damaged" entries of the samples and take the entries out.
+        """Log new "damaged" entries of the samples, and remove the entries.
 
         Raises:
             UserError: more than the share is damaged.

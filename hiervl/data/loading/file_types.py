@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes or its suffix, and how it can be used."""
+"""The type of a file, by its first bytes or its suffix, and how to use it."""
 
 import importlib.util
 import os
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 from PIL import Image
 
-# Of HEIC photographs, which pillow-heif decodes where it is installed, and of AVIF images, which most Pillows decode.
+# HEIC photographs, which pillow-heif decodes if installed, and AVIF images, which most versions of Pillow decode.
 HEIC_SUFFIXES, AVIF_SUFFIX = (".heic", ".heif", ".hif"), ".avif"
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 HAS_AVIF = ".avif" in Image.registered_extensions()
-# Suffixes of the formats that ``readers.py`` decodes.
+# Suffixes of the formats that ``readers.py`` can decode.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm",
     *(HEIC_SUFFIXES if HAS_HEIC else ()), *([AVIF_SUFFIX] if HAS_AVIF else []),
 )  # fmt: skip
-HEAD = 512  # bytes that are looked at
+HEAD = 512  # how many bytes are read
 CONVERT = "convert to JPEG or PNG"
 
 
@@ -24,7 +24,7 @@ class FileType(NamedTuple):
     """A type of file.
 
     Attributes:
-        name: of one such file, with its article: "a ZIP archive".
+        name: of one such file, with an article: "a ZIP archive".
         advice: what to do with such files, as the end of a sentence.
     """
 
@@ -38,7 +38,7 @@ ARRAY = "save the arrays as PNG, one number per pixel"
 MEDICAL = "export the slices as PNG or TIFF of 8 or 16 bits"
 VIDEO = "extract frames, for example with `ffmpeg -i FILE frames/%05d.png`"
 
-# By suffix, in lower case. Annotation files are told apart by their content: ``folders/kinds.py``.
+# By suffix, in lower case. Annotation files are recognised by their content: ``folders/kinds.py``.
 TYPES: dict[str, FileType] = {
     **dict.fromkeys(HEIC_SUFFIXES, FileType("a HEIC photograph", f"install pillow-heif, or {CONVERT}")),
     AVIF_SUFFIX: FileType("an AVIF image", f"install Pillow 11.3 or later, or {CONVERT}"),
@@ -96,7 +96,7 @@ EMPTY = FileType("an empty file", "copy or download it again")
 
 
 def type_of_bytes(head: bytes) -> FileType | None:
-    """The type of a file that begins with ``head``; None: it is not known, which includes all kinds of text."""
+    """The type of a file that begins with ``head``; None: unknown, including all kinds of text."""
     if not head:
         return EMPTY
     for offset, mark, file_type in SIGNATURES:
@@ -107,7 +107,7 @@ def type_of_bytes(head: bytes) -> FileType | None:
 
 
 def type_of_file(path: str | Path) -> FileType | None:
-    """The type of a file, by its content where that is telling, else by its suffix; None: it is not known."""
+    """The type of a file, by its content if possible, else by its suffix; None: unknown."""
     try:
         with open(path, "rb") as file:
             found = type_of_bytes(file.read(HEAD))

@@ -1,4 +1,4 @@
-"""The loaders of training and test images, built from the configuration; what they iterate is in ``streams.py``."""
+"""Build the loaders of training and test images from the configuration. ``streams.py`` has what they iterate."""
 
 import itertools
 import logging
@@ -36,7 +36,7 @@ from hiervl.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# So often a waiting process looks whether its workers live.
+# How often a waiting process checks that its workers are alive, in seconds.
 WORKER_CHECK_SECONDS = 2.0
 
 
@@ -44,16 +44,16 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
     """The training loader, for this process.
 
     Yields ``SOLVER.ACCUMULATION`` micro-batches per iteration, each ``{"labeled": [dict], "unlabeled": [dict]}`` as
-    :class:`LabeledMapper` and :class:`UnlabeledMapper` make them; "unlabeled" is empty where ``SEMI.ENABLED`` is off
-    or ``SOLVER.UNLABELED_PER_BATCH`` is 0.
+    :class:`LabeledMapper` and :class:`UnlabeledMapper` make them; "unlabeled" is empty if ``SEMI.ENABLED`` is off or
+    ``SOLVER.UNLABELED_PER_BATCH`` is 0.
 
     Args:
-        start_iter: the iteration to begin with; the batches are those that an uninterrupted run would see, unless
-            ``SEED`` is −1, with which every start draws its own.
+        start_iter: the first iteration. The batches are those of an uninterrupted run, unless ``SEED`` is −1: then
+            every start draws new ones.
 
     Raises:
-        UserError: a dataset is missing, unknown or wrong, or a batch cannot be divided among the processes. While
-            iterating: an image or label is.
+        UserError: a dataset is missing, unknown or wrong, or a batch cannot be divided between the processes. While
+            iterating: an image or label is missing or wrong.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sources: dict[str, tuple[Sequence[dict], Callable[..., Any]]] = {LABELED: (load_labeled(cfg), _labeled_mapper(cfg))}
@@ -74,7 +74,7 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
             comm.get_world_size(),
             skip=delivered,
         )
-        # Not persistent_workers: the stream has no end, and workers that outlive an error take 5 seconds each to stop.
+        # No persistent_workers: the stream is endless, and after an error each such worker takes 5 seconds to stop.
         return DataLoader(
             StreamSamples(sources, seed),
             batch_sampler=sampler,
@@ -88,7 +88,7 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
 
 
 def build_labeled_loader(cfg, batch_size: int) -> Iterator[Samples]:
-    """Batches of augmented labelled images without end, the same ones in every process: for calibration."""
+    """Endless batches of augmented labelled images, the same in every process, for calibration."""
     dicts, mapper = load_labeled(cfg), _labeled_mapper(cfg)
     seed = max(cfg.SEED, 0)
     stream = Stream("calibration", len(dicts), seed)
@@ -100,10 +100,10 @@ def build_labeled_loader(cfg, batch_size: int) -> Iterator[Samples]:
 def build_test_loader(cfg, dataset_name: str) -> Loader:
     """The images of a dataset in order, one per batch (a list of one dict, see :class:`TestMapper`).
 
-    Every process gets every ``world size``-th image: none is lost or doubled, but some may get one fewer.
+    Every process gets every ``world size``-th image: none is missing or doubled, but some may get one fewer.
 
     Raises:
-        UserError: the dataset is unknown or wrong. While iterating: an image is.
+        UserError: the dataset is unknown or wrong. While iterating: an image is missing or wrong.
     """
     own = load_dataset(dataset_name, "DATASETS.TEST")[comm.get_rank() :: comm.get_world_size()]
     mapper = TestMapper.from_config(cfg)
@@ -116,9 +116,9 @@ def build_test_loader(cfg, dataset_name: str) -> Loader:
 
 
 def iterations_per_epoch(cfg) -> int:
-    """Iterations of one pass over the unlabelled images, or over the labelled ones where there are none.
+    """Iterations of one pass over the unlabelled images, or over the labelled images if there are none.
 
-    ``SEMI.ENABLED`` does not matter: the supervised baseline of a semi-supervised run trains as long as that run.
+    ``SEMI.ENABLED`` does not matter, so the supervised baseline of a semi-supervised run trains equally long.
     """
     if cfg.DATASETS.UNLABELED and cfg.SOLVER.UNLABELED_PER_BATCH > 0:
         images = sum(len(load_dataset(name, "DATASETS.UNLABELED")) for name in cfg.DATASETS.UNLABELED)
@@ -178,8 +178,8 @@ def _checked_batch_size(cfg, key: str) -> int:
 
 
 def _start_worker(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the workers in good time
-    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would also not survive the fork
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends the workers
+    cv2.setNumThreads(0)  # there are several workers already; OpenCV's threads would not survive the fork
 
 
 def _loader_options(cfg) -> dict[str, Any]:
@@ -188,6 +188,6 @@ def _loader_options(cfg) -> dict[str, Any]:
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
         "timeout": WORKER_CHECK_SECONDS if cfg.DATALOADER.NUM_WORKERS else 0,
-        # Its own generator, or starting the loader would draw from the one that the model uses.
+        # Its own generator; else starting the loader would draw from the model's.
         "generator": torch.Generator(),
     }

@@ -1,6 +1,6 @@
-"""From a dataset dict to what the network is given: tensors of one labelled, unlabelled or test image.
+"""From a dataset dict to the network's input: tensors of one labelled, unlabelled or test image.
 
-Images stay uint8 RGB; the model normalises them. Maps become int64, as PyTorch's losses want their targets.
+Images stay uint8 RGB; the model normalises them. Maps become int64, which PyTorch's losses need.
 """
 
 from typing import Any
@@ -33,14 +33,14 @@ class LabeledMapper:
         """
         Args:
             crop_size: side of the square crop in pixels.
-            short_side: the shorter side, in pixels, that images are resized to before all else; 0: their own.
+            short_side: images are first resized to this shorter side, in pixels; 0: they keep their size.
             scale: range of the random resize.
             flip_probability: probability of the horizontal flip.
             num_classes: C; other labels than 0 … C-1 and ``ignore_label`` are errors.
             ignore_label: label, in the dataset's files, of the pixels that do not count.
-            ignore_value: what those pixels and padding are labelled in the sample.
-            regions_as_instances: in a dataset without instances, connected regions of a class stand for them.
-            bands: which bands of TIFFs are read; None: as ``read_image`` does without.
+            ignore_value: label of those pixels and of padding in the sample.
+            regions_as_instances: in a dataset without instances, use connected regions of a class instead.
+            bands: the bands of TIFFs to read; None: TIFFs are read like other images.
         """
         self.bands = bands
         self.geometry: dict[str, Any] = {
@@ -58,7 +58,7 @@ class LabeledMapper:
     def from_config(cls, cfg, num_classes: int, ignore_label: int) -> "LabeledMapper":
         """
         Raises:
-            UserError: a class has the number of the pixels that do not count.
+            UserError: a class has the number of pixels that do not count.
         """
         key = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
         for name, value in (("the dataset's ignore_label", ignore_label), (key, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)):
@@ -83,7 +83,8 @@ class LabeledMapper:
             "instance_ids": int64 (crop, crop), 0 where there is none, if there are instances; "file_name"; "image_id".
 
         Raises:
-            UserError: a file is missing, broken, of another size than its image, or holds a value that is no class.
+            UserError: a file is missing or broken, has another size than its image, or holds a value that is not a
+                class.
         """
         image_file = dataset_dict["file_name"]
         image = read_image(image_file, self.bands)
@@ -123,7 +124,7 @@ class UnlabeledMapper:
     ):
         """
         Args:
-            crop_size, short_side, scale, flip_probability: as of :class:`LabeledMapper`.
+            crop_size, short_side, scale, flip_probability: as in :class:`LabeledMapper`.
             strong: ranges of the strong augmentation.
             cutmix_probability: probability that a strong view is given a CutMix box.
             strong_views: 1 or 2.
@@ -160,9 +161,9 @@ class UnlabeledMapper:
     def __call__(self, dataset_dict: dict[str, str], rng: np.random.Generator) -> dict[str, Any]:
         """
         Returns:
-            "image_weak", "image_strong1", "image_strong2" (of two strong views): uint8 (3, crop, crop); "valid": bool
-            (crop, crop), False on padding; "cutmix_box1", "cutmix_box2": int64 (4,), x0, y0, x1, y1 of the box in
-            which the strong view is to be replaced by another image's, all 0 for none; "file_name"; "image_id".
+            "image_weak", "image_strong1", "image_strong2" (with two strong views): uint8 (3, crop, crop); "valid": bool
+            (crop, crop), False on padding; "cutmix_box1", "cutmix_box2": int64 (4,), x0, y0, x1, y1 of the box that
+            another image replaces, all 0 for none; "file_name"; "image_id".
 
         Raises:
             UserError: the image is missing or broken.
@@ -181,12 +182,12 @@ class UnlabeledMapper:
 class TestMapper:
     """A whole image for evaluation. It draws nothing at random."""
 
-    __test__ = False  # pytest: this is no test
+    __test__ = False  # tells pytest that this is not a test
 
     def __init__(self, short_side: int = 0, bands: Bands | None = None):
         """
         Args:
-            short_side: the shorter side, in pixels, that images are resized to; 0: their own.
+            short_side: images are resized to this shorter side, in pixels; 0: they keep their size.
             bands: as of :class:`LabeledMapper`.
         """
         self.bands = bands
@@ -199,8 +200,8 @@ class TestMapper:
     def __call__(self, dataset_dict: dict[str, str]) -> dict[str, Any]:
         """
         Returns:
-            "image": uint8 (3, h, w); "height", "width": the original's, to which predictions are resized; "file_name",
-            "image_id" and, where there is one, "sem_seg_file_name".
+            "image": uint8 (3, h, w); "height", "width" of the original, to which predictions are resized; "file_name",
+            "image_id" and, if there is one, "sem_seg_file_name".
 
         Raises:
             UserError: the image is missing or broken.
@@ -220,7 +221,7 @@ class TestMapper:
 
 
 def geometry_from_config(cfg) -> dict[str, Any]:
-    """The arguments of the weak augmentation, which labelled and unlabelled images share."""
+    """The arguments of the weak augmentation, for labelled and unlabelled images."""
     return {
         "crop_size": cfg.INPUT.CROP_SIZE,
         "short_side": cfg.INPUT.SHORT_SIDE,
@@ -230,7 +231,7 @@ def geometry_from_config(cfg) -> dict[str, Any]:
 
 
 def identity(dataset_dict: dict[str, str]) -> dict[str, str]:
-    """What names the image in logs and result files."""
+    """The image's name in logs and result files."""
     file_name = dataset_dict["file_name"]
     return {"file_name": file_name, "image_id": dataset_dict.get("image_id", file_name)}
 

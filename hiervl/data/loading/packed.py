@@ -1,4 +1,4 @@
-"""A dataset's dicts and paths in little memory, which the data workers share."""
+"""A dataset's dicts and paths in little memory, shared by the data workers."""
 
 import os
 import pickle
@@ -10,9 +10,9 @@ import numpy as np
 
 
 class _Packed(Sequence):
-    """Values as one block of bytes, each unpacked when it is asked for.
+    """Values as one block of bytes; each is unpacked when needed.
 
-    As Python's objects they would be copied into every worker, page by page, whenever a count of references changes.
+    Python objects would be copied into every worker, page by page, because reference counts change.
     """
 
     pack: Callable[[Any], bytes]
@@ -40,8 +40,8 @@ class _Packed(Sequence):
 class PackedDicts(_Packed):
     """Dataset dicts.
 
-    Detectron2's ``DatasetFromList`` does the same, but holds everything twice while it packs, and a NumPy array per
-    dict: of a million files that is most of the memory of the start.
+    Detectron2's ``DatasetFromList`` does the same, but needs everything twice while packing, and a NumPy array per
+    dict. With a million files that is most of the memory at the start.
     """
 
     pack = staticmethod(pickle.dumps)
@@ -55,14 +55,14 @@ class PackedPaths(_Packed):
     unpack = staticmethod(os.fsdecode)
 
     def distinct(self) -> "PackedPaths":
-        """Each path once, where it comes first."""
+        """Each path once, at its first place."""
         hashes = np.fromiter(map(hash, self), np.int64, len(self))
         hashes.sort()
         return PackedPaths(dict.fromkeys(self)) if (hashes[1:] == hashes[:-1]).any() else self
 
 
 class UnlabeledDicts(Sequence):
-    """Dataset dicts of images without labels, each made from its path when it is asked for."""
+    """Dataset dicts of images without labels; each is made from its path when needed."""
 
     def __init__(self, paths: Sequence):
         self.paths = paths

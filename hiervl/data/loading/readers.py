@@ -1,4 +1,4 @@
-"""Image, label and instance files as arrays; whatever is wrong with a file becomes one sentence that names it."""
+"""Read image, label and instance files as arrays. Every problem becomes one sentence that names the file."""
 
 import contextlib
 import io
@@ -17,43 +17,44 @@ from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful,
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
-# Pillow logs what it then raises; the sentence of the error says it better.
+# Pillow logs errors that it also raises; the sentence of the error is better.
 logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
 
 MAX_8_BIT = 255
 MAX_16_BIT = 65535
-# A label is one number per pixel: palette indices count, the palette's colours do not.
+# A label is one number per pixel: palette indices count, palette colours do not.
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
-DEEP_GREY_MODES = ("I", "I;16", "I;16L", "I;16B")
+DEEP_GRAY_MODES = ("I", "I;16", "I;16L", "I;16B")
 MAX_LISTED_VALUES = 5
-# Formats that Pillow decodes by itself. Others start programs (EPS: Ghostscript) or are rarely tested.
+# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are rarely tested.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", *(["AVIF"] if HAS_AVIF else []))
 if HAS_HEIC:
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
     FORMATS += ("HEIF",)
-# A small file may claim any size. This many pixels need 0.7 GB as Pillow holds them.
+# A small file may claim any size. Pillow needs 0.7 GB for this many pixels.
 MAX_PIXELS = 178_956_970
 OVERVIEW_SIDE = 128  # least shorter side of an image that is decoded at a reduced size
 FULL_SIZE = "hiervl full size"
 
 
 def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
-    """Read an image as it is meant to be seen.
+    """Read an image as viewers show it.
 
-    Grey, palette, CMYK and transparent images become RGB (transparency is dropped, not blended), 16-bit ones are
-    scaled to 8 bits, and the orientation that the EXIF data asks for is applied.
+    Grey, palette, CMYK and transparent images become RGB (transparency is dropped, not blended), 16-bit images are
+    scaled to 8 bits, and the EXIF orientation is applied.
 
     Args:
-        bands: of TIFFs, which bands are red, green and blue, and what is black and white; None: read as other images.
+        bands: for TIFFs, the bands for red, green and blue, and the values for black and white; None: read like other
+            images.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or holds a kind of pixel
-            that is no image.
+        UserError: the file is missing, cannot be decoded, has more than :data:`MAX_PIXELS`, or its kind of pixels is
+            not supported.
     """
     if bands is not None and bands.applies_to(path):
         return read_bands(path, bands)
@@ -61,13 +62,13 @@ def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
 
 
 def read_overview(path: str, bands: Bands | None = None) -> tuple[tuple[int, int], np.ndarray]:
-    """Height and width of an image, and the image itself, of which a JPEG is decoded at a reduced size; errors as
-    :func:`read_image`.
+    """Height and width of an image, and the image itself; a large JPEG is decoded at a reduced size. Errors are those
+    of :func:`read_image`.
 
-    All of the file is read, so that a truncated one is noticed, but a large JPEG takes a third of the time.
+    The whole file is read, so truncated files are noticed, but a large JPEG takes a third of the time.
 
     Args:
-        bands: as of :func:`read_image`.
+        bands: as in :func:`read_image`.
 
     Returns:
         The size of the upright image, and (H, W, 3) uint8 RGB, upright, perhaps smaller.
@@ -89,13 +90,13 @@ def _upright(image: Image.Image, path: str) -> Image.Image:
 
 
 def rgb_of(image: Image.Image, path: str) -> np.ndarray:
-    """As :func:`read_image`, of an opened image that is upright; ``path`` names it in messages."""
-    if image.mode in DEEP_GREY_MODES:
+    """As :func:`read_image`, for an opened, upright image. ``path``: its name in messages."""
+    if image.mode in DEEP_GRAY_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:
             raise UserError(f"{path} holds values from {values.min()} to {values.max()}: save it with 8 or 16 bits.")
-        grey = (values >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = (values >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise UserError(f"{path} holds floating-point values, whose range is unknown: save it with 8 or 16 bits.")
     return np.array(image.convert("RGB"))
@@ -108,20 +109,20 @@ def read_label(
     image_size: tuple[int, int] | None = None,
     image_file: str = "",
 ) -> np.ndarray:
-    """Read a label file and check it; it is turned as its image is, see ``turns.py``.
+    """Read a label file and check it. It is rotated like its image, see ``turns.py``.
 
     Args:
         path: image file with one class index per pixel (grey or palette).
         num_classes: C; valid labels are 0 … C-1 and ``ignore_label``.
-        image_size: height and width of the upright image; not compared where None.
-        image_file: the image, whose EXIF data may say how a label of another size is to be turned.
+        image_size: height and width of the upright image; None: not compared.
+        image_file: the image; its EXIF data may say how to rotate a label of another size.
 
     Returns:
-        (H, W) uint8, or int32 where a value exceeds 255.
+        (H, W) uint8, or int32 if a value exceeds 255.
 
     Raises:
-        UserError: the file is missing, cannot be decoded, holds colours, differs from the image in size, or holds a
-            value that is no class.
+        UserError: the file is missing, cannot be decoded, holds colours, has another size than the image, or a value
+            that is not a class.
     """
     label = _read_indices(path, image_size, image_file)
     values = _values_in(label)
@@ -135,13 +136,13 @@ def read_label(
 
 
 def read_instances(path: str, image_size: tuple[int, int] | None = None, image_file: str = "") -> np.ndarray:
-    """Read a file of instance numbers: one number per pixel, 0 where there is none.
+    """Read a file of instance numbers: one number per pixel, 0 without an instance.
 
     Args:
-        image_size, image_file: as of :func:`read_label`.
+        image_size, image_file: as in :func:`read_label`.
 
     Returns:
-        (H, W) uint8, or int32 where a number exceeds 255.
+        (H, W) uint8, or int32 if a number exceeds 255.
 
     Raises:
         UserError: as :func:`read_label`, except for the values.
@@ -150,7 +151,7 @@ def read_instances(path: str, image_size: tuple[int, int] | None = None, image_f
 
 
 def read_stored(path: str) -> np.ndarray:
-    """The numbers (H, W) of a mask file as they are stored, whatever turn its EXIF data asks for.
+    """The stored numbers (H, W) of a mask file, without its EXIF rotation.
 
     Raises:
         UserError: the file is missing, cannot be decoded or holds colours.
@@ -183,14 +184,15 @@ def _read_indices(path: str, image_size: tuple[int, int] | None, image_file: str
 
 def _values_in(indices: np.ndarray) -> list:
     """The different values, ascending."""
-    if indices.dtype == np.uint8:  # ten times as fast as np.unique, which sorts the pixels
+    if indices.dtype == np.uint8:  # ten times faster than np.unique, which sorts the pixels
         return np.flatnonzero(np.bincount(indices.ravel(), minlength=MAX_8_BIT + 1)).tolist()
     return np.unique(indices).tolist()
 
 
 def open_image(path: str, upright: bool = False, reduced: bool = False) -> Image.Image:
-    """Decode a file completely, so that a truncated one is noticed here; ``upright``: turned as its EXIF data says;
-    ``reduced``: a large JPEG at a fraction of its size, which then is in ``info[FULL_SIZE]`` (height, width)."""
+    """Decode a file completely, so that a truncated one is noticed here. ``upright``: apply its EXIF rotation.
+    ``reduced``: decode a large JPEG at a fraction of its size; the full size is in ``info[FULL_SIZE]`` (height,
+    width)."""
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing: put it back, or take its image out of the dataset.")
     try:
@@ -204,17 +206,17 @@ def open_image(path: str, upright: bool = False, reduced: bool = False) -> Image
 def decode_image(
     data: bytes, name: str, *, upright: bool = False, max_pixels: int | None = None, reduced: bool = False
 ) -> Image.Image:
-    """As :func:`open_image`, from a file's bytes; ``name`` is what messages call it.
+    """As :func:`open_image`, from a file's bytes. ``name``: its name in messages.
 
     ``max_pixels`` None stands for :data:`MAX_PIXELS`.
 
     Raises:
-        UserError: it cannot be decoded, or has more than ``max_pixels``, which its header alone tells.
+        UserError: it cannot be decoded, or has more than ``max_pixels`` according to its header.
     """
     max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow about sizes and metadata that do no harm
+            warnings.simplefilter("ignore")  # harmless warnings of Pillow about sizes and metadata
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
@@ -229,28 +231,28 @@ def decode_image(
         raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
     except UnidentifiedImageError:
         raise UserError(f"{name} {_why_unidentified(data)}") from None
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+    except Exception as error:  # Pillow's decoders raise many kinds of errors
         raise _unreadable(name, error) from None
 
 
 def as_image_is_turned(
-    stored: np.ndarray, of_mask: int | None, image_size: tuple[int, int] | None, image_file: str = ""
+    stored: np.ndarray, mask_orientation: int | None, image_size: tuple[int, int] | None, image_file: str = ""
 ) -> np.ndarray:
-    """The stored pixels (H, W) of a mask in the frame of its upright image; see ``turns.py``.
+    """The stored pixels (H, W) of a mask, rotated to its upright image; see ``turns.py``.
 
     Args:
-        of_mask: the orientation that the mask's own EXIF data says.
+        mask_orientation: the orientation in the mask's own EXIF data.
         image_size: height and width of the upright image; None: unknown.
-        image_file: the image; asked for its orientation only where the size does not fit.
+        image_file: the image; its orientation is read only if the size does not fit.
     """
     if image_size is None:
-        return turned(stored, of_mask)
-    fits = tuple(image_size) in (stored.shape, turned_size(stored.shape, of_mask))
-    of_image = None if fits or not image_file else file_frame(image_file).orientation
-    return turned(stored, fitting_orientation(stored.shape, of_mask, image_size, of_image))
+        return turned(stored, mask_orientation)
+    fits = tuple(image_size) in (stored.shape, turned_size(stored.shape, mask_orientation))
+    image_orientation = None if fits or not image_file else file_frame(image_file).orientation
+    return turned(stored, fitting_orientation(stored.shape, mask_orientation, image_size, image_orientation))
 
 
-# Of masks for which is_doubtful_mask holds, in the plural.
+# A message about masks for which is_doubtful_mask is true.
 DOUBTFUL = (
     "masks say nothing of the turn or mirror image that their photographs' EXIF data asks for, and their size or "
     "coordinates fit either way: they are taken for drawn on the upright photograph; look at the overlays of `python "
@@ -260,14 +262,14 @@ DOUBTFUL = (
 
 
 class Frame(NamedTuple):
-    """What a file says of its stored pixels."""
+    """What a file's header says about its stored pixels."""
 
     size: tuple[int, int]  # height, width
-    orientation: int | None  # of its EXIF data
+    orientation: int | None  # from its EXIF data
 
 
 def file_frame(path: str | os.PathLike) -> Frame:
-    """Size and orientation, from the header alone.
+    """Size and orientation, from the header.
 
     Raises:
         UserError: the file is missing or no image.
@@ -285,7 +287,7 @@ def frame_or_none(path: str | os.PathLike) -> Frame | None:
 
 
 def is_doubtful_mask(image_file: str, mask_file: str) -> bool:
-    """Whether nobody can tell how a mask lies on its image, see ``turns.py``; not where a file cannot be read."""
+    """Whether a mask may be rotated or not, see ``turns.py``. False if a file cannot be read."""
     try:
         image = file_frame(image_file)
         if image.orientation in (None, UPRIGHT):
@@ -297,7 +299,7 @@ def is_doubtful_mask(image_file: str, mask_file: str) -> bool:
 
 
 def _why_unidentified(data: bytes) -> str:
-    """Why no decoder takes a file: what it is instead, or what its TIFF header says; the end of a sentence."""
+    """Why no decoder reads a file: what it is instead, or what its TIFF header says. The end of a sentence."""
     tiff = _tiff_samples(data)
     if tiff is not None:
         bands, bits = tiff
@@ -313,7 +315,7 @@ def _why_unidentified(data: bytes) -> str:
 
 
 def _tiff_samples(data: bytes) -> tuple[int, int] | None:
-    """Bands and bits of a TIFF, from its header alone; None: it is none, or its header is damaged."""
+    """Bands and bits of a TIFF, from its header; None: it is not a TIFF, or its header is damaged."""
     if data[:4] not in (b"II*\x00", b"MM\x00*"):
         return None
     try:
@@ -323,7 +325,7 @@ def _tiff_samples(data: bytes) -> tuple[int, int] | None:
         directory.load(file)
         bits = directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         return int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)), int(max(bits))
-    except Exception:  # of a damaged file Pillow raises whatever it stumbles over
+    except Exception:  # for a damaged file Pillow raises many kinds of errors
         return None
 
 
@@ -334,10 +336,10 @@ def _unreadable(name: str, error: BaseException) -> UserError:
 
 @contextlib.contextmanager
 def image_header(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """A file whose pixels are not decoded, for its size, kind and EXIF data.
+    """An opened file without decoded pixels, for its size, kind and EXIF data.
 
     Raises:
-        UserError: it is missing or no image, also where that shows only inside the ``with`` block.
+        UserError: it is missing or not an image, even if that shows only inside the ``with`` block.
     """
     try:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
@@ -346,7 +348,7 @@ def image_header(path: str | os.PathLike) -> Iterator[Image.Image]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        open_image(os.fspath(path))  # whose error says what the file is
+        open_image(os.fspath(path))  # its error says what the file is
         raise _unreadable(os.fspath(path), ValueError("its header is damaged")) from None
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+    except Exception as error:  # Pillow's decoders raise many kinds of errors
         raise _unreadable(os.fspath(path), error) from None

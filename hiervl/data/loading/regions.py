@@ -1,4 +1,4 @@
-"""Connected regions of a label map, as objects where nobody has annotated any."""
+"""Connected regions of a label map, used as objects if none are annotated."""
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -9,10 +9,10 @@ MIN_SHARE = 0.001  # of the map: smaller regions of a class are one object toget
 
 
 def regions_as_instances(labels: np.ndarray, ignore_value: int) -> np.ndarray:
-    """labels (H, W) → numbers (H, W) int32: one for every region of a class, ``NO_INSTANCE`` for specks and where there
-    is no label.
+    """labels (H, W) → numbers (H, W) int32: one per region of a class; ``NO_INSTANCE`` for specks and pixels without a
+    label.
 
-    Regions are 4-connected. Runs of equal labels within a row are joined where they touch those of the next row: of
+    Regions are 4-connected. Runs of equal labels in a row are joined with touching runs in the next row. This works for
     all classes at once, and there are far fewer runs than pixels.
     """
     starts = np.ones(labels.shape, bool)
@@ -20,7 +20,7 @@ def regions_as_instances(labels: np.ndarray, ignore_value: int) -> np.ndarray:
     runs = np.cumsum(starts, dtype=np.int32).reshape(labels.shape) - 1
     first = np.flatnonzero(starts)
     lengths = np.diff(first, append=labels.size)
-    # Where two runs touch, one of them starts in the first column that they share.
+    # If two runs touch, one of them starts in their first common column.
     touches = (labels[1:] == labels[:-1]) & (starts[1:] | starts[:-1])
     above, below = runs[:-1][touches], runs[1:][touches]
     graph = coo_matrix((np.ones(len(above), bool), (above, below)), shape=(len(first), len(first)))

@@ -1,8 +1,8 @@
-"""Reproducible streams of samples, and how they travel from the workers.
+"""Reproducible streams of samples, and their transport from the workers.
 
-A training stream is a sequence of positions 0, 1, 2, … Which image stands at a position, and how it is augmented,
-follow from the seed, the stream's name and the position alone. So the number of workers changes nothing, processes
-share a stream by taking different positions, and a resumed run just starts at a later position.
+A training stream is a sequence of positions 0, 1, 2, … The image at a position, and its augmentation, follow only from
+the seed, the stream's name and the position. So the number of workers changes nothing, processes share a stream by
+taking different positions, and a resumed run starts at a later position.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from hiervl.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 LABELED, UNLABELED = "labeled", "unlabeled"
-# What a generator is for, so that shuffling and augmentation never share random numbers.
+# The purpose of a generator, so that shuffling and augmentation never share random numbers.
 SHUFFLE, AUGMENT = 1, 2
 
 Key = tuple[str, int, int]  # stream, position, index of the image
@@ -32,7 +32,7 @@ Samples = list[dict[str, Any]]
 
 
 def sample_generator(seed: int, stream: str, position: int) -> np.random.Generator:
-    """The random numbers that augment the image at a position of a stream."""
+    """The random generator for augmenting the image at a position of a stream."""
     return np.random.default_rng((seed, _stream_id(stream), position, AUGMENT))
 
 
@@ -41,7 +41,7 @@ def _stream_id(stream: str) -> int:
 
 
 class Stream:
-    """An endless sequence over ``size`` images, in a new random order every epoch."""
+    """An endless sequence over ``size`` images, in a new random order in every epoch."""
 
     def __init__(self, name: str, size: int, seed: int):
         self.name = name
@@ -60,7 +60,7 @@ class Stream:
 
 
 def share_of(batch_size: int, micro_batch: int, accumulation: int, rank: int, world_size: int) -> range:
-    """The places, among an iteration's ``batch_size``, of one micro-batch in one process."""
+    """The places, in an iteration's batch of ``batch_size``, of one micro-batch in one process."""
     share = batch_size // (accumulation * world_size)
     start = (micro_batch * world_size + rank) * share
     return range(start, start + share)
@@ -69,10 +69,11 @@ def share_of(batch_size: int, micro_batch: int, accumulation: int, rank: int, wo
 def mirrored_share_of(
     batch_size: int, micro_batch: int, accumulation: int, rank: int, world_size: int
 ) -> Sequence[int]:
-    """As :func:`share_of`, but a place comes with the mirrored one: of 8 places in 2 parts 0, 1, 6, 7 and 2, 3, 4, 5.
+    """As :func:`share_of`, but each place comes with its mirrored place: 8 places in 2 parts give 0, 1, 6, 7 and 2, 3,
+    4, 5.
 
-    CutMix takes the image at the mirrored place of the batch. So every image meets the partner that it has in the
-    undivided batch, as long as the parts are even.
+    CutMix uses the image at the mirrored place of the batch. So every image keeps the partner of the undivided batch,
+    as long as the parts have even sizes.
     """
     share = batch_size // (accumulation * world_size)
     if share % 2:
@@ -82,7 +83,7 @@ def mirrored_share_of(
 
 
 class MicroBatchSampler(Sampler):
-    """Keys of this process's micro-batches, without end: ``accumulation`` of them for each iteration."""
+    """Endless keys of this process's micro-batches: ``accumulation`` of them for each iteration."""
 
     def __init__(
         self,
@@ -96,10 +97,10 @@ class MicroBatchSampler(Sampler):
     ):
         """
         Args:
-            streams: what a micro-batch is drawn from.
+            streams: the streams of a micro-batch.
             batch_sizes: images that all processes draw from each stream in an iteration; divisible by
                 ``accumulation`` × ``world_size``.
-            start_iter: the iteration to begin with.
+            start_iter: the first iteration.
             skip: micro-batches left out at the beginning.
         """
         self.streams = streams
@@ -131,9 +132,9 @@ class MicroBatchSampler(Sampler):
 
 
 class StreamSamples(Dataset):
-    """Augmented samples by key. A :class:`UserError` is the sample's place taken, not raised: see :class:`Loader`.
+    """Augmented samples by key. A :class:`UserError` is returned in place of a sample, not raised: see :class:`Loader`.
 
-    Instead of an unlabelled image that cannot be read comes the next one that can: see ``damage.py``.
+    The next readable image replaces an unreadable unlabelled image: see ``damage.py``.
     """
 
     def __init__(self, sources: dict[str, tuple[Sequence[dict], Callable]], seed: int):
@@ -173,7 +174,7 @@ class TestSamples(Dataset):
 
 
 def _sample_or_error(mapper: Callable, *arguments) -> dict[str, Any] | UserError:
-    # An exception that leaves a worker arrives with the worker's traceback as its message. So it is handed over.
+    # An exception that leaves a worker would have the worker's traceback as its message. So it is returned.
     try:
         return mapper(*arguments)
     except UserError as error:
@@ -181,10 +182,10 @@ def _sample_or_error(mapper: Callable, *arguments) -> dict[str, Any] | UserError
 
 
 class Loader:
-    """A DataLoader that raises the errors among its samples in the calling process, and outlives its workers.
+    """A DataLoader that raises errors of samples in the calling process, and restarts workers that die.
 
-    Workers start when iteration begins, and iterating again begins anew. If a worker dies, all are started again and
-    go on at the batch that was due; a worker that does not answer ends the iteration.
+    Workers start when iteration begins; iterating again starts from the beginning. If a worker dies, all are restarted
+    and continue at the next batch. A worker that does not answer ends the iteration.
     """
 
     max_restarts = 3  # without a batch in between
@@ -192,10 +193,10 @@ class Loader:
     def __init__(self, make: Callable[[int], DataLoader], unpack: Callable[[Any], Any], patience: float = 0.0):
         """
         Args:
-            make: from the number of batches that were already delivered to the DataLoader of the coming ones. With
-                workers, its ``timeout`` is how often they are looked after.
-            unpack: from a batch of the DataLoader to what is yielded.
-            patience: seconds that a batch may take; 0: any time.
+            make: function from the number of delivered batches to the DataLoader of the next ones. With workers, its
+                ``timeout`` is how often they are checked.
+            unpack: function from a batch of the DataLoader to the yielded value.
+            patience: how many seconds a batch may take; 0: any time.
         """
         self.make = make
         self.unpack = unpack
@@ -215,7 +216,7 @@ class Loader:
                 restarts += 1
                 if restarts > self.max_restarts:
                     raise UserError(
-                        f"data workers died {restarts} times in a row ({death}): perhaps for want of memory; lower "
+                        f"data workers died {restarts} times in a row ({death}): perhaps because memory ran out; lower "
                         "DATALOADER.NUM_WORKERS."
                     ) from death
                 logger.warning("A data worker died (%s); starting the workers again.", death)
@@ -225,18 +226,18 @@ class Loader:
 
 
 class WorkerDied(Exception):
-    """A process that reads data ended without having been asked to."""
+    """A data worker ended unexpectedly."""
 
 
 def _batches(data_loader: DataLoader, patience: float) -> Iterator[Any]:
-    """What a DataLoader yields.
+    """Yield the batches of a DataLoader.
 
     Raises:
-        WorkerDied: a worker did; the others were killed.
+        WorkerDied: a worker died; the others were killed.
         UserError: no batch came within ``patience`` seconds; the workers were killed.
     """
-    # PyTorch would raise a worker's death wherever the main process happens to be, in the middle of a step. Without
-    # its handler the death is noticed where a batch is waited for.
+    # PyTorch would raise a worker's death anywhere in the main process, even in the middle of a step. Without its
+    # handler, the death is noticed while waiting for a batch.
     handler = signal.getsignal(signal.SIGCHLD)
     iterator = iter(data_loader)
     if threading.current_thread() is threading.main_thread():
@@ -254,15 +255,15 @@ def _batches(data_loader: DataLoader, patience: float) -> Iterator[Any]:
             if is_late and not dead and (not patience or time.monotonic() - asked_at < patience):
                 continue
             for worker in workers:
-                worker.kill()  # not terminate(): what hangs does not hear
-            # A batch that a dead worker was handing over breaks off in one of the other errors.
+                worker.kill()  # not terminate(), because hanging processes ignore it
+            # A batch that a dead worker was sending fails with one of the other errors.
             if dead or (workers and not isinstance(error, RuntimeError)):
                 raise WorkerDied(_end_of(dead)) from None
             if not is_late:
                 raise
             raise UserError(
                 f"no batch came from the data workers within DATALOADER.TIMEOUT ({patience:g} s): check the disk or "
-                "network drive that holds the images; --resume goes on."
+                "network drive that holds the images, then continue with --resume."
             ) from None
         yield batch
         asked_at = time.monotonic()
@@ -275,8 +276,8 @@ def _end_of(dead: Sequence[Any]) -> str:
 def pack_streams(batch: list[tuple[str, Any]]) -> dict[str, Any] | UserError:
     """Group a micro-batch by stream and stack its tensors.
 
-    A worker hands each tensor over through a file of its own; unstacked, some hundred images would exhaust what a
-    process may open.
+    A worker sends each tensor through a file of its own. Without stacking, a few hundred images would need more open
+    files than a process may have.
     """
     groups: dict[str, Samples] = {}
     for stream, sample in batch:
@@ -287,7 +288,7 @@ def pack_streams(batch: list[tuple[str, Any]]) -> dict[str, Any] | UserError:
 
 
 def unpack_streams(batch: dict[str, Any]) -> dict[str, Samples]:
-    """Undo :func:`pack_streams`; a stream without images becomes an empty list. The tensors are views, not copies."""
+    """Undo :func:`pack_streams`. A stream without images becomes an empty list. The tensors are views, not copies."""
     return {stream: _unstack(batch[stream]) if stream in batch else [] for stream in (LABELED, UNLABELED)}
 
 

@@ -1,15 +1,15 @@
-"""Photographs that EXIF data asks to be turned or mirrored, and masks that may lie as the camera stored the pixels.
+"""Rotate or mirror photographs by their EXIF data, and rotate masks that were drawn on the stored pixels.
 
-Images are always shown upright. A mask belongs to the pixels of its image in one of two frames, the upright or the
-stored one. Which one it is follows, in this order, from
+Images are always used upright. A mask fits either the upright or the stored pixels of its image. Which one, is decided
+in this order:
 
-1. the mask's own EXIF data: a mask that carries a turn is turned;
-2. its size: a mask that fits the upright image lies in its frame already, one that fits only the stored image lies in
-   that one, and is turned as the image is.
+1. by the mask's own EXIF data: a mask with a rotation is rotated;
+2. by its size: a mask that fits the upright image is upright already; a mask that fits only the stored image is rotated
+   like the image.
 
-A half turn, a mirror image and a square image leave the size as it is. There a mask without EXIF data of its own is
-taken for upright, as programs for labelling show photographs, and :func:`is_doubtful` says that nobody can tell.
-Sizes are height and width; an orientation is EXIF's number, 1 (upright) to 8, or None where a file says none.
+With a half turn, a mirror image or a square image the size does not change. Then a mask without its own EXIF data
+counts as upright, because labelling programs show photographs upright, and :func:`is_doubtful` is true. Sizes are
+height and width; an orientation is EXIF's number, 1 (upright) to 8, or None where a file says none.
 """
 
 import numpy as np
@@ -23,13 +23,13 @@ Size = tuple[int, ...]
 
 
 def orientation_of(image: Image.Image) -> int | None:
-    """The orientation that an opened image carries."""
+    """The EXIF orientation of an opened image."""
     value = image.getexif().get(ORIENTATION)
     return value if value in range(1, 9) else None
 
 
 def turned(values: np.ndarray, orientation: int | None) -> np.ndarray:
-    """Stored pixels (H, W, …) as ``orientation`` wants them to be seen."""
+    """Stored pixels (H, W, …), rotated and mirrored as ``orientation`` says."""
     if orientation in QUARTER_TURNS:
         values = values.swapaxes(0, 1)
     upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -37,25 +37,31 @@ def turned(values: np.ndarray, orientation: int | None) -> np.ndarray:
 
 
 def turned_size(size: Size, orientation: int | None) -> Size:
-    """Of stored pixels, once they are turned; and the other way round."""
+    """The size of stored pixels after rotation, and the reverse."""
     return (size[1], size[0]) if orientation in QUARTER_TURNS else (size[0], size[1])
 
 
-def fitting_orientation(stored: Size, of_mask: int | None, upright: Size, of_image: int | None) -> int | None:
-    """How a mask is to be turned to lie on its upright image; the mask's own orientation where nothing fits.
+def fitting_orientation(
+    stored: Size, mask_orientation: int | None, upright: Size, image_orientation: int | None
+) -> int | None:
+    """How to rotate a mask so that it fits its upright image; the mask's own orientation if nothing fits.
 
     Args:
         stored: size of the mask's stored pixels.
-        of_mask, of_image: the orientations that the two files carry.
+        mask_orientation, image_orientation: the EXIF orientations of the two files.
         upright: size of the upright image.
     """
-    for orientation in (of_mask, UPRIGHT, of_image):
+    for orientation in (mask_orientation, UPRIGHT, image_orientation):
         if turned_size(stored, orientation) == tuple(upright):
             return orientation
-    return of_mask
+    return mask_orientation
 
 
-def is_doubtful(stored: Size, of_mask: int | None, upright: Size, of_image: int | None) -> bool:
-    """Whether an image is turned, its mask says nothing of it, and its size would fit either way."""
-    is_turned = of_image not in (None, UPRIGHT)
-    return is_turned and of_mask is None and tuple(stored) == tuple(upright) == turned_size(stored, of_image)
+def is_doubtful(stored: Size, mask_orientation: int | None, upright: Size, image_orientation: int | None) -> bool:
+    """Whether an image is rotated, its mask has no orientation, and its size fits either way."""
+    is_turned = image_orientation not in (None, UPRIGHT)
+    return (
+        is_turned
+        and mask_orientation is None
+        and tuple(stored) == tuple(upright) == turned_size(stored, image_orientation)
+    )

@@ -1,4 +1,4 @@
-"""Writing label and instance maps."""
+"""Write label and instance maps."""
 
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from hiervl.utils.files import write_png
 
 
 def write_map(path: Path, values: np.ndarray, *, says_upright: bool = False, **options: int) -> None:
-    """Write a map (H, W) of whole numbers 0 … 65535 as a gray PNG, of 8 bits where they suffice; it appears whole.
+    """Write a map (H, W) of whole numbers 0 … 65535 as a grey PNG, with 8 bits if they are enough. The file is written
+    completely or not at all.
 
     Args:
-        says_upright: its EXIF data says that it is not to be turned.
+        says_upright: write EXIF data that says upright.
         options: Pillow's for PNG, such as ``compress_level``.
     """
     kind = np.uint8 if values.max(initial=0) <= MAX_8_BIT else np.uint16

@@ -1,1 +1,1 @@
-"""What the scripts in ``datasets/`` share."""
+"""Common code of the scripts in ``datasets/``, and the survey of ``init``."""

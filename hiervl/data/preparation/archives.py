@@ -1,4 +1,4 @@
-"""Archives as the publishers of a dataset give them out: fetched, checked, unpacked."""
+"""Download, check and unpack the archives of a dataset's publishers."""
 
 import functools
 import hashlib
@@ -22,21 +22,21 @@ from hiervl.utils.files import whole_file
 
 TIMEOUT = 60  # seconds without a byte
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
-# The last is what zipfile raises for a compression that it does not know.
+# zipfile raises the last one for an unknown compression.
 BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file as the dataset's publishers give it out.
+    """An archive from the dataset's publishers.
 
     Attributes:
         name: of the file.
-        url: where it is; empty where a login is needed.
+        url: its address; empty if a login is needed.
         md5: of the file.
-        gigabytes: about its size, and that of its contents.
-        contents: at least so many files are in the dataset's folder once it is unpacked, by glob pattern.
-        by_hand: how to come by it where there is no ``url``, as the end of a sentence.
+        gigabytes: approximate size of the archive and of its contents.
+        contents: glob pattern → least number of files in the dataset's folder after unpacking.
+        by_hand: how to get it without a ``url``, as the end of a sentence.
     """
 
     name: str
@@ -50,15 +50,15 @@ class Archive:
 def fetch_and_unpack(
     archive: Archive, folder: Path, place: Callable[[str], str | None], source: Path | None, keep: bool
 ) -> None:
-    """Bring an archive's contents into ``folder``, unless they are there.
+    """Unpack an archive's contents into ``folder``, unless they are there.
 
     Args:
-        place: as of :func:`unpack`.
+        place: as in :func:`unpack`.
         source: folder that holds the archive; None: it is downloaded into ``folder``.
-        keep: leave a downloaded archive where it is. One in ``source`` always stays.
+        keep: do not delete a downloaded archive. Archives in ``source`` always stay.
 
     Raises:
-        UserError: it cannot be had, is damaged, or does not hold what it should.
+        UserError: it cannot be downloaded, is damaged, or has the wrong content.
     """
     if archive.contents and not missing_contents(folder, archive.contents):
         say(f"{archive.name}: its files are there")
@@ -99,15 +99,15 @@ def _check_space(folder: Path, archive: Archive) -> None:
     if free < needed:
         raise UserError(
             f"{folder} has {free:.1f} GB left, but {archive.name} and its contents need {needed:.1f} GB: "
-            "make room, or name another disk with --root."
+            "free some space, or name another disk with --root."
         )
 
 
 def download(url: str, target: Path, otherwise: str) -> None:
-    """Fetch ``url`` and go on where an interrupted download stopped.
+    """Download ``url``, and continue an interrupted download.
 
     Args:
-        otherwise: what the user may do without a network, as the end of a sentence.
+        otherwise: what the user can do without a network, as the end of a sentence.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
@@ -121,18 +121,18 @@ def download(url: str, target: Path, otherwise: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code != RANGE_NOT_SATISFIABLE:
             raise UserError(f"{url} answered {error.code} {error.reason}: {otherwise}.") from None
-        total = start  # nothing is left to send: it was complete
+        total = start  # nothing left to send: the file was complete
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url} cannot be fetched ({reason}): run it again to go on, or {otherwise}.") from None
+        raise UserError(f"{url} cannot be downloaded ({reason}): run it again to continue, or {otherwise}.") from None
     size = partial.stat().st_size
     if total and size != total:
-        raise UserError(f"the download of {url} broke off at {size} of {total} bytes: run it again to go on.")
+        raise UserError(f"the download of {url} stopped at {size} of {total} bytes: run it again to continue.")
     partial.replace(target)
 
 
 def _receive(response, partial: Path, start: int) -> int:
-    """Append the answer to ``partial``, or begin anew where the server sends all; → bytes in total, 0 if unknown."""
+    """Append the answer to ``partial``, or start again if the server sends everything → total bytes, 0 if unknown."""
     if getattr(response, "status", None) != PARTIAL_CONTENT:
         start = 0
     length = int(response.headers.get("Content-Length") or 0)
@@ -148,7 +148,7 @@ def _receive(response, partial: Path, start: int) -> int:
 
 
 def md5_of(path: Path) -> str:
-    """MD5 of a file, in hexadecimal; a line tells how far it is."""
+    """MD5 of a file in hexadecimal. A line shows the progress."""
     digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
     with open(path, "rb") as file, Progress(f"checking {path.name}", size / 1e6, " MB") as progress:
         for chunk in iter(lambda: file.read(CHUNK), b""):
@@ -161,10 +161,10 @@ def md5_of(path: Path) -> str:
 
 
 def unpack(path: Path, folder: Path, place: Callable[[str], str | None]) -> None:
-    """Write the members of a zip or tar archive into ``folder``, but for those that are there in full size.
+    """Write the members of a zip or tar archive into ``folder``, except those that are there in full size.
 
     Args:
-        place: from a member's name to where it belongs below ``folder``; None: it is left out.
+        place: function from a member's name to its path below ``folder``; None: leave it out.
 
     Raises:
         UserError: the archive is damaged, or would write outside of ``folder``.
@@ -203,22 +203,24 @@ def _members(path: Path) -> Iterator[Member]:
 
 
 def _extracted(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    """The content of a plain file; other members are refused before."""
+    """The content of a plain file. Other members are refused before."""
     content = tar.extractfile(member)
     assert content is not None
     return content
 
 
 def _inside(folder: Path, relative: str, name: str, path: Path, is_file: bool) -> Path:
-    """Where a member goes. What is no plain path below ``folder`` is refused; links could lead out of it later."""
+    """The path of a member. Only plain paths below ``folder`` are accepted, because links could lead outside later."""
     parts = PurePosixPath(relative).parts
     if not is_file or not parts or parts[0] == "/" or ".." in parts or "\\" in relative or ":" in relative:
-        raise UserError(f"{path} holds {name!r}, which is no plain file below {folder}: this is not the official one.")
+        raise UserError(
+            f"{path} holds {name!r}, which is not a plain file below {folder}: this is not the official archive."
+        )
     return folder.joinpath(*parts)
 
 
 def _sizes(folder: Path, present: dict[Path, dict[str, int]]) -> dict[str, int]:
-    """File sizes by name; every folder is listed once and made if need be."""
+    """File sizes by name. Every folder is listed once, and created if needed."""
     if folder not in present:
         folder.mkdir(parents=True, exist_ok=True)
         with os.scandir(folder) as entries:

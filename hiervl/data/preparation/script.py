@@ -1,7 +1,7 @@
-"""What the scripts in ``datasets/`` share: options, errors, progress, counting and writing files.
+"""Common code of the scripts in ``datasets/``: options, errors, progress, counting and writing files.
 
-Every step looks at what is there already, so a script that was interrupted goes on where it stopped. Files appear
-under their names only when they are complete.
+Every step checks what is there already, so an interrupted script continues where it stopped. Files get their names only
+when they are complete.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.files import TEMPORARY
 
 CHUNK = 1 << 20  # bytes
-REFRESH = 0.2  # seconds between two states of a progress line
+REFRESH = 0.2  # seconds between updates of a progress line
 
 
 # ---------------------------------------------------------------------------- scripts
@@ -25,7 +25,7 @@ REFRESH = 0.2  # seconds between two states of a progress line
 def script_parser(
     description: str, archive_names: Sequence[str], folder: str, may_keep: bool = True
 ) -> argparse.ArgumentParser:
-    """The options of the scripts of large datasets; ``may_keep``: whether archives are kept is for the user to say."""
+    """The options of scripts for large datasets. ``may_keep``: add an option to keep archives."""
     parser = argparse.ArgumentParser(
         description=description.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -39,7 +39,7 @@ def script_parser(
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's ``main``; whatever the user can put right ends it with one sentence."""
+    """Run a script's ``main``. An error that the user can fix ends it with one sentence."""
     try:
         main()
     except UserError as problem:
@@ -51,12 +51,12 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user something; the standard output stays free."""
+    """Print a message to standard error, so that standard output stays free."""
     print(text, file=sys.stderr)
 
 
 class Progress:
-    """A line that tells how far something is; rewritten on a terminal, written once at the end elsewhere."""
+    """A line with the progress. It is rewritten on a terminal, and written once at the end elsewhere."""
 
     def __init__(self, what: str, total: float = 0, unit: str = "", digits: int = 0):
         self.what, self.total, self.unit, self.digits = what, total, unit, digits
@@ -76,15 +76,15 @@ class Progress:
         print(f"\r{self._line()}" if sys.stderr.isatty() else self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
-        of_total = f" of {self.total:,.{self.digits}f}" if self.total else ""  # a server may not tell the total
-        return f"{self.what}: {self._done:,.{self.digits}f}{of_total}{self.unit}"
+        total = f" of {self.total:,.{self.digits}f}" if self.total else ""  # a server may not say the total
+        return f"{self.what}: {self._done:,.{self.digits}f}{total}{self.unit}"
 
 
 # ---------------------------------------------------------------------------- files
 
 
 def missing_contents(folder: Path, contents: dict[str, int]) -> str:
-    """What ``folder`` has too little of, as part of a sentence; empty where all is there. More does no harm."""
+    """Missing files in ``folder``, as part of a sentence; empty if all are there. More files are allowed."""
     for pattern, count in contents.items():
         found = _count(folder, pattern)
         if found < count:
@@ -104,12 +104,12 @@ def check_contents(folder: Path, contents: dict[str, int]) -> None:
 
 
 def _count(folder: Path, pattern: str) -> int:
-    """Files that match, without hidden ones and those in the making."""
+    """Number of matching files, without hidden and unfinished ones."""
     return sum(1 for path in folder.glob(pattern) if not path.name.startswith(".") and path.suffix != TEMPORARY)
 
 
 def names_in(folder: Path, suffix: str) -> set:
-    """Names of the files in ``folder`` that end in ``suffix``, without it; hidden files are left out."""
+    """Names of the files in ``folder`` that end in ``suffix``, without the suffix. Hidden files are left out."""
     if not folder.is_dir():
         return set()
     return {name[: -len(suffix)] for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith(".")}

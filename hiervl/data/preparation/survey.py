@@ -1,7 +1,7 @@
-"""Looks at a folder of images and annotations that nobody has described, and says where what lies (``init``).
+"""Surveys a folder of images and annotations without any description, and finds what is where (``init``).
 
-Nothing is assumed of the folders' names but the words for training, validation and test; everything else follows from
-the files' content and from which names belong together.
+Only words for training, validation and test are expected in folder names. Everything else follows from the content of
+files and from matching names.
 """
 
 import os
@@ -27,11 +27,11 @@ from hiervl.utils.files import read_text
 def survey(folder: Path, mask_suffix: str = "") -> Survey:
     """
     Args:
-        mask_suffix: the end of the names of the masks that count, where an image has several; "": there is one.
+        mask_suffix: end of the names of the masks to use, if an image has several; "": it has one.
 
     Raises:
-        UserError: there is no such folder, it holds no images, no annotations that are known, or several masks of an
-            image of which nobody has said which counts.
+        UserError: there is no such folder; it has no images or no known annotations; or an image has several masks and
+            ``mask_suffix`` is empty.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}.")
@@ -61,7 +61,7 @@ def survey(folder: Path, mask_suffix: str = "") -> Survey:
 
 
 def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
-    """One place per split: the folders above where there are several, else the one with most images."""
+    """Choose one place per split: the common folder above if there are several, else the one with most images."""
     if "train" not in found:
         first = next(iter(found))
         found = {"train": found[first], **{split: places for split, places in found.items() if split != first}}
@@ -77,7 +77,7 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
 
 
 def _above(places: set[str]) -> str:
-    """The folder that all lie in."""
+    """The common folder of all."""
     return "." if "." in places else os.path.commonpath(places) or "."
 
 
@@ -101,7 +101,7 @@ def _find_lists(contents: Contents, result: Survey) -> None:
 
 
 def _find_unlabeled(contents: Contents, result: Survey) -> None:
-    """Folders of photographs that no place holds; those for testing are left alone."""
+    """Folders of photographs without annotations. Folders for testing are not used."""
     used = [path for place in result.places.values() for path in (place.images, place.masks)]
     for place, files in contents.files.items():
         if any(path == "." or place == path or place.startswith(f"{path}/") for path in used):

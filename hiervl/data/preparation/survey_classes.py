@@ -1,4 +1,4 @@
-"""The classes of a dataset that nobody has described: named by its lists and annotations, or by the masks' values."""
+"""Find the classes of a dataset without a class file: named by its lists and annotations, or by the masks' values."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from hiervl.data.preparation.survey_contents import NO_CLASSES, Survey
 from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError
 
-MAX_READ = 200  # masks or annotations that are read for their classes
+MAX_READ = 200  # how many masks or annotations are read
 MANY_CLASSES = 64
 
 
@@ -29,9 +29,9 @@ class FoundClasses:
 
     Attributes:
         entries: with the keys of a class file.
-        counts: of each entry's name, for people: "12 objects in 6 images".
+        counts: entry's name → text such as "12 objects in 6 images".
         source: where the names come from; "": there are none, the entries are named by values.
-        notes: what the user should look at.
+        notes: what the user should check.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -46,12 +46,12 @@ def find_classes(result: Survey) -> FoundClasses:
         UserError: the annotations or the list of classes cannot be read.
     """
     if result.form == MASKS:
-        return _of_masks(result)
+        return _classes_in_masks(result)
     found = FoundClasses(source="the annotations" if result.form != PER_CLASS else "the masks' names")
-    objects, images = _of_class_masks(result) if result.form == PER_CLASS else _of_annotations(result, found)
+    objects, images = _count_class_masks(result) if result.form == PER_CLASS else _count_annotations(result, found)
     listed = _listed(result, objects, found)
     known = {entry["name"] for entry in listed}
-    colors = _colors_of_cvat(result) if result.form == "cvat" else {}
+    colors = _cvat_colors(result) if result.form == "cvat" else {}
     missing = [{"name": name, **colors.get(name, {})} for name, _ in objects.most_common() if name not in known]
     found.entries = [*listed, *(_marked(entry) for entry in missing)]
     if not any(entry.get("background") for entry in found.entries):
@@ -66,7 +66,7 @@ def find_classes(result: Survey) -> FoundClasses:
 
 
 def _finished(found: FoundClasses) -> FoundClasses:
-    """A colour of its own for every entry that has none."""
+    """Give a colour to every entry without one."""
     for index, entry in enumerate(found.entries):
         if "color" not in entry:
             entry["color"] = list(BACKGROUND_COLOR if entry.get("background") else distinct_color(index))
@@ -80,7 +80,7 @@ def _marked(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(result: Survey, objects: Counter, found: FoundClasses) -> list[dict[str, Any]]:
-    """The entries of the list of classes that names most of what was found."""
+    """The entries of the list of classes that names most of the found objects."""
     best: list[dict[str, Any]] = []
     for path in result.class_lists:
         try:
@@ -97,16 +97,16 @@ def _listed(result: Survey, objects: Counter, found: FoundClasses) -> list[dict[
 # ---------------------------------------------------------------------------- annotations
 
 
-def _of_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Counter]:
-    """Objects of each name, and images that show it."""
+def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Counter]:
+    """Count the objects of each name, and the images with it."""
     objects: Counter = Counter()
     images: Counter = Counter()
     for place in result.places.values():
         path = result.path(place.masks)
         if result.form == "coco":
-            names = _names_of_coco(path)
+            names = _coco_names(path)
         elif result.form == "via":
-            names = _names_of_via(path, found)
+            names = _via_names(path, found)
         else:
             files = find_files(result.path(place.images))
             source = {**IN_ONE_FILE, **PER_IMAGE}[result.form](path, NO_CLASSES, files)
@@ -121,7 +121,7 @@ def _of_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Count
     return objects, images
 
 
-def _names_of_coco(path: Path) -> list[list[str]]:
+def _coco_names(path: Path) -> list[list[str]]:
     content = read_coco(path)
     categories = {category["id"]: str(category["name"]) for category in content["categories"]}
     by_image: dict[Any, list[str]] = {}
@@ -131,8 +131,8 @@ def _names_of_coco(path: Path) -> list[list[str]]:
     return list(by_image.values())
 
 
-def _names_of_via(path: Path, found: FoundClasses) -> list[list[str]]:
-    """By the attribute that has fewest values, which is named where there are several."""
+def _via_names(path: Path, found: FoundClasses) -> list[list[str]]:
+    """Names by the attribute with the fewest values. If there are several attributes, a note names it."""
     images = [regions for _, regions in read_regions(path)]
     values = attribute_values(images)
     if not values:
@@ -144,8 +144,8 @@ def _names_of_via(path: Path, found: FoundClasses) -> list[list[str]]:
     return [list(attribute_values([regions]).get(attribute, Counter()).elements()) for regions in images]
 
 
-def _colors_of_cvat(result: Survey) -> dict[str, dict[str, list[int]]]:
-    """Colours that the labels have in CVAT."""
+def _cvat_colors(result: Survey) -> dict[str, dict[str, list[int]]]:
+    """Colours of the labels in CVAT."""
     colors = {}
     for place in result.places.values():
         for name, text in read_cvat(result.path(place.masks)).labels:
@@ -155,8 +155,8 @@ def _colors_of_cvat(result: Survey) -> dict[str, dict[str, list[int]]]:
     return {name: entry for name, entry in colors.items() if values[tuple(entry["color"])] == 1}
 
 
-def _of_class_masks(result: Survey) -> tuple[Counter, Counter]:
-    """Masks of each class, by the end of their names or their folders."""
+def _count_class_masks(result: Survey) -> tuple[Counter, Counter]:
+    """Count the masks of each class, by the end of their names or their folders."""
     objects: Counter = Counter()
     images: Counter = Counter()
     for place in result.places.values():
@@ -185,10 +185,10 @@ def _of_class_masks(result: Survey) -> tuple[Counter, Counter]:
 # ---------------------------------------------------------------------------- mask files
 
 
-def _of_masks(result: Survey) -> FoundClasses:
-    """By the values or colours that masks hold, named by a list of classes where there is one."""
+def _classes_in_masks(result: Survey) -> FoundClasses:
+    """The classes by the values or colours in masks, with names from a list of classes if there is one."""
     found = FoundClasses()
-    values: Counter = Counter()  # masks that show each
+    values: Counter = Counter()  # number of masks with each value
     pixels: Counter = Counter()
     palette: dict[int, Color] = {}
     form, read = "", 0
@@ -205,7 +205,7 @@ def _of_masks(result: Survey) -> FoundClasses:
             palette.update(raw.palette or {})
             values.update(raw.counts().keys())
             pixels.update(raw.counts())
-    shown: dict[Any, int]  # by colour or by number, as the masks have them
+    shown: dict[Any, int]  # by colour or by number, as in the masks
     shares: Counter[Any] = pixels
     value: Any
     if form == COLOR:
@@ -239,7 +239,7 @@ def _of_masks(result: Survey) -> FoundClasses:
 
 
 def _named(result: Survey, found: FoundClasses, shown: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """Entries of a list of classes that came with the masks; they keep their place, which is their value."""
+    """Entries of a list of classes beside the masks. They keep their place in the list, which is their value."""
     for path in result.class_lists:
         try:
             entries = read_class_names(path)

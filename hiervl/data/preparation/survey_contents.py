@@ -1,4 +1,4 @@
-"""What lies in a folder: images and annotation files by their folders, and what a survey of them finds."""
+"""The contents of a folder: images and annotation files by folder, and the result of a survey."""
 
 import os
 import re
@@ -25,9 +25,9 @@ SPLIT_WORDS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 SKIPPED = ("output", "outputs", "runs", "node_modules", "__pycache__", "__MACOSX")
-LOOKED_AT = 12  # images of a folder that are opened to tell photographs from masks
-FEW_VALUES = 64  # values or colours of a mask
-READ_SINGLY = 20  # annotation files of a folder that are looked into one by one
+LOOKED_AT = 12  # how many images of a folder are opened to distinguish photographs from masks
+FEW_VALUES = 64  # most values or colours of a mask
+READ_SINGLY = 20  # how many annotation files of a folder are read one by one
 NO_CLASSES = ClassMap((), {}, {}, {}, (), Path())
 
 
@@ -41,17 +41,17 @@ class Place:
 
 @dataclass
 class Survey:
-    """What was found.
+    """The result of a survey.
 
     Attributes:
-        folder: that was looked at; all paths are relative to it.
-        form: of DATASET.FORMAT.
+        folder: the surveyed folder; all paths are relative to it.
+        form: a value of DATASET.FORMAT.
         places: of "train" (or the whole), "val" and "test".
         image_suffix, mask_suffix: of DATASET.
         unlabeled: folders of images without annotations.
         lists: list files of "train" and "val".
         class_lists: files that list classes.
-        notes: what was not used, and why.
+        notes: what is not used, and why.
     """
 
     folder: Path
@@ -65,13 +65,13 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
     def path(self, relative: str) -> Path:
-        """Where a path of the survey is."""
+        """The full path of a relative path."""
         return self.folder / relative
 
 
 @dataclass
 class Contents:
-    """Files of the whole tree: images by their folder, annotation files by format and folder."""
+    """Files of the whole tree: images by folder, annotation files by format and folder."""
 
     images: dict[str, list[str]] = field(default_factory=dict)  # folder → stems
     files: dict[str, list[Path]] = field(default_factory=dict)  # folder → image files
@@ -101,7 +101,7 @@ def scan(folder: Path) -> Contents:
 
 
 def keep_masks(contents: Contents, mask_suffix: str) -> None:
-    """Forget the masks of other names."""
+    """Remove the masks with other names."""
     for place, files in list(contents.files.items()):
         kept = [path for path in files if path.stem.endswith(mask_suffix) or not looks_like_a_mask(path)]
         contents.files[place], contents.images[place] = kept, [path.stem for path in kept]
@@ -110,7 +110,7 @@ def keep_masks(contents: Contents, mask_suffix: str) -> None:
 
 
 def _enter(contents: Contents, place: str, files: Sequence[Path]) -> None:
-    """Files of one suffix in one folder; of many, the first say what all are."""
+    """Add files with one suffix in one folder. If there are many, the first ones decide what all are."""
     looked_at = files if len(files) <= READ_SINGLY else files[: kinds.LOOKED_AT]
     found = {path: kind_of_file(path) for path in looked_at}
     common: Kind | None = (
@@ -132,7 +132,7 @@ def share_of_masks(files: Sequence[Path]) -> float:
 
 
 def looks_like_a_mask(path: Path) -> bool:
-    """Few values or colours, and no JPEG; an array that is saved as such is a mask."""
+    """Whether an image has few values or colours and is not a JPEG. Array files are always masks."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return True
     try:
@@ -142,7 +142,7 @@ def looks_like_a_mask(path: Path) -> bool:
 
 
 def count_values(path: Path) -> int:
-    """How many values or colours an image has; 0: it is a JPEG."""
+    """Number of values or colours in an image; 0 for a JPEG."""
     image = open_image(str(path))
     if image.format == "JPEG":
         return 0
@@ -153,7 +153,7 @@ def count_values(path: Path) -> int:
 
 
 def split_of(path: str) -> str:
-    """ "train", "val" or "test" by the words in a path, the last one counts; "train" where there is none."""
+    """ "train", "val" or "test" by the last such word in a path; "train" without one."""
     words = re.split(r"[^a-z]+", path.lower())  # train2017 is train
     found = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
     return found[-1] if found else "train"

@@ -1,4 +1,4 @@
-"""Which images belong to which annotations: by the names that annotation files have, or by the names of mask files."""
+"""Match folders of images with annotations: by names inside annotation files, or by names of mask files."""
 
 import os
 from collections import Counter
@@ -26,7 +26,7 @@ from hiervl.data.preparation.survey_contents import (
 )
 from hiervl.utils.errors import UserError
 
-MIN_SHARE = 0.5  # of names that have to belong together
+MIN_SHARE = 0.5  # least share of names that must match
 _NO_PLACE = (False, -1, -1)
 
 
@@ -34,7 +34,7 @@ _NO_PLACE = (False, -1, -1)
 
 
 def annotated(contents: Contents, result: Survey) -> dict[str, list[Place]]:
-    """Places by split of the annotation format that reaches most images; {} where there is none."""
+    """Places by split, for the annotation format that covers most images; {} if there is none."""
     photographs = {place: stems for place, stems in contents.images.items() if stems}
     best: tuple[int, str, dict[str, list[Place]]] = (0, "", {})
     reached: dict[str, int] = {}
@@ -58,7 +58,7 @@ def annotated(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         best = max(best, (count, form, places), key=lambda entry: entry[0])
     count, form, places = best
     if count and LABEL_STUDIO_PNG.fullmatch(_some_mask_stem(contents)):
-        return {}  # the masks are beside the export that names their images
+        return {}  # the masks lie beside the export that names their images
     for other, hits in reached.items():
         if other != form and hits:
             result.notes.append(
@@ -74,7 +74,7 @@ def _some_mask_stem(contents: Contents) -> str:
 
 
 def _images_of(form: str, path: Path, photographs: dict[str, list[str]], root: Path) -> tuple[str, int]:
-    """The folder whose images the annotations name, and how many; of folders with as many, the nearest."""
+    """The folder with most images that the annotations name, and how many. For ties the nearest folder."""
     written = _written_names(form, path)
     relative = path.relative_to(root).as_posix()
     best, most, nearest = "", 0, _NO_PLACE
@@ -94,7 +94,7 @@ def _images_of(form: str, path: Path, photographs: dict[str, list[str]], root: P
 
 
 def _written_names(form: str, path: Path) -> list[str]:
-    """What the annotations call their images."""
+    """The names of images in the annotations."""
     if form == "coco":
         return [str(image["file_name"]) for image in read_coco(path)["images"]]
     if form in IN_ONE_FILE:
@@ -105,7 +105,7 @@ def _written_names(form: str, path: Path) -> list[str]:
 def read_coco(path: Path) -> dict[str, Any]:
     """
     Raises:
-        UserError: it cannot be read or has no images and annotations.
+        UserError: it cannot be read, or has no images and annotations.
     """
     with reading(str(path), kinds.COCO.name):
         content = load_json(path)
@@ -113,7 +113,7 @@ def read_coco(path: Path) -> dict[str, Any]:
 
 
 def _with_parents(folders: Iterable[str]) -> list[str]:
-    """The folders, and what lies above several of them, the upper ones first."""
+    """The folders, and the common folders above several of them, upper ones first."""
     found = {""} | {parent for folder in folders for parent in [folder, *map(str, PurePosixPath(folder).parents)]}
     return sorted({"" if folder == "." else folder for folder in found}, key=len)
 
@@ -122,7 +122,7 @@ def _with_parents(folders: Iterable[str]) -> list[str]:
 
 
 def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
-    """Places by split of folders of masks whose names belong to those of photographs."""
+    """Places by split, for folders of masks whose names match photographs."""
     is_mask = {place: share_of_masks(files) for place, files in contents.files.items()}
     photographs = {place: contents.images[place] for place, share in is_mask.items() if share < 1}
     pairs: list[tuple[str, str]] = []  # folder of images, folder of masks
@@ -163,8 +163,8 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
     elif patterns:
         result.image_suffix, result.mask_suffix = patterns.most_common(1)[0][0]
     places: dict[str, list[Place]] = {}
-    for images, of_images in pairs:
-        places.setdefault(split_of(f"{of_images}/{images}"), []).append(Place(images or ".", of_images or "."))
+    for images, image_place in pairs:
+        places.setdefault(split_of(f"{image_place}/{images}"), []).append(Place(images or ".", image_place or "."))
     return places
 
 
@@ -181,7 +181,7 @@ def _named_as_images(places: Sequence[str], photographs: dict[str, list[str]]) -
 
 
 def _require_two_values(masks: Sequence[Path]) -> None:
-    """Raise a UserError if masks of which an image has several do not show one class each."""
+    """Raise a UserError if an image has several masks and they do not show one class each."""
     for path in masks:
         if path.suffix.lower() not in ARRAY_SUFFIXES and looks_like_a_mask(path) and count_values(path) > 2:
             raise UserError(
@@ -191,12 +191,12 @@ def _require_two_values(masks: Sequence[Path]) -> None:
 
 
 def _several_folders(pairs: Sequence[tuple[str, str]]) -> bool:
-    """Several folders of masks have the same images."""
+    """Whether several folders of masks have the same images."""
     return any(count > 1 for count in Counter(images for images, _ in pairs).values())
 
 
 def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
-    """How masks that lie among their images are named; "per_class": there are several for an image."""
+    """The name pattern of masks among their images; "per_class": an image has several."""
     images = [path.stem for path in files if not looks_like_a_mask(path)][:LOOKED_AT]
     masks = [path.stem for path in files if any(path.stem.startswith(stem) or stem in path.stem for stem in images)]
     found = find_patterns(images, [stem for stem in masks if stem not in images])
@@ -208,8 +208,7 @@ def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
 def _best_photographs(
     place: str, masks: Sequence[str], photographs: dict[str, list[str]]
 ) -> tuple[str, tuple[str, str], bool] | None:
-    """The folder of photographs that a folder of masks belongs to, the patterns of the names, and whether there are
-    several masks for an image."""
+    """The folder of photographs for a folder of masks, the name patterns, and whether an image has several masks."""
     found: list[tuple[tuple, tuple[str, tuple[str, str], bool]]] = []
     for other, stems in photographs.items():
         common = len(set(masks) & set(stems))
@@ -220,13 +219,13 @@ def _best_photographs(
         if names is not None:
             pattern = NamePattern(os.path.basename(names.masks[0].head), names.masks[0].tail)
             common = len(match_masks(stems, masks, names.image, pattern).masks)
-            lost = len(names.image.head + names.image.tail)  # of the images' names: what is left pairs by less
+            lost = len(names.image.head + names.image.tail)  # of the images' names; the rest pairs by a shorter pattern
             key = (0, min(common, len(masks)), _nearness(other, place), -lost)
             found.append((key, (other, (str(names.image), str(pattern)), len(names.masks) > 1)))
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
 def _nearness(place: str, other: str) -> tuple[bool, int, int]:
-    """How much two paths have in common: the part of the dataset, folders of the same name; deeper ones count more."""
+    """How similar two paths are: same split, folders of the same name. Deeper folders count more."""
     folders = set(place.split("/")) - {""}
     return split_of(place) == split_of(other), len(folders & set(other.split("/"))), len(place)

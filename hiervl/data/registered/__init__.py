@@ -1,1 +1,1 @@
-"""Datasets that HierVL registers in Detectron2 by itself: ShapesWorld, CamVid, the paper's benchmarks."""
+"""Datasets that HierVL itself registers in Detectron2: ShapesWorld, CamVid, the paper's benchmarks."""

@@ -1,10 +1,10 @@
 """The paper's four benchmarks: Pascal VOC 2012 (augmented), COCO 2017, ADE20K, Cityscapes.
 
-They lie below the root of all datasets (see ``datasets.py``) as Detectron2 expects them; ``datasets/prepare_*.py``
-make the label maps beside the published files. Which images are labelled is told by the published lists in
-``{root}/splits``, which ``datasets/prepare_splits.py`` fetches. Registered are, as for every dataset of HierVL,
-``{name}_train``, ``{name}_val``, ``{name}_train_{labels}`` and ``{name}_train_{labels}_unlabeled``. The unlabelled
-images of a subset are all other training images: the published lists of unlabelled images hold the same.
+They lie below the root of all datasets (see ``datasets.py``) in Detectron2's layout. ``datasets/prepare_*.py`` make the
+label maps beside the published files. The published lists in ``{root}/splits``, which ``datasets/prepare_splits.py``
+downloads, say which images are labelled. As for every dataset of HierVL, the registered names are ``{name}_train``,
+``{name}_val``, ``{name}_train_{labels}`` and ``{name}_train_{labels}_unlabeled``. The unlabelled images of a subset are
+all other training images, as in the published lists of unlabelled images.
 """
 
 import functools
@@ -23,11 +23,11 @@ LABELED_LIST = "labeled.txt"
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where the files of a split lie in the dataset's folder; {} stands for an image's name, which may hold a /.
+    """Where the files of a split are in the dataset's folder. {} is an image's name, which may contain a /.
 
     Attributes:
-        images, labels, instances: patterns; no instances where that is empty.
-        names: file that lists the names of the images; without one, they are all that match ``images``.
+        images, labels, instances: patterns; empty instances: there are none.
+        names: file with the names of the images; without it, all files that match ``images``.
     """
 
     images: str
@@ -43,10 +43,10 @@ class Benchmark:
     Attributes:
         name: start of the registered names.
         folder: below the root.
-        script: what makes the folder.
+        script: the script that makes the folder.
         classes: in the order of the labels.
         splits: "train" and "val".
-        subsets: folder of the published list, below the root's ``splits``, by number of labelled images.
+        subsets: number of labelled images → folder of the published list, below the root's ``splits``.
     """
 
     name: str
@@ -155,7 +155,7 @@ def load_labeled(benchmark: Benchmark, count: int) -> list[dict]:
 
 
 def load_unlabeled(benchmark: Benchmark, count: int) -> list[dict]:
-    """Dicts of all other training images, without labels even where there are files of them."""
+    """Dicts of all other training images, without labels even if label files exist."""
     _, unlabeled = divide(benchmark, count)
     return _dicts(benchmark, "train", unlabeled, labeled=False)
 
@@ -168,7 +168,7 @@ def divide(benchmark: Benchmark, count: int) -> tuple[list[str], list[str]]:
     """
     names = find_names(benchmark, "train")
     pattern = benchmark.splits["train"].images
-    of_image = {_stem(pattern.format(name)): name for name in names}
+    names_by_image = {_stem(pattern.format(name)): name for name in names}
     path = dataset_root() / SPLITS_FOLDER / benchmark.subsets[count] / LABELED_LIST
     listed = read_list(path)
     if len(listed) != count:
@@ -176,32 +176,32 @@ def divide(benchmark: Benchmark, count: int) -> tuple[list[str], list[str]]:
             f"{path} names {len(listed)} images instead of {count}: remove it and run `python "
             "datasets/prepare_splits.py`."
         )
-    absent = [image for image in listed if image not in of_image]
+    absent = [image for image in listed if image not in names_by_image]
     if absent:
         others = f" (nor are {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise UserError(
-            f"{absent[0]}, which {path} names, is no training image in {dataset_root() / benchmark.folder}{others}: "
+            f"{absent[0]}, which {path} names, is not a training image in {dataset_root() / benchmark.folder}{others}: "
             f"{benchmark.remedy}."
         )
-    labeled = {of_image[image] for image in listed}
+    labeled = {names_by_image[image] for image in listed}
     return sorted(labeled), [name for name in names if name not in labeled]
 
 
 def read_list(path: Path) -> list[str]:
-    """The images that a published list names, one a line, as stems of their files.
+    """The images in a published list, one per line, as stems of their files.
 
-    A line is the path of an image in the layout of the list's authors, then that of its label. Only the image's file
-    name is used: it is the same everywhere, and no two training images of a benchmark share one.
+    A line has the path of an image in the authors' layout, then that of its label. Only the image's file name is used:
+    it is the same everywhere and unique among the training images of a benchmark.
 
     Raises:
-        UserError: the list is missing, no text, or names an image twice.
+        UserError: the list is missing, is not text, or names an image twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError:
         raise UserError(f"{path} cannot be read: run `python datasets/prepare_splits.py`.") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no text: remove it and run `python datasets/prepare_splits.py`.") from None
+        raise UserError(f"{path} is not text: remove it and run `python datasets/prepare_splits.py`.") from None
     images = [_stem(line.split()[0]) for line in lines if line.strip()]
     if len(set(images)) != len(images):
         twice = next(image for image in images if images.count(image) > 1)
@@ -210,13 +210,13 @@ def read_list(path: Path) -> list[str]:
 
 
 def _stem(path: str) -> str:
-    """File name without folder and suffix; pathlib takes a second for the names of COCO."""
+    """File name without folder and suffix. Not with pathlib, which needs a second for COCO's names."""
     name = path.rpartition("/")[2]
     return name[: name.rindex(".")] if "." in name else name
 
 
 def find_names(benchmark: Benchmark, split: str) -> list[str]:
-    """Names of a split's images, sorted: what stands for {} in its patterns.
+    """Names of a split's images, sorted: the values of {} in its patterns.
 
     Raises:
         UserError: there are none.
@@ -237,7 +237,7 @@ def find_names(benchmark: Benchmark, split: str) -> list[str]:
 
 
 def _matching(folder: Path, pattern: str) -> dict[str, str]:
-    """Paths of the files that match a pattern, by name. Walking is faster than asking for every file."""
+    """Paths of the files that match a pattern, by name. Walking is faster than checking every file."""
     before, after = pattern.split("{}")
     top = os.path.join(folder, before)
     found = {}

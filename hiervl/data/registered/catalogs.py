@@ -16,12 +16,12 @@ def register_in_catalogs(
     classes: Sequence[ClassDefinition],
     ignore_label: int = IGNORE_LABEL,
 ) -> None:
-    """Register a dataset with its classes; the lists that Detectron2 knows are derived from them.
+    """Register a dataset with its classes. Detectron2's lists are derived from them.
 
     Args:
         name: not yet in the catalogs.
         load: returns the dataset's dicts.
-        classes: in the order of the labels; they stay whole as the metadata's ``class_definitions``.
+        classes: in the order of the labels; also kept as the metadata's ``class_definitions``.
         ignore_label: label of the pixels that do not count.
     """
     DatasetCatalog.register(name, load)
@@ -35,15 +35,15 @@ def register_in_catalogs(
 
 
 def remove_from_catalogs(name: str) -> None:
-    """Forget a registered dataset and its classes."""
+    """Remove a registered dataset and its classes."""
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
 
 
 def registered_classes(name: str) -> list[ClassDefinition]:
-    """The classes of a registered dataset; none if its metadata has no ``stuff_classes``.
+    """The classes of a registered dataset; empty if its metadata has no ``stuff_classes``.
 
-    A dataset that was registered without HierVL has names, and maybe ``stuff_colors``; the names are the phrases then.
+    A dataset that was registered without HierVL has names, and maybe ``stuff_colors``. Then the names are the phrases.
     """
     metadata = MetadataCatalog.get(name)
     names = list(metadata.get("stuff_classes", None) or ())
@@ -60,11 +60,11 @@ def registered_classes(name: str) -> list[ClassDefinition]:
 def definitions_of(
     class_names: Sequence[str], dataset: str | None = None, background: Sequence[str] = ()
 ) -> list[ClassDefinition]:
-    """The classes of a network, as the dataset defines them where it has the same ones.
+    """The classes of a network, as the dataset defines them if it has the same classes.
 
     Args:
         class_names: the C classes in the order of their labels.
-        dataset: registered name; None, or one that is not registered here: names are phrases, colours are chosen.
+        dataset: registered name; if it is None or not registered here, names are phrases and colours are chosen.
         background: names of the classes that are always active.
     """
     names = list(class_names)

@@ -29,17 +29,18 @@ MAX_SUGGESTIONS = 5
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A dataset laid out as the module describes.
+    """A dataset with the layout described above.
 
     Attributes:
         name: its folder under the root, and the start of its registered names.
         classes: in the order of the labels.
         label_counts: sizes of the labelled subsets of ``train``, each registered with its unlabelled rest.
-        remedy: what makes the folder, as the end of the sentence "… does not exist: ".
-        split_seed: of the labelled subsets.
-        inner_val: so many images of ``train`` are held out as ``inner_val``, a second validation set like the training
-            images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
-        generate: writes a split, given the dataset's folder and the split's name, where it is made and not fetched.
+        remedy: how to make the folder, as the end of the sentence "… does not exist: ".
+        split_seed: random seed of the labelled subsets.
+        inner_val: number of images of ``train`` that are held out as ``inner_val``, a second validation set like the
+            training images; ``inner_train_{labels}`` are the labelled subsets without them. 0: there is none.
+        generate: function that writes a split, from the dataset's folder and the split's name, if the dataset is
+            generated.
     """
 
     name: str
@@ -67,7 +68,7 @@ SHAPESWORLD = FolderDataset(
     ),
     label_counts=(16, 32, 64, 128, 400),
     generate=shapesworld.write_split,
-    split_seed=1,  # the first whose 16 labelled images show every class; with 0 a class could not be learnt at all
+    split_seed=1,  # the first seed whose 16 labelled images show every class; with 0, one class could not be learnt
 )
 DATASETS = (CAMVID, SHAPESWORLD)
 _REGISTERED: list[str] = []  # names of datasets, for messages
@@ -99,7 +100,7 @@ def register(dataset: FolderDataset) -> None:
 def register_loaders(
     dataset_name: str, classes: Sequence[ClassDefinition], loaders: dict[str, Callable[[], list[dict]]]
 ) -> None:
-    """Register functions that load parts of a dataset, under ``{dataset_name}_{part}``; names already taken stay."""
+    """Register functions that load parts of a dataset, as ``{dataset_name}_{part}``. Existing names stay."""
     _REGISTERED.append(dataset_name)
     for part, load in loaders.items():
         name = f"{dataset_name}_{part}"
@@ -117,11 +118,11 @@ def load_dataset(name: str, key: str = "") -> Sequence[dict]:
         key: the configuration key that holds the name, for the error message.
 
     Returns:
-        A dict per image with "file_name", "image_id" (the file's stem) and, where there are such files,
+        A dict per image with "file_name", "image_id" (the file's stem) and, if there are such files,
         "sem_seg_file_name" and "instance_file_name".
 
     Raises:
-        UserError: the name is unknown, or the files are not as the module describes.
+        UserError: the name is unknown, or the files do not have the layout described above.
     """
     check_registered(name, key)
     dicts = DatasetCatalog.get(name)
@@ -157,8 +158,8 @@ def check_registered(name: str, key: str = "") -> None:
     close = difflib.get_close_matches(name, known, n=MAX_SUGGESTIONS)
     if close:
         raise UserError(f"there is no dataset {name!r}{_in_key(key)}; close names are {', '.join(close)}.")
-    ours = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
-    raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {ours}.")
+    registered = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
+    raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {registered}.")
 
 
 def _in_key(key: str) -> str:
@@ -174,7 +175,7 @@ def dataset_root() -> Path:
 
 
 def load_split(dataset: FolderDataset, split: str) -> list[dict]:
-    """Dicts of a whole split with labels, sorted by stem; errors as :func:`load_dataset`."""
+    """Dicts of a whole split with labels, sorted by stem. Errors are those of :func:`load_dataset`."""
     folder = _prepare(dataset, split)
     return _labeled_dicts(folder, split, find_images(folder / "images" / split, dataset.remedy))
 
@@ -188,10 +189,10 @@ def load_labeled(dataset: FolderDataset, count: int) -> list[dict]:
 
 
 def load_unlabeled(dataset: FolderDataset, count: int, inner: bool = False) -> list[dict]:
-    """Dicts of the images that :func:`load_labeled` leaves, without labels even where there are files of them.
+    """Dicts of the other images than :func:`load_labeled`'s, without labels even if label files exist.
 
     Args:
-        inner: leave those of :func:`load_inner_val` out.
+        inner: leave out the images of :func:`load_inner_val`.
     """
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
@@ -201,7 +202,7 @@ def load_unlabeled(dataset: FolderDataset, count: int, inner: bool = False) -> l
 
 
 def load_inner_val(dataset: FolderDataset) -> list[dict]:
-    """Dicts of the images of ``train`` that are held out for validation: none that any labelled subset has."""
+    """Dicts of the images of ``train`` that are held out for validation. No labelled subset has them."""
     folder = _prepare(dataset, "train")
     images = find_images(folder / "images" / "train", dataset.remedy)
     return _labeled_dicts(folder, "train", {stem: images[stem] for stem in _inner_val(dataset, images)})
@@ -228,7 +229,7 @@ def find_images(folder: Path, remedy: str = "") -> dict[str, Path]:
 
 
 def _prepare(dataset: FolderDataset, split: str) -> Path:
-    """The dataset's folder, with the split generated if that is how it comes about."""
+    """The dataset's folder. The split is generated if the dataset is generated."""
     folder = dataset_root() / dataset.name
     if dataset.generate is not None:
         try:
@@ -251,14 +252,14 @@ def _label_split(dataset: FolderDataset, images: dict[str, Path], count: int) ->
 
 
 def _inner_val(dataset: FolderDataset, images: dict[str, Path]) -> list[str]:
-    """The last ones of the order from which labelled subsets take the first; never one of the largest subset."""
+    """The last images in the order from which labelled subsets take the first; never one of the largest subset."""
     most = max(dataset.label_counts)
     labeled, _ = _label_split(dataset, images, max(most, len(images) - dataset.inner_val))
     return sorted(set(images) - set(labeled))
 
 
 def _labeled_dicts(folder: Path, split: str, images: dict[str, Path]) -> list[dict]:
-    # Listing a folder once is faster than asking for every file, above all on network drives.
+    # Listing a folder once is faster than checking every file, especially on network drives.
     labels = _stems(folder / "labels" / split)
     instances = _stems(folder / "instances" / split)
     missing = [stem for stem in images if stem not in labels]

@@ -1,17 +1,17 @@
-"""Which images of a dataset are labelled."""
+"""Choose which images of a dataset are labelled."""
 
 import random
 from collections.abc import Iterable
 
 
 def label_split(names: Iterable[str], count: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Choose ``count`` labelled images; the rest is unlabelled.
+    """Choose ``count`` labelled images. The rest is unlabelled.
 
     The sorted names are shuffled by ``random.Random(seed)`` and the first ``count`` taken. So the choice depends on
     the names alone, not on their order, and a smaller split is part of every larger one.
 
     Args:
-        names: names of the images, no name twice.
+        names: names of the images, each once.
         count: number of labelled images, at most the number of names.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Export: graph, file, comparison with the original, description beside it."""
+"""Export: graph, file, comparison with the network, and a description beside the file."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ MIN_AGREEMENT = 0.999  # share of the pixels with the same label
 
 
 class Exported(NamedTuple):
-    """A written file and how it compares with the network."""
+    """A written file and its comparison with the network."""
 
     path: Path
     description: Path  # JSON
@@ -31,7 +31,7 @@ class Exported(NamedTuple):
     metadata: dict
 
     def lines(self) -> list[str]:
-        """What the user is told."""
+        """The message for the user."""
         size = self.path.stat().st_size / 1e6
         side = self.metadata["smallest_side"]
         return [
@@ -54,13 +54,14 @@ def export_network(
 
     Args:
         network: in evaluation mode, predicting ``classes``.
-        format_name: of :data:`FORMATS`.
-        cfg: of the run, for the windows it was trained with.
+        format_name: one of :data:`FORMATS`.
+        cfg: the run's config, for the window size of training.
         tolerance: largest difference of the scores S on random images.
 
     Raises:
-        UserError: a package is missing, the suffix is another format's, the file cannot be written, or the scores
-            differ by more than ``tolerance`` or the labels at more than 0.1 % of the pixels; no file is left then.
+        UserError: a package is missing, the suffix belongs to another format, the file cannot be written, the scores
+            differ by more than ``tolerance``, or the labels differ at more than 0.1 % of the pixels. Then no file is
+            left.
     """
     form = FORMATS[format_name]
     _check_request(format_name, path)
@@ -74,7 +75,7 @@ def export_network(
             shapes = shapes_to_check(cfg.INPUT.CROP_SIZE, segmenter.smallest_side)
             parity = check_parity(network, form.read(temporary), shapes)
             _check(path, parity, tolerance)
-            metadata["parity"] = [of_batch._asdict() for of_batch in parity]
+            metadata["parity"] = [batch_parity._asdict() for batch_parity in parity]
             write_json(description, metadata, indent=1)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written ({error.strerror or error}).") from error
@@ -82,7 +83,7 @@ def export_network(
 
 
 def describe(segmenter: FixedClassSegmenter, classes: Sequence[ClassDefinition], format_name: str, cfg) -> dict:
-    """What a program needs to know that runs the file; plain values."""
+    """What a program needs to know to run the file, as plain values."""
     return {
         "hiervl": __version__,
         "torch": torch.__version__,
@@ -104,11 +105,11 @@ def describe(segmenter: FixedClassSegmenter, classes: Sequence[ClassDefinition],
 def parity_lines(name: str, parity: Sequence[Parity]) -> list[str]:
     """A line per batch."""
     lines = [f"{name} against the network, on random images:"]
-    for of_batch in parity:
-        batch, height, width = of_batch.shape
+    for batch_parity in parity:
+        batch, height, width = batch_parity.shape
         lines.append(
-            f"  {batch} × {height} × {width}: max |difference| {of_batch.difference:.1e} (scores up to "
-            f"{of_batch.largest:.2f}), same label at {100 * of_batch.agreement:.2f} % of the pixels"
+            f"  {batch} × {height} × {width}: max |difference| {batch_parity.difference:.1e} (scores up to "
+            f"{batch_parity.largest:.2f}), same label at {100 * batch_parity.agreement:.2f} % of the pixels"
         )
     return lines
 
@@ -126,8 +127,10 @@ def _check_request(format_name: str, path: Path) -> None:
 
 
 def _check(path: Path, parity: Sequence[Parity], tolerance: float) -> None:
-    # A NaN is no agreement.
-    is_same = all(of_batch.difference <= tolerance and of_batch.agreement >= MIN_AGREEMENT for of_batch in parity)
+    # NaN must not count as agreement.
+    is_same = all(
+        batch_parity.difference <= tolerance and batch_parity.agreement >= MIN_AGREEMENT for batch_parity in parity
+    )
     if not is_same:
         details = "\n".join(parity_lines(path.name, parity))
         raise UserError(

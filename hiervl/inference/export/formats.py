@@ -1,4 +1,4 @@
-"""The formats of exported networks: how each is written, and how it is run."""
+"""The formats of exported networks: how to write each, and how to run it."""
 
 import contextlib
 import json
@@ -15,33 +15,33 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .parity import Run
 
-UNSCRIPTED = ("device", "layout", "pin_memory")  # arguments that keep their defaults in TorchScript
+UNSCRIPTED = ("device", "layout", "pin_memory")  # arguments that keep their default in TorchScript
 METADATA = "hiervl.json"  # name of the description inside TorchScript and torch.export files
-OPSET = 20  # the first with GridSample's present names; ONNX Runtime 1.17 and later
+OPSET = 20  # the first with GridSample's current names; ONNX Runtime 1.17 and later
 
 
 class Format(NamedTuple):
     """One file format."""
 
     suffix: str
-    packages: tuple[str, ...]  # beside PyTorch
+    packages: tuple[str, ...]  # besides PyTorch
     write: Callable[[ExportedProgram, Path, dict], None]
     read: Callable[[Path], Run]
 
 
 def write_onnx(program: ExportedProgram, path: Path, metadata: dict) -> None:
-    """``metadata`` goes into the model's own, one entry per key, as JSON."""
+    """``metadata`` is stored in the model, one entry per key, as JSON."""
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
-    with _quiet(), sdpa_kernel(SDPBackend.MATH):  # what the graph was made with
+    with _quiet(), sdpa_kernel(SDPBackend.MATH):  # the opset that the graph was made with
         exported = torch.onnx.export(
             program,
             input_names=["images"],
             output_names=["scores"],
             opset_version=OPSET,
             dynamo=True,
-            optimize=False,  # its search for patterns takes minutes; ONNX Runtime does the same when it loads a file
+            optimize=False,  # its pattern search takes minutes; ONNX Runtime does the same on loading
             verbose=False,
         )
         assert exported is not None  # dynamo=True returns the program
@@ -53,7 +53,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: dict) -> None:
 
 
 def read_onnx(path: Path, threads: int = 0) -> Run:
-    """Runs in ONNX Runtime on the CPU; threads: 0 leaves their number to it."""
+    """Run the file in ONNX Runtime on the CPU. threads: 0 lets ONNX Runtime choose."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -63,7 +63,7 @@ def read_onnx(path: Path, threads: int = 0) -> Run:
 
 
 def write_torchscript(program: ExportedProgram, path: Path, metadata: dict) -> None:
-    """The graph of ``torch.export`` as a script: unlike a trace, it keeps sizes as they come."""
+    """The graph of ``torch.export`` as a script. Unlike a trace, it works for all sizes."""
     module = _scriptable(program)
     with _quiet():
         torch.jit.script(module).save(str(path), _extra_files={METADATA: json.dumps(metadata)})
@@ -100,17 +100,17 @@ def _without_gradients(module: Callable[[Tensor], Tensor]) -> Run:
 
 
 def _scriptable(program: ExportedProgram) -> fx.GraphModule:
-    """The program as a module that TorchScript compiles: without checks of sizes, which it has no words for."""
+    """The program as a module that TorchScript can compile: without size checks, which TorchScript cannot express."""
     module = program.module()
     graph = module.graph
     for node in reversed(graph.nodes):
         if str(node.target) == "_guards_fn" or (node.op == "call_function" and "_assert_" in str(node.target)):
             graph.erase_node(node)
-    graph.eliminate_dead_code()  # before the operators lose what says that they change their input
+    graph.eliminate_dead_code()  # before the operators lose the mark that they change their input
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             node.target = node.target.overloadpacket  # TorchScript chooses the overload itself
-            # "device(type='cpu')" is no word of its language; the CPU is where it makes tensors anyway.
+            # TorchScript does not know "device(type='cpu')"; it makes tensors on the CPU anyway.
             node.kwargs = {key: value for key, value in node.kwargs.items() if key not in UNSCRIPTED}
         elif node.target is torch.sym_float:
             node.target = float
@@ -122,7 +122,7 @@ def _scriptable(program: ExportedProgram) -> fx.GraphModule:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what the exporters say of themselves: warnings of deprecation, and progress."""
+    """Suppress messages of the exporters: warnings of deprecation, and progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""A trained network as one graph: fixed classes, the text side folded in, any batch and image size."""
+"""A trained network as one graph: fixed classes, text embeddings included, any batch and image size."""
 
 import contextlib
 import copy
@@ -15,14 +15,14 @@ from hiervl.modeling.segmenter import ClipSegmenter
 from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 
-TRAINING_PARTS = ("text_encoder", "criterion", "prompt_regularizer")  # of no use once the text is known
+TRAINING_PARTS = ("text_encoder", "criterion", "prompt_regularizer")  # not needed when the text is fixed
 
 
 class FixedClassSegmenter(nn.Module):
     """images (B, 3, H, W), float32, RGB in 0…255 → S (B, C, H, W), float32, not normalised over the classes.
 
-    It computes what ``semantic_maps`` of the network does: normalisation, padding to a multiple of ``stride`` and the
-    crop back are inside. H and W are at least ``smallest_side``.
+    It computes the same as ``semantic_maps`` of the network, with normalisation, padding to a multiple of ``stride``
+    and cropping. H and W are at least ``smallest_side``.
     """
 
     network: ClipSegmenter
@@ -30,10 +30,10 @@ class FixedClassSegmenter(nn.Module):
     pixel_std: Tensor
 
     def __init__(self, network: ClipSegmenter):
-        """network: in evaluation mode, with its classes set; it is copied.
+        """network: in evaluation mode, with its classes set. It is copied.
 
         Raises:
-            UserError: an image may have no active class, which has no fixed form.
+            UserError: an image may have no active class, which a fixed graph cannot express.
         """
         super().__init__()
         gate = network.gate
@@ -48,7 +48,7 @@ class FixedClassSegmenter(nn.Module):
                 setattr(self.network, name, None)
         for name, value in network.encode_text()._asdict().items():
             self.register_buffer(f"text_{name}", None if value is None else value.detach().clone())
-        # Those of the network are in no state_dict.
+        # The network's own are not in a state_dict.
         self.register_buffer("pixel_mean", network.pixel_mean.clone())
         self.register_buffer("pixel_std", network.pixel_std.clone())
 
@@ -59,7 +59,7 @@ class FixedClassSegmenter(nn.Module):
 
     @property
     def smallest_side(self) -> int:
-        """PyTorch's export takes no map for granted that is a single pixel wide."""
+        """Least side of an image: PyTorch's export treats maps that are one pixel wide as special cases."""
         return self.stride + 1
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ class FixedClassSegmenter(nn.Module):
         batch = F.pad(batch, (0, padded[1] - width, 0, padded[0] - height))
         scores = self.network.semantic_scores(self.network.segment(batch, text), text)
         scores = F.interpolate(scores, size=padded, mode="bilinear", align_corners=False)
-        # A slice would ask whether there is anything to cut off, and the graph would hold for one of the answers.
+        # A slice would test whether there is anything to cut off, and the graph would be right for only one answer.
         rows, columns = (torch.arange(side, device=scores.device) for side in (height, width))
         return scores.index_select(2, rows).index_select(3, columns)
 
 
 @contextlib.contextmanager
 def export_form(module: nn.Module) -> Iterator[None]:
-    """Let all parts of ``module`` that have an export form take it."""
+    """Switch all parts of ``module`` that have an export form to it."""
     parts = [part for part in module.modules() if isinstance(part, HasExportForm)]
     for part in parts:
         part.export_form = True
@@ -89,13 +89,13 @@ def export_form(module: nn.Module) -> Iterator[None]:
 
 
 def export_graph(segmenter: FixedClassSegmenter) -> ExportedProgram:
-    """The graph of ``segmenter`` with free batch, height and width; all formats are written from it."""
+    """The graph of ``segmenter`` with free batch, height and width. All formats are written from it."""
     stride, smallest = segmenter.stride, segmenter.smallest_side
     sizes = {0: Dim("batch", min=1), 2: Dim("height", min=smallest), 3: Dim("width", min=smallest)}
-    # An example like no special case: neither square nor a multiple of the stride.
+    # An example that is not a special case: neither square nor a multiple of the stride.
     example = torch.zeros(2, 3, 4 * stride + 5, 5 * stride + 7, device=segmenter.pixel_mean.device)
-    # With another kernel of attention, views would be recorded that fit its memory layout alone. Guards that cannot be
-    # proved become checks when the graph runs.
+    # Other attention kernels would record views that fit only their memory layout. Guards that cannot be proved become
+    # checks when the graph runs.
     with export_form(segmenter), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         return torch.export.export(
             segmenter.eval(),

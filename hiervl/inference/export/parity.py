@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the network does."""
+"""Check that an exported file computes the same as the network."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,20 +10,20 @@ from torch.nn import functional as F
 from hiervl.modeling.segmenter import ClipSegmenter
 
 Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) in 0…255 → S (B, C, H, W)
-DETAILS = 16  # pixels between the colours that are drawn: patterns as coarse as things, not noise
+DETAILS = 16  # pixels between random colours: coarse patterns, as in photographs, not noise
 
 
 class Parity(NamedTuple):
-    """Of one batch."""
+    """The comparison of one batch."""
 
     shape: tuple[int, int, int]  # images, height, width
-    difference: float  # largest between two values of S
-    largest: float  # value of S
-    agreement: float  # share of the pixels whose best class is the same
+    difference: float  # largest difference between values of S
+    largest: float  # largest value of S
+    agreement: float  # share of the pixels with the same best class
 
 
 def check_parity(network: ClipSegmenter, run: Run, shapes: Sequence[tuple[int, int, int]]) -> list[Parity]:
-    """Compare ``run`` with the network, which is in evaluation mode, on random images of the given shapes."""
+    """Compare ``run`` with the network (in evaluation mode) on random images of the given shapes."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for shape in shapes:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hiervl.data.checking.check import check
-from hiervl.data.checking.values import _grey
+from hiervl.data.checking.values import _gray
 
 FIRST = "labelled/masks/00.png"
 PALETTE = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)
@@ -94,7 +94,7 @@ def binary_masks_for_several_classes(own):
     return "error", ["only 0 and 255", "2 classes beside the background", "have to be joined"], "masks/00.png"
 
 
-def values_spread_over_the_greys(own):
+def values_spread_over_the_grays(own):
     own.masks(lambda labels: labels * 100)
     return "error", ["the values 100, 200", "the values 1, 2 never occur:", "label: 100"], "masks/00.png"
 
@@ -150,7 +150,7 @@ def rgb_turned_grey(own):
     return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
 
 
-def rgb_turned_grey_by_whole_numbers(own):
+def rgb_turned_gray_by_whole_numbers(own):
     """Some programs cut off what others round: [200, 0, 1] is 59.9, and 60 where it is rounded."""
     (own.root / "classes.yaml").write_text(own.classes.replace("[200, 0, 0]", "[200, 0, 1]"))
     palette = np.array([0, 59, 22], dtype=np.uint8)
@@ -158,7 +158,7 @@ def rgb_turned_grey_by_whole_numbers(own):
     return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
 
 
-def index_saved_as_grey_rgb(own):
+def index_saved_as_gray_rgb(own):
     own.masks(lambda labels: np.repeat(labels[:, :, None], 3, axis=2))
     return "error", ["saved as grey RGB", "MASK_VALUES to index"], "masks/00.png"
 
@@ -240,7 +240,7 @@ def corrupt_image(own):
     return "error", ["1 images cannot be read", "replace the file"], "images/03.png"
 
 
-def corrupt_unlabelled_image(own):
+def corrupt_unlabeled_image(own):
     (own.root / "unlabelled/u1.png").write_bytes(b"")
     return "error", ["1 unlabelled images cannot be read"], "unlabelled/u1.png"
 
@@ -281,9 +281,9 @@ def dark_16_bit(own):
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     labels_from_1, background_not_listed, last_class_forgotten, entries_shifted_by_an_ignored_one,
-    binary_masks_for_several_classes, values_spread_over_the_greys, colors_with_red_and_blue_exchanged,
-    label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_grey, rgb_turned_grey_by_whole_numbers,
-    index_saved_as_grey_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
+    binary_masks_for_several_classes, values_spread_over_the_grays, colors_with_red_and_blue_exchanged,
+    label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
+    index_saved_as_gray_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colours, colours_that_differ_a_little,
@@ -291,16 +291,16 @@ FAULTS = [
 ]  # fmt: skip
 
 
-def test_values_beside_the_grey_ones_are_not_taken_for_them(own):
+def test_values_beside_the_gray_ones_are_not_taken_for_them(own):
     """[0, 0, 200] is 22.8: 25 is too many to be rounding."""
     own.masks(lambda labels: np.array([0, 60, 25], dtype=np.uint8)[labels])
     (found,) = [finding for finding in findings(own) if "does not name" in finding.sentence]
     assert "grey values" not in found.sentence and "label: 25" in found.sentence
 
 
-def test_grey_values_are_those_of_pillow_and_opencv():
+def test_gray_values_are_those_of_pillow_and_opencv():
     colors = np.random.default_rng(0).integers(0, 256, (1, 500, 3)).astype(np.uint8)
-    ours = np.array([_grey(color) for color in colors[0].tolist()])
+    ours = np.array([_gray(color) for color in colors[0].tolist()])
     for theirs in (np.array(Image.fromarray(colors).convert("L"))[0], cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[0]):
         assert (ours == theirs).mean() > 0.98 and np.abs(ours - theirs.astype(int)).max() <= 1
 
@@ -338,7 +338,7 @@ def test_images_smaller_than_the_crop(own):
     assert len(found.files) == 15
 
 
-def test_unlabelled_images_that_training_does_without_are_a_warning(own):
+def test_unlabeled_images_that_training_does_without_are_a_warning(own):
     (own.root / "unlabelled/u1.png").write_text("<html>not found</html>")
     (found,) = findings(own, max_damaged=0.25)
     assert found.level == "warning" and "1 unlabelled images cannot be read and will be left out" in found.sentence
@@ -353,7 +353,7 @@ def test_files_that_nothing_reads_are_named(own):
     assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 
-def test_images_without_mask_may_be_unlabelled(own):
+def test_images_without_mask_may_be_unlabeled(own):
     (own.root / FIRST).unlink()
     assert findings(own, "UNLABELED: [unlabelled, labelled/images]") == []
     layout = own.layout("UNLABELED: [unlabelled, labelled/images]")

@@ -23,12 +23,12 @@ def test_the_same_picture_however_stored():
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_other_pictures(seed):
+def test_different_pictures_are_not_duplicates(seed):
     assert pairs(clouds(0), clouds(seed)) == []
     assert pairs(clouds(0), clouds(0)[:, ::-1]) == []  # mirrored
 
 
 def test_flat_pictures_are_told_apart_by_their_brightness():
-    black, grey = np.zeros((20, 20, 3), dtype=np.uint8), np.full((20, 20, 3), 100, dtype=np.uint8)
-    assert pairs(black, grey) == [] and pairs(grey, grey) == [("a", "b")]
-    assert near_duplicates({}, {"b": fingerprint(grey)}) == []
+    black, gray = np.zeros((20, 20, 3), dtype=np.uint8), np.full((20, 20, 3), 100, dtype=np.uint8)
+    assert pairs(black, gray) == [] and pairs(gray, gray) == [("a", "b")]
+    assert near_duplicates({}, {"b": fingerprint(gray)}) == []

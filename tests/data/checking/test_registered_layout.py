@@ -74,7 +74,7 @@ def wrong_value(label):
     return np.where(label == label[0, 0], 11, label).astype(np.uint8), "labels hold the value 11, but the 11 classes"
 
 
-def colours(label):
+def colors(label):
     return np.stack((label,) * 3, -1), "holds RGB colours"
 
 
@@ -82,7 +82,7 @@ def other_size(label):
     return label[::2, ::2], "masks differ in size from their images"
 
 
-@pytest.mark.parametrize("spoil", [wrong_value, colours, other_size])
+@pytest.mark.parametrize("spoil", [wrong_value, colors, other_size])
 def test_faults_that_training_would_stop_at(look, spoil):
     layout, _ = look()
     sample = list(layout.division["val"].values())[0]
@@ -93,7 +93,7 @@ def test_faults_that_training_would_stop_at(look, spoil):
     assert words in sentence and len(files) == 1 and files[0].startswith(sample.key)
 
 
-def test_class_without_a_labelled_image(look, camvid):
+def test_class_without_a_labeled_image(look, camvid):
     for path in (camvid / "labels" / "train").iterdir():
         label = np.array(Image.open(path))
         Image.fromarray(np.where(label == 10, 9, label).astype(np.uint8)).save(path)
@@ -118,7 +118,7 @@ def test_ignore_label_of_the_dataset(look):
         MetadataCatalog.remove("ignores_3")
 
 
-def test_prompts(camvid, camvid_12, tmp_path, capsys):
+def test_prompts_reads_registered_datasets(camvid, camvid_12, tmp_path, capsys):
     clip = ["MODEL.CLIP.NAME", "shapesworld", "MODEL.CLIP.PRETRAINED", "shapesworld",
             "MODEL.CLIP.BLOCKS", "[1, 2, 3, 5]", "MODEL.CLIP.DENSE", "value",
             "MODEL.TEXT.TEMPLATE", "a {}."]  # fmt: skip

@@ -61,5 +61,5 @@ def test_other_files_are_no_class_files(tmp_path):
         ("labelmap.txt", "# label:color_rgb\ncap:1,x,2::"),
     ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match="is no list of classes that is known"):
+        with pytest.raises(UserError, match="is not a known list of classes"):
             read_class_map(tmp_path / name)

@@ -60,7 +60,7 @@ def test_values_merged_and_ignored_entries(tmp_path):
     [
         ("classes: [a, {name: b, label: 0}]", "'a' and 'b' both have the label 0"),
         ("classes: [{name: a, color: [1, 1, 1]}, {name: b, color: [1, 1, 1]}]", "both have the colour .1, 1, 1."),
-        ("classes: [a, {name: b, merge_into: c}]", "'b' is merged into 'c', which is no class; the classes are a"),
+        ("classes: [a, {name: b, merge_into: c}]", "'b' is merged into 'c', which is not a class; the classes are a"),
         ("classes: [{name: a, ignore: true}]", "leaves no class to learn"),
         ("classes: [a, {name: b, ignore: maybe}]", "'ignore' of 'b' is true or false"),
         ("classes: [a, {name: b, ignore: true, merge_into: a}]", "both ignored and merged"),

@@ -25,7 +25,7 @@ def test_entries_in_order_with_defaults(tmp_path):
     ]
 
 
-def test_background_is_grey_unless_a_colour_is_written(tmp_path):
+def test_background_is_gray_unless_a_color_is_written(tmp_path):
     classes = read_classes(write(tmp_path, "classes:\n  - {name: rest, background: true}\n  - cap\n"))
     assert [definition.color for definition in classes] == [(128, 128, 128), distinct_color(1)]
 
@@ -37,7 +37,7 @@ def test_default_colors_differ():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("classes: [", "is no YAML"),
+        ("classes: [", "is not YAML"),
         ("", "needs a list 'classes'"),
         ("classes: {sky: 1}", "needs a list 'classes'"),
         ("classes: [yes]", "entry 1: it needs a 'name' that is text"),
@@ -56,7 +56,7 @@ def test_mistakes_name_file_and_entry(tmp_path, text, message):
     assert "classes.yaml" in str(caught.value)
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_class_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_classes(tmp_path / "none.yaml")
 

@@ -56,13 +56,13 @@ def test_a_class_marked_as_background_is_always_active(own):
     assert "forest floor" in cfg.MODEL.HSQG.ALWAYS_ACTIVE
 
 
-def test_what_the_user_names_in_datasets_stays(own):
+def test_datasets_that_the_user_names_stay(own):
     cfg = load_config(own.config(), ["DATASETS.TEST", "('camvid_val',)", "DATASETS.TRAIN", "('own_train', 'x')"])
     register_own_dataset(cfg)
     assert cfg.DATASETS.TEST == ("camvid_val",) and cfg.DATASETS.TRAIN == ("own_train", "x")
 
 
-def test_without_unlabelled_images_training_is_supervised(own):
+def test_without_unlabeled_images_training_is_supervised(own):
     cfg = load_config(own.config("UNLABELED: []"))
     register_own_dataset(cfg)
     assert cfg.DATASETS.UNLABELED == () and not cfg.SEMI.ENABLED
@@ -109,7 +109,7 @@ def test_fraction_gives_every_class_to_both_sides(own):
         assert len(set(parts["val"]) & {"01", "04"}) == 1 and len(set(parts["val"]) & {"06", "09"}) == 1
 
 
-def test_list_of_labelled_images_leaves_the_rest_unlabelled(own):
+def test_list_of_labeled_images_leaves_the_rest_unlabeled(own):
     (own.root / "labels.txt").write_text("00\n01\n02\n")
     listed = "LABELED: {IMAGES: labelled/images, MASKS: labelled/masks, LIST: labels.txt}\n"
     layout = own.layout(listed + "VAL: 0.2")
@@ -139,7 +139,7 @@ def test_files_that_windows_saved(own):
     assert layout.class_map.class_names == ["background", "cap", "stem"]
 
 
-def test_unlabelled_images_are_never_masks_nor_labelled_ones(own):
+def test_unlabeled_images_are_never_masks_nor_labeled_ones(own):
     layout = own.layout("UNLABELED: .")
     assert sorted(Path(path).stem for path in layout.unlabeled) == ["u0", "u1", "u2", "u3"]
     (own.root / "some.txt").write_text("unlabelled/u1.png\nlabelled/images/00.png\n")

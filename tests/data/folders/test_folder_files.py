@@ -113,5 +113,5 @@ def test_names_of_a_list(tmp_path):
     assert choose_names(["a/1.jpg", "b\\1", "img.v2.png", "a/1"], stems, path, "KEY") == ["a/1", "b/1", "c/img.v2"]
     with pytest.raises(UserError, match="'1' in .*list.txt fits several images"):
         choose_names(["1"], stems, path, "KEY")
-    with pytest.raises(UserError, match="'c/img' in .* is no image with a mask; did you mean c/img.v2[?]"):
+    with pytest.raises(UserError, match="'c/img' in .* is not an image with a mask; did you mean c/img.v2[?]"):
         choose_names(["c/img"], stems, path, "KEY")

@@ -81,8 +81,8 @@ def test_no_pattern_is_made_up():
 
 
 def test_several_masks_of_an_image_are_named_as_such():
-    of_classes = [f"{n}_{color}" for n in NUMBERS for color in ("red", "blue")]
-    sentence = how_to_pair(NUMBERS, of_classes, ["background", "red box", "blue box"])
+    class_masks = [f"{n}_{color}" for n in NUMBERS for color in ("red", "blue")]
+    sentence = how_to_pair(NUMBERS, class_masks, ["background", "red box", "blue box"])
     assert "masks of one class each" in sentence and "'_red'" in sentence and "MASK_SUFFIX" not in sentence
     in_folders = [f"{color}/{n}" for n in NUMBERS[::2] for color in ("red", "blue")] + [
         f"red/{n}" for n in NUMBERS[1::2]

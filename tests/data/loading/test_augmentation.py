@@ -22,7 +22,7 @@ def largest_difference(image, tensor):
 
 
 class TestGeometry:
-    def test_maps_are_resized_about_the_pixels_centres(self):
+    def test_maps_are_resized_about_the_pixels_centers(self):
         # Mirroring and resizing commute only then. 101 to 36 has no ties between two neighbours.
         values = np.arange(101 * 101, dtype=np.int32).reshape(101, 101)
         resized = augmentation.resize_map(values, (36, 36))
@@ -46,7 +46,7 @@ class TestGeometry:
 
     @pytest.mark.parametrize("flipped", [False, True])
     @pytest.mark.parametrize("size, offset, columns", [((10, 30), (0, 12), 16), ((30, 10), (20, 0), 10)])
-    def test_valid_is_where_the_map_is_no_padding(self, flipped, size, offset, columns):
+    def test_valid_is_true_outside_padding(self, flipped, size, offset, columns):
         """Padding at the bottom, which a flip leaves in its place, and at the right too, which it moves to the left."""
         view = augmentation.WeakView(size=size, offset=offset, crop_size=16, flipped=flipped)
         values = view.map(np.zeros((20, 60), dtype=np.uint8), fill=255)
@@ -65,7 +65,7 @@ class TestGeometry:
         expected = image.reshape(4, 3, 6, 3, 3).mean((1, 3))
         assert np.abs(augmentation.resize_image(image, (4, 6)) - expected).max() <= 0.5
 
-    def test_images_grow_about_the_centres_of_pixels(self):
+    def test_images_grow_about_the_centers_of_pixels(self):
         """As PyTorch's bilinear interpolation; one side may shrink meanwhile."""
         image = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
         planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -80,12 +80,12 @@ class TestGeometry:
                                                        mode="nearest-exact")  # fmt: skip
             assert (augmentation.resize_map(values, size) == expected[0, 0].numpy()).all()
 
-    def test_short_side(self):
+    def test_short_side_sets_the_shorter_side_and_keeps_the_aspect(self):
         assert augmentation.short_side_size(200, 100, 50) == (100, 50)
         assert augmentation.short_side_size(200, 100, 0) == (200, 100)
 
 
-class TestColour:
+class TestColor:
     """Against torchvision's functions on uint8 tensors, which truncate where ours round."""
 
     @pytest.fixture(autouse=True)
@@ -101,29 +101,29 @@ class TestColour:
             ("hue", (-0.25, -0.1, 0.0, 0.2, 0.5), 1),
         ],
     )
-    def test_adjustments(self, picture, name, factors, tolerance):
+    def test_adjustments_equal_torchvision(self, picture, name, factors, tolerance):
         tensor = torch.from_numpy(picture).permute(2, 0, 1)
         for factor in factors:
             expected = getattr(self.functional, f"adjust_{name}")(tensor, factor)
             assert largest_difference(getattr(augmentation, f"adjust_{name}")(picture, factor), expected) <= tolerance
 
-    def test_grayscale(self, picture):
+    def test_grayscale_equals_torchvision(self, picture):
         expected = self.functional.rgb_to_grayscale(torch.from_numpy(picture).permute(2, 0, 1), 3)
         assert largest_difference(augmentation.to_grayscale(picture), expected) <= 1
 
-    def test_blur(self, picture):
+    def test_blur_equals_torchvision(self, picture):
         expected = self.functional.gaussian_blur(torch.from_numpy(picture).permute(2, 0, 1), 13, 2.0)
         assert largest_difference(augmentation.gaussian_blur(picture, 2.0), expected) <= 2
 
 
 class TestJitter:
     def test_factors_cover_their_range(self):
-        grey = np.full((2, 2, 3), 100, dtype=np.uint8)
+        gray = np.full((2, 2, 3), 100, dtype=np.uint8)
         rng = np.random.default_rng(0)
-        values = [augmentation.color_jitter(grey, rng, (0.5, 0, 0, 0))[0, 0, 0] for _ in range(500)]
+        values = [augmentation.color_jitter(gray, rng, (0.5, 0, 0, 0))[0, 0, 0] for _ in range(500)]
         assert 50 <= min(values) <= 53 and 147 <= max(values) <= 150
 
-    def test_orders_differ(self, picture, monkeypatch):
+    def test_jitter_uses_every_order(self, picture, monkeypatch):
         orders = set()
         for name in ("brightness", "contrast", "saturation", "hue"):
             monkeypatch.setattr(
@@ -140,14 +140,14 @@ class TestJitter:
         original = picture.copy()
         off = augmentation.StrongParameters(jitter_probability=0, grayscale_probability=0, blur_probability=0)
         assert (augmentation.strong_view(picture, np.random.default_rng(0), off) == original).all()
-        grey = augmentation.StrongParameters(grayscale_probability=1)
-        view = augmentation.strong_view(picture[:, ::-1], np.random.default_rng(0), grey)
+        gray = augmentation.StrongParameters(grayscale_probability=1)
+        view = augmentation.strong_view(picture[:, ::-1], np.random.default_rng(0), gray)
         assert (view[..., 0] == view[..., 1]).all() and (view[..., 0] == view[..., 2]).all()
         assert (picture == original).all()
 
 
 class TestCutMix:
-    def test_boxes(self):
+    def test_boxes_lie_inside_the_crop_with_areas_and_aspects_in_range(self):
         rng = np.random.default_rng(0)
         boxes = np.array([augmentation.cutmix_box(rng, 100, 1.0) for _ in range(2000)])
         width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -156,7 +156,7 @@ class TestCutMix:
         assert 0.016 * 100**2 <= (width * height).min() and (width * height).max() <= 0.4 * 100**2
         assert 0.27 <= (height / width).min() and (height / width).max() <= 3.7
 
-    def test_shapes(self):
+    def test_areas_aspects_and_places_are_uniform(self):
         """Areas and aspects (height / width) are uniform, but for the boxes that do not fit: shares by integration."""
         size, (low, high), (flat, tall) = 1000, (0.02, 0.4), (0.3, 1 / 0.3)
         area, aspect = np.meshgrid(
@@ -175,11 +175,11 @@ class TestCutMix:
             expected = (fits * (aspect > bound)).sum(0).mean()
             assert abs((found_height / found_width > bound).mean() - expected) < 4 * 0.5 / 4000**0.5
         # Places are uniform: the centre of the box is the crop's on average, and boxes reach all four sides.
-        centres = np.stack((boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3])) / 2
-        assert np.abs(centres.mean(1) - 0.5).max() < 4 * centres.std() / 4000**0.5
+        centers = np.stack((boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3])) / 2
+        assert np.abs(centers.mean(1) - 0.5).max() < 4 * centers.std() / 4000**0.5
         assert boxes[:, :2].min() == 0 and boxes[:, 2:].max() == 1
 
-    def test_probability(self):
+    def test_boxes_are_drawn_with_their_probability(self):
         rng = np.random.default_rng(0)
         boxes = [augmentation.cutmix_box(rng, 100, 0.5) for _ in range(1000)]
         assert 440 < boxes.count((0, 0, 0, 0)) < 560

@@ -59,7 +59,7 @@ def test_floating_point_bands_need_a_range(tmp_path):
         read_image(str(tmp_path / "a.tif"), Bands((1, 2, 3)))
 
 
-def test_what_cannot_be_read_says_what_to_set(tmp_path):
+def test_unreadable_bands_say_which_key_to_set(tmp_path):
     write_tiff(tmp_path / "a.tif", twelve_bands())
     with pytest.raises(UserError, match=r"a TIFF of 12 bands of 16 bits: set DATASET.BANDS .* such as \[4, 3, 2\]"):
         read_image(str(tmp_path / "a.tif"))
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_says_what_to_set(tmp_path):
 
 
 @pytest.mark.parametrize("bands, values", [([4, 3], []), ([0, 1, 2], []), ([4, 3, 2], [5, 5]), ([], [0, 1])])
-def test_wrong_settings(bands, values):
+def test_wrong_bands_are_one_sentence(bands, values):
     cfg = get_hiervl_cfg()
     cfg.DATASET.BANDS, cfg.DATASET.BAND_RANGE = bands, values
     with pytest.raises(UserError, match="DATASET.BAND"):

@@ -62,7 +62,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unlabelled_image_is_left_out_and_a_labelled_one_stops(camvid, cfg, damage, workers):
+def test_unlabeled_image_is_left_out_and_a_labeled_one_stops(camvid, cfg, damage, workers):
     """All 8 unlabelled places are served although one file is damaged after it was listed."""
     if workers and damage != "deleted":
         pytest.skip("one kind of damage is enough with workers")

@@ -60,7 +60,7 @@ class TestDeterminism:
 
 
 class TestSemiSupervisedLoader:
-    def test_supervised_only(self, camvid, cfg):
+    def test_without_semi_enabled_no_unlabeled_images_are_loaded(self, camvid, cfg):
         cfg.SEMI.ENABLED = False
         (batch,) = take(build_semi_supervised_loader(cfg), 1)
         assert batch["unlabeled"] == [] and len(batch["labeled"]) == 4
@@ -96,7 +96,7 @@ class TestSemiSupervisedLoader:
     @pytest.mark.parametrize(
         "key, batch_size", [("IMS_PER_BATCH", 5), ("UNLABELED_PER_BATCH", 3), ("IMS_PER_BATCH", 0)]
     )
-    def test_indivisible_batch(self, camvid, cfg, key, batch_size):
+    def test_a_batch_that_processes_cannot_share_is_refused(self, camvid, cfg, key, batch_size):
         cfg.SOLVER.ACCUMULATION, cfg.SOLVER[key] = 2, batch_size
         with pytest.raises(UserError, match=f"SOLVER.{key} is {batch_size}, but must be a multiple of 2"):
             build_semi_supervised_loader(cfg)
@@ -124,7 +124,7 @@ class TestTestLoader:
             seen += [batch[0]["image_id"] for batch in batches]
         assert sorted(seen) == ["000", "001", "002"]
 
-    def test_missing_image(self, camvid, cfg):
+    def test_a_missing_image_reaches_the_caller_as_one_sentence(self, camvid, cfg):
         loader = build_test_loader(cfg, "camvid_val")
         os.remove(camvid / "images" / "val" / "002.png")
         with pytest.raises(UserError, match="002.png is missing"):

@@ -12,7 +12,7 @@ from hiervl.utils.errors import UserError
 
 GEOMETRY = {"crop_size": 64, "short_side": 0, "scale": (0.5, 2.0), "flip_probability": 0.5}
 COLOR_STEP = 20  # class c has the grey level COLOR_STEP * (c + 1), see conftest.py
-COLOURLESS = StrongParameters(jitter_probability=0, grayscale_probability=0, blur_probability=0)
+COLORLESS = StrongParameters(jitter_probability=0, grayscale_probability=0, blur_probability=0)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_image_and_label_stay_together_and_padding_is_ignored(camvid, labeled_ma
 
 
 def test_unlabeled_views_share_the_labeled_geometry(camvid, labeled_mapper):
-    mapper = UnlabeledMapper(**GEOMETRY, strong=COLOURLESS, cutmix_probability=1.0)
+    mapper = UnlabeledMapper(**GEOMETRY, strong=COLORLESS, cutmix_probability=1.0)
     entry = load_dataset("camvid_train")[0]
     for seed in range(10):
         sample = mapper(entry, np.random.default_rng(seed))

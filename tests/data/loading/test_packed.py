@@ -20,7 +20,7 @@ def test_dicts_come_out_as_they_went_in():
     assert len(PackedDicts([])) == 0
 
 
-def test_distinct_paths():
+def test_distinct_paths_keep_their_first_place():
     paths = ["/b.jpg", "/ä ß/1.jpg", os.fsdecode(b"/no utf-8 \xff.jpg"), "/b.jpg", "/a.jpg"]
     packed = PackedPaths(paths)
     assert list(packed) == paths and packed[1:3] == paths[1:3]
@@ -29,7 +29,7 @@ def test_distinct_paths():
     assert list(PackedPaths(paths[1:]).distinct()) == paths[1:]
 
 
-def test_dicts_of_unlabelled_images():
+def test_dicts_of_unlabeled_images():
     dicts = UnlabeledDicts(["/a/1.x.jpg", "/b/ä.png", "/b/3.png"])
     assert dicts[0] == {"file_name": "/a/1.x.jpg", "image_id": "1.x"}
     assert [entry["image_id"] for entry in dicts[1:]] == ["ä", "3"]

@@ -5,7 +5,7 @@ from PIL import Image, TiffImagePlugin
 from hiervl.data.loading.readers import image_header, read_image, read_instances, read_label
 from hiervl.utils.errors import UserError
 
-GREY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+GRAY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
 
 
 def save(path, array, **options):
@@ -21,20 +21,20 @@ def assert_one_sentence(error, *parts):
 
 
 class TestReadImage:
-    def test_grey_becomes_three_equal_channels(self, tmp_path):
-        image = read_image(save(tmp_path / "a.png", GREY))
+    def test_gray_becomes_three_equal_channels(self, tmp_path):
+        image = read_image(save(tmp_path / "a.png", GRAY))
         assert image.dtype == np.uint8 and image.shape == (2, 2, 3)
-        assert (image == GREY[:, :, None]).all()
+        assert (image == GRAY[:, :, None]).all()
 
     def test_16_bit_keeps_the_high_byte(self, tmp_path):
-        image = read_image(save(tmp_path / "a.png", GREY.astype(np.uint16) * 256 + 7))
-        assert (image == GREY[:, :, None]).all()
+        image = read_image(save(tmp_path / "a.png", GRAY.astype(np.uint16) * 256 + 7))
+        assert (image == GRAY[:, :, None]).all()
 
     def test_transparency_is_dropped(self, tmp_path):
-        rgba = np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)])
-        assert (read_image(save(tmp_path / "a.png", rgba)) == GREY[:, :, None]).all()
+        rgba = np.dstack([GRAY, GRAY, GRAY, np.zeros_like(GRAY)])
+        assert (read_image(save(tmp_path / "a.png", rgba)) == GRAY[:, :, None]).all()
 
-    def test_palette_becomes_its_colours(self, tmp_path):
+    def test_palette_becomes_its_colors(self, tmp_path):
         image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None)
         image.putpalette([10, 20, 30, 40, 50, 60])
         image.save(tmp_path / "a.png")
@@ -52,14 +52,14 @@ class TestReadImage:
 
 
 class TestBadFiles:
-    def test_missing(self, tmp_path):
+    def test_a_missing_file_is_one_sentence(self, tmp_path):
         for read in (read_image, read_instances, lambda path: read_label(path, 11)):
             with pytest.raises(UserError) as error:
                 read(str(tmp_path / "none.png"))
             assert_one_sentence(error, "none.png", "missing")
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-    def test_truncated(self, tmp_path, suffix):
+    def test_a_truncated_image_is_one_sentence(self, tmp_path, suffix):
         path = tmp_path / f"a{suffix}"
         save(path, np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
         path.write_bytes(path.read_bytes()[:1500])
@@ -68,7 +68,7 @@ class TestBadFiles:
         assert_one_sentence(error, str(path), "cannot be read")
 
     @pytest.mark.parametrize("content", [b"", b"no image at all"])
-    def test_no_image(self, tmp_path, content):
+    def test_a_file_that_is_not_an_image_is_one_sentence(self, tmp_path, content):
         path = tmp_path / "a.png"
         path.write_bytes(content)
         with pytest.raises(UserError) as error:
@@ -125,14 +125,14 @@ class TestReadLabel:
             read_label(path, 11)
         assert_one_sentence(error, path, "11, 254", "0 to 10")
 
-    def test_another_size(self, tmp_path):
+    def test_maps_of_another_size_than_the_image_are_refused(self, tmp_path):
         path = save(tmp_path / "a.png", np.zeros((4, 6), dtype=np.uint8))
         for read in (lambda: read_label(path, 11, 255, (6, 4)), lambda: read_instances(path, (6, 4))):
             with pytest.raises(UserError) as error:
                 read()
             assert_one_sentence(error, path, "6×4", "4×6")
 
-    def test_colours(self, tmp_path):
+    def test_a_label_file_with_colors_is_refused(self, tmp_path):
         path = save(tmp_path / "a.png", np.zeros((4, 6, 3), dtype=np.uint8))
         with pytest.raises(UserError) as error:
             read_label(path, 11)

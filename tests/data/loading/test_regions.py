@@ -5,7 +5,7 @@ from scipy import ndimage
 from hiervl.data.loading.regions import regions_as_instances
 
 
-def test_every_region_is_numbered_and_specks_and_unlabelled_pixels_are_not():
+def test_every_region_is_numbered_and_specks_and_unlabeled_pixels_are_not():
     labels = np.zeros((50, 60), np.uint8)  # 3 pixels are a thousandth
     labels[0:10, 0:10] = labels[0:10, 20:30] = 1
     labels[10:20, 10:20] = 1  # touches the first at a corner only

@@ -36,7 +36,7 @@ def test_turned_equals_pillow(tmp_path, orientation):
 
 
 @pytest.mark.parametrize(
-    "stored, of_mask, upright, of_image, expected",
+    "stored, mask_orientation, upright, image_orientation, expected",
     [
         ((2, 3), None, (2, 3), 3, None),  # nobody can tell
         ((2, 3), None, (3, 2), 6, 6),  # as the camera stored it
@@ -48,8 +48,8 @@ def test_turned_equals_pillow(tmp_path, orientation):
         ((5, 5), None, (3, 2), 6, None),  # of another size: an error of whoever compares
     ],
 )
-def test_own_tag_then_size_decide(stored, of_mask, upright, of_image, expected):
-    assert fitting_orientation(stored, of_mask, upright, of_image) == expected
+def test_own_tag_then_size_decide(stored, mask_orientation, upright, image_orientation, expected):
+    assert fitting_orientation(stored, mask_orientation, upright, image_orientation) == expected
 
 
 class Pair:
@@ -62,12 +62,12 @@ class Pair:
         )
         self.image, self.mask = str(folder / "a.png"), str(folder / "a_mask.png")
 
-    def save(self, of_image, of_mask, mask_is_stored):
-        back = {6: 8, 8: 6}.get(of_image, of_image)  # every other orientation undoes itself
+    def save(self, image_orientation, mask_orientation, mask_is_stored):
+        back = {6: 8, 8: 6}.get(image_orientation, image_orientation)  # every other orientation undoes itself
         stored = turned(self.upright, back)
         image = np.repeat(stored[:, :, None], 3, 2) * 60
-        Image.fromarray(image).save(self.image, exif=exif_of(of_image))
-        Image.fromarray(stored if mask_is_stored else self.upright).save(self.mask, exif=exif_of(of_mask))
+        Image.fromarray(image).save(self.image, exif=exif_of(image_orientation))
+        Image.fromarray(stored if mask_is_stored else self.upright).save(self.mask, exif=exif_of(mask_orientation))
         return {"file_name": self.image, "image_id": "a", "sem_seg_file_name": self.mask}
 
 
@@ -99,19 +99,19 @@ def test_a_mask_of_another_size_is_still_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "size, of_image, of_mask, expected",
+    "size, image_orientation, mask_orientation, expected",
     [
         ((24, 40), 3, None, True), ((24, 40), 2, None, True), ((40, 40), 6, None, True), ((24, 40), 6, None, False),
         ((24, 40), 3, 3, False), ((24, 40), 3, 1, False), ((24, 40), 1, None, False), ((24, 40), None, None, False),
     ],
 )  # fmt: skip
-def test_what_nobody_can_tell(tmp_path, size, of_image, of_mask, expected):
+def test_a_turn_that_the_size_does_not_show_is_doubtful(tmp_path, size, image_orientation, mask_orientation, expected):
     pair = Pair(tmp_path, size)
-    pair.save(of_image, of_mask, False)
+    pair.save(image_orientation, mask_orientation, False)
     assert is_doubtful_mask(pair.image, pair.mask) == expected
 
 
-def colours(labels):
+def colors(labels):
     return np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)[labels]
 
 
@@ -126,7 +126,7 @@ def test_own_folders(own, caplog, orientation, size, kind, tagged):
     Image.open(image).save(image, exif=exif_of(orientation))
     for path in sorted((own.root / "labelled/masks").iterdir()):
         labels = stored if path.stem == "00" else np.array(Image.open(path))
-        pixels = colours(labels) if kind == "colour" else labels
+        pixels = colors(labels) if kind == "colour" else labels
         Image.fromarray(pixels).save(path, exif=exif_of(orientation if tagged and path.stem == "00" else None))
     layout = own.layout()
     sample = layout.labeled.samples["00"]
@@ -139,5 +139,5 @@ def test_own_folders(own, caplog, orientation, size, kind, tagged):
     cfg = prepare_config(load_config(own.config(), [*options, "OUTPUT_DIR", str(own.root / "run")]))
     with caplog.at_level(logging.WARNING):
         batches = build_semi_supervised_loader(cfg)
-    assert ("1 masks say nothing of the turn" in caplog.text) == doubtful
+    assert ("1 masks do not have the EXIF rotation" in caplog.text) == doubtful
     assert len(list(itertools.islice(batches, 1))) == 1

@@ -49,10 +49,10 @@ def server():
 
 
 class TestDownload:
-    def test_goes_on_where_it_was_interrupted(self, server, tmp_path, monkeypatch):
+    def test_download_continues_where_it_was_interrupted(self, server, tmp_path, monkeypatch):
         target = tmp_path / "new" / "a.zip"
         monkeypatch.setattr(Handler, "stop_after", 1000)
-        with pytest.raises(UserError, match="run it again to go on"):
+        with pytest.raises(UserError, match="run it again to continue"):
             download(server.url, target, "copy it")
         assert not target.exists() and (target.parent / "a.zip.part").stat().st_size == 1000
         monkeypatch.setattr(Handler, "stop_after", None)
@@ -60,7 +60,7 @@ class TestDownload:
         assert target.read_bytes() == CONTENT and server.asked == [None, "bytes=1000-"]
         assert [path.name for path in target.parent.iterdir()] == ["a.zip"]
 
-    def test_begins_anew_where_the_server_cannot_go_on(self, server, tmp_path, monkeypatch):
+    def test_download_starts_again_if_the_server_cannot_continue(self, server, tmp_path, monkeypatch):
         monkeypatch.setattr(Handler, "ranges", False)
         (tmp_path / "a.zip.part").write_bytes(b"something else")
         download(server.url, tmp_path / "a.zip", "copy it")
@@ -72,11 +72,11 @@ class TestDownload:
         assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
     def test_no_server_is_one_sentence(self, tmp_path):
-        with pytest.raises(UserError, match="cannot be fetched .*or copy it elsewhere[.]$"):
+        with pytest.raises(UserError, match="cannot be downloaded .*or copy it elsewhere[.]$"):
             download("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", "copy it elsewhere")
 
     def test_missing_file_is_one_sentence(self, tmp_path):
-        with pytest.raises(UserError, match="none.zip cannot be fetched"):
+        with pytest.raises(UserError, match="none.zip cannot be downloaded"):
             download((tmp_path / "none.zip").as_uri(), tmp_path / "a.zip", "copy it")
 
 
@@ -108,7 +108,7 @@ class TestObtain:
             obtain(archive, tmp_path / "root", tmp_path)
         assert path.read_bytes() == b"damaged"
 
-    def test_what_needs_a_login_is_explained(self, tmp_path):
+    def test_archives_that_need_a_login_are_explained(self, tmp_path):
         archive = Archive("a.zip", "", "0", 0.0, {}, "get it by hand.")
         with pytest.raises(UserError, match="a.zip does not exist: get it by hand[.]$"):
             obtain(archive, tmp_path, None)
@@ -150,7 +150,7 @@ class TestUnpack:
     @pytest.mark.parametrize("name", ["../evil", "x/../../evil", "/evil", "..\\evil", "C:/evil"])
     def test_no_member_leaves_the_folder(self, tmp_path, name):
         path = zip_with(tmp_path / "a.zip", {"good": b"1", name: b"2"})
-        with pytest.raises(UserError, match="is no plain file below"):
+        with pytest.raises(UserError, match="is not a plain file below"):
             unpack(path, tmp_path / "out", lambda member: member)
         assert not list(tmp_path.parent.rglob("evil"))
 
@@ -159,13 +159,13 @@ class TestUnpack:
             entry = tarfile.TarInfo("images")
             entry.type, entry.linkname = tarfile.SYMTYPE, "/"
             archive.addfile(entry)
-        with pytest.raises(UserError, match="is no plain file below"):
+        with pytest.raises(UserError, match="is not a plain file below"):
             unpack(tmp_path / "a.tar", tmp_path / "out", lambda member: member)
         link = zipfile.ZipInfo("images")
         link.external_attr = 0o120777 << 16
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
             archive.writestr(link, "/")
-        with pytest.raises(UserError, match="is no plain file below"):
+        with pytest.raises(UserError, match="is not a plain file below"):
             unpack(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
 
     def test_a_damaged_archive_is_one_sentence(self, tmp_path):

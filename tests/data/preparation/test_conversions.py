@@ -67,7 +67,7 @@ class TestSbd:
             savemat(path, {"GTinst": {"Segmentation": np.zeros((2, 2))}})
         else:
             path.write_bytes(content)
-        with pytest.raises(UserError, match="1.mat is no label file of SBD"):
+        with pytest.raises(UserError, match="1.mat is not a label file of SBD"):
             sbd_labels(path)
 
 
@@ -142,7 +142,7 @@ class TestFiles:
 
     def test_wrong_values_and_broken_files_are_one_sentence(self, tmp_path):
         write_map(tmp_path / "in.png", np.array([[200]]))
-        with pytest.raises(UserError, match="in.png is broken .label 200 is no class.*remove it"):
+        with pytest.raises(UserError, match="in.png is broken .label 200 is not a class.*remove it"):
             convert_png(tmp_path / "in.png", tmp_path / "out.png", ade20k_labels)
         (tmp_path / "in.png").write_bytes(b"no image")
         with pytest.raises(UserError, match="in.png cannot be read"):

@@ -137,7 +137,7 @@ class TestCityscapes:
         assert read_label(entry["sem_seg_file_name"], 19).tolist() == [[0, 255], [18, 13]]
         assert [entry["image_id"] for entry in load_dataset("cityscapes_val")] == ["ulm_000000_000019"]
 
-    def test_what_to_download_by_hand(self, tmp_path, monkeypatch):
+    def test_error_names_what_to_download_by_hand(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["prepare_cityscapes.py", "--root", str(tmp_path)])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(SCRIPTS / "prepare_cityscapes.py"), run_name="__main__")
@@ -186,7 +186,7 @@ class TestCoco:
         script("coco")["prepare"](folder, source, **facts)
         (folder / "annotations" / "instances_val2017.json").write_text("{}")
         next((folder / "semantic" / "val2017").iterdir()).unlink()
-        with pytest.raises(UserError, match="instances_val2017.json is no annotation file of COCO"):
+        with pytest.raises(UserError, match="instances_val2017.json is not an annotation file of COCO"):
             script("coco")["prepare"](folder, source, **facts)
 
 

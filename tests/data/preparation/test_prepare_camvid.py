@@ -90,19 +90,19 @@ def test_archive_cannot_write_elsewhere(source, tmp_path, monkeypatch):
 
 
 class TestErrors:
-    def test_no_network(self, tmp_path, monkeypatch):
+    def test_without_a_network_the_error_says_what_to_do(self, tmp_path, monkeypatch):
         message = prepare(monkeypatch, tmp_path, "--url", "http://127.0.0.1:9/a.zip")
-        assert "cannot be fetched" in message and "--source" in message
+        assert "cannot be downloaded" in message and "--source" in message
 
-    def test_missing_files(self, source, tmp_path, monkeypatch):
+    def test_a_source_without_all_images_is_refused(self, source, tmp_path, monkeypatch):
         (source / "test" / "0.png").unlink()
         (source / "testannot" / "0.png").unlink()
         assert "holds 0 images instead of 1" in prepare(monkeypatch, tmp_path / "root", "--source", source)
 
-    def test_missing_folder(self, source, tmp_path, monkeypatch):
+    def test_a_source_without_a_folder_of_labels_is_refused(self, source, tmp_path, monkeypatch):
         shutil.rmtree(source / "valannot")
         assert "has no folder valannot" in prepare(monkeypatch, tmp_path / "root", "--source", source)
 
-    def test_broken_archive(self, tmp_path, monkeypatch):
+    def test_a_broken_archive_is_one_sentence(self, tmp_path, monkeypatch):
         (tmp_path / "a.zip").write_bytes(b"PK")
         assert "no intact zip" in prepare(monkeypatch, tmp_path / "root", "--source", tmp_path / "a.zip")

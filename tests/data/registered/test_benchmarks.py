@@ -127,18 +127,18 @@ class TestErrors:
         assert divide(pascal, 2) == (["a", "b"], ["c"])
 
     @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.name)
-    def test_missing_dataset(self, benchmark, root):
+    def test_a_missing_dataset_names_its_script(self, benchmark, root):
         remedy = f"{benchmark.folder} does not exist: run `python datasets/{benchmark.script}`"
         with pytest.raises(UserError, match=remedy):
             load_dataset(f"{benchmark.name}_val")
         assert (Path(__file__).resolve().parents[3] / "datasets" / benchmark.script).is_file()
 
-    def test_empty_dataset(self, root):
+    def test_an_empty_dataset_names_its_script(self, root):
         (root / "coco").mkdir()
         with pytest.raises(UserError, match="coco holds no images train2017/.*: run `python datasets/prepare_coco.py`"):
             load_dataset("coco_train")
 
-    def test_missing_list(self, pascal, root):
+    def test_a_missing_list_names_its_script(self, pascal, root):
         shutil.rmtree(root / "splits")
         with pytest.raises(UserError, match="labeled.txt cannot be read: run `python datasets/prepare_splits.py`"):
             divide(pascal, 2)
@@ -153,12 +153,12 @@ class TestErrors:
         with pytest.raises(UserError, match="labeled.txt names a twice"):
             divide(pascal, 2)
         (root / "splits/pascal/2/labeled.txt").write_bytes(b"\xff\xfe\xfd")
-        with pytest.raises(UserError, match="labeled.txt is no text"):
+        with pytest.raises(UserError, match="labeled.txt is not text"):
             divide(pascal, 2)
 
     def test_list_of_unknown_images(self, pascal, root):
         (root / "splits/pascal/2/labeled.txt").write_text("JPEGImages/a.jpg x\nJPEGImages/z.jpg x\n")
-        with pytest.raises(UserError, match="z, which .*labeled.txt names, is no training image in .*VOC2012"):
+        with pytest.raises(UserError, match="z, which .*labeled.txt names, is not a training image in .*VOC2012"):
             divide(pascal, 2)
 
     def test_missing_label_and_instances(self, root):
@@ -187,14 +187,14 @@ class TestPublishedLists:
             labeled = self.stems(f"{place}/labeled.txt")
             assert len(labeled) == count and not set(labeled) & set(val)
 
-    def test_pascal_is_labelled_within_the_augmented_training_set(self):
+    def test_pascal_is_labeled_within_the_augmented_training_set(self):
         train = self.stems("pascal/train_aug.txt")
         assert len(train) == TRAINING_IMAGES["pascal"] and not set(train) & set(self.stems("pascal/val.txt"))
         for place in PASCAL.subsets.values():
             assert set(self.stems(f"{place}/labeled.txt")) < set(train)
 
     @pytest.mark.parametrize("benchmark, count", [(ADE20K, 158), (CITYSCAPES, 100)], ids=["ade20k", "cityscapes"])
-    def test_published_unlabelled_images_are_the_rest(self, benchmark, count):
+    def test_published_unlabeled_images_are_the_rest(self, benchmark, count):
         labeled = self.stems(f"{benchmark.subsets[count]}/labeled.txt")
         unlabeled = self.stems(f"{benchmark.subsets[count]}/unlabeled.txt")
         whole = set(labeled) | set(unlabeled)

@@ -60,13 +60,13 @@ def test_images_may_be_jpeg_and_unlabeled_ones_need_no_label(camvid):
 
 
 class TestErrors:
-    def test_unknown_dataset(self):
+    def test_an_unknown_dataset_is_answered_with_close_names(self):
         with pytest.raises(UserError, match="'camvid_trian_12' in DATASETS.TRAIN; close names are camvid_train_12"):
             load_dataset("camvid_trian_12", "DATASETS.TRAIN")
         with pytest.raises(UserError, match="HierVL registers camvid_…, shapesworld_…"):
             load_dataset("qqqq")
 
-    def test_missing_folder(self, tmp_path, monkeypatch):
+    def test_a_missing_folder_says_how_to_make_it(self, tmp_path, monkeypatch):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
         with pytest.raises(UserError, match=r"nowhere.*does not exist: run `python datasets/prepare_camvid.py`"):
             load_dataset("camvid_train_12")
@@ -76,7 +76,7 @@ class TestErrors:
         with pytest.raises(UserError, match="001.png has no label: .*labels/val/001.png is missing"):
             load_dataset("camvid_val")
 
-    def test_no_images(self, camvid):
+    def test_a_folder_without_images_is_one_sentence(self, camvid):
         for path in (camvid / "images" / "val").iterdir():
             path.unlink()
         with pytest.raises(UserError, match="holds no images"):
@@ -105,7 +105,7 @@ class TestShapesWorld:
         assert len(entries) == 16 and len(datasets.load_unlabeled(small_world, 16)) == 4
         assert all(os.path.isfile(entry[f"{kind}file_name"]) for entry in entries for kind in ("sem_seg_", "instance_"))
 
-    def test_unwritable_root(self, small_world, tmp_path, monkeypatch):
+    def test_an_unwritable_root_is_one_sentence(self, small_world, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "file"))
         with pytest.raises(UserError, match="cannot be written into .*set DETECTRON2_DATASETS"):

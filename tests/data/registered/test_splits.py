@@ -18,7 +18,7 @@ def test_split_depends_on_the_names_alone_and_subsets_nest():
 
 
 @pytest.mark.parametrize("count", [-1, 4])
-def test_impossible_count(count):
+def test_an_impossible_count_is_refused(count):
     with pytest.raises(ValueError, match="3 images"):
         label_split(["a", "b", "c"], count)
 

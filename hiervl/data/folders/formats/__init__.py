@@ -1,1 +1,1 @@
-"""Readers of the annotation formats that people have, one file each, behind one contract (``source.py``)."""
+"""Readers of annotation formats, one file each, with one common contract (``source.py``)."""

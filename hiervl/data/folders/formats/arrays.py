@@ -1,4 +1,4 @@
-"""Masks that are saved as arrays: NumPy's ``.npy`` and ``.npz``, MATLAB's ``.mat``."""
+"""Read masks that are saved as arrays: NumPy's ``.npy`` and ``.npz``, MATLAB's ``.mat``."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from hiervl.data.loading.readers import MAX_PIXELS
 from hiervl.utils.errors import UserError
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".mat")
-DEPTH = 4  # of the structures in a .mat file that are looked into
+DEPTH = 4  # how deep structures in a .mat file are searched
 
 
 def read_array(path: Path, variable: str = "") -> np.ndarray:
-    """The map of whole numbers (H, W) that a file holds: int32; not-a-number becomes 255, which is ignored.
+    """The map of whole numbers (H, W) in a file: int32. NaN becomes 255, which is ignored.
 
     Args:
-        variable: which of several maps, such as ``LabelMap`` or ``GTcls.Segmentation``; "": the only one.
+        variable: name of the map, such as ``LabelMap`` or ``GTcls.Segmentation``; "": the only one.
 
     Raises:
-        UserError: the file cannot be read, or holds no map of whole numbers, or several.
+        UserError: the file cannot be read, or has no map of whole numbers, or several.
     """
     try:
         content = _load(path)
         found = dict(_maps(content))
     except UserError:
         raise
-    except Exception as error:  # NumPy and SciPy raise whatever they stumble over
+    except Exception as error:  # NumPy and SciPy raise many kinds of errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as an array ({reason}): save it again.") from None
     if variable:
@@ -46,7 +46,7 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
     """Numbers of any type as int32.
 
     Raises:
-        UserError: some are no whole numbers, or too large.
+        UserError: some are not whole numbers, or are too large.
     """
     if values.dtype.kind == "f":
         unknown = np.isnan(values)
@@ -54,8 +54,8 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
         if not (np.isfinite(values).all() and (values == np.round(values)).all()):
             wrong = values[values != np.round(values)]
             raise UserError(
-                f"{name} holds numbers that are no class, such as {wrong.flat[0] if wrong.size else 'infinity'}: save "
-                "it with one whole number per pixel."
+                f"{name} holds numbers that are not classes, such as {wrong.flat[0] if wrong.size else 'infinity'}: "
+                "save it with one whole number per pixel."
             )
     if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
         raise UserError(f"{name} holds numbers that are too large for classes.")
@@ -69,7 +69,7 @@ def _load(path: Path) -> dict[str, Any]:
     if suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    from scipy.io import loadmat  # takes a moment, and few need it
+    from scipy.io import loadmat  # a slow import that few need
 
     try:
         with warnings.catch_warnings():

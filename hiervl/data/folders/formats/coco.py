@@ -1,8 +1,8 @@
-"""COCO JSON: instances of all images in one file, as COCO and the many tools that export it write it.
+"""COCO JSON: instances of all images in one file, as COCO and many tools write it.
 
-Read are polygons and run lengths, packed or not. Sizes come from the image files where the JSON has none. Small objects
-lie on large ones. Annotations that are boxes only have no outline: where they are few, their area does not count.
-Described at https://cocodataset.org/#format-data.
+Polygons and run lengths (packed or not) are read. If the JSON has no sizes, they come from the image files. Small
+objects lie on top of large ones. Annotations with only a box have no outline: if they are few, their area does not
+count. Described at https://cocodataset.org/#format-data.
 """
 
 import ast
@@ -26,38 +26,38 @@ from hiervl.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 KIND = "COCO JSON"
-MAX_BOXES = 0.05  # share of annotations without an outline from which on the file is refused
+MAX_BOXES = 0.05  # the file is refused if a larger share of annotations has no outline
 ODD_OUTLINES = "outlines of an odd number of coordinates, or of none, are left out"
 NO_OUTLINE = "objects have neither outline nor box and are left out"
 
 
 class CocoFile(AnnotationList):
-    """The annotations of a COCO file; a key's entry is its image and the annotations of it."""
+    """The annotations of a COCO file. The entry of a key is an image with its annotations."""
 
     kind = KIND
 
     def __init__(self, path: Path, class_map: ClassMap, images: Mapping[str, Path] | None = None):
         """
         Raises:
-            UserError: the file is missing or no COCO JSON of instances, or more than :data:`MAX_BOXES` of its
+            UserError: the file is missing or not COCO JSON of instances, or more than :data:`MAX_BOXES` of its
                 annotations have no outline.
         """
         super().__init__(path, class_map, images or {})
         content = _read(path)
         try:
-            of_image: dict[str, list[dict]] = {}
+            annotations_by_image: dict[str, list[dict]] = {}
             for annotation in content["annotations"]:
-                of_image.setdefault(str(annotation["image_id"]), []).append(annotation)
+                annotations_by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
             self.categories = {str(entry["id"]): str(entry["name"]) for entry in content["categories"]}
             for image in content["images"]:
-                self.add_entry(image["file_name"], (image, of_image.pop(str(image["id"]), [])))
+                self.add_entry(image["file_name"], (image, annotations_by_image.pop(str(image["id"]), [])))
         except (KeyError, TypeError, AttributeError) as error:
             missing = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"{path} is no COCO file of instances, with images, annotations and categories ({missing})."
+                f"{path} is not a COCO file of instances, with images, annotations and categories ({missing})."
             ) from None
-        if of_image:
-            count = sum(map(len, of_image.values()))
+        if annotations_by_image:
+            count = sum(map(len, annotations_by_image.values()))
             logger.warning("%s: %d annotations are left out, of images that the file does not list.", path, count)
         self._refuse_boxes(content["annotations"])
 
@@ -75,7 +75,7 @@ class CocoFile(AnnotationList):
         size = size if all(size) else _size_of_run_lengths(annotations)
         found = [_shapes_of(item, self._name_of(item)) for item in annotations]
         found.sort(key=lambda pair: -pair[0])
-        drawn = [shape for _, of_annotation in found for shape in of_annotation]
+        drawn = [shape for _, shapes in found for shape in shapes]
         return Annotation(drawn, (int(size[0]), int(size[1])) if all(size) else None)
 
     def _name_of(self, annotation: dict) -> str:
@@ -90,12 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"the masks {path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         reason = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UserError(f"{path} is no JSON file ({reason}): export it again.") from None
+        raise UserError(f"{path} is not a JSON file ({reason}): export it again.") from None
     kind = kind_of_json(content)
     if kind != COCO:
         name = kind.name if kind is not None else "another kind"
         raise UserError(
-            f"{path} is no COCO file of instances, with images, annotations and categories, but {name}: "
+            f"{path} is not a COCO file of instances, with images, annotations and categories, but {name}: "
             f"{kind.advice if kind is not None else 'export COCO JSON'}."
         )
     return content
@@ -115,7 +115,7 @@ def _has_outline(segmentation: Any) -> bool:
 
 
 def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
-    """Area of an annotation, and its parts as shapes of one group.
+    """The area of an annotation, and its parts as shapes of one group.
 
     Raises:
         ValueError, TypeError, AttributeError: its run lengths cannot be read.
@@ -142,7 +142,7 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
 
 
 def _rings(segmentation: list) -> list[np.ndarray | None]:
-    """Outlines (n, 2); None for those that are none. Some tools write one outline bare, some as a list of points."""
+    """Outlines (n, 2); None for invalid ones. Some tools write one outline without a list, some as a list of points."""
     if all(isinstance(value, (int, float)) for value in segmentation):
         segmentation = [segmentation]
     elif len(segmentation) > 2 and all(isinstance(point, list) and len(point) == 2 for point in segmentation):
@@ -167,7 +167,7 @@ def _box(box: Any, name: str) -> tuple[float, list[Shape]]:
     return area, [shapes.box(name, left, top, left + width, top + height, problem=ONLY_BOXES)]
 
 
-def _of_run_lengths(segmentation: dict, name: str, is_crowd: bool) -> tuple[float, list[Shape]]:
+def _run_length_shapes(segmentation: dict, name: str, is_crowd: bool) -> tuple[float, list[Shape]]:
     height, width = map(int, segmentation["size"])
     encoded, counts = segmentation, segmentation["counts"]
     if isinstance(counts, list):

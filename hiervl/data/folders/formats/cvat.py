@@ -1,8 +1,8 @@
 """CVAT for images, version 1.1: one XML file of all images.
 
-Read are polygons, boxes, ellipses and masks (run lengths within their box); shapes of a larger ``z_order`` lie on top.
-Points, polylines, cuboids and skeletons have no area that could be drawn. Described in CVAT's documentation, "XML
-annotation format". The file is read by expat, as the standard library has it, with every entity refused.
+Polygons, boxes, ellipses and masks (run lengths inside their box) are read. Shapes with a larger ``z_order`` lie on
+top. Points, polylines, cuboids and skeletons have no area. Described in CVAT's documentation, "XML annotation format".
+The standard library's expat reads the file; every entity is refused.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton")
 
 
 class CvatFile(AnnotationList):
-    """The annotations of a CVAT XML file; a key's entry is its image's attributes and the elements within."""
+    """The annotations of a CVAT XML file. The entry of a key is the attributes and elements of an image."""
 
     kind = KIND
 
@@ -41,7 +41,7 @@ class CvatFile(AnnotationList):
 
 
 class CvatContent:
-    """What :func:`read_cvat` gathers.
+    """The result of :func:`read_cvat`.
 
     Attributes:
         images: per image its attributes and its elements, each a tag and its attributes.
@@ -57,7 +57,7 @@ def read_cvat(path: Path) -> CvatContent:
     """
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no XML of CVAT for images, or it declares entities.
+        ValueError: it is not XML of CVAT for images, or it declares entities.
     """
     content = CvatContent()
     stack: list[str] = []

@@ -1,4 +1,4 @@
-"""Which image an annotation file means, whatever tool and system wrote its path."""
+"""Find the image that an annotation file means, for paths written by any tool and system."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from hiervl.data.loading.file_types import TYPES
 from hiervl.utils.files import NO_UTF8
 
-UPLOAD_MARK = re.compile(r"[0-9a-f]{4,32}-(?=.)")  # what Label Studio puts in front of the name of an uploaded file
+UPLOAD_MARK = re.compile(r"[0-9a-f]{4,32}-(?=.)")  # Label Studio's prefix for the name of an uploaded file
 DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 class ImageNames:
-    """The images of a folder, found by the paths that annotation files have for them."""
+    """The images of a folder, found by the paths in annotation files."""
 
     def __init__(self, stems: Iterable[str]):
         """stems: relative paths without suffix, with /."""
@@ -26,11 +26,11 @@ class ImageNames:
         self.folded = {folded_name(base): stem for base, stem in self.unique.items() if folded[folded_name(base)] == 1}
 
     def find(self, written: str) -> str | None:
-        """The stem of the image that is meant; None: there is none, or there are several.
+        """The stem of the image; None if there is none, or several.
 
-        Understood are paths of Windows, absolute ones, URLs (``file://``, ``s3://``, ``/data/local-files/?d=``), names
-        in URL-encoding, and the mark in front of files that were uploaded to Label Studio. The longest end of the path
-        that is an image counts, then the name alone where it is unique.
+        Windows paths, absolute paths, URLs (``file://``, ``s3://``, ``/data/local-files/?d=``), URL-encoded names and
+        the prefix of files uploaded to Label Studio are understood. The longest end of the path that matches an image
+        counts, then the name alone if it is unique.
         """
         for path in dict.fromkeys((self.clean(written), self.clean(unquote(written)))):
             parts = path.split("/")
@@ -46,7 +46,7 @@ class ImageNames:
 
     @staticmethod
     def clean(written: str) -> str:
-        """The path with /, without what stands in front of it on other systems, and without an image's suffix."""
+        """The path with /, without drive or URL prefix, and without an image suffix."""
         path = written.replace("\\", "/")
         if "://" in path:
             parts = urlsplit(path)

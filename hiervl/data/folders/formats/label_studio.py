@@ -1,8 +1,8 @@
 """Label Studio: JSON (and JSON-MIN) of a project, one file of all tasks.
 
-Read are polygons, rectangles, ellipses (in percent of the image) and brush strokes (packed run lengths); later regions
-lie on top. Of several annotations of an image the one marked as ground truth counts, else the newest; predictions do
-not. Described in Label Studio's documentation, "Export annotations"; the packing of brush strokes is that of
+Polygons, rectangles, ellipses (in percent of the image) and brush strokes (packed run lengths) are read. Later regions
+lie on top. If an image has several annotations, the one marked as ground truth counts, else the newest. Predictions do
+not count. Described in Label Studio's documentation, "Export annotations"; the packing of brush strokes is that of
 ``@thi.ng/rle-pack``. label-studio-converter reads it too, but does not give objects by image and brings the SDK.
 """
 
@@ -22,11 +22,11 @@ KIND = "Label Studio JSON"
 DRAWN = ("polygon", "rectangle", "ellipse", "brush")
 OLDER = "annotations are left out, because their image has a newer one"
 RGBA = 4
-OPAQUE = 128  # alpha from which a pixel of a brush stroke counts
+OPAQUE = 128  # least alpha of a pixel of a brush stroke that counts
 
 
 class LabelStudioFile(AnnotationList):
-    """The annotations of a Label Studio export; a key's entry is the list of its task's annotations."""
+    """The annotations of a Label Studio export. The entry of a key is the list of a task's annotations."""
 
     kind = KIND
 
@@ -54,18 +54,18 @@ class LabelStudioFile(AnnotationList):
 
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:
-    """The tasks of an export; a single task is a list of one."""
+    """The tasks of an export. A single task becomes a list of one."""
     content = load_json(path)
     tasks = [content] if isinstance(content, dict) else content
     if not all(isinstance(task, dict) for task in tasks):
-        raise ValueError("its tasks are no objects")
+        raise ValueError("its tasks are not objects")
     return tasks
 
 
 def annotations_of(task: dict[str, Any]) -> list[dict[str, Any]]:
     """The finished annotations of a task, in the form of the JSON export.
 
-    JSON-MIN has no list of annotations: the regions lie under the names of the labelling tags.
+    JSON-MIN has no list of annotations: the regions are under the names of the labelling tags.
     """
     if "data" in task:
         annotations = task.get("annotations", task.get("completions")) or []
@@ -102,7 +102,7 @@ def image_of(task: dict[str, Any], names) -> str:
 
 
 def _merged(results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The regions; where geometry and label are results of their own, of one id, they become one."""
+    """The regions. If geometry and label are separate results with one id, they are merged."""
     regions: dict[Any, dict[str, Any]] = {}
     for number, result in enumerate(results):
         if not isinstance(result.get("value"), dict):
@@ -158,7 +158,7 @@ def _shape(result: dict[str, Any], size: tuple[int, int]) -> Shape:
 
 
 def _rectangle(name: str, value: dict[str, Any], scale: np.ndarray) -> Shape:
-    """It is turned about its left upper corner."""
+    """A rectangle, rotated about its upper left corner."""
     left, top = np.array([value["x"], value["y"]]) * scale
     width, height = np.array([value["width"], value["height"]]) * scale
     corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
@@ -167,7 +167,7 @@ def _rectangle(name: str, value: dict[str, Any], scale: np.ndarray) -> Shape:
 
 
 def unpack_runs(packed: list[int]) -> np.ndarray:
-    """Numbers that ``@thi.ng/rle-pack`` has packed: uint8 (n,).
+    """Unpack numbers of ``@thi.ng/rle-pack``: uint8 (n,).
 
     The bits are: 32 with the count n, 5 with the bits of a number (less one), four times 4 with the bits of a run's
     length (less one); then blocks of 1 bit (a run of one number, or single ones), 2 bits (which of the four), the

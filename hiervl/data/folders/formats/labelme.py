@@ -1,8 +1,8 @@
-"""labelme: a JSON file per image, beside the images or in a folder of its own.
+"""labelme: a JSON file per image, beside the images or in a separate folder.
 
-``shapes`` are drawn in the file's order, as labelme itself makes masks of them. Read are polygons, rectangles, circles
-and masks; lines and points have no area. The image within the file (``imageData``) is not looked at.
-The format is described in labelme's ``label_file.py`` and its examples.
+``shapes`` are drawn in the file's order, as in labelme's own masks. Polygons, rectangles, circles and masks are read;
+lines and points have no area. The image inside the file (``imageData``) is ignored. The format is described in
+labelme's ``label_file.py`` and its examples.
 """
 
 import math
@@ -16,7 +16,7 @@ from hiervl.data.folders.formats.shapes import Shape
 from hiervl.data.folders.formats.source import Annotation, AnnotationFiles, load_json
 
 KIND = "labelme JSON"
-# Labels that labelme's examples give a meaning.
+# Labels with a special meaning in labelme's examples.
 IGNORE_LABEL, BACKGROUND_LABEL = "__ignore__", "_background_"
 
 
@@ -33,11 +33,11 @@ class LabelmeFiles(AnnotationFiles):
             self.add_file(self.image_names.find(stem) or self._image_in(file) or stem, file)
 
     def _image_in(self, file: Path) -> str | None:
-        """The image that the file itself names, where it has another name than the file."""
+        """The image named in the file, if its name differs from the file's."""
         try:
             return self.image_names.find(load_json(file)["imagePath"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # whoever reads it will say so
+            return None  # reading it reports the problem
 
     def label_of(self, name: str) -> int | None:
         label = super().label_of(name)

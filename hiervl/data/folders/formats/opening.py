@@ -1,4 +1,4 @@
-"""Which format the annotations of a dataset have, and the source that reads it."""
+"""Find the format of a dataset's annotations, and open the source that reads it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +19,14 @@ from hiervl.data.folders.kinds import Kind
 from hiervl.utils.errors import UserError
 
 AUTO, MASKS, PER_CLASS = "auto", "masks", "per_class"
-# Formats of one file for all images, and those of a file per image: key of DATASET.FORMAT → source.
+# Formats with one file for all images, and formats with a file per image: value of DATASET.FORMAT → source.
 IN_ONE_FILE = {"coco": CocoFile, "cvat": CvatFile, "label_studio": LabelStudioFile, "via": ViaFile}
 PER_IMAGE = {"labelme": LabelmeFiles, "yolo": YoloFiles, "supervisely": SuperviselyFiles}
 FORMATS = (AUTO, MASKS, PER_CLASS, *IN_ONE_FILE, *PER_IMAGE)
 OF_KIND: dict[Kind, str] = {
     kinds.COCO: "coco",
     kinds.CVAT_IMAGES: "cvat",
-    kinds.CVAT_VIDEO: "cvat",  # whose reader says how to export it
+    kinds.CVAT_VIDEO: "cvat",  # its reader says how to export it
     kinds.LABEL_STUDIO: "label_studio",
     kinds.LABEL_STUDIO_MIN: "label_studio",
     kinds.VIA: "via",
@@ -40,16 +40,16 @@ OF_KIND: dict[Kind, str] = {
 def open_annotations(
     path: Path, images: Mapping[str, Path], class_map: ClassMap, form: str = AUTO, beside: bool = False
 ) -> MaskSource | None:
-    """The source of annotations at ``path``; None: they are mask files with all classes in each.
+    """The source of the annotations at ``path``; None if they are mask files with all classes in each.
 
     Args:
-        path: what DATASET.LABELED.MASKS names, a file or a folder.
-        images: the image files of LABELED.IMAGES by relative path without suffix; masks that lie among them, too.
-        form: one of :data:`FORMATS`; "auto": what the content of the files says.
+        path: DATASET.LABELED.MASKS, a file or a folder.
+        images: the image files of LABELED.IMAGES by relative path without suffix, including masks among them.
+        form: one of :data:`FORMATS`; "auto": decided by the content of the files.
         beside: ``path`` is the folder of the images.
 
     Raises:
-        UserError: the annotations cannot be read; or they could be of two formats.
+        UserError: the annotations cannot be read, or could have two formats.
     """
     if form == MASKS or not path.exists():
         return None
@@ -75,10 +75,10 @@ def open_annotations(
 
 
 def find_annotations(path: Path, beside: bool) -> tuple[str, Path] | None:
-    """Format and place (file or folder) of the annotation files at ``path``; None: there are none that are known.
+    """Format and place (file or folder) of the annotation files at ``path``; None if there are none of a known kind.
 
     Raises:
-        UserError: a folder holds annotations of several formats, or mask files, too.
+        UserError: a folder holds annotations of several formats, or also mask files.
     """
     if path.is_file():
         kind = kinds.kind_of_file(path)
@@ -101,7 +101,7 @@ def find_annotations(path: Path, beside: bool) -> tuple[str, Path] | None:
 
 
 def _only_file(folder: Path, form: str) -> Path:
-    """The annotation file in a folder, of a format that has one for all images."""
+    """The only annotation file in a folder, for formats with one file for all images."""
     files = [
         path
         for path in sorted(folder.iterdir())

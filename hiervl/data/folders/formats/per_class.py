@@ -1,4 +1,4 @@
-"""One mask per class: an image has several masks of two values, told apart by the end of their names or by folders.
+"""One mask per class: an image has several masks of two values, distinguished by the end of their names or by folders.
 
 ``photo_cap.png`` and ``photo_stem.png``, or ``cap/photo.png`` and ``stem/photo.png``, or ``photo/cap.png`` and
 ``photo/stem.png``. The end, the folder or the name is the class's name or its ``mask_name`` in the class file. Label
@@ -33,14 +33,14 @@ class ClassMask(NamedTuple):
     """A file that shows one class of one image."""
 
     image: str  # stem of the image
-    part: str  # what tells the class: the end of the name, or the folder
+    part: str  # what names the class: the end of the name, or the folder
     path: Path
 
 
 class ClassMasks:
-    """Masks of one class each, drawn into one label map in the order of the class file.
+    """Masks of one class each, combined into one label map in the order of the class file.
 
-    Pixels of no class are the background where there is such a class; else they do not count.
+    Pixels without a class are background, if there is such a class; else they do not count.
     """
 
     kind = KIND
@@ -67,7 +67,7 @@ class ClassMasks:
         self.keys = {image: sorted(own, key=lambda pair: order[pair[0]]) for image, own in sorted(masks.items())}
 
     def mask_files(self) -> list[Path]:
-        """All files that are masks, for they may lie among the images."""
+        """All mask files, because they may be in the folder of the images."""
         return [path for own in self.keys.values() for _, path in own]
 
     def name(self, key: str) -> str:
@@ -93,7 +93,7 @@ class ClassMasks:
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, None]:
         """
         Raises:
-            UserError: a mask is broken, of another size (height, width) than ``size``, or shows more than one class.
+            UserError: a mask is broken, has another size (height, width) than ``size``, or shows more than one class.
         """
         labels, _ = self._paint(key)
         if labels.shape != tuple(size):
@@ -104,7 +104,7 @@ class ClassMasks:
         return labels, None
 
     def _paint(self, key: str) -> tuple[np.ndarray, int]:
-        """Label map, and the number of pixels that several classes claim."""
+        """The label map, and the number of pixels with several classes."""
         background = self.class_map.background
         outside = IGNORED if background is None else background
         labels = claimed = np.zeros((0, 0), dtype=np.uint8)
@@ -146,13 +146,13 @@ def read_binary(path: Path) -> np.ndarray:
 
 
 def entries_by_part(class_map: ClassMap) -> dict[str, str]:
-    """Entry of the class file by what file names or folders call it, see :func:`normal`."""
+    """Entries of the class file by their name in file names or folders, see :func:`normal`."""
     names = {normal(name): name for name in class_map.names}
     return {**names, **{normal(part): name for part, name in class_map.mask_names.items()}}
 
 
 def normal(part: str) -> str:
-    """Names that differ in case, or have other separators, are one."""
+    """Normalise a name: case and separators do not matter."""
     return re.sub(r"[_\-. ]+", " ", part.strip(SEPARATORS)).casefold()
 
 
@@ -162,19 +162,19 @@ def normal(part: str) -> str:
 def find_class_masks(
     masks: Mapping[str, Path], images: Iterable[str], class_map: ClassMap, beside: bool = False
 ) -> list[ClassMask] | None:
-    """The masks as masks of one class each; None: they are not of this kind.
+    """The masks as masks of one class each; None if they are not of this kind.
 
     Args:
         masks, images: by relative path without suffix.
-        beside: the masks lie in the folder of the images, so that both are among both.
+        beside: masks and images are in one folder, so each list contains both.
 
     Raises:
-        UserError: they are Label Studio's, and no file says which image a task has.
+        UserError: they are from Label Studio, and no file says which image a task has.
     """
     images = set(images)
     studio = {stem: found for stem in masks if (found := LABEL_STUDIO_PNG.fullmatch(stem.rsplit("/", 1)[-1]))}
     if studio and len(studio) >= len(masks) / 2:
-        return _of_label_studio(studio, masks, images)
+        return _label_studio_masks(studio, masks, images)
     if beside:
         return _among_images(masks, images, class_map)
     ways = (by_end, by_folder, by_image_folder)
@@ -193,7 +193,7 @@ def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassM
 
 
 def by_end(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
-    """``photo_cap`` of the image ``photo``; masks of an image's own name are not of this kind."""
+    """Masks such as ``photo_cap`` of the image ``photo``. Masks with the image's own name are not of this kind."""
     names = ImageNames(images)
     found = [(_image_before(stem, names), path) for stem, path in masks.items() if stem not in images]
     if len(found) < len(masks) or any(image is None for image, _ in found):
@@ -203,7 +203,7 @@ def by_end(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> 
 
 
 def _image_before(stem: str, names: ImageNames) -> tuple[str, str] | None:
-    """The image whose name the mask's begins with, and the rest of the name; the longest such image."""
+    """The image whose name is the longest beginning of the mask's name, and the rest of the name."""
     folder, _, base = stem.rpartition("/")
     for end in range(len(base) - 1, 0, -1):
         if base[end] in SEPARATORS and base[end:].strip(SEPARATORS):
@@ -215,7 +215,7 @@ def _image_before(stem: str, names: ImageNames) -> tuple[str, str] | None:
 
 
 def by_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
-    """``cap/photo`` of the image ``photo``; the folder may stand in any place of the path."""
+    """Masks such as ``cap/photo`` of the image ``photo``. The folder may be at any place in the path."""
     if all(stem in images for stem in masks):
         return None
     names = ImageNames(images)
@@ -246,14 +246,14 @@ def by_image_folder(masks: Mapping[str, Path], images: set[str], class_map: Clas
 
 
 def _is_per_class(found: list[ClassMask], class_map: ClassMap) -> bool:
-    """Some image has several masks, or some mask bears the name of a class."""
+    """Whether an image has several masks, or a mask has the name of a class."""
     if not found:
         return False
     entries = entries_by_part(class_map)
     return len({item.image for item in found}) < len(found) or any(normal(item.part) in entries for item in found)
 
 
-def _of_label_studio(studio: Mapping[str, re.Match], masks: Mapping[str, Path], images: set[str]) -> list[ClassMask]:
+def _label_studio_masks(studio: Mapping[str, re.Match], masks: Mapping[str, Path], images: set[str]) -> list[ClassMask]:
     folder = next(iter(masks.values())).parent
     export = _find_export(folder)
     if export is None:
@@ -293,6 +293,6 @@ def _not_classes(unknown: Mapping[str, int], class_map: ClassMap) -> str:
     example = min(unknown)
     return (
         f"images have several masks, told apart by {shown}{more}: if each shows one class, write which into "
-        f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is no "
+        f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is not a "
         "class); if one of them shows all classes, set DATASET.MASK_SUFFIX to its end."
     )

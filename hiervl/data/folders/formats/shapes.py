@@ -1,7 +1,7 @@
-"""Outlines, boxes, ellipses and bitmaps of annotation files, drawn as pixels.
+"""Draw outlines, boxes, ellipses and bitmaps of annotation files as pixels.
 
 Coordinates are x (to the right) and y (down) in pixels: pixel (row, column) covers x from column to column + 1 and y
-from row to row + 1. A shape is drawn into the part of the image that it covers, which is a :class:`Patch`.
+from row to row + 1. A shape is drawn into the part of the image that it covers, a :class:`Patch`.
 """
 
 import base64
@@ -20,19 +20,19 @@ Points = Sequence[Sequence[float]]
 FEW_POINTS = "outlines of fewer than 3 points are left out"
 ONLY_BOXES = "boxes have no outline: their area does not count"
 NO_AREA = "objects cover no pixel of the image"
-# A point so many times the image's size away is moved nearer: the rasteriser's memory grows with an edge's length.
+# Points further away than this many image sizes are moved nearer: the memory for drawing grows with the edges' length.
 FARTHEST = 10
 
 
 class Patch(NamedTuple):
-    """A part of a mask: bool (h, w), whose first pixel is at row ``top`` and column ``left`` of the image."""
+    """A part of a mask: bool (h, w). Its first pixel is at row ``top`` and column ``left`` of the image."""
 
     top: int
     left: int
     pixels: np.ndarray
 
     def clipped(self, height: int, width: int) -> "Patch":
-        """The part that lies within an image of that size."""
+        """The part inside an image of that size."""
         top, left = max(0, self.top), max(0, self.left)
         rows = slice(top - self.top, max(top, min(height, self.top + self.pixels.shape[0])) - self.top)
         columns = slice(left - self.left, max(left, min(width, self.left + self.pixels.shape[1])) - self.left)
@@ -49,10 +49,11 @@ class Shape:
     """One object of an annotation file.
 
     Attributes:
-        name: of its label, as the file has it.
-        draw: from the image's height and width to the pixels of the object; None: it has none, see ``problem``.
-        problem: what is wrong with such objects, in the plural ("lines have no area"); "": nothing, it is drawn. A
-            shape that has a problem and can be drawn marks the area where nothing is known.
+        name: its label in the file.
+        draw: function from the image's height and width to the pixels of the object; None: it has none, see
+            ``problem``.
+        problem: the problem of such objects, in the plural ("lines have no area"); "": none, it is drawn. A shape with
+            a problem that can be drawn marks an area with unknown labels.
         group: shapes of one group are one object.
         is_crowd: several objects in one, none of which is outlined by itself.
         reach: height and width of the smallest image that holds the shape, where it has coordinates.
@@ -67,7 +68,7 @@ class Shape:
 
 
 def crowd(shape: Shape) -> Shape:
-    """The same, as several objects in one."""
+    """The same shape as several objects in one."""
     return replace(shape, is_crowd=True)
 
 
@@ -106,22 +107,22 @@ def polygon(
 def box(
     name: str, left: float, top: float, right: float, bottom: float, angle: float = 0.0, problem: str = ""
 ) -> Shape:
-    """A rectangle, turned clockwise about its centre by ``angle`` degrees."""
+    """A rectangle, rotated clockwise about its centre by ``angle`` degrees."""
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return turned_polygon(name, corners, ((left + right) / 2, (top + bottom) / 2), angle, problem)
 
 
-def turned_polygon(name: str, points: Points, centre: Sequence[float], angle: float, problem: str = "") -> Shape:
-    """A polygon that is turned clockwise (as seen, y pointing down) about ``centre`` by ``angle`` degrees."""
-    offset = _checked(points) - centre
+def turned_polygon(name: str, points: Points, center: Sequence[float], angle: float, problem: str = "") -> Shape:
+    """A polygon, rotated clockwise (y points down) about ``center`` by ``angle`` degrees."""
+    offset = _checked(points) - center
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return polygon(name, offset @ np.array([[cosine, sine], [-sine, cosine]]) + centre, problem=problem)
+    return polygon(name, offset @ np.array([[cosine, sine], [-sine, cosine]]) + center, problem=problem)
 
 
 def ellipse(
     name: str, x: float, y: float, radius_x: float, radius_y: float, angle: float = 0.0, group: Hashable = None
 ) -> Shape:
-    """The pixels whose centres lie within an ellipse, turned clockwise about its centre by ``angle`` degrees."""
+    """The pixels with centres inside an ellipse, rotated clockwise about its centre by ``angle`` degrees."""
     (x, y), (radius_x, radius_y) = _checked([(x, y), (radius_x, radius_y)])
     radius_x, radius_y = abs(radius_x), abs(radius_y)
     reach = max(radius_x, radius_y)
@@ -140,7 +141,7 @@ def ellipse(
 
 
 def bitmap(name: str, pixels: np.ndarray, top: int = 0, left: int = 0, group: Hashable = None) -> Shape:
-    """Pixels (h, w) bool whose first is at (top, left)."""
+    """Pixels (h, w) bool; the first is at (top, left)."""
     patch = Patch(int(top), int(left), np.asarray(pixels, dtype=bool))
     height, width = patch.pixels.shape
     return Shape(name, patch.clipped, group=group, reach=(patch.top + height, patch.left + width))
@@ -159,12 +160,12 @@ def runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
 
 
 def png_bytes(text: str | bytes, source: str, unpack: Callable[[bytes], bytes] = bytes) -> np.ndarray:
-    """The pixels (h, w) bool that a PNG within an annotation file marks: those of its alpha channel, else not 0.
+    """The pixels (h, w) bool that a PNG inside an annotation file marks: by its alpha channel, else where it is not 0.
 
     Args:
         text: the PNG in base64.
         source: the annotation file, for messages.
-        unpack: what the bytes went through before they were encoded.
+        unpack: decompresses the decoded bytes, if they were compressed.
     """
     image = decode_image(unpack(base64.b64decode(text)), source)
     if image.mode in ("RGBA", "LA", "PA"):
@@ -176,18 +177,18 @@ def png_bytes(text: str | bytes, source: str, unpack: Callable[[bytes], bytes] =
 def _checked(points: Any) -> np.ndarray:
     values = np.asarray(points, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
-        raise ValueError("points that are no pairs of numbers")
+        raise ValueError("points that are not pairs of numbers")
     return values
 
 
 def _span(low: float, high: float, length: int) -> tuple[int, int]:
-    """Whole pixels from ``low`` to ``high`` within 0 … length."""
+    """Whole pixels from ``low`` to ``high`` inside 0 … length."""
     start = min(max(math.floor(low), 0), length)
     return start, max(start, min(math.ceil(high), length))
 
 
 def _fill(ring: np.ndarray, height: int, width: int, within: Patch | None = None) -> Patch:
-    """The inside of a ring (n, 2), drawn into its own bounds or into those of another patch."""
+    """The inside of a ring (n, 2), drawn into its own bounds or those of another patch."""
     far = FARTHEST * max(height, width)
     ring = ring.clip(-far, far)
     if within is None:

@@ -1,4 +1,4 @@
-"""What every source of masks offers, and what the readers of annotation files share: drawing shapes as label maps."""
+"""The contract of mask sources, and the common base of annotation readers, which draws shapes as label maps."""
 
 import contextlib
 import json
@@ -33,10 +33,10 @@ class MaskSource(Protocol):
 
     @property
     def keys(self) -> Mapping[str, Any]:
-        """Relative path of the image without suffix → whatever the source finds its mask by."""
+        """Relative path of the image without suffix → the source's key for its mask."""
 
     def name(self, key: str) -> str:
-        """What messages call the mask."""
+        """The mask's name in messages."""
 
     def stamp(self, key: str) -> tuple:
         """Changes when the mask or its meaning changes."""
@@ -46,17 +46,17 @@ class MaskSource(Protocol):
         nothing says how they lie, or nobody needs it, since the image is stored upright."""
 
     def as_it_is(self, key: str) -> bool:
-        """``name`` is a file that training can read as a label map."""
+        """Whether ``name`` is a file that training can read as a label map."""
 
     def raw(self, key: str) -> RawMask:
-        """What the mask holds, judged by nobody yet."""
+        """The unchecked content of the mask."""
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Label map (H, W) uint8 with 255 where nothing counts, and numbers of instances (H, W), 0 outside, or None."""
+        """Label map (H, W) uint8, 255 where pixels do not count, and instance numbers (H, W), 0 outside, or None."""
 
 
 class Annotation(NamedTuple):
-    """What an annotation file says of one image.
+    """The annotation of one image.
 
     Attributes:
         shapes: of the objects, those that lie on others last.
@@ -71,13 +71,13 @@ class Annotation(NamedTuple):
 
 
 class AnnotationSource:
-    """Base of the sources that draw shapes. A subclass fills ``keys`` and gives the :class:`Annotation` of each.
+    """Base of the sources that draw shapes. A subclass sets ``keys`` and gives the :class:`Annotation` of each.
 
-    Pixels of no shape are the background class where there is one; else they do not count.
+    Pixels without a shape are background, if there is such a class; else they do not count.
 
     Attributes:
         kind: name of the format.
-        keys: stem of the image → the annotation file, or what finds the entry in it.
+        keys: stem of the image → the annotation file, or the key of an entry in it.
     """
 
     kind = ""
@@ -104,11 +104,11 @@ class AnnotationSource:
         raise NotImplementedError
 
     def file(self, key: str) -> Path:
-        """The file that holds the annotation."""
+        """The file with the annotation."""
         return self.path
 
     def label_of(self, name: str) -> int | None:
-        """The label of a name in the file; None: it is no class."""
+        """The label of a name in the file; None: it is not a class."""
         return self.class_map.names.get(name)
 
     # ---- the contract -------------------------------------------------------------------------------------------
@@ -144,10 +144,10 @@ class AnnotationSource:
         return Frame((fitting[0][0], fitting[0][1]), None) if len(fitting) == 1 else None
 
     def raw(self, key: str) -> RawMask:
-        """The label map at the size that the annotation gives, else at the image's.
+        """The label map at the size in the annotation, else at the image's size.
 
         Raises:
-            UserError: the annotation or, where its size is needed, the image cannot be read.
+            UserError: the annotation, or the image if its size is needed, cannot be read.
         """
         annotation = self.read(key)
         with reading(self.name(key), self.kind):
@@ -158,8 +158,7 @@ class AnnotationSource:
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """
         Raises:
-            UserError: the annotation cannot be read, is of another size (height, width), or has a label that is no
-                class.
+            UserError: the annotation cannot be read, has another size (height, width), or a label that is not a class.
         """
         annotation = self.read(key)
         if annotation.size is not None and tuple(annotation.size) != tuple(size):
@@ -191,7 +190,8 @@ class AnnotationSource:
             return self.annotation(key)
 
     def _paint(self, annotation: Annotation, size: tuple[int, int], instances_too: bool = True) -> tuple:
-        """→ labels (H, W) uint8, instances (H, W) int32 (else None), names that are no class and remarks, counted."""
+        """→ labels (H, W) uint8, instances (H, W) int32 (or None), counts of names that are not a class, counts of
+        remarks."""
         height, width = map(int, size)
         if not 0 < height * width <= MAX_PIXELS:
             raise UserError(f"{self.path} has an image of {width}×{height} pixels, which cannot be read.")
@@ -225,7 +225,7 @@ class AnnotationSource:
 
 
 class AnnotationFiles(AnnotationSource):
-    """Base of the sources with one annotation file per image; ``keys`` are the files."""
+    """Base of the sources with one annotation file per image. ``keys`` are the files."""
 
     def file(self, key: str) -> Path:
         return self.keys[key]
@@ -241,13 +241,13 @@ class AnnotationFiles(AnnotationSource):
 
 
 class AnnotationList(AnnotationSource):
-    """Base of the sources that have all images in one file, which is read once; ``keys`` are its entries."""
+    """Base of the sources with all images in one file, which is read once. ``keys`` are its entries."""
 
     def add_entry(self, written: str, entry: Any) -> None:
-        """Enter what the file says of the image that it calls ``written``.
+        """Add the entry of the image that the file calls ``written``.
 
         Raises:
-            UserError: another entry means the same image.
+            UserError: another entry is for the same image.
         """
         key = self.image_names.find(written) or self.image_names.clean(written)
         if key in self.keys:
@@ -266,10 +266,10 @@ def _is_within(shapes: Sequence[Shape], size: Size) -> bool:
 
 @contextlib.contextmanager
 def reading(name: str, kind: str) -> Iterator[None]:
-    """What goes wrong inside becomes one sentence: ``name`` is not as ``kind`` says.
+    """Errors inside become one sentence: ``name`` is not valid ``kind``.
 
     Raises:
-        UserError: for every error of a file that is missing or damaged.
+        UserError: for every error of a missing or damaged file.
     """
     try:
         yield
@@ -283,7 +283,7 @@ def reading(name: str, kind: str) -> Iterator[None]:
 def load_json(path: Path) -> Any:
     """
     Raises:
-        OSError, ValueError: it cannot be read or is no JSON.
+        OSError, ValueError: it cannot be read or is not JSON.
     """
     if path.stat().st_size > MAX_ANNOTATION_BYTES:
         raise ValueError("it has more than 2 GiB")

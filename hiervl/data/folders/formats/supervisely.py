@@ -1,7 +1,7 @@
-"""Supervisely: a JSON file per image in ``ann/``, named as the image with ``.json`` behind its suffix.
+"""Supervisely: a JSON file per image in ``ann/``, named like the image with ``.json`` after its suffix.
 
-Read are bitmaps (a PNG in zlib in base64, placed by its origin), polygons with holes and rectangles; later objects lie
-on top. Coordinates are those of pixels, so that an outline's pixels belong to the object. Described in Supervisely's
+Bitmaps (a PNG in zlib in base64, placed by its origin), polygons with holes and rectangles are read. Later objects lie
+on top. Coordinates are pixels, so the pixels of an outline belong to the object. Described in Supervisely's
 documentation, "Supervisely annotation JSON format".
 """
 
@@ -56,7 +56,7 @@ def _shape(item: dict[str, Any], file: str) -> Shape:
 
 
 def _inflated(data: bytes) -> bytes:
-    """What zlib packed, as far as an image may reach."""
+    """Decompress zlib data, up to the largest possible image."""
     try:
         return zlib.decompressobj().decompress(data, MAX_PIXELS)
     except zlib.error as error:
@@ -64,10 +64,10 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _pixel_polygon(name: str, exterior: Sequence, interior: Sequence[Sequence]) -> Shape:
-    """A polygon through the centres of pixels, which belong to it, as Supervisely's SDK fills it by OpenCV."""
+    """A polygon through centres of pixels, which belong to it, as Supervisely's SDK fills it with OpenCV."""
     rings = [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in (exterior, *interior)]
     if not all(np.isfinite(ring).all() for ring in rings):
-        raise ValueError("points that are no pairs of numbers")
+        raise ValueError("points that are not pairs of numbers")
     if len(rings[0]) < 3:
         return shapes.left_out(name, shapes.FEW_POINTS)
 

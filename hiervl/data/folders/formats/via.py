@@ -1,6 +1,6 @@
 """VGG Image Annotator (VIA) 1 and 2: one JSON file of all images, a project or the export of its annotations.
 
-Read are polygons, rectangles, circles and ellipses; later regions lie on top. A region's class is one of its
+Polygons, rectangles, circles and ellipses are read. Later regions lie on top. The class of a region is one of its
 attributes: the only one, or the one whose values are classes. Described in VIA's documentation and ``via.js``.
 """
 
@@ -20,14 +20,14 @@ NO_LABEL = "(no label)"
 
 
 class ViaFile(AnnotationList):
-    """The annotations of a VIA file; a key's entry is the list of its regions."""
+    """The annotations of a VIA file. The entry of a key is the list of regions."""
 
     kind = KIND
 
     def __init__(self, path, class_map, images):
         """
         Raises:
-            UserError: also where several attributes could be the class.
+            UserError: also if several attributes could be the class.
         """
         super().__init__(path, class_map, images)
         with reading(str(path), KIND):
@@ -72,7 +72,7 @@ def attribute_values(images) -> dict[str, Counter]:
 
 
 def _value(region: dict[str, Any], attribute: str) -> str:
-    """The value of an attribute: a text, or what is ticked of several."""
+    """The value of an attribute: a text, or the ticked one of several."""
     value = region.get("region_attributes", {}).get(attribute, "")
     if isinstance(value, dict):
         value = " + ".join(str(name) for name, ticked in value.items() if ticked)

@@ -1,8 +1,8 @@
 """YOLO segmentation: a text file per image with a line ``CLASS x y x y …`` per object, in shares of the image's size.
 
-What the numbers of the classes mean is read from the export: ``data.yaml``, or ``classes.txt`` with a name a line.
-Small objects lie on large ones, since the format has no order. A line of four numbers is a box, whose area does not
-count. Described in Ultralytics' documentation, "Instance Segmentation Datasets Overview".
+The export says what the class numbers mean: ``data.yaml``, or ``classes.txt`` with a name per line. Small objects lie
+on top of large ones, because the format has no order. A line of four numbers is a box; its area does not count.
+Described in Ultralytics' documentation, "Instance Segmentation Datasets Overview".
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from hiervl.utils.files import read_text
 
 KIND = "YOLO segmentation text"
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
-LEVELS = 3  # folders above the labels in which the names are looked for
+LEVELS = 3  # how many folders above the labels are searched for names
 NO_LABELS = (*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "labels.txt")
 
 
@@ -73,7 +73,7 @@ class YoloFiles(AnnotationFiles):
 
 
 def find_names_file(folder: Path) -> Path | None:
-    """The file with the classes' names that is nearest above the labels."""
+    """The nearest file with class names, in or above the folder of the labels."""
     folder = folder.resolve()
     for place in (folder, *folder.parents[:LEVELS]):
         for name in NAME_FILES:

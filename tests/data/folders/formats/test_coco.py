@@ -107,13 +107,13 @@ def test_labels_of_coco_are_not_taken_for_mask_values(tmp_path):
 
 def test_wrong_coco_files_are_user_errors(tmp_path, class_map):
     (tmp_path / "no.json").write_text("[1, 2]")
-    with pytest.raises(UserError, match="no.json is no COCO file"):
+    with pytest.raises(UserError, match="no.json is not a COCO file"):
         CocoFile(tmp_path / "no.json", class_map)
     (tmp_path / "cut.json").write_text('{"images": [')
-    with pytest.raises(UserError, match="cut.json is no JSON file .line 1"):
+    with pytest.raises(UserError, match="cut.json is not a JSON file .line 1"):
         CocoFile(tmp_path / "cut.json", class_map)
     (tmp_path / "via.json").write_text('{"a.jpg1": {"filename": "a.jpg", "regions": []}}')
-    with pytest.raises(UserError, match="via.json is no COCO file .* but VGG Image Annotator"):
+    with pytest.raises(UserError, match="via.json is not a COCO file .* but VGG Image Annotator"):
         CocoFile(tmp_path / "via.json", class_map)
     with pytest.raises(UserError, match="absent.json cannot be read"):
         CocoFile(tmp_path / "absent.json", class_map)
@@ -154,7 +154,7 @@ def test_boxes_without_outline_are_counted(tmp_path, class_map):
     ("segmentation", "pixels", "remarks"),
     [
         ([[0, 0, 4, 0, 4, 5, 0, 5]], 20, 0),
-        ([0, 0, 4, 0, 4, 5, 0, 5], 20, 0),  # an outline that is no list of outlines
+        ([0, 0, 4, 0, 4, 5, 0, 5], 20, 0),  # an outline that is not a list of outlines
         ([[0, 0], [4, 0], [4, 5], [0, 5]], 20, 0),  # a list of points
         ([[0, 0, 4, 0, 4, 5, 0, 5], [1, 1, 2, 2]], 20, 1),  # a line beside
         ([[0, 0, 4, 0, 4, 5, 0, 5], [1, 1, 2]], 20, 1),
@@ -164,7 +164,7 @@ def test_boxes_without_outline_are_counted(tmp_path, class_map):
         ([[20, 20, 24, 20, 24, 25]], 0, 1),
     ],
 )
-def test_odd_outlines(tmp_path, class_map, segmentation, pixels, remarks):
+def test_odd_outlines_are_left_out_or_cut(tmp_path, class_map, segmentation, pixels, remarks):
     raw = CocoFile(coco(tmp_path / "m.json", [cap(segmentation)]), class_map).raw("photos/a")
     assert (raw.codes == 1).sum() == pixels and sum(raw.remarks.values()) == remarks
 

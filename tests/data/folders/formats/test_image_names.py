@@ -28,5 +28,5 @@ NAMES = ImageNames(["a/1", "b/1", "b/2", "big cat", "50%25", "IMG_7", "dead-beef
         ("nothing.jpg", None),
     ],
 )
-def test_which_image_is_meant(written, stem):
+def test_paths_of_other_systems_find_their_image(written, stem):
     assert NAMES.find(written) == stem

@@ -59,7 +59,7 @@ def test_bitmap_that_reaches_out_of_the_image():
     assert drawn(shape, 3, 8).tolist() == rows("......##", "......##", "........")
 
 
-def test_what_has_no_area():
+def test_shapes_without_area_say_so():
     shape = shapes.polygon("cap", [(1, 1), (4, 4), (1, 1)])
     assert shape.draw is None and "fewer than 3 points" in shape.problem
     with pytest.raises(ValueError):

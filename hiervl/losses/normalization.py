@@ -1,4 +1,4 @@
-"""What sums of losses are divided by, so that several processes train as one would on the whole batch."""
+"""The divisors of loss sums: with them, several processes train as one process would on the whole batch."""
 
 import torch
 from detectron2.utils import comm
@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 def mean_over_processes(count: Tensor, least: float = 1.0) -> Tensor:
-    """The mean over the processes of what each of them counted in its part of the batch.
+    """Mean over the processes of the count that each has for its part of the batch.
 
     Data-parallel training averages the processes' gradients. With W processes, a sum divided by this mean therefore
-    contributes Σ_w sum_w / Σ_w count_w, as in one process; divided by the process's own count, an image would weigh
-    the more, the fewer labels its process has.
+    contributes Σ_w sum_w / Σ_w count_w, as in one process. Divided by the process's own count instead, images would
+    weigh more in a process that has fewer labels.
 
-    Every process has to call this equally often, also one that has nothing to count.
+    Every process must call this equally often, even if it has nothing to count.
 
     Args:
         count: scalar, on the device that the processes communicate through.

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hiervl.losses import normalisation
-from hiervl.losses.normalisation import mean_over_processes
+from hiervl.losses import normalization
+from hiervl.losses.normalization import mean_over_processes
 
 
 def test_alone_it_is_the_count_itself():
@@ -15,7 +15,7 @@ def test_alone_it_is_the_count_itself():
 
 @pytest.mark.parametrize("own, expected", [(3.0, (3 + 6) / 2), (-6.0, 1 / 2)])
 def test_of_two_processes_it_is_the_mean_and_the_count_stays(monkeypatch, own, expected):
-    monkeypatch.setattr(normalisation.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(normalization.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(6))
     count = torch.tensor(own)
     assert mean_over_processes(count).item() == expected

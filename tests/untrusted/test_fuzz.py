@@ -35,20 +35,20 @@ def encoded(image, kind, **options):
 
 
 def images():
-    grey = np.random.default_rng(0).integers(0, 11, (12, 16)).astype(np.uint8)
-    colour = Image.fromarray(np.stack((grey, grey, grey), -1) * 20)
+    gray = np.random.default_rng(0).integers(0, 11, (12, 16)).astype(np.uint8)
+    color = Image.fromarray(np.stack((gray, gray, gray), -1) * 20)
     exif = Image.Exif()
     exif[0x0112] = 6
     return [
-        encoded(Image.fromarray(grey), "PNG"),
-        encoded(Image.fromarray(grey.astype(np.uint16) * 500), "PNG"),
-        encoded(colour, "JPEG", exif=exif),
-        encoded(colour.convert("CMYK"), "JPEG"),
-        encoded(colour, "TIFF", compression="tiff_lzw"),
-        encoded(colour.convert("P"), "GIF"),
-        encoded(colour, "WEBP"),
-        encoded(colour, "BMP"),
-        encoded(colour, "PPM"),
+        encoded(Image.fromarray(gray), "PNG"),
+        encoded(Image.fromarray(gray.astype(np.uint16) * 500), "PNG"),
+        encoded(color, "JPEG", exif=exif),
+        encoded(color.convert("CMYK"), "JPEG"),
+        encoded(color, "TIFF", compression="tiff_lzw"),
+        encoded(color.convert("P"), "GIF"),
+        encoded(color, "WEBP"),
+        encoded(color, "BMP"),
+        encoded(color, "PPM"),
     ]
 
 
@@ -107,15 +107,15 @@ def answer(read, path, content):
 
 @FUZZ
 @given(content=mutated(images()))
-def test_image_reader(tmp_path_factory, content):
+def test_image_reader_gives_an_image_or_one_sentence(tmp_path_factory, content):
     image = answer(readers.read_image, tmp_path_factory.getbasetemp() / "fuzz.png", content)
     assert image is None or (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3)
 
 
 @FUZZ
 @given(content=mutated(images()))
-def test_mask_reader(tmp_path_factory, content):
-    """Never a value that is no class, whatever the file holds."""
+def test_mask_reader_gives_classes_or_one_sentence(tmp_path_factory, content):
+    """Never a value that is not a class, whatever the file holds."""
     path = tmp_path_factory.getbasetemp() / "fuzz_label.png"
     label = answer(lambda name: readers.read_label(name, 11, 255, (12, 16)), path, content)
     assert label is None or (label.shape == (12, 16) and set(np.unique(label)) <= {*range(11), 255})
@@ -132,7 +132,7 @@ YAMLS = [
 
 @FUZZ
 @given(content=st.one_of(mutated(YAMLS), st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore"))))
-def test_yaml_readers(tmp_path_factory, content):
+def test_yaml_readers_give_values_or_one_sentence(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     answer(read_classes, path, content)
     answer(load_config, path, content)
@@ -140,7 +140,7 @@ def test_yaml_readers(tmp_path_factory, content):
 
 @FUZZ
 @given(content=mutated([checkpoint()]))
-def test_checkpoint_reader(tmp_path_factory, content):
+def test_checkpoint_reader_gives_tensors_or_one_sentence(tmp_path_factory, content):
     read = answer(read_checkpoint, tmp_path_factory.getbasetemp() / "fuzz.pth", content)
     assert read is None or "model" in read
 
