@@ -461,7 +461,7 @@ EXPORTS = {
     for function in (
         labelme_beside, labelme_apart, per_class_suffix, per_class_folder, per_class_image_folder,
         per_class_beside, label_studio_png, cvat,
-        voc_colours, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
+        voc_colors, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
         via1, via2, png_masks, gif_masks, npy_masks, float_tiff_masks, matlab_masks,
     )
 }  # fmt: skip

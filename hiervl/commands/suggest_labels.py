@@ -114,7 +114,7 @@ def _files(cfg: CfgNode, unlabeled: Sequence[str] | None, output: str) -> tuple[
     others = describe_unused(left_out(unlabeled, output))
     if others:
         logger.warning("Left out: %s.", others)
-    known = {str(Path(file).resolve()) for file in labelled}
+    known = {str(Path(file).resolve()) for file in labeled}
     items = [
         item
         for item in list_items(unlabeled, output)

@@ -159,7 +159,7 @@ def a_folder_from_other_systems(own):
     return "VAL: val.txt"
 
 
-SOUND = [all_for_training, one_labelled_image, list_of_validation_images_that_test_has, a_page_among_unlabelled_images,
+SOUND = [all_for_training, one_labeled_image, list_of_validation_images_that_test_has, a_page_among_unlabeled_images,
          a_list_that_names_a_missing_file, a_folder_from_other_systems]  # fmt: skip
 
 

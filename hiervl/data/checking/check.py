@@ -227,17 +227,20 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
             report.pixels[image] = statistics.add(name, facts)
             if image not in report.images:
                 continue
-            of_image = (frame_of_image := image_frame(Path(image))).orientation
-            frame = _frame_of_mask(sample, frame_of_image)
-            of_mask = None if frame is None else frame.orientation
+            photograph = image_frame(Path(image))
+            mask_frame = _frame_of_mask(sample, photograph)
+            image_orientation = photograph.orientation
+            mask_orientation = None if mask_frame is None else mask_frame.orientation
             size, stored = tuple(report.images[image].size), tuple(facts.shape)
-            orientation = fitting_orientation(stored, of_mask, size, of_image)
+            orientation = fitting_orientation(stored, mask_orientation, size, image_orientation)
             both = f"{name} ({stored[1]}×{stored[0]}, its image {size[1]}×{size[0]})"
             if turned_size(stored, orientation) != size:
                 unequal.append(both)
             elif orientation not in (None, UPRIGHT) and mask_orientation is None:
                 turned.append(both)
-            elif is_doubtful(stored, of_mask, size, of_image) or (frame is None and of_image not in (None, UPRIGHT)):
+            elif is_doubtful(stored, mask_orientation, size, image_orientation) or (
+                mask_frame is None and image_orientation not in (None, UPRIGHT)
+            ):
                 doubtful.append(name)
                 report.doubtful.add(image)
     findings = [_broken(corrupt, "masks")] if corrupt else []

@@ -37,7 +37,7 @@ NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and 
 MIN_EDGE_COLORS, MAX_EDGE_SHARE = 3, 0.2  # of smooth edges: different colours, and their share of all pixels
 OVERSHOOT = 0.2  # by which bicubic and Lanczos filters go beyond the two colours that they mix
 # ITU-R 601, as Pillow and OpenCV turn RGB into grey.
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ def _color(cells: Mapping[str, Any]) -> dict[str, list[int]]:
         value = re.findall(r"\d+", value)
     if isinstance(value, (list, tuple)) and len(value) >= 3:
         channels = list(value[:3])
-    return {"color": [int(channel) for channel in channels]} if all(c not in (None, "") for c in channels) else {}
+    given = [channel for channel in channels if channel not in (None, "")]
+    return {"color": [int(channel) for channel in given]} if given and len(given) == len(channels) else {}
 
 
 def _plain(key: Any) -> str:

@@ -73,9 +73,9 @@ def match_masks(
     mask_cores = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
     matched: dict[str, str] = {}
     for simplify in (_unchanged, _base, folded_name, _folded_base):
-        by_name = _unique(of_mask, simplify)
-        count = Counter(map(simplify, of_image.values()))
-        for image, core in of_image.items():
+        by_name = _unique(mask_cores, simplify)
+        count = Counter(map(simplify, image_cores.values()))
+        for image, core in image_cores.items():
             mask = by_name.get(simplify(core))
             if image not in matched and mask is not None and count[simplify(core)] == 1:
                 matched[image] = mask

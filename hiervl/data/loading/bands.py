@@ -54,7 +54,8 @@ class Bands:
             )
         if values and (len(values) != 2 or not values[0] < values[1]):
             raise UserError(f"{names[1]} is two values, the dark one first, such as [0, 3000], not {values}.")
-        return cls(tuple(numbers), (float(values[0]), float(values[1])) if values else None)
+        first, second, third = numbers
+        return cls((first, second, third), (float(values[0]), float(values[1])) if values else None)
 
     def applies_to(self, path: str) -> bool:
         """Whether the file is a TIFF. Other files are read as usual."""

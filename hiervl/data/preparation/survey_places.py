@@ -157,8 +157,8 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         return {}
     per_class |= _several_folders(pairs)
     if per_class:
-        places = [place for _, place in pairs if place in contents.files] + list(of_images)
-        _require_two_values([path for place in places for path in contents.files[place][:LOOKED_AT]])
+        masked = [place for _, place in pairs if place in contents.files] + list(of_images)
+        _require_two_values([path for place in masked for path in contents.files[place][:LOOKED_AT]])
         result.form = PER_CLASS
     elif patterns:
         result.image_suffix, result.mask_suffix = patterns.most_common(1)[0][0]

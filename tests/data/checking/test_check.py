@@ -145,7 +145,7 @@ def a_channel_per_class(own):
     return "error", ["10 masks cannot be read", "64×64×3", "argmax(2)"], "masks/00.npy"
 
 
-def rgb_turned_grey(own):
+def rgb_turned_gray(own):
     own.masks(lambda labels: np.array(Image.fromarray(PALETTE[labels]).convert("L")))
     return "error", ["the grey values of the classes' colours", "use the RGB masks"], "masks/00.png"
 
@@ -285,7 +285,7 @@ FAULTS = [
     label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
     index_saved_as_gray_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
-    absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabelled_image, corrupt_mask, other_size,
+    absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabeled_image, corrupt_mask, other_size,
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colours, colours_that_differ_a_little,
     a_channel_per_class,
 ]  # fmt: skip

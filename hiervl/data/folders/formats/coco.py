@@ -72,7 +72,7 @@ class CocoFile(AnnotationList):
     def annotation(self, key: str) -> Annotation:
         image, annotations = self.keys[key]
         size = (image.get("height"), image.get("width"))
-        size = size if all(size) else _size_of_run_lengths(annotations)
+        size = size if all(size) else _size_run_length_shapes(annotations)
         found = [_shapes_of(item, self._name_of(item)) for item in annotations]
         found.sort(key=lambda pair: -pair[0])
         drawn = [shape for _, shapes in found for shape in shapes]
@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _size_of_run_lengths(annotations: Sequence[dict]) -> tuple[Any, Any]:
+def _size_run_length_shapes(annotations: Sequence[dict]) -> tuple[Any, Any]:
     """Height and width of the image that run lengths are for; (None, None): there are none."""
     for annotation in annotations:
         segmentation = annotation.get("segmentation")
@@ -125,9 +125,9 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
         return _box(annotation.get("bbox"), name)
     is_crowd = bool(annotation.get("iscrowd"))
     if isinstance(segmentation, dict):
-        return _of_run_lengths(segmentation, name, is_crowd)
+        return _run_length_shapes(segmentation, name, is_crowd)
     if all(isinstance(part, dict) for part in segmentation):  # run lengths of several parts
-        found = [_of_run_lengths(part, name, is_crowd) for part in segmentation]
+        found = [_run_length_shapes(part, name, is_crowd) for part in segmentation]
         return sum(area for area, _ in found), [replace(shape, group=group) for _, own in found for shape in own]
     area, parts = 0.0, []
     for ring in _rings(segmentation):

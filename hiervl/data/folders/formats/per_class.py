@@ -178,7 +178,7 @@ def find_class_masks(
     if beside:
         return _among_images(masks, images, class_map)
     ways = (by_end, by_folder, by_image_folder)
-    return next((found for way in ways if (found := way(masks, images, class_map))), None)
+    return next((read for way in ways if (read := way(masks, images, class_map))), None)
 
 
 def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
