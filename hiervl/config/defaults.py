@@ -112,8 +112,7 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
     # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
     cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
-    # With GROUND_TRUTH_PRESENCE: number of absent classes with the highest relevance that are active too, as "no
-    # object".
+    # With GROUND_TRUTH_PRESENCE: how many absent classes of the highest relevance are active too, as "no object".
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class of at least this relevance is active. If CALIBRATED_RECALL is set, the calibrated value replaces it.
     cfg.MODEL.HSQG.THRESHOLD = 0.2
@@ -195,8 +194,8 @@ def _add_loss_config(cfg: CN) -> None:
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
     # Exponent of the inverse class frequency (in the batch) that weights pixels in loss_pixel and in the pseudo-label
-    # loss. 0: all alike; 0.5: a pixel of a class with 1 % of the pixels counts ten times as much as one of a class with
-    # all.
+    # loss. 0: all alike; 0.5: a pixel of a class with 1 % of the pixels counts ten times as much as a pixel of a class
+    # that has all of them.
     cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance queries with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
@@ -242,8 +241,8 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
     # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
-    # and LOSS.ENTROPY are shares: with 1 the gradient is about as large as that of all losses of labelled images
-    # together.
+    # and LOSS.ENTROPY are shares: with 1 the gradient is about as large as that of all labelled losses together, in one
+    # iteration.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5

@@ -244,7 +244,7 @@ def _confusions(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(share: float, is_right: bool) -> dict[str, str]:
     return {
-        "colour": f"rgba({RIGHT if is_right else WRONG},{0.75 * share**0.5:.2f})",
+        "color": f"rgba({RIGHT if is_right else WRONG},{0.75 * share**0.5:.2f})",
         "shown": f"{100 * share:.0f}" if share >= 0.005 else "",
     }
 
@@ -254,7 +254,7 @@ def _cell(share: float, is_right: bool) -> dict[str, str]:
 
 def _images(evaluation: dict[str, Any]) -> dict[str, Any]:
     legend = [
-        {"colour": f"rgb({','.join(map(str, color))})", "name": name}
+        {"color": f"rgb({','.join(map(str, color))})", "name": name}
         for name, color in zip(evaluation["class_names"], evaluation["colours"])
     ]
     groups = [

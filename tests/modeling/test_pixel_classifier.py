@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from hiervl.modeling import HierVL, PixelClassifier
 
 STAGES = (
-    "encode_text normalise segment supervised_losses prompt_losses semantic_scores semantic_maps device "
+    "encode_text normalize segment supervised_losses prompt_losses semantic_scores semantic_maps device "
     "class_names background logit_scale backbone gate frozen_clip has_instance_queries set_classes pooled_embedding "
     "loss_scale pixel_loss_weight has_set_losses pseudo_losses mask_prior"
 ).split()
