@@ -241,8 +241,7 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     # Strongly augmented views of every unlabelled image: 1 or 2.
     cfg.SEMI.STRONG_VIEWS = 2
     # Weight of each strongly augmented view (loss_strong1, loss_strong2). This weight, the next one, GUIDANCE_WEIGHT
-    # and LOSS.ENTROPY are shares: with 1 the gradient is about as large as that of all labelled losses together, in one
-    # iteration.
+    # and LOSS.ENTROPY are shares: with 1 the gradient is about as large as that of all losses of labelled images.
     cfg.SEMI.STRONG_WEIGHT = 0.25
     # Weight of the weak view whose encoder maps lose channels (loss_feature_perturbation).
     cfg.SEMI.PERTURBATION_WEIGHT = 0.5
@@ -369,8 +368,7 @@ def _add_solver_config(cfg: CN) -> None:
     # Exponent of the polynomial decay.
     cfg.SOLVER.POLY_POWER = 0.9
     # Number of micro-batches whose gradients are added before each step; the batch sizes above are for one step. A loss
-    # is a mean over the labelled pixels and queries of its micro-batch, so pixels of sparsely labelled images weigh
-    # more.
+    # is a mean over the labelled pixels and queries of its micro-batch, so pixels of images with few labels weigh more.
     cfg.SOLVER.ACCUMULATION = 1
     # How many steps with an infinite or NaN loss or gradient are skipped; one more ends the training.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
