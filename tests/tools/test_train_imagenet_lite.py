@@ -40,7 +40,7 @@ def make(folder: Path, hash_seed: str) -> dict[str, bytes]:
 def test_made_twice_it_is_the_same_bytes(tmp_path):
     """Whatever order sets have in a process."""
     first, second = make(tmp_path / "1", "1"), make(tmp_path / "2", "2")
-    assert set(first) == {"imagenet_lite.json", "bpe.txt.gz", "weights.safetensors", "LICENSE", "judgement.json"}
+    assert set(first) == {"imagenet_lite.json", "bpe.txt.gz", "weights.safetensors", "LICENSE", "evaluation.json"}
     assert first == second
 
 

@@ -1,4 +1,4 @@
-"""Unlabelled images taken in a light that no labelled one shows."""
+"""Find unlabelled images that are much darker or brighter than all labelled ones."""
 
 from collections.abc import Sequence
 
@@ -16,21 +16,22 @@ TRANSFER = (
 
 
 def light_findings(
-    labelled: Sequence[ImageFacts], unlabelled: dict[str, ImageFacts], transfers_colors: bool = False
+    labeled: Sequence[ImageFacts], unlabeled: dict[str, ImageFacts], transfers_colors: bool = False
 ) -> list[Finding]:
     """Warn of unlabelled images far darker or brighter than every labelled training image.
 
-    In such light a network is often wrong about whole regions and sure of it, and learns that from its pseudo-labels.
+    On such images a network is often wrong about whole regions with high confidence, and then learns from these
+    pseudo-labels.
 
     Args:
-        labelled: facts of the labelled training images; unlabelled: of the others, by path.
+        labeled: facts of the labelled training images; unlabeled: facts of the others, by path.
         transfers_colors: SEMI.COLOR_TRANSFER is on already.
     """
-    if not labelled or not unlabelled:
+    if not labeled or not unlabeled:
         return []
     remedy = LABEL + ("" if transfers_colors else TRANSFER)
-    levels = [brightness(facts) for facts in labelled]
-    found = {path: brightness(facts) for path, facts in unlabelled.items()}
+    levels = [brightness(facts) for facts in labeled]
+    found = {path: brightness(facts) for path, facts in unlabeled.items()}
     darkest, brightest = min(levels), max(levels)
     outside = {
         "darker": {path: level for path, level in found.items() if level < FACTOR * darkest},

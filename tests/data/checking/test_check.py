@@ -124,7 +124,7 @@ def rgb_taken_for_index(own):
     return "error", ["RGB masks, not masks of class indices", "color: "], "masks/00.png"
 
 
-def smooth_edges_of_few_colours(own):
+def smooth_edges_of_few_colors(own):
     def smooth(labels):
         large = Image.fromarray(PALETTE[labels]).resize((256, 256), Image.Resampling.NEAREST)
         return np.array(large.resize((64, 64), Image.Resampling.BICUBIC))
@@ -133,7 +133,7 @@ def smooth_edges_of_few_colours(own):
     return "error", ["the masks were blurred", "anti-aliasing"], "masks/00.png"
 
 
-def colours_that_differ_a_little(own):
+def colors_that_differ_a_little(own):
     own.masks(lambda labels: (PALETTE[labels] | np.array([0, 1, 2])).astype(np.uint8))
     return "error", ["differ a little", "200, 1, 2. for .200, 0, 0", "as the masks have them"], "masks/00.png"
 
@@ -286,7 +286,7 @@ FAULTS = [
     index_saved_as_gray_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabeled_image, corrupt_mask, other_size,
-    unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colours, colours_that_differ_a_little,
+    unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colors, colors_that_differ_a_little,
     a_channel_per_class,
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ def named(facts):
     return {f"{index}.png": of_image for index, of_image in enumerate(facts)}
 
 
-def test_images_far_outside_the_labelled_range_are_named_darkest_first():
+def test_images_far_outside_the_labeled_range_are_named_darkest_first():
     """Labelled 100 to 155: below 75, and above 180 (less than three quarters of 155's distance to white) is far."""
     found = light_findings(images(100, 155), named(images(74, 60, 76, 120, 179, 181)))
     assert [finding.files for finding in found] == [("1.png", "0.png"), ("5.png",)]
@@ -39,9 +39,9 @@ def test_few_of_them_are_no_matter():
     assert light_findings(images(100), named(images(10, *[100] * 18)))
 
 
-@pytest.mark.parametrize(("labelled", "unlabelled"), [([], images(10)), (images(10), [])])
-def test_nothing_to_compare(labelled, unlabelled):
-    assert not light_findings(labelled, named(unlabelled))
+@pytest.mark.parametrize(("labeled", "unlabeled"), [([], images(10)), (images(10), [])])
+def test_nothing_to_compare(labeled, unlabeled):
+    assert not light_findings(labeled, named(unlabeled))
 
 
 @pytest.mark.parametrize(("labels", "dusk"), [(12, 48), (23, 0)])
@@ -52,7 +52,7 @@ def test_dusk_of_camvid_is_found_until_it_has_a_label(labels, dusk):
     except UserError:
         pytest.skip("CamVid is not in DETECTRON2_DATASETS")
     paths = [[item["file_name"] for item in part] for part in parts]
-    labelled, others = (read_image_facts(part, FactsStore(None)) for part in paths)
-    found = light_findings(labelled, dict(zip(paths[1], others)))
+    labeled, others = (read_image_facts(part, FactsStore(None)) for part in paths)
+    found = light_findings(labeled, dict(zip(paths[1], others)))
     assert [len(finding.files) for finding in found] == ([dusk] if dusk else [])
     assert all(sum("0001TP" in path for path in finding.files) > 40 for finding in found)

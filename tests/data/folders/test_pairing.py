@@ -60,7 +60,7 @@ def test_found_patterns_are_proposed_and_pair_all(image, mask, settings):
     assert len(match_masks(images, masks, found.image, found.masks[0]).masks) == len(NUMBERS)
 
 
-def test_few_labelled_images_among_many():
+def test_few_labeled_images_among_many():
     images = [f"{number:03d}" for number in range(200)]
     masks = [f"{number:03d}_annotation" for number in (7, 60, 61, 150)]
     assert "set DATASET.MASK_SUFFIX to _annotation" in how_to_pair(images, masks)
