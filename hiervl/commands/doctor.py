@@ -62,7 +62,7 @@ DATASET_FOLDERS = {
 # The CLIPs that HierVL brings: name -> folder.
 ASSETS = Path(hiervl.__file__).parent / "assets"
 SHIPPED_CLIPS = {"shapesworld": ASSETS / "shapesworld_clip", "imagenet-lite": ASSETS / "imagenet_lite"}
-# Smaller than any model: what Git LFS or an interrupted copy leaves in place of the file.
+# Smaller than any model: a Git LFS pointer or an interrupted copy in place of the file.
 SMALLEST_WEIGHTS_BYTES = 10_000
 
 LABEL_WIDTH = 14

@@ -48,7 +48,7 @@ class DraftImage(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """The name with the file's suffix, as an annotation tool will know the image."""
+        """The name with the file's suffix, by which annotation tools know the image."""
         has_suffix = Path(self.name).name == Path(self.file).name  # where another file has the name without it
         return self.name if has_suffix else self.name + Path(self.file).suffix
 

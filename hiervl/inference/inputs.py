@@ -17,7 +17,7 @@ from hiervl.utils.errors import UserError
 IMAGE_SUFFIXES = (*file_types.IMAGE_SUFFIXES, ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-DEFAULT_FPS = 25.0  # of videos that do not say
+DEFAULT_FPS = 25.0  # for videos that do not say
 
 
 class Item(NamedTuple):

@@ -89,7 +89,7 @@ class ResultFolder:
         except (OSError, ValueError, TypeError):
             raise UserError(
                 f"{path} is damaged, so that nobody knows what the predictions beside it were made with: name another "
-                "folder with --output, or make them anew with --overwrite."
+                "folder with --output, or predict again with --overwrite."
             ) from None
 
     def path(self, kind: str, name: str, suffix: str = ".png") -> str:

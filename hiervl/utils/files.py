@@ -74,7 +74,7 @@ def read_text(path: str | Path) -> str:
     """A text that other programs wrote, in any of the encodings of :func:`text_encoding`.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read or is no text.
+        OSError, UnicodeDecodeError: it cannot be read or is not text.
     """
     return Path(path).read_text(encoding=text_encoding(path))
 

@@ -34,7 +34,7 @@ from hiervl.utils.text import listed
 
 LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
-DARK = 16  # an image that is nowhere brighter uses a corner of its range
+DARK = 16  # an image that is nowhere brighter uses only a small part of its range
 PROVISIONAL_NAME = re.compile(r"value \d+|colour \d+ \d+ \d+")  # of ``init``
 LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
@@ -94,8 +94,8 @@ def check(
     """Read every image and mask and look for problems.
 
     Args:
-        crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: sizes are not compared with the crop.
-        max_damaged: DATALOADER.MAX_DAMAGED, the share of unlabelled images that training does without.
+        crop_size, short_side: INPUT.CROP_SIZE and SHORT_SIDE; None: do not compare sizes with the crop.
+        max_damaged: DATALOADER.MAX_DAMAGED, the share of unlabelled images that training may leave out.
         transfers_colors: SEMI.COLOR_TRANSFER is on.
 
     Raises:

@@ -32,11 +32,11 @@ from hiervl.data.folders.masks import (
 )
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-MANY_CODES = 32  # unknown ones in one mask: no list of classes, but blurred colours or a photograph
-NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and its class's
+MANY_CODES = 32  # more unknown values in one mask mean blurred colours or a photograph
+NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and the colour of its class
 MIN_EDGE_COLORS, MAX_EDGE_SHARE = 3, 0.2  # of smooth edges: different colours, and their share of all pixels
 OVERSHOOT = 0.2  # by which bicubic and Lanczos filters go beyond the two colours that they mix
-# ITU-R 601, as Pillow and OpenCV turn RGB into grey.
+# ITU-R 601: Pillow and OpenCV turn RGB into grey like this.
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 

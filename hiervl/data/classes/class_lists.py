@@ -3,13 +3,13 @@
 * Tables (``.csv``, ``.tsv``): a column of names (``name``, ``class``, ``label`` …), perhaps one of mask values (``Pixel
   Value``, ``id``, ``index`` …) and colours (``r``, ``g``, ``b``, or one column of ``#rrggbb`` or ``200,0,0``), with
   commas, semicolons or tabs between. Roboflow's ``_classes.csv`` and Kaggle's ``class_dict.csv`` are such tables.
-* ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` a line.
+* ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` per line.
 * ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0, or a
   number and a name. labelme's ``__ignore__`` does not count and takes no number.
 * JSON and YAML: names in order, names by number, numbers by name, or an object per class with its name, number and
   colour, at the top or under ``classes``, ``categories`` or ``labels``.
-* YOLO's ``data.yaml``: ``names`` as a list or by number, which name objects; a background is put in front.
-* Supervisely's ``meta.json``: names and colours, which name objects; a background is put in front.
+* YOLO's ``data.yaml``: ``names`` of objects, as a list or by number; a background is added in front.
+* Supervisely's ``meta.json``: names and colours of objects; a background is added in front.
 
 An entry whose name is ``background`` or labelme's ``_background_`` is the background.
 """
@@ -81,7 +81,7 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
 
 
 def entries_of_yaml(content: Any) -> list[Any] | None:
-    """Entries of a class file, from the content of a YAML that is no class file but lists classes: YOLO's
+    """Entries of a class file, from the content of a YAML that is not a class file but lists classes: YOLO's
     ``data.yaml``, or a list or mapping alone; None: it is another YAML."""
     if isinstance(content, list):
         only_names = all(isinstance(entry, str) for entry in content)
@@ -119,7 +119,7 @@ def read_list_text(path: Path) -> str:
     """The text of a class file or list.
 
     Raises:
-        UserError: it cannot be read or is no text, such as a workbook.
+        UserError: it cannot be read or is not text, such as a workbook.
     """
     if path.suffix.lower() in SHEET_SUFFIXES:
         raise UserError(f"the class file {path} is a spreadsheet: save it as CSV, with a column of names.")
@@ -128,7 +128,7 @@ def read_list_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"the class file {path} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"the class file {path} is no text: {error}") from None
+        raise UserError(f"the class file {path} is not text: {error}") from None
 
 
 # ---------------------------------------------------------------------------- tables

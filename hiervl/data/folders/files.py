@@ -51,7 +51,7 @@ def list_files(
     ``above``: the folders above this one, with links resolved.
     """
     real = os.path.realpath(folder)
-    if any(path == real or path.startswith(os.path.join(real, "")) for path in above):  # a link that leads back
+    if any(path == real or path.startswith(os.path.join(real, "")) for path in above):  # a link back to a folder above
         return
     names, folders = [], set()
     try:

@@ -16,8 +16,8 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text, text_encoding
 
 LEFT_BEHIND = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "@eadir")
-LOOKED_AT = 3  # files of one suffix whose content is read to tell what all of them are
-TEXT_LINES = 20  # of a text file that are looked at
+LOOKED_AT = 3  # how many files of one suffix are read to find the kind of all of them
+TEXT_LINES = 20  # how many lines of a text file are read
 
 
 class Kind(NamedTuple):

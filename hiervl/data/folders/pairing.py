@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hiervl.data.folders.formats.image_names import folded_name
 from hiervl.utils.errors import UserError
 
-PLACE = "{}"  # in a pattern: what the names of an image and of its mask share
+PLACE = "{}"  # in a pattern: the common part of the names of an image and its mask
 SAMPLED = 20  # images whose masks, and masks whose images, are looked for when a pattern is to be found
 MIN_SHARE = 0.5  # of them that have to find a partner
 SEPARATORS = "_-. "

@@ -2,8 +2,8 @@
 
 ``photo_cap.png`` and ``photo_stem.png``, or ``cap/photo.png`` and ``stem/photo.png``, or ``photo/cap.png`` and
 ``photo/stem.png``. The end, the folder or the name is the class's name or its ``mask_name`` in the class file. Label
-Studio's PNG export is of this kind, too (``task-7-annotation-9-by-1-tag-cap-0.png``); which image a task has is read
-from the project's JSON export.
+Studio's PNG export is also of this kind (``task-7-annotation-9-by-1-tag-cap-0.png``); the project's JSON export says
+which image a task has.
 """
 
 import re

@@ -55,7 +55,7 @@ class Shape:
         problem: the problem of such objects, in the plural ("lines have no area"); "": none, it is drawn. A shape with
             a problem that can be drawn marks an area with unknown labels.
         group: shapes of one group are one object.
-        is_crowd: several objects in one, none of which is outlined by itself.
+        is_crowd: several objects in one shape, without outlines of their own.
         reach: height and width of the smallest image that holds the shape, where it has coordinates.
     """
 

@@ -22,7 +22,7 @@ from hiervl.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
-DRAWING = 2  # to be raised when shapes are drawn differently: converted masks are then made anew
+DRAWING = 2  # raise it if shapes are drawn differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
 
@@ -59,10 +59,10 @@ class Annotation(NamedTuple):
     """The annotation of one image.
 
     Attributes:
-        shapes: of the objects, those that lie on others last.
+        shapes: the objects; later ones lie on top.
         size: height and width of the image, where the file gives them; they tell whether the photograph was upright or
             as the camera stored it when it was annotated.
-        remarks: what is wrong with objects that could not become shapes, as :attr:`Shape.problem`: how many of each.
+        remarks: problems of objects that cannot become shapes, as :attr:`Shape.problem`, each with a count.
     """
 
     shapes: Sequence[Shape]
