@@ -263,7 +263,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         except Stopped as stopped:
             self.was_stopped = True
             if comm.is_main_process():
-                print(f"Saved after iteration {stopped.iteration}; go on with\n  {resume_command()}", flush=True)
+                print(f"Saved after iteration {stopped.iteration}; continue with\n  {resume_command()}", flush=True)
         finally:
             self._trainer.read_from(())  # ends the data workers
         return self._last_eval_results
@@ -276,7 +276,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
         except _UserStop:
             path = self._checkpoints.save_before_failing()
             if path is not None:
-                print(f"Saved in {path}; once the error below is mended, go on with\n  {resume_command()}", flush=True)
+                print(f"Saved in {path}; when the error below is fixed, continue with\n  {resume_command()}", flush=True)
             raise
 
     def after_step(self) -> None:

@@ -20,7 +20,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 190, 58, 20, 8  # of a chart, in units o
 MAX_CONFUSION = 40  # classes; a larger matrix is not drawn
 MAX_CONFUSED = 12  # pairs that are listed
 LEAST_KEPT = 0.01  # the report warns if a smaller share of the (foreground) pixels keeps its pseudo-label
-LEAST_CONFIDENCE = 0.5  # lowering SEMI.CONFIDENCE beyond is no remedy
+LEAST_CONFIDENCE = 0.5  # a lower SEMI.CONFIDENCE does not help
 RIGHT, WRONG = "46, 160, 67", "207, 34, 46"  # RGB in the confusion matrix
 GROUPS = {"best": "Best", "worst": "Worst", "uncertain": "Most uncertain"}
 

@@ -202,7 +202,7 @@ def test_an_error_in_an_iteration_costs_no_other_one(world, options, tmp_path, w
     with pytest.raises(UserError, match=words):
         trainer.train()
     said = capsys.readouterr().out
-    assert f"Saved in {output / 'model_0000003.pth'}; once the error below is mended, go on with" in said
+    assert f"Saved in {output / 'model_0000003.pth'}; when the error below is fixed, continue with" in said
     damage.mend()
     trainer = make_trainer(mine, output, options, *whole_batches, resume=True)
     assert trainer.start_iter == 4
