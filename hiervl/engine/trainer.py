@@ -276,7 +276,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
         except _UserStop:
             path = self._checkpoints.save_before_failing()
             if path is not None:
-                print(f"Saved in {path}; when the error below is fixed, continue with\n  {resume_command()}", flush=True)
+                print(
+                    f"Saved in {path}; when the error below is fixed, continue with\n  {resume_command()}", flush=True
+                )
             raise
 
     def after_step(self) -> None:

@@ -180,7 +180,7 @@ def _pseudo_labels(run: RunData) -> dict[str, Any] | None:
         last = kept[max(kept)]
         text += f" At the end {100 * last:.1f} % of {region} are kept."
         if last < LEAST_KEPT:
-            text += f" That is next to nothing{_how_to_keep_more(run)}."
+            text += f" That is very little{_how_to_keep_more(run)}."
     return {"text": text, "chart": _chart("Kept pseudo-labels", curves)}
 
 
