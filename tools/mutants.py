@@ -5,13 +5,18 @@ that no test notices survives: either a test is missing, or the change means not
 tests/mutants.md with the reason, and are left out of the share that is reported.
 
 The work is done on a copy of the checkout below mutants/, so that nobody meets a changed file. A second run goes on
-where the first one was interrupted; --again starts anew, as after changes to code or tests.
+where the first one was interrupted, and forgets what it knew of functions that have changed since. Functions or mutants
+that are named are tried again, with the tests as they are now; --again starts anew.
+
+A room of thousands of mutants takes hours. --sample 100 draws so many at random; the same --seed draws the same ones.
 """
 
 import argparse
+import filecmp
 import fnmatch
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -32,6 +37,17 @@ ROOMS = {
 KILLED = (1, 3)  # exit statuses of pytest: a test failed, or could not even begin
 SURVIVED = (0, 33)  # all tests passed, or none reaches the function
 NOT_RUN = None
+# What mutmut does before it asks which mutants to run. Their names are known afterwards, and not before.
+GENERATE = """
+import pathlib
+from mutmut import __main__ as mutmut
+pathlib.Path("mutants").mkdir(exist_ok=True)
+mutmut.set_mutant_under_test("mutant_generation")
+mutmut.copy_src_dir()
+mutmut.copy_also_copy_files()
+mutmut.setup_source_paths()
+mutmut.create_mutants(1)
+"""
 # Messages to people are not held word by word, and what is logged least of all.
 IGNORED_LINES = (r"raise \w+", r"logger\.")
 
@@ -41,12 +57,17 @@ def main() -> int:
     folder = ROOT / "mutants" / arguments.room
     if arguments.again:
         shutil.rmtree(folder, ignore_errors=True)
-    if not folder.is_dir():
-        copy_checkout(folder)
-    write_settings(folder, arguments.room)
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(arguments.processes), *arguments.names]
-    status = subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-    results = read_results(folder, arguments.names)
+    copy_checkout(folder)
+    write_settings(folder, arguments.room, arguments.patience)
+    names, to_run = arguments.names, arguments.names
+    if arguments.sample:
+        names = sample(folder, arguments.names, arguments.sample, arguments.seed)
+        to_run = [name for name, status in read_results(folder, names).items() if status == NOT_RUN]
+    status = 0
+    if to_run or not arguments.sample:
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(arguments.processes), *to_run]
+        status = subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+    results = read_results(folder, names)
     report(results, changes(folder, [name for name, result in results.items() if result in SURVIVED]))
     if status:
         print(f"mutmut ended early, with status {status}: run the same again, without --again, to go on.")
@@ -58,23 +79,38 @@ def parse() -> argparse.Namespace:
     parser.add_argument("room", choices=ROOMS)
     parser.add_argument("names", nargs="*", help="only these functions, such as 'hiervl.losses.targets*'")
     parser.add_argument("--processes", type=int, default=1, help="so many mutants at a time")
+    parser.add_argument(
+        "--patience", type=float, default=1, metavar="SECONDS",
+        help="a mutant counts as noticed if its tests take 15 times as long as without it and as these seconds; more "
+        "than 1 where other programs may slow them down",
+    )  # fmt: skip
     parser.add_argument("--again", action="store_true", help="forget earlier results, and copy the checkout anew")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="so many mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample")
     return parser.parse_intermixed_args()  # names may stand on both sides of an option
 
 
+def sample(folder: Path, names: list[str], size: int, seed: int) -> list[str]:
+    """Names of ``size`` mutants, of those that match ``names`` if there are any."""
+    subprocess.run([sys.executable, "-c", GENERATE], cwd=folder, check=True)
+    known = sorted(read_results(folder, names))
+    return random.Random(seed).sample(known, min(size, len(known)))
+
+
 def copy_checkout(folder: Path) -> None:
-    """All files that git knows or could be given."""
+    """All files that git knows or could be given, if they differ: mutmut goes by their dates."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+        source, target = ROOT / name, folder / name
+        if source.is_file() and not (target.is_file() and filecmp.cmp(source, target, shallow=False)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
 
 
-def write_settings(folder: Path, room: str) -> None:
+def write_settings(folder: Path, room: str, patience: float) -> None:
     """mutmut's own are read from setup.cfg where pyproject.toml has none."""
     changed, tests = ROOMS[room]
     besides = sorted(path.name for path in folder.iterdir() if path.name not in ("hiervl", "tests", "mutants"))
@@ -86,7 +122,7 @@ def write_settings(folder: Path, room: str) -> None:
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "--timeout=0"],
         "pytest_add_cli_args_test_selection": tests,
     }
-    lines = ["[mutmut]"]
+    lines = ["[mutmut]", f"timeout_constant = {patience}"]
     for key, values in settings.items():
         lines += [f"{key} =", *(f"    {value}" for value in values)]
     (folder / "setup.cfg").write_text("\n".join(lines) + "\n")

@@ -1,7 +1,8 @@
 """Stand-ins for what Detectron2 0.5 lacks with today's NumPy and Pillow, and without its compiled operations.
 
-``apply()`` adds only what is missing, and only for Detectron2 0.5 and older; newer versions need nothing. It never
-imports detectron2, because that would fail before the stand-ins are there.
+``apply()`` adds only what is missing, and only for Detectron2 0.5 and older. Newer versions get no stand-ins: the
+official main branch (0.6) works as it is, also without its compiled operations. ``apply()`` never imports detectron2,
+because that would fail before the stand-ins are there.
 """
 
 import importlib.machinery
@@ -44,13 +45,14 @@ def needs_stand_ins(version: str | None) -> bool:
 def apply() -> None:
     """Put the needed stand-ins in place. Calling it again changes nothing."""
     directory = detectron2_directory()
-    if directory is None or not needs_stand_ins(detectron2_version(directory)):
+    if directory is None:
         return
-    restore_numpy_aliases()
-    restore_pillow_filter()
-    replace_compiled_module(directory)
-    # Ten such lines at every import, about functions that HierVL does not use.
+    # Ten such lines at every import of any version, about functions that HierVL does not use.
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
+    if needs_stand_ins(detectron2_version(directory)):
+        restore_numpy_aliases()
+        restore_pillow_filter()
+        replace_compiled_module(directory)
 
 
 def restore_numpy_aliases() -> None:

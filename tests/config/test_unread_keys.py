@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import yacs.config
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from hiervl.config.defaults import get_hiervl_cfg
@@ -75,9 +76,12 @@ def test_all_are_named_at_once_with_what_to_use(tmp_path):
 
 def test_a_default_value_does_no_harm(tmp_path):
     """Or the config.yaml that a run writes, which has every key, could not be used again."""
-    load_config("", ["INPUT.RANDOM_FLIP", "horizontal", "SOLVER.STEPS", "(30000,)"])
-    (tmp_path / "config.yaml").write_text(get_hiervl_cfg().dump())
-    load_config(str(tmp_path / "config.yaml"))
+    assert load_config("", ["INPUT.RANDOM_FLIP", "horizontal", "SOLVER.STEPS", "(30000,)"]) == get_hiervl_cfg()
+    expected = get_hiervl_cfg()
+    (tmp_path / "config.yaml").write_text(expected.dump())
+    expected.DATASET.ROOT = str(tmp_path)  # where the file lies
+    read = load_config(str(tmp_path / "config.yaml"))
+    assert yaml.safe_load(read.dump()) == yaml.safe_load(expected.dump())  # a tuple within a tuple is read as a list
 
 
 def test_schedules_of_detectron2_read_their_keys():

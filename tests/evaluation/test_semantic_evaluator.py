@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -331,6 +332,11 @@ def test_table_lists_every_class_and_leaves_unknown_ones_open():
     assert "nan" not in table
     lines = table.splitlines()
     assert len({len(line) for line in lines[: lines.index("")]}) == 1  # aligned
+    assert lines.index("") == 2 + 30  # two classes a line
+    columns = ["class", "IoU", "F1", "precision", "recall"]
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == 2 * columns
+    assert re.sub("-+", "-", lines[1]) == "|:-|-:|-:|-:|-:" * 2 + "|"
+    assert [cell.strip() for cell in lines[33].strip("|").split("|")][-2:] == ["mF1", "images"]
 
 
 def test_results_file_is_valid_json_with_null_for_nan(tmp_path):
@@ -341,7 +347,9 @@ def test_results_file_is_valid_json_with_null_for_nan(tmp_path):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('{\n  "sem_seg": {\n    "mIoU": 100.0,') and '"naïve"' in text and text.endswith("}\n")
+    content = json.loads(text, parse_constant=refuse)
     assert content["sem_seg"]["IoU"] == {"a": 100.0, "naïve": None}
     assert content["counts"] == [3, None]
     assert os.listdir(path.parent) == ["results.json"]

@@ -130,6 +130,42 @@ def test_positions_refuse_what_cannot_cover(length, window, overlap):
         sliding_window_positions(length, window, overlap)
 
 
+def test_windows_have_at_least_one_pixel():
+    assert len(plan_windows((2, 3), 1)) == 6
+    assert plan_windows((1, 40), 16, scales=(0.3,))[0].seen_size == (1, 12)
+    with pytest.raises(ValueError, match="must be positive"):
+        SlidingWindowSegmenter(PixelwiseModel(), crop_size=0)
+    with pytest.raises(ValueError, match="must be positive"):
+        SlidingWindowSegmenter(PixelwiseModel(), crop_size=1, window_batch=0)
+
+
+def test_windows_side_by_side_are_seen_once():
+    """Also in columns of one window, and where nothing of the rows above is left in the accumulator."""
+    image, model = random_image(16, 24), PixelwiseModel()
+    found = mean_map(model, image, 8, overlap=0.0, window_batch=1, max_width=8)
+    torch.testing.assert_close(found, normalize_over_classes(model.semantic_maps(image[None]))[0])
+    assert model.window_sizes == [(8, 8)] * 6 + [(16, 24)]
+
+
+def test_as_many_windows_and_columns_as_the_budget_holds(monkeypatch):
+    """Class maps of 10 classes as float32; a window that is shown larger takes what it is shown in."""
+    asked = []
+    monkeypatch.setattr(label_maps, "averaged_strips", lambda *_, **options: asked.append(options) or [])
+    for scale, side in ((1.0, 8), (0.5, 16), (2.0, 4)):
+        seen = max(side, 8)
+        monkeypatch.setattr(label_maps, "CLASS_MAP_BYTES", 3 * (4 * 10 * seen * seen))
+        for window_batch in (2, 4):
+            windows = plan_windows((64, 64), 8, scales=(scale,))
+            list(label_maps.label_strips(None, (64, 64), windows, None, 10, window_batch=window_batch))
+            assert asked[-1]["window_batch"] == min(window_batch, 3)
+            assert asked[-1]["max_width"] == 3 * seen * seen // side
+
+
+@pytest.mark.parametrize("num_classes, expected", [(256, np.uint8), (257, np.int32)])
+def test_numbers_of_classes_fit_their_type(num_classes, expected):
+    assert label_maps.label_type(num_classes) is expected
+
+
 @pytest.mark.parametrize("height, width", [(16, 16), (33, 47), (50, 16), (7, 40), (9, 5), (1, 1)])
 @pytest.mark.parametrize("window_batch", [1, 4, 100])
 def test_pixelwise_model_gives_the_whole_image_result(height, width, window_batch):
@@ -166,7 +202,8 @@ def test_strips_columns_and_pieces_change_nothing(monkeypatch, out_size, budget)
 def test_windows_are_the_crop_or_the_image_whichever_is_smaller_per_axis():
     model = PixelwiseModel()
     segmenter = SlidingWindowSegmenter(model, crop_size=16, window_batch=2)
-    segmenter([{"image": random_image(10, 40)}])  # lefts 0, 8, 16, 24
+    (output,) = segmenter([{"image": random_image(10, 40)}])  # lefts 0, 8, 16, 24
+    assert output["labels"].shape == (10, 40)
     assert set(model.window_sizes) == {(10, 16)}
     assert model.batch_sizes == [2, 2]
 
@@ -218,6 +255,7 @@ def test_resizing_is_bilinear():
 
 def test_pixels_without_any_score_are_uniform():
     torch.testing.assert_close(normalize_over_classes(torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.25))
+    assert (normalize_over_classes(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)) >= 0).all()
 
 
 def test_records_no_gradients_and_changes_no_mode():

@@ -12,10 +12,14 @@ from torch.nn import functional as F
 
 from hiervl.config.files import SHIPPED
 from hiervl.engine.run_config import load_config
+from hiervl.modeling import encoders
 from hiervl.modeling.clip import load_clip
+from hiervl.modeling.clip_image_encoder import ClipImageEncoder
+from hiervl.modeling.convolutional_encoder import ConvolutionalEncoder, ResNetEncoder
 from hiervl.modeling.encoders import check_clip, encoder_class
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
+from hiervl.modeling.timm_vit_encoder import TimmVitEncoder
 from hiervl.modeling.vision_encoder import check_vision_encoder
 from hiervl.utils.errors import UserError
 from tests.families import CONTEXT, FAMILIES, shake, write_clip, write_tokenizer
@@ -194,11 +198,23 @@ def test_unsupported_models_are_refused_before_any_download(monkeypatch, name, w
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["EVA02-B-16", "ViT-B-16-SigLIP2", "convnext_base_w", "MobileCLIP2-S2", "PE-Core-B-16",
-                                  "RN50", "ViTamin-S", "ViT-L-14", "imagenet-lite"])  # fmt: skip
-def test_models_that_open_clip_knows_are_taken(monkeypatch, name):
+@pytest.mark.parametrize(
+    "encoder, names",
+    {
+        ClipImageEncoder: ["ViT-L-14"],
+        TimmVitEncoder: ["EVA02-B-16", "ViT-B-16-SigLIP2", "PE-Core-B-16", "ViTamin-S"],
+        ConvolutionalEncoder: ["convnext_base_w", "MobileCLIP2-S2", "imagenet-lite"],
+        ResNetEncoder: ["RN50"],
+    }.items(),
+)
+def test_models_that_open_clip_knows_are_taken(monkeypatch, encoder, names):
+    """Each by the class that reads its image tower, and without its weights."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it asked the network"))
-    check_clip(name)
+    chosen = []
+    monkeypatch.setattr(encoders, "encoder_class", lambda *tower: chosen.append(encoder_class(*tower)))
+    for name in names:
+        check_clip(name)
+    assert chosen == [encoder] * len(names)
 
 
 def test_a_tokenizer_that_cannot_be_had_is_one_sentence(tmp_path):

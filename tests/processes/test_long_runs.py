@@ -31,15 +31,15 @@ def test_memory_and_logs_do_not_grow(world, options, tmp_path, monkeypatch, caps
     )  # fmt: skip
     trainer = SemiSupervisedTrainer(prepare_config(load_config("", options(world, tmp_path / "run", *settings))))
     measured = []
-    test = trainer.test
+    evaluate = trainer.test
 
-    def test_memory_and_logs_are_measured(*arguments, **options):
-        results = test(*arguments, **options)
+    def evaluate_and_measure(*arguments, **options):
+        results = evaluate(*arguments, **options)
         gc.collect()
         measured.append(resident_bytes())
         return results
 
-    trainer.test = test_memory_and_logs_are_measured
+    trainer.test = evaluate_and_measure
     trainer.resume_or_load(resume=False)
     trainer.train()
     assert len(measured) == EVALUATIONS

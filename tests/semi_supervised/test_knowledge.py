@@ -22,6 +22,11 @@ def test_the_prior_is_silent_about_classes_that_clip_does_not_know(
     assert ("'cat' (1.0 %)" in caplog.text) == (not all(known))
 
 
-def test_networks_without_a_prior_are_left_alone(make_network, make_cfg):
-    options = ("MODEL.QUERY_DECODER.MASK_PRIOR", False)
-    silence_prior(make_cfg(*options), make_network(*options))
+def test_clip_is_not_judged_where_nothing_depends_on_it(make_network, make_cfg, monkeypatch):
+    """Without a prior, or when no class is to be silenced: reading the labelled images takes time."""
+    monkeypatch.setattr(knowledge, "zero_shot", lambda *_: pytest.fail("CLIP was judged"))
+    without = ("MODEL.QUERY_DECODER.MASK_PRIOR", False)
+    network = make_network(*without)
+    silence_prior(make_cfg(*without), network)
+    assert network.mask_prior is None
+    silence_prior(make_cfg("MODEL.QUERY_DECODER.PRIOR_MIN_IOU", 0.0), make_network())

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.data.classes.definitions import read_classes
 from hiervl.data.loading import readers
 from hiervl.engine.run_config import load_config
@@ -119,7 +120,8 @@ def test_mask_reader_gives_classes_or_one_sentence(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz_label.png"
     label = answer(lambda name: readers.read_label(name, 11, 255, (12, 16)), path, content)
     assert label is None or (label.shape == (12, 16) and set(np.unique(label)) <= {*range(11), 255})
-    answer(readers.read_instances, path, content)
+    instances = answer(readers.read_instances, path, content)
+    assert instances is None or (instances.ndim == 2 and instances.dtype in (np.uint8, np.int32))
 
 
 YAMLS = [
@@ -134,8 +136,12 @@ YAMLS = [
 @given(content=st.one_of(mutated(YAMLS), st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore"))))
 def test_yaml_readers_give_values_or_one_sentence(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    answer(read_classes, path, content)
-    answer(load_config, path, content)
+    classes = answer(read_classes, path, content)
+    assert classes is None or (
+        classes and all(isinstance(of_class.name, str) and of_class.phrases for of_class in classes)
+    )
+    cfg = answer(load_config, path, content)
+    assert cfg is None or cfg.keys() == get_hiervl_cfg().keys()
 
 
 @FUZZ
