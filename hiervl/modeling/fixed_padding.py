@@ -14,9 +14,10 @@ class FixedSameConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: Conv2dSame):
+        (height, width), (down, right), (rows, columns) = conv.kernel_size, conv.stride, conv.dilation
         super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
-            dilation=conv.dilation, groups=conv.groups, bias=False, device="meta",
+            conv.in_channels, conv.out_channels, (height, width), (down, right),
+            dilation=(rows, columns), groups=conv.groups, bias=False, device="meta",
         )  # fmt: skip
         self.weight, self.bias = conv.weight, conv.bias
         totals = [
