@@ -1,6 +1,6 @@
 """GPU memory of training in the paper's setting: ViT-B/16, 8 labelled + 8 unlabelled images of 512² and 801².
 
-    python -m benchmarks.memory [--crops 512 801] [--pairs 8] [--config configs/pascal_92.yaml]
+    python -m benchmarks.memory [--crops 512 801] [--pairs 8] [--config configs/pascal_92.yaml] [--with DELTA …]
 
 On a GPU: the peak of three iterations, with nothing and everything in ``MODEL.RECOMPUTE``.
 Without one nothing of the kind can be measured; then the step runs on tensors that have a CUDA device, a type and a
@@ -15,7 +15,7 @@ import itertools
 import json
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from .timing import RESULTS, commit, machine
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ITERATIONS = 3
-LAYERS = {"backbone": 12, "pixel_decoder": 6, "query_decoder": 9}  # of the paper's setting
+LAYERS = {"backbone": 12, "pixel_decoder": 6, "query_decoder": 9}  # of the paper's setting, and of encoders of its size
 PARTS = ("text_encoder", "backbone", "pixel_decoder", "query_decoder", "criterion")
 MATCHED = 10  # objects of an image, in an estimate
 ADAM_STATES = 2  # numbers per trained weight
@@ -46,44 +46,55 @@ def main() -> None:
     parser.add_argument("--crops", type=int, nargs="+", default=[512, 801])
     parser.add_argument("--pairs", type=int, default=8, help="labelled, and as many unlabelled, images an iteration")
     parser.add_argument("--config", default=str(CONFIGS / "pascal_92.yaml"), help="of one of the paper's datasets")
+    parser.add_argument(
+        "--with", dest="deltas", nargs="+", default=[], help="deltas, such as configs/encoders/dinov2_b.yaml"
+    )
+    parser.add_argument("--recompute", choices=("no", "yes", "both"), default="both", help="what is measured")
     args = parser.parse_args()
     device = torch.device("cuda" if on_gpu else "cpu")
     measured = commit()
     if not on_gpu:
         print("No CUDA device: what follows is an estimate from the tensors that autograd would keep there.")
     found: list[dict[str, object]] = []
-    for crop, recompute in itertools.product(args.crops, (False, True)):
+    settings = {"no": (False,), "yes": (True,), "both": (False, True)}[args.recompute]
+    for crop, recompute in itertools.product(args.crops, settings):
         row = {"crop": crop, "pairs": args.pairs, "recompute": recompute}
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own, which gives all memory back
             measure = peak if on_gpu else estimate
-            row.update(pool.apply(measure, (args.config, crop, args.pairs, recompute)))
-        if recompute and not on_gpu:
+            row.update(pool.apply(measure, ((args.config, *args.deltas), crop, args.pairs, recompute)))
+        if recompute and not on_gpu and len(settings) == 2:
             row["layer_gib"] = largest_layer(found[-1]["kept_gib"])
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         found.append(row)
     path = RESULTS / f"memory_{'cuda' if on_gpu else 'estimate'}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
-    content[Path(args.config).stem] = {"machine": machine(device), "commit": measured, "rows": found}
+    content["+".join(Path(file).stem for file in (args.config, *args.deltas))] = {
+        "machine": machine(device),
+        "commit": measured,
+        "rows": found,
+    }
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def build(config: str, device: str, recompute: bool):
-    """The step and the optimiser of a config, without the files of its dataset."""
+def build(configs: Sequence[str], device: str, recompute: bool):
+    """The step and the optimiser of a config and its deltas; without the files of its dataset, with random weights."""
     from detectron2.modeling import build_model  # after hiervl, which patches what it needs
 
+    config, *deltas = configs
     classes = read_classes(str(CONFIGS / "classes" / f"{Path(config).stem.split('_')[0]}.yaml"))
     options = ["MODEL.DEVICE", device, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLASS_NAMES", str([c.name for c in classes])]
+    options += ["MODEL.ENCODER.PRETRAINED", ""]
     options += ["MODEL.RECOMPUTE", str(list(RECOMPUTABLE) if recompute else [])]
-    cfg = prepare_config(load_config(config, options), training=False)
+    cfg = prepare_config(load_config(config, options, deltas), training=False)
     student = build_model(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
     return step, build_optimizer(cfg, student)
 
 
-def peak(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, float]:
+def peak(configs: Sequence[str], crop: int, pairs: int, recompute: bool) -> dict[str, float]:
     """GiB that PyTorch's allocator has handed out, and taken from the GPU, at most."""
     torch.manual_seed(0)
-    step, optimizer = build(config, "cuda", recompute)
+    step, optimizer = build(configs, "cuda", recompute)
     loop = OptimizationLoop(step, optimizer, amp=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(ITERATIONS):
@@ -95,11 +106,11 @@ def peak(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, float
     return {"allocated_gib": round(allocated / GIB, 2), "reserved_gib": round(reserved / GIB, 2)}
 
 
-def estimate(config: str, crop: int, pairs: int, recompute: bool) -> dict[str, object]:
+def estimate(configs: Sequence[str], crop: int, pairs: int, recompute: bool) -> dict[str, object]:
     """GiB of weights and their like; of what autograd keeps for the labelled and for the unlabelled images, of which
     one is there at a time; and of the most that is there at once."""
     torch.manual_seed(0)
-    step, _ = build(config, "cpu", recompute)
+    step, _ = build(configs, "cpu", recompute)
     fixed = weight_bytes(step)
     kept: list[dict[str, int]] = []
     with on_fake_cuda(step), torch.autocast("cuda", dtype=torch.bfloat16), SavedTensors(step) as saved:

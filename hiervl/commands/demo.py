@@ -111,7 +111,7 @@ def _score(folder: Path) -> float:
 
 
 def _draw(args, folders: dict[str, Path], path: Path) -> Path:
-    """Image, truth and both predictions, for some images of the test set."""
+    """Image, truth and both predictions, for some images from all over the test set."""
     from detectron2.data import MetadataCatalog
     from detectron2.modeling import build_model
 
@@ -129,6 +129,6 @@ def _draw(args, folders: dict[str, Path], path: Path) -> Path:
         load_network(network, str(folder / "model_final.pth"), cfg.TEST.NETWORK)
         models[name] = SlidingWindowSegmenter(network, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP)
     dataset = cfg.DATASETS.TEST[0]
-    loader = build_test_loader(cfg, dataset)
+    loader = build_test_loader(cfg, dataset, cfg.TEST.PICTURES)
     draw_comparisons(models, loader, MetadataCatalog.get(dataset), str(path), cfg.TEST.PICTURES)
     return path

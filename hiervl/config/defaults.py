@@ -391,5 +391,5 @@ def _add_test_config(cfg: CN) -> None:
     cfg.TEST.OVERLAP = 0.5
     # Windows that go through the network at once.
     cfg.TEST.WINDOW_BATCH = 4
-    # Images drawn as image | truth | prediction at the end of an evaluation; 0: none.
+    # Images, from all over the dataset, drawn as image | truth | prediction at the end of an evaluation; 0: none.
     cfg.TEST.PICTURES = 8

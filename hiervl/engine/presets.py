@@ -21,14 +21,14 @@ from hiervl.config.keys import get_value, keys_of_user, set_value
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
+from hiervl.modeling.encoder_size import VIT_B16, EncoderSize, encoder_size
 from hiervl.utils.errors import UserError
 
 AUTO, GPU_24GB, CPU, NONE = "auto", "24gb", "cpu", "none"
 PRESETS = (AUTO, GPU_24GB, CPU, NONE)
 MAX_SIZES_READ = 500  # how many images are measured, evenly spread over the data
 
-STRIDE = 32  # crops are multiples of the coarsest map's stride
-LARGEST_CROP, SMALLEST_CROP = 512, 64
+LARGEST_CROP, SMALLEST_CROP = 512, 64  # in multiples of what the encoder pads images to: its coarsest map's stride
 LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
 CPU_CROP, CPU_SHORT_SIDE = 160, 180  # as in camvid_46_cpu.yaml
 
@@ -43,13 +43,21 @@ CPU_CONFIDENCE = 0.8
 EVALUATIONS = 10
 
 # Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate, not a measurement on a GPU:
-# the tensors that autograd would keep were counted (benchmarks/memory.py: 1.6 GiB of weights and the like, 3.0 per
-# pair, 4.7 if several processes keep the graphs of labelled and unlabelled images at once). The rest is a margin for
-# what was not counted.
+# the tensors that autograd would keep were counted (benchmarks/memory.py: 1.6 GiB of weights and the like; 3.0 a pair,
+# of which 1.2 are the encoder's; 4.7 and 1.6 if several processes keep the graphs of labelled and unlabelled images at
+# once). The rest is a margin for what was not counted. For other encoders it is scaled, see estimated_memory.
 GIB_FIXED = 4.0  # weights, gradients, the optimiser's and the teacher's copies, CUDA itself
 GIB_PER_PAIR = 0.5  # and, in proportion to the crop's area,
-GIB_PER_PAIR_AT_LARGEST_CROP = 3.3
-GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL = 5.4  # of several processes
+
+
+class PairMemory(NamedTuple):
+    """GiB of a pair of images at the largest crop."""
+
+    encoder: float
+    rest: float  # decoders and losses, which work on the encoder's maps
+
+
+IN_ONE_PROCESS, IN_PARALLEL = PairMemory(1.3, 2.0), PairMemory(1.85, 3.55)
 USABLE_MEMORY = 0.85
 
 CPU_ENCODER = (  # as in camvid_46_cpu.yaml
@@ -149,8 +157,9 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
         chooser.set("SOLVER.AMP.ENABLED", False, "mixed precision saves nothing on most CPUs")
     else:
         chooser.set("SOLVER.AMP.ENABLED", True, f"mixed precision ({cfg.SOLVER.AMP.DTYPE}) halves the activations")
-    _choose_size(chooser, facts)
-    _choose_batch(chooser, facts)
+    encoder = encoder_size(cfg)
+    _choose_size(chooser, facts, encoder)
+    _choose_batch(chooser, facts, encoder)
     _choose_length(chooser, facts)
     workers = min(4, max(0, (os.cpu_count() or 1) - 1))
     chooser.set("DATALOADER.NUM_WORKERS", workers, f"this machine has {os.cpu_count()} cores")
@@ -178,7 +187,7 @@ class _Chooser:
         return key in self.kept
 
 
-def _choose_size(chooser: _Chooser, facts: Facts) -> None:
+def _choose_size(chooser: _Chooser, facts: Facts, encoder: EncoderSize) -> None:
     """INPUT.SHORT_SIDE and INPUT.CROP_SIZE from the images' shorter sides."""
     median = int(np.median(facts.sizes.min(axis=1)))
     on_cpu = facts.memory is None
@@ -191,29 +200,42 @@ def _choose_size(chooser: _Chooser, facts: Facts) -> None:
     else:
         short_side = chooser.set("INPUT.SHORT_SIDE", 0, f"the images' median shorter side, {median} px, is left")
     side = short_side or median
-    largest = CPU_CROP if on_cpu else LARGEST_CROP
-    crop = min(largest, max(SMALLEST_CROP, side // STRIDE * STRIDE))
-    why = f"the shorter side ({side} px) in multiples of {STRIDE}, at most {largest}"
+    unit, largest = encoder.unit, CPU_CROP if on_cpu else LARGEST_CROP
+    crop = max(math.ceil(SMALLEST_CROP / unit), min(largest, side) // unit) * unit
+    why = f"the shorter side ({side} px) in multiples of {unit}, at most {largest}"
     if facts.memory is not None:
-        crop, why = _crop_that_fits(crop, why, facts.memory, facts)
+        crop, why = _crop_that_fits(crop, why, facts.memory, facts, encoder)
     chooser.set("INPUT.CROP_SIZE", crop, why)
 
 
-def _crop_that_fits(crop: int, why: str, memory: float, facts: Facts) -> tuple[int, str]:
+def _crop_that_fits(crop: int, why: str, memory: float, facts: Facts, encoder: EncoderSize) -> tuple[int, str]:
     """Choose a smaller crop if not even one pair of images would fit."""
-    while crop > SMALLEST_CROP and estimated_memory(crop, 1, facts.processes) > USABLE_MEMORY * memory:
-        crop -= STRIDE
+    smallest = math.ceil(SMALLEST_CROP / encoder.unit) * encoder.unit
+    while crop > smallest and estimated_memory(crop, 1, facts.processes, encoder) > USABLE_MEMORY * memory:
+        crop -= encoder.unit
         why = f"the largest with which one pair of images fits into {memory:.0f} GiB ({facts.memory_source})"
     return crop, why
 
 
-def estimated_memory(crop: int, pairs: int, processes: int = 1) -> float:
-    """GiB of a process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED."""
-    at_largest = GIB_PER_PAIR_AT_LARGEST_CROP if processes == 1 else GIB_PER_PAIR_AT_LARGEST_CROP_IN_PARALLEL
-    return GIB_FIXED + pairs * (GIB_PER_PAIR + at_largest * (crop / LARGEST_CROP) ** 2)
+def estimated_memory(crop: int, pairs: int, processes: int = 1, encoder: EncoderSize = VIT_B16) -> float:
+    """GiB of a process that holds ``pairs`` labelled and as many unlabelled images at once; see GIB_FIXED.
+
+    What was counted of ViT-B/16 is scaled: the encoder's part with the numbers that its layers give, the decoders' and
+    losses' part with the positions of its maps, both for the size that the crop is padded to.
+    """
+    counted = IN_ONE_PROCESS if processes == 1 else IN_PARALLEL
+    at_largest = counted.encoder * encoder.activations + counted.rest * encoder.positions
+    padded = math.ceil(crop / encoder.unit) * encoder.unit
+    of_pair = GIB_PER_PAIR + at_largest * (padded / LARGEST_CROP) ** 2
+    return fixed_memory(encoder) + pairs * of_pair
 
 
-def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
+def fixed_memory(encoder: EncoderSize = VIT_B16) -> float:
+    """GiB that do not depend on the images."""
+    return GIB_FIXED + encoder.weight_gib - VIT_B16.weight_gib
+
+
+def _choose_batch(chooser: _Chooser, facts: Facts, encoder: EncoderSize) -> None:
     """Batch sizes, accumulation and learning rate."""
     on_cpu = facts.memory is None
     batch = CPU_BATCH if on_cpu else BATCH
@@ -228,12 +250,13 @@ def _choose_batch(chooser: _Chooser, facts: Facts) -> None:
     reason = "on the CPU memory is no limit"
     if facts.memory is not None:
         crop = chooser.cfg.INPUT.CROP_SIZE
-        per_pair = estimated_memory(crop, 1, facts.processes) - GIB_FIXED
-        fits = math.floor((USABLE_MEMORY * facts.memory - GIB_FIXED) / per_pair)
+        fixed = fixed_memory(encoder)
+        per_pair = estimated_memory(crop, 1, facts.processes, encoder) - fixed
+        fits = math.floor((USABLE_MEMORY * facts.memory - fixed) / per_pair)
         parts = _parts(labeled, unlabeled, facts.processes, max(1, fits))
         micro = -(-largest // (parts * facts.processes))
         reason = (
-            f"{micro} pairs at once need about {estimated_memory(crop, micro, facts.processes):.0f} GiB (an "
+            f"{micro} pairs at once need about {estimated_memory(crop, micro, facts.processes, encoder):.0f} GiB (an "
             f"estimate) of {facts.memory:.0f} ({facts.memory_source})"
         )
     chooser.set("SOLVER.ACCUMULATION", parts, reason)

@@ -131,8 +131,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
         return build_semi_supervised_loader(cfg, start_iter)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
-        return build_test_loader(cfg, dataset_name)
+    def build_test_loader(cls, cfg, dataset_name, count=0):
+        """count: see :func:`hiervl.data.loading.loaders.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name, count)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
@@ -350,7 +351,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             segmenter.class_maps = False
             if comm.is_main_process() and cfg.TEST.PICTURES:
                 path = Path(cfg.OUTPUT_DIR) / f"predictions_{name}.png"
-                loader = cls.build_test_loader(cfg, name)
+                loader = cls.build_test_loader(cfg, name, cfg.TEST.PICTURES)
                 with going_on_without(str(path)):
                     draw_comparisons(segmenter, loader, MetadataCatalog.get(name), str(path), cfg.TEST.PICTURES)
         if len(results) == 1:

@@ -13,7 +13,7 @@ from .clip_image_encoder import ClipImageEncoder
 from .convolutional_encoder import ConvolutionalEncoder, ResNetEncoder
 from .image_encoder import ImageEncoder
 from .timm_vit_encoder import TimmVitEncoder
-from .vision_encoder import build_vision_encoder
+from .vision_encoder import build_vision_encoder, trunk_without_memory
 
 ENCODERS: tuple[type[ImageEncoder], ...] = (ClipImageEncoder, TimmVitEncoder, ResNetEncoder, ConvolutionalEncoder)
 
@@ -45,14 +45,33 @@ def check_clip(name: str) -> None:
     Raises:
         UserError: there is no such model, or HierVL cannot read its image or text encoder.
     """
+    check_text_side(name, model_config(name))
+    encoder_class(_clip_encoder_without_memory(name), name)
+
+
+def _clip_encoder_without_memory(name: str) -> Any:
+    """The image encoder of a model of open_clip, its weights having shapes but no values."""
     config = model_config(name)
-    check_text_side(name, config)
     try:
         with torch.device("meta"):
-            visual = _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
+            return _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
     except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
         raise UserError(f"MODEL.CLIP.NAME '{name}': its image encoder cannot be built ({error}).") from error
-    encoder_class(visual, name)
+
+
+def encoder_without_memory(cfg) -> ImageEncoder:
+    """The encoder that ``cfg`` trains, its weights having shapes but no values (PyTorch's device "meta").
+
+    Raises:
+        UserError: as :func:`check_clip` and :func:`check_vision_encoder`, or a key of ``MODEL.CLIP`` does not fit.
+    """
+    if cfg.MODEL.ENCODER.NAME:
+        visual, encoder = trunk_without_memory(cfg.MODEL.ENCODER.NAME, model_config(cfg.MODEL.CLIP.NAME)["embed_dim"])
+    else:
+        visual = _clip_encoder_without_memory(cfg.MODEL.CLIP.NAME)
+        encoder = encoder_class(visual, cfg.MODEL.CLIP.NAME)
+    with torch.device("meta"):
+        return encoder.from_config(cfg, visual)
 
 
 @BACKBONE_REGISTRY.register()

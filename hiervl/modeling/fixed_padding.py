@@ -1,7 +1,5 @@
 """TensorFlow's "same" padding of timm's convolutions, as numbers."""
 
-from typing import cast
-
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,16 +10,14 @@ class FixedSameConv2d(nn.Conv2d):
 
     Its padding for such a side, (x/s − 1)·s + (k − 1)·d + 1 − x, is (k − 1)·d + 1 − s whatever x is. timm computes it
     anew from every input, and in a graph with free sizes the terms of all layers nest: exporting such an encoder took
-    longer than six minutes.
+    longer than anybody waits.
     """
 
     def __init__(self, conv: Conv2dSame):
-        kernel_size, stride, dilation = (
-            cast(tuple[int, int], sides) for sides in (conv.kernel_size, conv.stride, conv.dilation)
-        )
+        (height, width), (down, right), (rows, columns) = conv.kernel_size, conv.stride, conv.dilation
         super().__init__(
-            conv.in_channels, conv.out_channels, kernel_size, stride,
-            dilation=dilation, groups=conv.groups, bias=False, device="meta",
+            conv.in_channels, conv.out_channels, (height, width), (down, right),
+            dilation=(rows, columns), groups=conv.groups, bias=False, device="meta",
         )  # fmt: skip
         self.weight, self.bias = conv.weight, conv.bias
         totals = [

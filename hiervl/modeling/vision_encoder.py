@@ -25,9 +25,15 @@ LOCAL_NAME = re.compile(r"[\w.]+")  # "hf-hub:…" and the like would be downloa
 
 def check_vision_encoder(name: str) -> None:
     """Raises UserError: timm has no such model, or HierVL cannot read it. Downloads nothing."""
+    trunk_without_memory(name, 8)
+
+
+def trunk_without_memory(name: str, embed_dim: int) -> tuple[TimmModel, type[ImageEncoder]]:
+    """A model of timm with a head, whose weights have shapes but no values, and the class that reads it."""
     _check_name(name)
     with torch.device("meta"):
-        _encoder_class(TimmModel(name, 8, pool="", proj="linear"), name)
+        visual = TimmModel(name, embed_dim, pool="", proj="linear")
+    return visual, _encoder_class(visual, name)
 
 
 def build_vision_encoder(cfg) -> ImageEncoder:

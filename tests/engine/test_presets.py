@@ -13,6 +13,7 @@ from hiervl.engine.presets import (
     read_sizes,
 )
 from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.modeling.encoder_size import EncoderSize
 from hiervl.utils.errors import UserError
 
 
@@ -51,6 +52,24 @@ def test_little_memory_means_a_smaller_crop():
     assert cfg.INPUT.CROP_SIZE < 512 and "fits into 6 GiB" in reasons["INPUT.CROP_SIZE"]
     assert estimated_memory(cfg.INPUT.CROP_SIZE, 1) <= 0.85 * 6 < estimated_memory(cfg.INPUT.CROP_SIZE + 32, 1)
     assert cfg.SOLVER.ACCUMULATION == 8
+
+
+def test_memory_follows_the_encoder():
+    """By hand: 4 + 1.8 − 0.8 GiB, and of a pair 0.5 + (1.3 · 2 + 2.0 · 1.5) · (504 / 512)², 500 being padded to 504."""
+    encoder = EncoderSize(unit=28, positions=1.5, activations=2.0, weight_gib=1.8)
+    assert estimated_memory(500, 2, encoder=encoder) == pytest.approx(5 + 2 * (0.5 + 5.6 * (504 / 512) ** 2))
+
+
+def test_patches_of_14_pixels_have_crops_of_their_own_and_need_more_memory():
+    """Maps of half a patch of 14 pixels: multiples of 28. Of 20.4 GiB 3 pairs of 4.6 fit beside 5.2, so 4 times 2."""
+    cfg, reasons = chosen(facts(size=(1000, 1500), memory=24.0), "MODEL.ENCODER.NAME", "vit_base_patch14_dinov2",
+                          "MODEL.CLIP.TRAINABLE", "all")  # fmt: skip
+    assert (cfg.INPUT.CROP_SIZE, cfg.SOLVER.ACCUMULATION) == (504, 4)
+    assert "in multiples of 28" in reasons["INPUT.CROP_SIZE"]
+
+
+def test_on_the_cpu_crops_are_multiples_of_the_encoders_stride():
+    assert chosen(facts(), "MODEL.CLIP.NAME", "ViT-B-32")[0].INPUT.CROP_SIZE == 128  # maps of half a patch: 64
 
 
 def test_large_photographs_are_made_smaller():

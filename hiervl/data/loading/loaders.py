@@ -97,15 +97,22 @@ def build_labeled_loader(cfg, batch_size: int) -> Iterator[Samples]:
         yield [mapper(dicts[stream.index(p)], sample_generator(seed, stream.name, p)) for p in positions]
 
 
-def build_test_loader(cfg, dataset_name: str) -> Loader:
+def build_test_loader(cfg, dataset_name: str, count: int = 0) -> Loader:
     """The images of a dataset in order, one per batch (a list of one dict, see :class:`TestMapper`).
 
     Every process gets every ``world size``-th image: none is missing or doubled, but some may get one fewer.
 
+    Args:
+        count: not all images but so many, evenly spread over the dataset, and the same ones in every process.
+
     Raises:
         UserError: the dataset is unknown or wrong. While iterating: an image is missing or wrong.
     """
-    own = load_dataset(dataset_name, "DATASETS.TEST")[comm.get_rank() :: comm.get_world_size()]
+    dataset = load_dataset(dataset_name, "DATASETS.TEST")
+    if count:  # neighbours are often frames of one video
+        own = [dataset[index * len(dataset) // count] for index in range(count)] if count < len(dataset) else dataset
+    else:
+        own = dataset[comm.get_rank() :: comm.get_world_size()]
     mapper = TestMapper.from_config(cfg)
 
     def make(delivered: int) -> DataLoader:

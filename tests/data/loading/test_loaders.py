@@ -124,6 +124,13 @@ class TestTestLoader:
             seen += [batch[0]["image_id"] for batch in batches]
         assert sorted(seen) == ["000", "001", "002"]
 
+    @pytest.mark.parametrize("count, expected", [(4, ["000", "005", "010", "015"]), (3, ["000", "006", "013"])])
+    def test_some_images_come_from_all_over_the_dataset(self, camvid, cfg, monkeypatch, count, expected):
+        """Of 20 images, in whichever process; of 3 images no more than these."""
+        monkeypatch.setattr(loaders.comm, "get_world_size", lambda: 2)
+        assert [batch[0]["image_id"] for batch in build_test_loader(cfg, "camvid_train", count)] == expected
+        assert len(list(build_test_loader(cfg, "camvid_val", 8))) == 3
+
     def test_a_missing_image_reaches_the_caller_as_one_sentence(self, camvid, cfg):
         loader = build_test_loader(cfg, "camvid_val")
         os.remove(camvid / "images" / "val" / "002.png")
