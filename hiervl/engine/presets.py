@@ -39,7 +39,7 @@ CPU_RATE = 4e-3  # the small decoder's, as in camvid_46_cpu.yaml
 PASSES = 80  # over the labelled or the unlabelled images, whichever are more; the paper's epochs on Pascal VOC
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500
-CPU_CONFIDENCE = 0.8
+CPU_CONFIDENCE = 0.95
 EVALUATIONS = 10
 
 # Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate, not a measurement on a GPU:
@@ -153,7 +153,9 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
             chooser.set(key, value, few if key == "SEMI.EMA_DECAY" else "a small decoder, for the CPU")
         unsure = "after few iterations the teacher is rarely confident: a fixed threshold would keep very little"
         chooser.set("SEMI.THRESHOLD", "class", unsure)
-        chooser.set("SEMI.CONFIDENCE", CPU_CONFIDENCE, "as in the quickstart")
+        chooser.set(
+            "SEMI.CONFIDENCE", CPU_CONFIDENCE, "of the class that the teacher is surest of; lower for the others"
+        )
         chooser.set("SOLVER.AMP.ENABLED", False, "mixed precision saves nothing on most CPUs")
     else:
         chooser.set("SOLVER.AMP.ENABLED", True, f"mixed precision ({cfg.SOLVER.AMP.DTYPE}) halves the activations")
@@ -293,6 +295,9 @@ def _choose_length(chooser: _Chooser, facts: Facts) -> None:
         iterations = min(MOST_ITERATIONS, max(FEWEST_ITERATIONS, passes))
         reason = f"{PASSES} passes over {images} images, but from {FEWEST_ITERATIONS} to {MOST_ITERATIONS}"
     iterations = chooser.set("SOLVER.MAX_ITER", iterations, reason)
+    if facts.memory is None and cfg.SEMI.ENABLED:
+        late = "half of them: what the teacher gets wrong earlier, it would teach the student"
+        chooser.set("SEMI.BURN_IN", iterations // 2, late)
     period = max(1, iterations // EVALUATIONS)
     chooser.set("TEST.EVAL_PERIOD", period, f"{EVALUATIONS} times in all")
     chooser.set("SOLVER.CHECKPOINT_PERIOD", period, "with every evaluation")

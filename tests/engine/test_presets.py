@@ -104,6 +104,14 @@ def test_the_cpu_gets_a_small_network():
     assert (cfg.INPUT.SHORT_SIDE, cfg.INPUT.CROP_SIZE) == (0, 64)
 
 
+def test_pseudo_labels_begin_halfway_on_the_cpu():
+    assert chosen(facts())[0].SEMI.BURN_IN == 250
+    assert chosen(facts(), "SOLVER.MAX_ITER", 90)[0].SEMI.BURN_IN == 45
+    assert chosen(facts(), "SEMI.BURN_IN", 7)[0].SEMI.BURN_IN == 7
+    assert "SEMI.BURN_IN" not in chosen(facts(), "SEMI.ENABLED", False)[1]
+    assert "SEMI.BURN_IN" not in chosen(facts(memory=24.0))[1]
+
+
 def test_the_users_values_win_and_the_rest_follows_them():
     cfg, reasons = chosen(
         facts(size=(1000, 1000), memory=24.0), "SOLVER.IMS_PER_BATCH", 2, "INPUT.CROP_SIZE", 256, "SOLVER.EPOCHS", 3
