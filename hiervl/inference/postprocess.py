@@ -15,7 +15,7 @@ from hiervl.evaluation.sliding_window import Window
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two exclusive
 
 # Queries of a lower score are not used. This score and the two shares were chosen on ShapesWorld's training scenes
-# (docs/method.md).
+# (docs/experiments.md).
 MIN_QUERY_SCORE = 0.1
 MAIN_SHARE = 0.15  # of the region in which most of a query's mask lies: a query that covers this much gets a part
 OTHER_SHARE = 0.5  # the same for any other region: an object may be cut in two by something in front of it

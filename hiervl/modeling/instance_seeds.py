@@ -41,7 +41,7 @@ class InstanceSeeds(nn.Module):
     Seeds are peaks of the similarity between a class and the dense CLIP embedding. A query starts with the pixel
     features and the class of its seed. Its mask starts with the pixels that are of that class *and* near; each query
     learns from its features how near. Without seeds, learnable queries had not learnt to divide the objects among
-    themselves after a few hundred iterations with few labels (docs/method.md).
+    themselves after a few hundred iterations with few labels (docs/experiments.md).
     """
 
     def __init__(self, dim: int, num_seeds: int, num_classes: int, background: Sequence[int] = ()):
