@@ -17,14 +17,14 @@ from hiervl.utils.errors import UserError
 IMAGE_SUFFIXES = (*file_types.IMAGE_SUFFIXES, ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-DEFAULT_FPS = 25.0  # for videos that do not say
+DEFAULT_FPS = 25.0  # for videos without a frame rate
 
 
 class Item(NamedTuple):
     """One image or video."""
 
     path: str
-    name: str  # name of its results, with / between folders and without a suffix
+    name: str  # of its result files: a relative path with / between folders, without a suffix
 
     @property
     def is_video(self) -> bool:
@@ -35,8 +35,9 @@ def list_items(inputs: Sequence[str], output: str) -> list[Item]:
     """The images and videos of ``inputs``, sorted, each once.
 
     Args:
-        inputs: files (any suffix), folders (searched to any depth for known suffixes) and patterns with *, ** or ?.
-        output: folder of the results, which is not searched.
+        inputs: files (of any suffix), folders and patterns with *, ** or ?. Folders are searched at any depth for files
+            with a known suffix.
+        output: folder of the results; files in it are no inputs.
 
     Raises:
         UserError: an input does not exist, or there is nothing to predict.
@@ -86,7 +87,7 @@ def _files_of(text: str, results: str) -> list[tuple[str, str]]:
     matches = sorted(path for path in glob.iglob(text, recursive=True) if _is_known(path) and os.path.isfile(path))
     if not matches:
         raise UserError(f"no image or video matches '{text}'.")
-    # Folders that the pattern names are the same for all files, so they are left out of the names.
+    # The folders before the first wildcard are the same for all matches: names leave them out.
     fixed = Path(*[part for part in _until_magic(Path(text).parts)])
     return [(path, os.path.relpath(path, fixed)) for path in matches if not _is_below(path, results)]
 
@@ -111,7 +112,7 @@ def _free_name(name: str, taken: set[str]) -> str:
     name = name.replace(os.sep, "/")
     candidates = [os.path.splitext(name)[0], name]
     number = 2
-    while candidates[0].casefold() in taken:  # also where a disk takes capitals for small letters
+    while candidates[0].casefold() in taken:  # some file systems do not distinguish capitals
         candidates.pop(0)
         if not candidates:
             candidates.append(f"{name}_{number}")

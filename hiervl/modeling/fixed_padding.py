@@ -1,4 +1,4 @@
-"""TensorFlow's "same" padding of timm's convolutions, as numbers."""
+"""TensorFlow's "same" padding of timm's convolutions, computed once instead of for every input."""
 
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
@@ -6,11 +6,12 @@ from torch.nn import functional as F
 
 
 class FixedSameConv2d(nn.Conv2d):
-    """A :class:`Conv2dSame` for inputs whose sides are multiples of its stride, with the same weights.
+    """A :class:`Conv2dSame` with the same weights, for inputs whose sides are multiples of its stride.
 
-    Its padding for such a side, (x/s − 1)·s + (k − 1)·d + 1 − x, is (k − 1)·d + 1 − s whatever x is. timm computes it
-    anew from every input, and in a graph with free sizes the terms of all layers nest. EfficientNet-Lite0 as a graph of
-    ``torch.export`` takes 10 s of one core with these numbers, and over 14 s without them.
+    For a side x, stride s, kernel k and dilation d the padding is (x/s − 1)·s + (k − 1)·d + 1 − x. If s divides x, this
+    is (k − 1)·d + 1 − s and does not depend on x. timm computes it anew from every input. In a graph with free sizes,
+    the expressions of all layers then nest. To export EfficientNet-Lite0 with ``torch.export`` takes 10 s of one core
+    with fixed padding, and over 14 s without it.
     """
 
     def __init__(self, conv: Conv2dSame):
@@ -24,7 +25,7 @@ class FixedSameConv2d(nn.Conv2d):
             max((kernel - 1) * dilation + 1 - stride, 0)
             for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride)
         ]
-        # As F.pad has them: left, right, top, bottom; the odd pixel comes after the image.
+        # In the order of F.pad: left, right, top, bottom. An odd pixel is added on the right or at the bottom.
         self.pads = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class FixedSameConv2d(nn.Conv2d):
 
 
 def fix_same_padding(module: nn.Module) -> None:
-    """Put a :class:`FixedSameConv2d` in the place of every ``Conv2dSame`` of ``module``; its ``state_dict`` stays."""
+    """Replace every ``Conv2dSame`` of ``module`` by a :class:`FixedSameConv2d`. The ``state_dict`` does not change."""
     for part in module.modules():
         for name, child in list(part.named_children()):
             if isinstance(child, Conv2dSame):

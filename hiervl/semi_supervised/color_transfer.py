@@ -1,4 +1,4 @@
-"""Images in the colours of others (Reinhard et al., "Color Transfer between Images", 2001).
+"""Give an image the colours of another one (Reinhard et al., "Color Transfer between Images", 2001).
 
 Unlabelled images are often taken in another light than the labelled ones. The student sees labelled images in the
 colours of unlabelled ones, with their true labels; the teacher sees unlabelled images in the colours of labelled ones.
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from hiervl.utils.transfer import to_device
 
-LEAST_SPREAD = 1.0  # grey values; an image of one colour has none to be scaled
+LEAST_SPREAD = 1.0  # grey values; avoids a division by 0 in images of one colour
 
 Batch = dict[str, list[dict]]
 
 
 def in_unlabeled_colors(batch: Batch, probability: float, device: torch.device) -> Batch:
-    """Give what the student sees the colours of unlabelled images.
+    """Give labelled images and strong views, which the student sees, the colours of unlabelled images.
 
-    Labelled images and strong views change with ``probability`` each. They move part of the way, uniform between none
-    and all of it, to the colours of a weak view of the batch that is drawn at random.
+    Each of them changes with ``probability``. The colours come from a weak view of the batch, drawn at random. The
+    image moves part of the way to these colours: the amount is drawn uniformly from 0 to 1.
 
     Args:
         batch: "labeled" samples with "image", "unlabeled" ones with "image_weak" and strong views, (3, H, W) in 0…255,
@@ -46,7 +46,7 @@ def in_unlabeled_colors(batch: Batch, probability: float, device: torch.device) 
 
 
 def in_labeled_colors(batch: Batch, device: torch.device) -> Tensor:
-    """The weak views, each with the colours of a labelled image of the batch that is drawn at random: (B, 3, H, W)."""
+    """The weak views, (B, 3, H, W), each with the colours of a labelled image of the batch, drawn at random."""
     looks = [(sample["image"], sample["valid"]) for sample in batch["labeled"]]
     weak = [(sample["image_weak"], sample["valid"]) for sample in batch["unlabeled"]]
     return torch.stack([_in_colors_of_any(image, valid, looks, 1.0, device) for image, valid in weak])
@@ -61,13 +61,16 @@ def _in_colors_of_any(
 
 
 def transfer_colors(image: Tensor, valid: Tensor, look: Tensor, amount: float) -> Tensor:
-    """Move mean and standard deviation of every channel towards those of other pixels.
+    """Move the mean and standard deviation of every channel towards those of the pixels ``look``.
 
     Args:
         image: (3, H, W), float in 0…255.
-        valid: (H, W) bool; the others are padding, which neither counts nor changes.
+        valid: (H, W) bool, False on padding. Padding is not counted and does not change.
         look: (3, N) pixels in 0…255.
-        amount: 0 leaves the image as it is, 1 gives it the mean and deviation of ``look``, up to clipping at 0 and 255.
+        amount: from 0 to 1. 0 leaves the image as it is. 1 gives it the mean and deviation of ``look``.
+
+    Returns:
+        (3, H, W), clipped to 0…255.
     """
     pixels = image[:, valid]
     if not pixels.numel() or not look.numel():

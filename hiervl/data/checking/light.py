@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from hiervl.data.checking.image_facts import ImageFacts
 from hiervl.data.checking.values import WARNING, Finding
 
-FACTOR = 0.75  # of the brightness of the darkest labelled image, or the darkness of the brightest one
-LEAST_SHARE = 0.05  # of the unlabelled images
+# "Far darker" is below this share of the brightness of the darkest labelled image. "Far brighter" is the same for
+# darkness, 255 minus the brightness: below this share of the darkness of the brightest labelled image.
+FACTOR = 0.75
+LEAST_SHARE = 0.05  # of the unlabelled images; a warning needs more of them
 WHITE = 255.0
 LABEL = "label one or two of them"
 TRANSFER = (
@@ -18,14 +20,14 @@ TRANSFER = (
 def light_findings(
     labeled: Sequence[ImageFacts], unlabeled: dict[str, ImageFacts], transfers_colors: bool = False
 ) -> list[Finding]:
-    """Warn of unlabelled images far darker or brighter than every labelled training image.
+    """Warn of unlabelled images that are far darker or brighter than every labelled training image.
 
-    On such images a network is often wrong about whole regions with high confidence, and then learns from these
-    pseudo-labels.
+    On such images a network is often wrong about whole regions, and confident. It then learns from wrong pseudo-labels.
 
     Args:
-        labeled: facts of the labelled training images; unlabeled: facts of the others, by path.
-        transfers_colors: SEMI.COLOR_TRANSFER is on already.
+        labeled: facts of the labelled training images.
+        unlabeled: facts of the unlabelled images, by path.
+        transfers_colors: SEMI.COLOR_TRANSFER is on already, so the warning does not advise it.
     """
     if not labeled or not unlabeled:
         return []
@@ -51,5 +53,5 @@ def light_findings(
 
 
 def brightness(facts: ImageFacts) -> float:
-    """Mean grey value, 0…255."""
+    """Mean grey value of the thumbnail, 0…255."""
     return float(facts.mark.thumbnail.mean())
