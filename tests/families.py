@@ -1,4 +1,4 @@
-"""One small model of every family of image encoders, made on the spot: random weights, trunks of timm's tests."""
+"""One small model of every family of image encoders, built here with random weights and small trunks of timm."""
 
 import json
 from pathlib import Path

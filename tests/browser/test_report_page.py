@@ -1,4 +1,4 @@
-"""The report in a browser: it sorts, fades, fits a phone, follows the dark scheme and asks nobody for anything."""
+"""The report in a browser: it sorts, fades, fits a phone, follows the dark scheme and loads nothing from a network."""
 
 import json
 

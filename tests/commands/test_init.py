@@ -1,4 +1,4 @@
-"""``init``: from a folder that nobody has described to a dataset that can be trained on."""
+"""``init``: from a folder without any description to a dataset that can be trained on."""
 
 import annotation_exports as exports
 import numpy as np

@@ -1,4 +1,4 @@
-"""``python -m hiervl serve`` as a user runs it, and what it refuses to a visitor who does not use the page."""
+"""``python -m hiervl serve`` as a user runs it: it answers uploads and refuses requests for other files."""
 
 import http.client
 import json

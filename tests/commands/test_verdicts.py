@@ -1,4 +1,4 @@
-"""check-data and train_net.py share one verdict: what the one passes trains the other's first iteration."""
+"""check-data and train_net.py agree: what check-data accepts trains, what it refuses does not start."""
 
 import json
 import os

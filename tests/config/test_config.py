@@ -1,4 +1,4 @@
-"""Every key is explained and used; every config file loads; wrong keys are answered with the right one."""
+"""Every key is explained and used; every config file loads; the error for a wrong key suggests the right one."""
 
 import re
 from pathlib import Path

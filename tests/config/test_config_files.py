@@ -1,4 +1,4 @@
-"""Files on files on the base that HierVL brings; paths of the section DATASET."""
+"""Config files that build on other files, down to the base that HierVL ships; paths of the section DATASET."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Keys that nothing reads are answered, and what is read is known from the code alone."""
+"""Keys that nothing reads are reported. Which keys are read is found from the source code alone."""
 
 import fnmatch
 import re

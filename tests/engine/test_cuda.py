@@ -1,4 +1,4 @@
-"""A training step and predictions on a CUDA device, without one: no operation mixes devices, no value is NumPy's."""
+"""A training step and predictions as on CUDA, without a GPU: no operation mixes devices, no value becomes NumPy's."""
 
 import contextlib
 

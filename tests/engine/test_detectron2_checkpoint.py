@@ -1,4 +1,4 @@
-"""A run's checkpoints in the hands of Detectron2: what they give is the network that was evaluated."""
+"""Detectron2 loads a run's checkpoint and gets the network that was evaluated."""
 
 import numpy as np
 import pytest

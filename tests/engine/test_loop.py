@@ -1,4 +1,4 @@
-"""Steps that go wrong: NaN, no memory; and their repetition from a file."""
+"""Training steps that fail (NaN, out of memory), and their replay from a saved file."""
 
 import numpy as np
 import pytest

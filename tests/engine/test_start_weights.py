@@ -1,4 +1,4 @@
-"""A training of other classes starts from all that a checkpoint knows of them."""
+"""A training of other classes starts from the weights of a checkpoint, class by class."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Whatever is switched off leaves the losses, trains no parameter and asks no network."""
+"""A part that is switched off adds no loss, trains no parameter and runs no network."""
 
 import pytest
 import torch

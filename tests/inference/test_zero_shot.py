@@ -1,4 +1,4 @@
-"""Scores of phrases from made-up maps; what ShapesWorld's CLIP truly sees is in tests/commands."""
+"""Scores of phrases from made-up maps. Tests with ShapesWorld's CLIP are in tests/commands."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A hidden class: which patches, and both losses by hand, by their gradients and by what they mean."""
+"""Which patches of a class are hidden; both losses by hand, by their gradients, and by what they should reward."""
 
 import math
 from pathlib import Path

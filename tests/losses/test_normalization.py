@@ -1,4 +1,4 @@
-"""What sums of losses are divided by, alone and beside another process that is played here."""
+"""What sums of losses are divided by, in one process and beside a second one that the tests imitate."""
 
 import pytest
 import torch

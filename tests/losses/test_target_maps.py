@@ -1,4 +1,4 @@
-"""The shared maps against every mask sampled on its own."""
+"""Targets sampled from shared maps equal those of every mask sampled on its own."""
 
 import torch
 

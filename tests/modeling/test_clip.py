@@ -1,4 +1,4 @@
-"""Loading of CLIP's weights: what is said where they cannot be had."""
+"""Loading of CLIP's weights, and the errors where they cannot be fetched."""
 
 import logging
 

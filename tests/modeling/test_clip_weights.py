@@ -1,4 +1,4 @@
-"""Files of CLIP's weights that open_clip does not read: the same networks come out of them as by their own loaders."""
+"""CLIP's weights in files that open_clip does not read: the networks equal those of the files' own loaders."""
 
 import json
 import logging

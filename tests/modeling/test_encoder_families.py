@@ -1,4 +1,4 @@
-"""Every family says what open_clip says, and its dense embedding is what docs/encoders.md calls it."""
+"""Every family computes what open_clip computes; its dense embedding is the one that docs/encoders.md names."""
 
 import copy
 import json

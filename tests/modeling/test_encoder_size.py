@@ -1,4 +1,4 @@
-"""What encoders are said to keep in memory, beside what ``benchmarks/memory.py`` counted that autograd would keep."""
+"""The estimate of the memory that encoders keep, compared with the count of ``benchmarks/memory.py``."""
 
 import json
 

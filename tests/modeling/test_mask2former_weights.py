@@ -1,4 +1,4 @@
-"""Mask2Former's decoders become HierVL's: the same outputs, and a name for whatever does not fit."""
+"""Mask2Former's decoders become HierVL's: the outputs are the same, and weights that do not fit are named."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""What the processes of the tests beside this file do; importable by name, as new processes need it."""
+"""The work of the processes that the tests of this folder start. New processes import it by name."""
 
 import json
 import os

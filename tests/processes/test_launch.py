@@ -1,4 +1,4 @@
-"""Two processes on the CPU: they train as one, none is waited for in vain, and the cause of an end is told."""
+"""Two processes on the CPU train as one. If one ends, the other ends, too, and the cause is reported."""
 
 import json
 import sys

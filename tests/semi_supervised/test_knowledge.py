@@ -1,4 +1,4 @@
-"""Who is silenced for classes that the untrained CLIP does not know."""
+"""The mask prior is switched off for classes that the untrained CLIP does not know."""
 
 import numpy as np
 import pytest

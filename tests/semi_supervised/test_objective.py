@@ -1,4 +1,4 @@
-"""The losses of the step beyond the strong views, against passes of the network made one by one."""
+"""The losses of the step beyond the strong views, compared with separate passes of the network."""
 
 import logging
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The table of classes: out and back again, and what a browser may not send."""
+"""The table of classes: to the page and back again, and the input that is refused."""
 
 import pytest
 

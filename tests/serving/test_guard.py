@@ -1,4 +1,4 @@
-"""The guard before an application that would answer everything."""
+"""The guard, in front of an application that would answer every request."""
 
 import asyncio
 import json

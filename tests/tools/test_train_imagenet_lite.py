@@ -1,4 +1,4 @@
-"""The script that makes ``imagenet-lite`` says the same in every process; here with few steps and random weights."""
+"""The script that makes ``imagenet-lite`` writes the same bytes every time. Few steps, random weights."""
 
 import os
 import subprocess

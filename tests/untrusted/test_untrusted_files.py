@@ -1,4 +1,4 @@
-"""Files that would run code or fill the memory are refused, by every way in."""
+"""Files that would run code or fill the memory are refused, wherever they are read."""
 
 import os
 import pickle

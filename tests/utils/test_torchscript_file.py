@@ -1,4 +1,4 @@
-"""Tensors of TorchScript archives: the same as PyTorch reads, and nothing run on the way."""
+"""Tensors of TorchScript archives: read as PyTorch reads them, without running any code of the archive."""
 
 import pickle
 import struct

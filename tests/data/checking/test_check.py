@@ -1,4 +1,4 @@
-"""Every fault that users of such programs stumble on is made here, and must be explained."""
+"""Common faults in users' data: each is made here, and check-data must explain it."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lists of classes that come with exports, named as the class file."""
+"""Lists of classes that come with exports are read as class files."""
 
 import pytest
 

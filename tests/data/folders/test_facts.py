@@ -1,4 +1,4 @@
-"""What was read of a mask is remembered until the file or its meaning changes."""
+"""Facts read from a mask are kept until the file or its meaning changes."""
 
 import numpy as np
 import pytest

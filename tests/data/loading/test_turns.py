@@ -1,4 +1,4 @@
-"""Photographs that EXIF turns, and masks in either frame: every reader lays them on each other alike."""
+"""Photographs that EXIF turns, and masks in either frame: every reader aligns the two in the same way."""
 
 import itertools
 import logging

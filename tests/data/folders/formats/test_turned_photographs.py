@@ -1,4 +1,4 @@
-"""Photographs that EXIF turns, with annotations of every format in either frame: drawn as somebody saw them."""
+"""Photographs that EXIF turns: annotations of every format are read in the frame in which they were drawn."""
 
 import json
 
