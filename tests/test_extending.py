@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -59,13 +60,23 @@ def train(parts, world, tmp_path, options, monkeypatch):
     return run
 
 
+def write_boxes(tmp_path):
+    """Three images and their boxes for each of the datasets boxes_train and boxes_val."""
+    for part in ("train", "val"):
+        folder = tmp_path / "boxes" / part
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(np.full((40, 40, 3), 80 * number, np.uint8)).save(folder / f"{number}.png")
+            (folder / f"{number}.txt").write_text("cap 5 5 20 20\nstem 25 25 35 35\n")
+
+
 def logged(tmp_path):
     return set().union(*map(json.loads, (tmp_path / "out" / "metrics.json").read_text().splitlines()))
 
 
 def test_each_snippet_is_short():
     lengths = [len([line for line in snippet.splitlines() if line.strip()]) for snippet in SNIPPETS]
-    assert len(SNIPPETS) == 8 and max(lengths) <= 26, lengths
+    assert len(SNIPPETS) == 9 and max(lengths) <= 26, lengths
 
 
 @pytest.mark.parametrize(
@@ -74,6 +85,7 @@ def test_each_snippet_is_short():
         ("MODEL.BACKBONE.NAME", "build_with_pixels", "backbone"),
         ("MODEL.PIXEL_DECODER.NAME", "Pyramid", "pixel_decoder"),
         ("MODEL.QUERY_DECODER.NAME", "OneLook", "query_decoder"),
+        ("MODEL.QUERY_DECODER.NAME", "LinearText", "query_decoder"),
         ("MODEL.META_ARCHITECTURE", "SmoothHierVL", "criterion"),
     ],
 )
@@ -95,19 +107,54 @@ def test_a_query_decoder_without_joint_embeddings_says_that_it_knows_no_other_cl
     assert len(network.class_names) == 11
 
 
-def test_an_unknown_query_decoder_is_one_sentence(train):
-    with pytest.raises(UserError, match="MODEL.QUERY_DECODER.NAME: no query decoder is registered as 'TwoLooks'"):
-        train("MODEL.QUERY_DECODER.NAME", "TwoLooks")
+@pytest.mark.parametrize(
+    "key, what",
+    [
+        ("MODEL.META_ARCHITECTURE", "network"),
+        ("MODEL.BACKBONE.NAME", "image encoder"),
+        ("MODEL.PIXEL_DECODER.NAME", "pixel decoder"),
+        ("MODEL.QUERY_DECODER.NAME", "query decoder"),
+    ],
+)
+def test_an_unknown_part_is_one_sentence(train, key, what):
+    with pytest.raises(UserError, match=f"{key}: no {what} is registered as 'TwoLooks'. A part of your own must be"):
+        train(key, "TwoLooks")
+
+
+@pytest.mark.parametrize(
+    "attribute, value, message",
+    [
+        ("num_instance_queries", None, "LinearText has no attribute num_instance_queries: set it"),
+        ("num_instance_queries", 3, "and 3 instance queries"),
+        ("use_text", False, "declares 0 text queries .use_text is False. and 0 instance queries"),
+    ],
+)
+def test_a_query_decoder_must_declare_its_queries(train, parts, monkeypatch, attribute, value, message):
+    if value is None:
+        monkeypatch.delattr(parts.LinearText, attribute)
+    else:
+        monkeypatch.setattr(parts.LinearText, attribute, value)
+    with pytest.raises(UserError, match=message):
+        train("MODEL.QUERY_DECODER.NAME", "LinearText")
+
+
+def test_commands_know_the_parts_that_the_script_imports(parts, tmp_path, monkeypatch, capsys):
+    """check-data, called through the page's script, with the page's config."""
+    monkeypatch.chdir(tmp_path)
+    write_boxes(tmp_path)
+    (tmp_path / "my_hiervl.py").write_text(SNIPPETS[0])
+    page = PAGE.read_text(encoding="utf-8")
+    (tmp_path / "boxes.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    monkeypatch.setattr(sys, "argv", ["my_hiervl.py", "check-data", "boxes.yaml"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tmp_path / "my_hiervl.py"), run_name="__main__")
+    told = capsys.readouterr().out
+    assert "boxes_train" in told and "cap" in told and end.value.code == (1 if "Verdict: not ready" in told else 0)
 
 
 def test_the_dataset_format_is_trained_on(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for part in ("train", "val"):
-        folder = tmp_path / "boxes" / part
-        folder.mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray(np.full((40, 40, 3), 80 * number, np.uint8)).save(folder / f"{number}.png")
-            (folder / f"{number}.txt").write_text("cap 5 5 20 20\nstem 25 25 35 35\n")
+    write_boxes(tmp_path)
     datasets = ("DATASETS.TRAIN", "('boxes_train',)", "DATASETS.TEST", "('boxes_val',)", "SEMI.ENABLED", "False")
     results = train(*datasets)
     assert list(results["sem_seg"]["IoU"]) == ["background", "cap", "stem"]

@@ -113,19 +113,18 @@ def _score(folder: Path) -> float:
 def _draw(args, folders: dict[str, Path], path: Path) -> Path:
     """Image, truth and both predictions, for some images from all over the test set."""
     from detectron2.data import MetadataCatalog
-    from detectron2.modeling import build_model
 
-    import hiervl.modeling  # noqa: F401  fills Detectron2's registries
     from hiervl.data.loading.loaders import build_test_loader
     from hiervl.engine.run_config import load_config, prepare_config
     from hiervl.evaluation import SlidingWindowSegmenter
+    from hiervl.modeling import build_network
     from hiervl.utils.checkpoint_file import load_network
     from hiervl.visualization.pictures import draw_comparisons
 
     cfg = prepare_config(load_config(args.config_file, args.opts), training=False)
     models = {}
     for name, folder in folders.items():
-        network = build_model(cfg).eval()
+        network = build_network(cfg).eval()
         load_network(network, str(folder / "model_final.pth"), cfg.TEST.NETWORK)
         models[name] = SlidingWindowSegmenter(network, cfg.INPUT.CROP_SIZE, overlap=cfg.TEST.OVERLAP)
     dataset = cfg.DATASETS.TEST[0]

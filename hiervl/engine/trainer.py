@@ -13,7 +13,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter
@@ -28,7 +27,7 @@ from hiervl.engine.launch import is_lost_connection, peer_failure
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
-from hiervl.modeling import HierVL
+from hiervl.modeling import HierVL, build_network
 from hiervl.modeling.clip import FROM_CHECKPOINT, read_clip_config
 from hiervl.modeling.mask2former_weights import load_decoder_weights
 from hiervl.modeling.text_encoder import weights_changed
@@ -116,7 +115,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg) -> HierVL:
-        return build_model(cfg)
+        return build_network(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg, model):

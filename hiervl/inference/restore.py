@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 
-import hiervl.modeling  # noqa: F401  fills Detectron2's registries
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.older import with_older_meaning
 from hiervl.config.retired import without_retired
@@ -20,7 +18,7 @@ from hiervl.config.safe_yaml import load_yaml
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.classes.records import from_records
 from hiervl.data.registered.catalogs import definitions_of
-from hiervl.modeling import HierVL
+from hiervl.modeling import HierVL, build_network
 from hiervl.modeling.clip import FROM_CHECKPOINT
 from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint
 from hiervl.utils.errors import UserError
@@ -89,7 +87,7 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
             clip_file = Path(folder) / f"{Path(cfg.MODEL.CLIP.NAME).stem}.json"
             clip_file.write_text(clip_config_of(checkpoint, path, cfg.MODEL.CLIP.TOKENIZER), encoding="utf-8")
             cfg.MODEL.CLIP.NAME = str(clip_file)
-        model = build_model(cfg).eval()
+        model = build_network(cfg).eval()
     load_weights(model, checkpoint, str(path), network or cfg.TEST.NETWORK)
     describe_classes(model, classes)
     return Restored(model, cfg, classes, path)

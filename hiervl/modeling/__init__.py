@@ -10,6 +10,7 @@ from .image_encoder import ImageEncoder
 from .pixel_classifier import PixelClassifier
 from .pixel_decoder import PIXEL_DECODER_REGISTRY, DeformablePixelDecoder, build_pixel_decoder
 from .query_decoder import QUERY_DECODER_REGISTRY, DualQueryDecoder, QueryDecoder, build_query_decoder, semantic_map
+from .registered import build_network
 from .semantic_queries import HierarchicalSemanticQueryGenerator, TextQueries
 from .text_encoder import PromptedTextEncoder
 
@@ -31,6 +32,7 @@ __all__ = [
     "TextFeatures",
     "TextQueries",
     "build_clip_image_encoder",
+    "build_network",
     "build_pixel_decoder",
     "build_query_decoder",
     "semantic_map",

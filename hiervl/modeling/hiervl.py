@@ -234,6 +234,7 @@ class HierVL(ClipSegmenter):
         output = self.segment(
             images, text, given, every_layer=self.criterion.uses_every_layer, frozen_embedding=frozen_embedding
         )
+        self.query_decoder.check_count(output.predictions, output.text_queries)
         with torch.autocast(images.device.type, enabled=False):
             losses = self.criterion(
                 output.predictions,

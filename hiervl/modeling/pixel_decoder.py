@@ -9,12 +9,12 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiervl.utils.errors import UserError
 from hiervl.utils.recompute import maybe_recomputed
 
 from .cross_modal import CrossModalSpatialAlignment
 from .deformable_attention import DeformableAttention, reference_points
 from .layers import SinePositionEmbedding, group_norm
+from .registered import registered
 from .semantic_queries import TextQueries
 from .switches import reads_text
 
@@ -175,6 +175,5 @@ def build_deformable_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> De
 def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     """The pixel decoder that ``MODEL.PIXEL_DECODER.NAME`` names."""
     name = cfg.MODEL.PIXEL_DECODER.NAME
-    if name not in PIXEL_DECODER_REGISTRY:
-        raise UserError(f"MODEL.PIXEL_DECODER.NAME: no pixel decoder is registered as '{name}'.")
-    return PIXEL_DECODER_REGISTRY.get(name)(cfg, input_shape)
+    build = registered(PIXEL_DECODER_REGISTRY, name, "MODEL.PIXEL_DECODER.NAME", "pixel decoder")
+    return build(cfg, input_shape)

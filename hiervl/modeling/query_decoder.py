@@ -15,6 +15,7 @@ from hiervl.utils.recompute import maybe_recomputed
 from .instance_seeds import InstanceSeeds, start_logit
 from .layers import MLP, Attention, SinePositionEmbedding
 from .pixel_decoder import PixelFeatures
+from .registered import registered
 from .semantic_queries import TextQueries
 from .switches import needs_align_head, seeds_instances
 
@@ -33,7 +34,7 @@ class QueryDecoder(nn.Module, abc.ABC):
     """
 
     use_text: bool = False  # text queries are decoded; off: only CMSAM uses them
-    num_instance_queries: int  # N
+    num_instance_queries: int  # N, set by every decoder
     gives_joint_embeddings: bool = False
     num_predictions: int = 1  # with ``every_layer``
 
@@ -64,6 +65,21 @@ class QueryDecoder(nn.Module, abc.ABC):
             Predictions of Q = M + N queries. ``joint_embeddings`` is None if ``gives_joint_embeddings`` is off. Then
             there is no loss_align, and the network predicts only the classes of its training.
         """
+
+    def check_count(self, predictions: QueryPredictions, text: TextQueries | None) -> None:
+        """Prediction takes the queries apart by what the decoder declares, long after a training began.
+
+        Raises:
+            UserError: there are other queries than M + N, or than N where the pixel decoder gave no text queries.
+        """
+        count, instances = predictions.query_valid.shape[1], self.num_instance_queries
+        of_text = text.queries.shape[1] if self.use_text and text is not None else 0
+        if count not in (instances, of_text + instances):
+            raise UserError(
+                f"the query decoder {type(self).__name__} predicts {count} queries, but it declares {of_text} text "
+                f"queries (use_text is {self.use_text}) and {instances} instance queries (num_instance_queries): "
+                "correct these two attributes."
+            )
 
     def set_classes(self, linear_class: Callable[[Tensor], Tensor] | None, background: Sequence[int]) -> None:
         """Predict other classes from now on. A decoder that keeps no class indices does nothing.
@@ -285,9 +301,14 @@ def build_dual_query_decoder(cfg, num_classes: int, embed_dim: int, background: 
 def build_query_decoder(cfg, num_classes: int, embed_dim: int, background: Sequence[int]) -> QueryDecoder:
     """The query decoder that ``MODEL.QUERY_DECODER.NAME`` names."""
     name = cfg.MODEL.QUERY_DECODER.NAME
-    if name not in QUERY_DECODER_REGISTRY:
-        raise UserError(f"MODEL.QUERY_DECODER.NAME: no query decoder is registered as '{name}'.")
-    return QUERY_DECODER_REGISTRY.get(name)(cfg, num_classes, embed_dim, background)
+    build = registered(QUERY_DECODER_REGISTRY, name, "MODEL.QUERY_DECODER.NAME", "query decoder")
+    decoder = build(cfg, num_classes, embed_dim, background)
+    if not hasattr(decoder, "num_instance_queries"):
+        raise UserError(
+            f"the query decoder {name} has no attribute num_instance_queries: set it to the number of its queries that "
+            "are not text queries, 0 for none."
+        )
+    return decoder
 
 
 def _add_last(queries: Tensor, added: Tensor) -> Tensor:

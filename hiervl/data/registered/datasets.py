@@ -159,7 +159,10 @@ def check_registered(name: str, key: str = "") -> None:
     if close:
         raise UserError(f"there is no dataset {name!r}{_in_key(key)}; close names are {', '.join(close)}.")
     registered = ", ".join(f"{dataset_name}_…" for dataset_name in dict.fromkeys(_REGISTERED))
-    raise UserError(f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {registered}.")
+    raise UserError(
+        f"there is no dataset {name!r}{_in_key(key)}; HierVL registers {registered}. A dataset of your own must be "
+        "registered by a file that is imported first (docs/extending.md)."
+    )
 
 
 def _in_key(key: str) -> str:
