@@ -54,6 +54,10 @@ def start(world, output, options, *extra, resume=False) -> int:
             os.dup2(log.fileno(), 2)
             sys.stdout = sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # instead of pytest's
         logging.basicConfig(level=logging.INFO, force=True)
+        for name in ("detectron2", "hiervl"):  # which earlier tests of this process may have sent elsewhere
+            library = logging.getLogger(name)
+            library.handlers.clear()
+            library.propagate = True
         make_trainer(world, output, options, *extra, resume=resume).train()
         status = 0
     except UserError as error:
