@@ -180,7 +180,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
 
     monkeypatch.setattr(engine_main, "work", work)
     code = errno.ENOSPC
-    with pytest.raises(UserError, match="^'out/run.json.tmp' cannot be written .No space left.*--resume.\.$"):
+    with pytest.raises(UserError, match=r"^'out/run.json.tmp' cannot be written .No space left.*--resume.\.$"):
         engine_main.main(None)
     code = errno.EBADF  # a fault of ours
     with pytest.raises(OSError):
