@@ -1,5 +1,7 @@
 """Images in the colours of others: statistics by hand, and what the step does with them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,7 +25,14 @@ def test_mean_and_spread_move_by_the_amount_and_padding_stays():
     torch.testing.assert_close(half, channel([60.0, 100.0, 0.0]))
     torch.testing.assert_close(transfer_colors(image, valid, look, 0.0), image)
     torch.testing.assert_close(transfer_colors(image, valid, look, 1.0), channel([30.0, 90.0, 0.0]))
-    assert transfer_colors(image, valid, torch.tensor([0.0, 250.0]).expand(3, 2), 1.0).max() <= 255
+
+
+def test_values_stay_within_those_of_a_pixel():
+    """Mean 20 and deviation 40 become 125 and 125: 0 and 100 would be 62.5 and 375, mirrored 187.5 and −125."""
+    image, look = channel([0.0, 0.0, 0.0, 0.0, 100.0]), torch.tensor([0.0, 250.0]).expand(3, 2)
+    valid = torch.ones(1, 5, dtype=torch.bool)
+    torch.testing.assert_close(transfer_colors(image, valid, look, 1.0), channel([62.5, 62.5, 62.5, 62.5, 255.0]))
+    torch.testing.assert_close(transfer_colors(100 - image, valid, look, 1.0), channel([187.5] * 4 + [0.0]))
 
 
 def test_channels_move_apart():
@@ -86,6 +95,14 @@ def photographs():
     return {"labeled": [{"image": image, "sem_seg": labels, "valid": valid}], "unlabeled": [{**other, "valid": valid}]}
 
 
+def all_black(batch, probability, device):
+    """In place of the colours of unlabelled images, which is what the student sees."""
+    black = {key: [{**s, **{n: 0 * s[n] for n in s if n.startswith("image")}} for s in batch[key]] for key in batch}
+    for sample, own in zip(black["unlabeled"], batch["unlabeled"]):
+        sample["image_weak"] = own["image_weak"]
+    return black
+
+
 @pytest.mark.parametrize(("enabled", "burn_in"), [(True, 0), (True, 100), (False, 0)])
 def test_labeled_losses_see_the_colors_also_in_the_burn_in(
     make_cfg, make_network, monkeypatch, photographs, enabled, burn_in
@@ -95,26 +112,43 @@ def test_labeled_losses_see_the_colors_also_in_the_burn_in(
     options += ("SEMI.SUPERVISED_SHARE", 1.0)
     step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
 
-    def black(batch, probability, device):
-        assert probability == 0.9
-        return {**batch, "labeled": [{**s, "image": torch.zeros_like(s["image"])} for s in batch["labeled"]]}
-
     def pixel_loss(batch):
         torch.manual_seed(1)
         return step(batch)["loss_pixel"]
 
-    monkeypatch.setattr(step_module, "in_unlabeled_colors", black)
+    monkeypatch.setattr(step_module, "in_unlabeled_colors", all_black)
     seen = pixel_loss(photographs)
     step.objective = step_module.UnlabeledObjective(enabled=False)
-    expected = {True: pixel_loss(black(photographs, 0.9, CPU)), False: pixel_loss(photographs)}
+    expected = {True: pixel_loss(all_black(photographs, 0.9, CPU)), False: pixel_loss(photographs)}
     assert abs(expected[True] - expected[False]) > 1e-3
     torch.testing.assert_close(seen, expected[enabled])
 
 
-@pytest.mark.parametrize("agrees", [True, False])
-def test_pseudo_labels_are_the_mean_of_both_looks_of_the_teacher(make_cfg, make_network, photographs, agrees):
-    options = ("SEMI.COLOR_AGREEMENT", agrees, "SEMI.CONFIDENCE", 0.3)
+def test_student_learns_strong_views_in_the_colors(make_cfg, make_network, monkeypatch, photographs):
+    """With black strong views, their losses are those of a batch that has them."""
+    options = ("SEMI.COLOR_TRANSFER", 0.9, "SEMI.CONFIDENCE", 0.0)
     step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
+    monkeypatch.setattr(step_module, "in_unlabeled_colors", all_black)
+
+    def strong_losses(batch):
+        torch.manual_seed(1)
+        losses = step(batch)
+        return torch.stack([losses["loss_strong1"], losses["loss_strong2"]])
+
+    seen = strong_losses(photographs)
+    step.objective = replace(step.objective, color_transfer=0.0)
+    assert (seen - strong_losses(photographs)).abs().min() > 1e-4
+    torch.testing.assert_close(seen, strong_losses(all_black(photographs, 0.9, CPU)))
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_pseudo_labels_are_the_mean_of_both_looks_of_the_teacher(
+    make_cfg, make_network, monkeypatch, photographs, agrees
+):
+    """The second look has the colours of the labelled image itself, not those that the student sees it in."""
+    options = ("SEMI.COLOR_AGREEMENT", agrees, "SEMI.CONFIDENCE", 0.3, "SEMI.COLOR_TRANSFER", 0.9)
+    step = SemiSupervisedStep.from_config(make_cfg(*options), make_network(*options)).train()
+    monkeypatch.setattr(step_module, "in_unlabeled_colors", all_black)
     step(photographs)
     looks = [photographs["unlabeled"][0]["image_weak"][None].float()]
     looks += [in_labeled_colors(photographs, CPU)] * agrees
