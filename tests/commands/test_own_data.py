@@ -58,6 +58,14 @@ def test_check_data_names_files_and_ends_with_1(own, capsys):
     assert (own.root / "out" / "check_data" / "overlays.png").is_file()  # of the three sound ones
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.7])
+def test_check_data_advises_no_colors_that_are_on_already(own, capsys, probability):
+    own.save("unlabelled/u1.png", np.full((64, 64, 3), 20, dtype=np.uint8))
+    assert run("check-data", own.config(), "OUTPUT_DIR", own.root / "out", "SEMI.COLOR_TRANSFER", probability) == 0
+    printed = capsys.readouterr().out
+    assert "far darker than every labelled" in printed and ("SEMI.COLOR_TRANSFER" in printed) == (not probability)
+
+
 def test_check_data_of_a_missing_folder_is_one_sentence(own, capsys):
     assert run("check-data", own.config("UNLABELED: unlabeled"), "OUTPUT_DIR", own.root / "out") == 2
     error = capsys.readouterr().err.strip()

@@ -278,6 +278,11 @@ def dark_16_bit(own):
     return "warning", ["nearly black", "stretch"], "unlabelled/u1.png"
 
 
+def unlabeled_in_another_light(own):
+    own.save("unlabelled/u1.png", np.full((64, 64, 3), 20, dtype=np.uint8))
+    return "warning", ["far darker than every labelled", "SEMI.COLOR_TRANSFER"], "unlabelled/u1.png"
+
+
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     labels_from_1, background_not_listed, last_class_forgotten, entries_shifted_by_an_ignored_one,
@@ -287,7 +292,7 @@ FAULTS = [
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabeled_image, corrupt_mask, other_size,
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colors, colors_that_differ_a_little,
-    a_channel_per_class,
+    a_channel_per_class, unlabeled_in_another_light,
 ]  # fmt: skip
 
 
