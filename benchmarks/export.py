@@ -14,15 +14,12 @@ from pathlib import Path
 
 import torch
 
-# isort: split
-from detectron2.modeling import build_model
-
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.inference.export import FORMATS, FixedClassSegmenter, export_graph
 from hiervl.inference.export.formats import read_onnx
 from hiervl.inference.export.parity import Run, random_images
 from hiervl.inference.restore import restore_network
-from hiervl.modeling import HierVL
+from hiervl.modeling import HierVL, build_network
 
 from .timing import RESULTS, Measurement, commit, interleaved, record
 
@@ -75,7 +72,7 @@ def untrained() -> HierVL:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.CLIP.PRETRAINED = ""
     cfg.MODEL.CLASS_NAMES = ["background", *(f"class {number}" for number in range(1, CLASSES))]
-    network = build_model(cfg).eval()
+    network = build_network(cfg).eval()
     images = random_images((4, 224, 224), torch.Generator().manual_seed(1))
     batch = network.normalize(list(images))
     network.gate.fit_gate(network.relevance_similarity(batch, network.encode_text()))

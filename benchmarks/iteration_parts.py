@@ -90,13 +90,12 @@ def seconds_by_part(cfg, iterations: int, warmup: int = 2) -> dict[str, float]:
     Args:
         cfg: of a HierVL network, ready for training, without data workers, whose time would not be seen.
     """
-    from detectron2.modeling import build_model
-
     from hiervl.data.loading.loaders import build_semi_supervised_loader
     from hiervl.engine.solver import build_optimizer
+    from hiervl.modeling import build_network
     from hiervl.semi_supervised.step import SemiSupervisedStep
 
-    student = build_model(cfg)
+    student = build_network(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).train()
     optimizer = build_optimizer(cfg, student)
     batches = iter(build_semi_supervised_loader(cfg))

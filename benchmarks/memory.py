@@ -26,6 +26,7 @@ from hiervl.data.classes.definitions import read_classes
 from hiervl.engine.loop import OptimizationLoop
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.solver import build_optimizer
+from hiervl.modeling import build_network
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.recompute import RECOMPUTABLE
 
@@ -78,15 +79,13 @@ def main() -> None:
 
 def build(configs: Sequence[str], device: str, recompute: bool):
     """The step and the optimiser of a config and its deltas; without the files of its dataset, with random weights."""
-    from detectron2.modeling import build_model  # after hiervl, which patches what it needs
-
     config, *deltas = configs
     classes = read_classes(str(CONFIGS / "classes" / f"{Path(config).stem.split('_')[0]}.yaml"))
     options = ["MODEL.DEVICE", device, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLASS_NAMES", str([c.name for c in classes])]
     options += ["MODEL.ENCODER.PRETRAINED", ""]
     options += ["MODEL.RECOMPUTE", str(list(RECOMPUTABLE) if recompute else [])]
     cfg = prepare_config(load_config(config, options, deltas), training=False)
-    student = build_model(cfg)
+    student = build_network(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
     return step, build_optimizer(cfg, student)
 

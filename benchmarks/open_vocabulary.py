@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.engine import default_argument_parser
-from detectron2.modeling import build_model
 from PIL import Image
 
 from benchmarks import trainings
@@ -28,6 +27,7 @@ from hiervl.engine.main import run as train
 from hiervl.engine.run_config import load_config
 from hiervl.evaluation.semantic_evaluator import confusion_matrix, mean_known, scores_from_confusion
 from hiervl.inference.predictor import HierVLPredictor, pixels_of
+from hiervl.modeling import build_network
 from hiervl.modeling.frozen_clip import FrozenClip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -93,7 +93,7 @@ def trained(folder: Path, kind: str) -> Callable[[np.ndarray], np.ndarray]:
 
 def untrained() -> Callable[[np.ndarray], np.ndarray]:
     """The dense prediction of the CLIP that training starts from."""
-    network = build_model(load_config(CONFIG, ["DATASETS.TRAIN", f"('{LABELED}',)"])).eval()
+    network = build_network(load_config(CONFIG, ["DATASETS.TRAIN", f"('{LABELED}',)"])).eval()
     clip = FrozenClip(network.backbone, network.logit_scale)
     with torch.no_grad():
         text = network.encode_text()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from detectron2.modeling import build_model
 from torch import nn
 
 from hiervl.data.loading.loaders import build_semi_supervised_loader
@@ -19,6 +18,7 @@ from hiervl.engine.loop import AMP_TYPES
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.solver import build_optimizer
 from hiervl.evaluation import SlidingWindowSegmenter
+from hiervl.modeling import build_network
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
 from hiervl.semi_supervised.step import SemiSupervisedStep
@@ -83,7 +83,7 @@ def iteration(device: torch.device, args) -> list[Measurement]:
     that it reaches, in the number type that the config computes in."""
     overrides = ["MODEL.DEVICE", device.type, "OUTPUT_DIR", "output/speed"]
     cfg = prepare_config(load_config(args.config or QUICKSTART, overrides))
-    student = build_model(cfg)
+    student = build_network(cfg)
     step = SemiSupervisedStep.from_config(cfg, student).to(device).train()
     optimizer = build_optimizer(cfg, student)
     batches = iter(build_semi_supervised_loader(cfg))
@@ -221,7 +221,7 @@ def _segment(side: int, classes: int, window: int, device_type: str, images: int
     other_clip = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", "", "MODEL.CLIP.BLOCKS", "(3, 5, 7, 11)"]
     cfg = load_config(QUICKSTART, ["MODEL.DEVICE", device_type, *(other_clip if clip else [])])
     cfg.MODEL.CLASS_NAMES = [f"thing {index}" for index in range(classes)]
-    network = build_model(cfg).to(device).eval()
+    network = build_network(cfg).to(device).eval()
     segmenter = SlidingWindowSegmenter(network, window, overlap, window_batch=4)
 
     def peak() -> float:

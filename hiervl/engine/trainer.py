@@ -384,7 +384,14 @@ class SemiSupervisedTrainer(DefaultTrainer):
             raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth to the command.")
         network = cls.build_model(cfg)
         load_network(network, cfg.MODEL.WEIGHTS, cfg.TEST.NETWORK)
-        return cls.test(cfg, network.eval())
+        results = cls.test(cfg, network.eval())
+        test_images = f"{cfg.DATASET.NAME}_test"
+        if cfg.DATASET.TEST and test_images not in cfg.DATASETS.TEST:
+            logger.info(
+                f"Evaluated on {', '.join(cfg.DATASETS.TEST)}. For the images of DATASET.TEST add "
+                f"DATASETS.TEST \"('{test_images}',)\" to the command."
+            )
+        return results
 
 
 def _check_test_classes(cfg, dataset_name: str, class_names: list[str]) -> None:

@@ -10,8 +10,7 @@ class FixedSameConv2d(nn.Conv2d):
 
     For a side x, stride s, kernel k and dilation d the padding is (x/s − 1)·s + (k − 1)·d + 1 − x. If s divides x, this
     is (k − 1)·d + 1 − s and does not depend on x. timm computes it anew from every input. In a graph with free sizes,
-    the expressions of all layers then nest. To export EfficientNet-Lite0 with ``torch.export`` takes 10 s of one core
-    with fixed padding, and over 14 s without it.
+    the expressions of all layers then nest, which slows down ``torch.export``.
     """
 
     def __init__(self, conv: Conv2dSame):

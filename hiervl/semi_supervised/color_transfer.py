@@ -31,10 +31,12 @@ def in_unlabeled_colors(batch: Batch, probability: float, device: torch.device) 
         nothing changes.
     """
     looks = [(sample["image_weak"], sample["valid"]) for sample in batch["unlabeled"]]
+    if not looks:
+        return batch
 
     def changed(sample: dict) -> dict:
         names = [name for name in sample if name == "image" or name.startswith("image_strong")]
-        chosen = [name for name in names if looks and torch.rand(()) < probability]
+        chosen = [name for name in names if torch.rand(()) < probability]
         amounts = torch.rand(len(chosen)).tolist()
         images = {
             name: _in_colors_of_any(sample[name], sample["valid"], looks, amount, device)

@@ -58,7 +58,8 @@ class SemiSupervisedStep(nn.Module):
     3. student on the labelled images, some in the colours of unlabelled ones → supervised losses;
     4. student's encoder on the labelled images with a class hidden → ``loss_masked_consistency``, ``loss_pixel_text``;
     5. prompt losses;
-    6. teacher on the weak views → pseudo-labels (no gradient);
+    6. teacher on the weak views, with ``SEMI.COLOR_AGREEMENT`` also in the colours of labelled images → pseudo-labels
+       (no gradient);
     7. student on the strong views and on the weak view with perturbed features, in one pass → ``loss_strong1``,
        ``loss_strong2``, ``loss_clip_guidance``, ``loss_entropy``, ``loss_feature_perturbation``.
 

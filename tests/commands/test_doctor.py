@@ -37,6 +37,13 @@ def test_a_sound_installation_passes(shipped_weights, capsys):
     assert "problem:" not in output
 
 
+def test_the_models_that_come_with_hiervl_are_all_looked_at():
+    """The doctor has a list of its own, since it must run where the network cannot be imported."""
+    from hiervl.modeling.clip import SHIPPED
+
+    assert doctor.SHIPPED_CLIPS == {name: config.parent for name, config in SHIPPED.items()}
+
+
 def test_a_missing_package_is_reported_once(shipped_weights, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "scipy", None)  # importing it fails
     monkeypatch.setattr(doctor, "PACKAGES", {"scipy": "scipy", "absent_package": "absent-package"})

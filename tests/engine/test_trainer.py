@@ -176,6 +176,22 @@ def test_missing_config_and_missing_weights_are_one_sentence(world, tmp_path, op
     assert_one_sentence(run_program(world, tmp_path, "--eval-only", *options(world, tmp_path)), "MODEL.WEIGHTS")
 
 
+@pytest.mark.parametrize("tests, told", [(("own_val",), True), (("own_val", "own_test"), False)])
+def test_evaluation_says_how_to_evaluate_on_test_images_of_ones_own(monkeypatch, caplog, tests, told):
+    from hiervl.config.defaults import get_hiervl_cfg
+    from hiervl.engine import trainer
+
+    monkeypatch.setattr(trainer.SemiSupervisedTrainer, "build_model", lambda cfg: torch.nn.Identity())
+    monkeypatch.setattr(trainer.SemiSupervisedTrainer, "test", lambda cfg, network: {"sem_seg": {}})
+    monkeypatch.setattr(trainer, "load_network", lambda network, path, which: None)
+    cfg = get_hiervl_cfg()
+    cfg.MODEL.WEIGHTS, cfg.DATASETS.TEST = "model.pth", tests
+    cfg.DATASET.NAME, cfg.DATASET.TEST = "own", "test.txt"
+    with caplog.at_level("INFO", logger=trainer.__name__):
+        assert trainer.SemiSupervisedTrainer.evaluate_checkpoint(cfg) == {"sem_seg": {}}
+    assert ("DATASETS.TEST \"('own_test',)\"" in caplog.text) == told
+
+
 @pytest.mark.parametrize("damage", ["missing", "unreadable", "size", "value"])
 def test_damaged_data_is_one_sentence_that_names_the_file(world, tmp_path, damage, options):
     import shutil
