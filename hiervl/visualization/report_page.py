@@ -257,11 +257,10 @@ def _images(evaluation: dict[str, Any]) -> dict[str, Any]:
         {"color": f"rgb({','.join(map(str, color))})", "name": name}
         for name, color in zip(evaluation["class_names"], evaluation["colours"])
     ]
-    groups = [
-        {"title": title, "entries": [_entry(entry) for entry in evaluation["groups"][group]]}
-        for group, title in GROUPS.items()
-        if evaluation["groups"].get(group)
-    ]
+    shown = {title: evaluation["groups"][group] for group, title in GROUPS.items() if evaluation["groups"].get(group)}
+    if len({frozenset(entry["file"] for entry in entries) for entries in shown.values()}) == 1 < len(shown):
+        shown = {"All, worst first": evaluation["groups"]["worst"]}  # so few that every group holds the same ones
+    groups = [{"title": title, "entries": [_entry(entry) for entry in entries]} for title, entries in shown.items()]
     return {"legend": legend, "groups": groups}
 
 

@@ -77,7 +77,7 @@ def make_run(folder, miou, enabled=True, gallery=True):
             "class_names": ["sky", NASTY, "bus"],
             "colours": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
             "confusion": [[90, 10, 0], [30, 60, 10], [0, 0, 0]],
-            "groups": {"best": [shown], "worst": [shown, shown], "uncertain": []},
+            "groups": {"best": [shown], "worst": [shown, {**shown, "file": "a/c.jpg"}], "uncertain": []},
             "versions": {"PyTorch": "9.9"},
         }
         (folder / evaluation_file("toy_val")).write_text(json.dumps(content))
@@ -122,6 +122,24 @@ def test_kept_pseudo_labels_without_a_background(tmp_path):
     metrics = make_run(tmp_path / "run", 55.5) / "metrics.json"
     metrics.write_text(metrics.read_text().replace("pseudo/kept_foreground", "pseudo/other").replace("0.5,", "0.004,"))
     assert "0.4 % of all pixels are kept. That is very little" in write_report(tmp_path / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    "worst, titles", [("ba", ["All, worst first"]), ("bc", ["Best", "Worst", "Most uncertain"])], ids=["few", "many"]
+)
+def test_few_images_are_shown_once(tmp_path, worst, titles):
+    run = make_run(tmp_path / "run", 55.5)
+    path = run / evaluation_file("toy_val")
+    content = json.loads(path.read_text())
+    shown = content["groups"]["best"][0]
+    names = {"best": "ab", "worst": worst, "uncertain": "ab"}
+    content["groups"] = {group: [{**shown, "file": f"{name}.jpg"} for name in names[group]] for group in names}
+    path.write_text(json.dumps(content))
+    words = "".join(Page(write_report(run).read_text()).text)
+    headings = [title for title in ("All, worst first", "Best", "Worst", "Most uncertain") if f"{title}\n" in words]
+    assert headings == titles
+    assert len(titles) > 1 or words.index("b.jpg") < words.index("a.jpg")
+    assert words.count("a.jpg") == (1 if len(titles) == 1 else 2)
 
 
 @pytest.mark.parametrize(
