@@ -36,15 +36,20 @@ class Data(NamedTuple):
         config: says all that does not depend on labels, method and seed.
         train: start of the names of its labelled subsets.
         tests: what every training is evaluated on; the first gives "mIoU", every other one a table of its own.
+        options: config values of every run.
+        has_tables: whether docs/results.md gets a figure and tables of it.
     """
 
     config: str
     train: str
     tests: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    has_tables: bool = True
 
 
 DATA = {
-    "shapesworld": Data("quickstart", "shapesworld_train", ("shapesworld_val",)),
+    "quickstart": Data("quickstart", "shapesworld_train", ("shapesworld_val",), has_tables=False),
+    "shapesworld": Data("quickstart", "shapesworld_train", ("shapesworld_val",), ("SOLVER.MAX_ITER", "300")),
     "camvid": Data("camvid_46_cpu", "camvid_inner_train", ("camvid_inner_val", "camvid_val")),
 }
 OURS = "hiervl"
@@ -99,7 +104,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
         "TEST.PICTURES": "0",
     }
     command = [sys.executable, str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file"]
-    command += [str(REPOSITORY / "configs" / f"{data.config}.yaml"), *methods()[run.method], *overrides]
+    command += [str(REPOSITORY / "configs" / f"{data.config}.yaml"), *methods()[run.method], *data.options, *overrides]
     command += [text for pair in settings.items() for text in pair]
     started = time.monotonic()
     with open(folder / "output.txt", "w") as log:
@@ -218,7 +223,7 @@ def draw(records, labels: Sequence[int], path: Path, data: str) -> None:
 
 def write_tables(data: str) -> None:
     """Replace the part of docs/results.md between this dataset's markers, or add it at the end."""
-    config, _, (first, *others) = DATA[data]
+    config, (first, *others) = DATA[data].config, DATA[data].tests
     records = load(data, first)
     labels = sorted({count for by_labels in records.values() for count in by_labels})
     if not labels:
@@ -280,7 +285,8 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         folders = [args.output / args.data / run.path.stem for run in missing]
         list(pool.map(lambda pair: train(*pair, args.overrides, threads), zip(missing, folders)))
-    write_tables(args.data)
+    if DATA[args.data].has_tables:
+        write_tables(args.data)
 
 
 if __name__ == "__main__":
