@@ -18,6 +18,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from hiervl.config.keys import get_value, keys_of_user, set_value
+from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
+from hiervl.data.checking.light import in_unseen_light
+from hiervl.data.folders.facts import FactsStore
 from hiervl.data.folders.files import image_size
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
@@ -26,7 +29,7 @@ from hiervl.utils.errors import UserError
 
 AUTO, GPU_24GB, CPU, NONE = "auto", "24gb", "cpu", "none"
 PRESETS = (AUTO, GPU_24GB, CPU, NONE)
-MAX_SIZES_READ = 500  # how many images are measured, evenly spread over the data
+MAX_READ = 500  # how many images are measured, evenly spread over the data
 
 LARGEST_CROP, SMALLEST_CROP = 512, 64  # in multiples of what the encoder pads images to: its coarsest map's stride
 LARGEST_SHORT_SIDE = 1024  # a crop of 512 still sees a quarter of a 4:3 photograph's area
@@ -40,6 +43,7 @@ PASSES = 80  # over the labelled or the unlabelled images, whichever are more; t
 FEWEST_ITERATIONS, MOST_ITERATIONS = 4000, 40000
 CPU_ITERATIONS = 500
 CPU_CONFIDENCE = 0.95
+COLOR_TRANSFER = 0.7  # as in camvid_12_cpu.yaml
 EVALUATIONS = 10
 
 # Memory of one training process with CLIP ViT-B/16 and mixed precision. It is an estimate, not a measurement on a GPU:
@@ -91,6 +95,7 @@ class Facts:
         memory: GiB of one GPU; None: training runs on the CPU.
         memory_source: where that number comes from, for the message.
         processes: number of processes that share a batch.
+        unseen_light: share of the unlabelled images that are far darker or brighter than every labelled one.
     """
 
     sizes: np.ndarray
@@ -99,6 +104,7 @@ class Facts:
     memory: float | None
     memory_source: str = ""
     processes: int = 1
+    unseen_light: float = 0.0
 
 
 class Choice(NamedTuple):
@@ -156,6 +162,12 @@ def choose(cfg: CfgNode, facts: Facts) -> list[Choice]:
         chooser.set(
             "SEMI.CONFIDENCE", CPU_CONFIDENCE, "of the class that the teacher is surest of; lower for the others"
         )
+        if facts.unseen_light and cfg.SEMI.ENABLED:
+            share = (
+                f"{100 * facts.unseen_light:.0f} % of the unlabelled images are in a light that no labelled one shows"
+            )
+            chooser.set("SEMI.COLOR_TRANSFER", COLOR_TRANSFER, share)
+            chooser.set("SEMI.COLOR_AGREEMENT", True, "there the teacher is often wrong and sure: it looks twice")
         chooser.set("SOLVER.AMP.ENABLED", False, "mixed precision saves nothing on most CPUs")
     else:
         chooser.set("SOLVER.AMP.ENABLED", True, f"mixed precision ({cfg.SOLVER.AMP.DTYPE}) halves the activations")
@@ -315,13 +327,29 @@ def _facts(cfg: CfgNode, preset: str, layout: FolderLayout | None) -> Facts:
         unlabeled = [entry["file_name"] for entry in load_unlabeled(cfg)] if cfg.DATASETS.UNLABELED else []
     memory, source = machine_memory(cfg.MODEL.DEVICE, preset)
     sizes = read_sizes(labeled, unlabeled)
-    return Facts(sizes, len(labeled), len(unlabeled), memory, source, comm.get_world_size())
+    light = 0.0 if memory is not None else unseen_light(labeled, unlabeled, layout)
+    return Facts(sizes, len(labeled), len(unlabeled), memory, source, comm.get_world_size(), light)
+
+
+def unseen_light(labeled: Sequence[str], unlabeled: Sequence[str], layout: FolderLayout | None = None) -> float:
+    """Share of the unlabelled images that are far darker or brighter than every labelled one; 0 if they are few. At
+    most ``MAX_READ`` of each are looked at. Files that cannot be read are left out."""
+    store, bands = (layout.store, layout.bands) if layout is not None else (FactsStore(None), None)
+
+    def facts_of(files: Sequence[str]) -> dict[str, ImageFacts]:
+        some = list(files[:: max(1, math.ceil(len(files) / MAX_READ))])
+        read = zip(some, read_image_facts(some, store, bands))
+        return {file: facts for file, facts in read if isinstance(facts, ImageFacts)}
+
+    looked_at = facts_of(unlabeled)
+    outside = in_unseen_light(list(facts_of(labeled).values()), looked_at)
+    return sum(map(len, outside.values())) / max(1, len(looked_at))
 
 
 def read_sizes(
     labeled: Sequence[str],
     unlabeled: Sequence[str] = (),
-    limit: int = MAX_SIZES_READ,
+    limit: int = MAX_READ,
     size_of: Callable[[str], tuple[int, int]] = image_size,
 ) -> np.ndarray:
     """(n, 2) heights and widths of at most ``limit`` files, evenly spread. Unlabelled files that cannot be read are

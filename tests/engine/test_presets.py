@@ -11,14 +11,15 @@ from hiervl.engine.presets import (
     format_choices,
     machine_memory,
     read_sizes,
+    unseen_light,
 )
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.modeling.encoder_size import EncoderSize
 from hiervl.utils.errors import UserError
 
 
-def facts(size=(360, 480), labeled=40, unlabeled=320, memory=None, processes=1):
-    return Facts(np.array([size] * 3), labeled, unlabeled, memory, "a GPU", processes)
+def facts(size=(360, 480), labeled=40, unlabeled=320, memory=None, processes=1, unseen_light=0.0):
+    return Facts(np.array([size] * 3), labeled, unlabeled, memory, "a GPU", processes, unseen_light)
 
 
 def chosen(known, *overrides):
@@ -110,6 +111,29 @@ def test_pseudo_labels_begin_halfway_on_the_cpu():
     assert chosen(facts(), "SEMI.BURN_IN", 7)[0].SEMI.BURN_IN == 7
     assert "SEMI.BURN_IN" not in chosen(facts(), "SEMI.ENABLED", False)[1]
     assert "SEMI.BURN_IN" not in chosen(facts(memory=24.0))[1]
+
+
+def test_colors_are_transferred_where_unlabeled_images_are_in_another_light():
+    cfg, reasons = chosen(facts(unseen_light=0.18))
+    assert (cfg.SEMI.COLOR_TRANSFER, cfg.SEMI.COLOR_AGREEMENT) == (0.7, True)
+    assert reasons["SEMI.COLOR_TRANSFER"].startswith("18 % of the unlabelled images")
+    assert chosen(facts(unseen_light=0.18), "SEMI.COLOR_TRANSFER", 0.2)[0].SEMI.COLOR_TRANSFER == 0.2
+    for known, *overrides in ((facts(),), (facts(unseen_light=0.18), "SEMI.ENABLED", False)):
+        cfg, reasons = chosen(known, *overrides)
+        assert not cfg.SEMI.COLOR_TRANSFER and "SEMI.COLOR_TRANSFER" not in reasons
+
+
+def test_light_is_compared_by_the_images_themselves(tmp_path):
+    """One of three unlabelled images that can be read is darker than three quarters of the darkest labelled one."""
+    files = {}
+    for name, gray in (("a", 100), ("b", 140), ("c", 70), ("d", 110), ("e", 150)):
+        files[name] = str(tmp_path / f"{name}.png")
+        Image.new("RGB", (30, 20), (gray, gray, gray)).save(files[name])
+    (tmp_path / "broken.jpg").write_text("<html>not found</html>")
+    unlabeled = [files["c"], str(tmp_path / "broken.jpg"), files["d"], files["e"]]
+    assert unseen_light([files["a"], files["b"]], unlabeled) == pytest.approx(1 / 3)
+    assert unseen_light([files["c"], files["e"]], unlabeled) == 0.0
+    assert unseen_light([files["a"]], []) == 0.0
 
 
 def test_the_users_values_win_and_the_rest_follows_them():
