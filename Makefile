@@ -63,7 +63,7 @@ demo: $(STAMP)
 
 demo-photos: $(STAMP)
 	@[ -d "$${DETECTRON2_DATASETS:-datasets}/camvid/images/train" ] || $(VENV_PYTHON) datasets/prepare_camvid.py
-	@$(VENV_PYTHON) -m hiervl demo --config-file configs/camvid_46_cpu.yaml --output output/demo-photos
+	@$(VENV_PYTHON) -m hiervl demo --config-file configs/camvid_12_cpu.yaml --output output/demo-photos
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest tests --numprocesses $(TEST_PROCESSES)

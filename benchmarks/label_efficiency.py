@@ -33,7 +33,7 @@ class Data(NamedTuple):
     """A dataset to train on.
 
     Attributes:
-        config: says all that does not depend on labels, method and seed.
+        config: says all that does not depend on method and seed. "{labels}" in it is their number.
         train: start of the names of its labelled subsets.
         tests: what every training is evaluated on; the first gives "mIoU", every other one a table of its own.
         options: config values of every run.
@@ -50,7 +50,7 @@ class Data(NamedTuple):
 DATA = {
     "quickstart": Data("quickstart", "shapesworld_train", ("shapesworld_val",), has_tables=False),
     "shapesworld": Data("quickstart", "shapesworld_train", ("shapesworld_val",), ("SOLVER.MAX_ITER", "300")),
-    "camvid": Data("camvid_46_cpu", "camvid_inner_train", ("camvid_inner_val", "camvid_val")),
+    "camvid": Data("camvid_{labels}_cpu", "camvid_inner_train", ("camvid_inner_val", "camvid_val")),
 }
 OURS = "hiervl"
 TITLES = {
@@ -75,6 +75,11 @@ class Run(NamedTuple):
     labels: int
     method: str
     seed: int
+
+    @property
+    def config(self) -> str:
+        """Its path in the repository."""
+        return f"configs/{DATA[self.data].config.format(labels=self.labels)}.yaml"
 
     @property
     def path(self) -> Path:
@@ -104,7 +109,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
         "TEST.PICTURES": "0",
     }
     command = [sys.executable, str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file"]
-    command += [str(REPOSITORY / "configs" / f"{data.config}.yaml"), *methods()[run.method], *data.options, *overrides]
+    command += [str(REPOSITORY / run.config), *methods()[run.method], *data.options, *overrides]
     command += [text for pair in settings.items() for text in pair]
     started = time.monotonic()
     with open(folder / "output.txt", "w") as log:
@@ -129,7 +134,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
     first, *others = data.tests
     record = {
         **run._asdict(),
-        "config": f"configs/{data.config}.yaml",
+        "config": run.config,
         "test": first,
         **tests[first],
         "other_tests": {name: tests[name] for name in others},
@@ -280,6 +285,9 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
     runs = [Run(args.data, count, name, seed) for seed in args.seeds for count in args.labels for name in names]
+    for run in runs:
+        if not (REPOSITORY / run.config).is_file():
+            parser.error(f"there is no {run.config}: choose another number of labels, or write it")
     missing = [] if args.only_tables else [run for run in runs if not run.path.exists()]
     threads = max(1, usable_cores() // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
