@@ -285,10 +285,10 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
     runs = [Run(args.data, count, name, seed) for seed in args.seeds for count in args.labels for name in names]
-    for run in runs:
+    missing = [] if args.only_tables else [run for run in runs if not run.path.exists()]
+    for run in missing:
         if not (REPOSITORY / run.config).is_file():
             parser.error(f"there is no {run.config}: choose another number of labels, or write it")
-    missing = [] if args.only_tables else [run for run in runs if not run.path.exists()]
     threads = max(1, usable_cores() // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         folders = [args.output / args.data / run.path.stem for run in missing]
