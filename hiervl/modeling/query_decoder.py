@@ -340,8 +340,8 @@ def _masks_of(kernel: Tensor, features: Tensor, prior: Tensor | None) -> Tensor:
 def _resize(maps: Tensor, size) -> Tensor:
     """Bilinear resizing of (B, C, H, W).
 
-        To a half, a quarter or an eighth (the strides of the maps), this is the mean
-    of the four pixels around every new centre. Computed that way, it is many times faster on a CPU.
+    To a half, a quarter or an eighth (the strides of the maps), this is the mean of the four pixels around every new
+    centre. Computed that way, it is many times faster on a CPU.
     """
     height, width = size
     factor = maps.shape[2] // height if height else 0

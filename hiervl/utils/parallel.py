@@ -26,13 +26,12 @@ def map_files(
 ) -> Iterator[Result]:
     """``function`` of every item, in order.
 
-        If processes cannot be forked (Windows, macOS), this process does
-    everything.
+    If processes cannot be forked (Windows, macOS), this process does everything.
 
-        Args:
-            function: its result must be picklable; an exception ends the work.
-            what: name of the items for the progress, such as "images".
-            processes: None: one per core that this process may use.
+    Args:
+        function: its result must be picklable; an exception ends the work.
+        what: name of the items for the progress, such as "images".
+        processes: None: one per core that this process may use.
     """
     global _work
     count = processes or usable_cores()

@@ -82,14 +82,13 @@ def _register(name: str, load: Callable[[], Sequence[dict]], class_map: ClassMap
 def settle_parts(cfg, layout: FolderLayout) -> list[str]:
     """Take empty parts of a dataset out of ``DATASETS``, so that training runs without them.
 
-        Without unlabelled images
-    training is supervised; without validation images nothing is evaluated.
+    Without unlabelled images training is supervised; without validation images nothing is evaluated.
 
-        Returns:
-            Sentences on what is missing and the consequences.
+    Returns:
+        Sentences on what is missing and the consequences.
 
-        Raises:
-            UserError: the dataset cannot be divided, or has only one class, so there is nothing to learn.
+    Raises:
+        UserError: the dataset cannot be divided, or has only one class, so there is nothing to learn.
     """
     if len(layout.class_map.classes) == 1:
         raise UserError(single_class(layout.class_map.class_names[0]))
