@@ -58,12 +58,19 @@ def test_check_data_names_files_and_ends_with_1(own, capsys):
     assert (own.root / "out" / "check_data" / "overlays.png").is_file()  # of the three sound ones
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.7])
-def test_check_data_advises_no_colors_that_are_on_already(own, capsys, probability):
+@pytest.mark.parametrize(
+    "probability, advised", [(0.0, True), (0.5, False), (None, False)], ids=["off", "on", "chosen"]
+)
+def test_check_data_advises_no_colors_that_are_on_already(own, capsys, probability, advised):
+    """Without a word of the user's, the preset turns them on."""
     own.save("unlabelled/u1.png", np.full((64, 64, 3), 20, dtype=np.uint8))
-    assert run("check-data", own.config(), "OUTPUT_DIR", own.root / "out", "SEMI.COLOR_TRANSFER", probability) == 0
+    options = [] if probability is None else ["SEMI.COLOR_TRANSFER", probability]
+    assert run("check-data", own.config(), "OUTPUT_DIR", own.root / "out", "MODEL.DEVICE", "cpu", *options) == 0
     printed = capsys.readouterr().out
-    assert "far darker than every labelled" in printed and ("SEMI.COLOR_TRANSFER" in printed) == (not probability)
+    assert "far darker than every labelled" in printed
+    assert ("let labelled images take on their colours" in printed) == advised
+    chosen = f"SEMI.COLOR_TRANSFER {0.7 if probability is None else probability} "
+    assert chosen in printed and ("25 % of the unlabelled images" in printed) == (probability is None)
 
 
 def test_check_data_of_a_missing_folder_is_one_sentence(own, capsys):
