@@ -1,6 +1,7 @@
 """Build a network for prediction from a checkpoint alone: config, classes and CLIP's weights come from the file."""
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from hiervl.modeling.clip import FROM_CHECKPOINT
 from hiervl.utils.checkpoint_file import checkpoints_by_age, load_weights, read_checkpoint
 from hiervl.utils.errors import UserError
 
-# Names of checkpoints in a run's folder, in this order.
+# Names of checkpoints in a run's folder, in this order; the other way round where the best was chosen by chance.
 CHECKPOINT_NAMES = ("model_best.pth", "model_final.pth")
+FEW_IMAGES = 10  # the best of several evaluations on fewer images is chance
 FOREIGN_PARTS = ("hf_", "timm_model_pretrained")  # open_clip's keys that make other libraries download by name
 HUB_TOKENIZER = "hf_tokenizer_name"
 TIMM_MODEL = "timm_model_name"  # only its architecture, without weights
@@ -41,7 +43,8 @@ class Restored(NamedTuple):
 
 
 def find_checkpoint(run_or_file: str) -> Path:
-    """The checkpoint file: ``run_or_file`` itself, or the best, final or last checkpoint in a run's folder.
+    """The checkpoint file: ``run_or_file`` itself, or the best, final or last checkpoint in a run's folder. The final
+    one goes first if the run was evaluated on fewer than ``FEW_IMAGES`` images.
 
     Raises:
         UserError: there is none.
@@ -51,13 +54,24 @@ def find_checkpoint(run_or_file: str) -> Path:
         return path
     if not path.is_dir():
         raise UserError(f"there is neither a checkpoint nor a run's folder at '{run_or_file}'.")
-    candidates = [path / name for name in CHECKPOINT_NAMES]
+    by_chance = _evaluated_images(path) < FEW_IMAGES
+    candidates = [path / name for name in (CHECKPOINT_NAMES[::-1] if by_chance else CHECKPOINT_NAMES)]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         found = next(iter(checkpoints_by_age(run_or_file)), None)
     if found is None:
         raise UserError(f"the folder '{run_or_file}' holds no checkpoint ({', '.join(CHECKPOINT_NAMES)}).")
     return found
+
+
+def _evaluated_images(folder: Path) -> float:
+    """Number of images of the first dataset in the run's ``results.json``; infinite if unknown."""
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        scores = results.get("sem_seg") or next(iter(results.values()))["sem_seg"]
+        return float(scores["images"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return math.inf
 
 
 def restore_network(run_or_file: str, network: str = "", device: str = "") -> Restored:

@@ -138,6 +138,25 @@ def test_the_best_checkpoint_is_preferred_and_the_last_one_found(tmp_path):
     assert find_checkpoint(str(tmp_path)).name == "model_best.pth"
 
 
+@pytest.mark.parametrize(
+    "results, name",
+    [
+        ('{"sem_seg": {"images": 9}}', "model_final.pth"),
+        ('{"sem_seg": {"images": 10}}', "model_best.pth"),
+        ('{"own_val": {"sem_seg": {"images": 2}}, "own_test": {"sem_seg": {"images": 50}}}', "model_final.pth"),
+        ("{}", "model_best.pth"),
+        ("[1]", "model_best.pth"),
+        ("{", "model_best.pth"),
+    ],
+)
+def test_the_final_checkpoint_is_taken_where_few_images_chose_the_best(tmp_path, results, name):
+    (tmp_path / "model_best.pth").touch()
+    (tmp_path / "results.json").write_text(results)
+    assert find_checkpoint(str(tmp_path)).name == "model_best.pth"  # there is no other
+    (tmp_path / "model_final.pth").touch()
+    assert find_checkpoint(str(tmp_path)).name == name
+
+
 def test_records_are_a_class_file(tmp_path):
     classes = [ClassDefinition("a", ("a", "b c"), (1, 2, 3), True), ClassDefinition("ä", ("ä",), (0, 0, 255))]
     assert from_records(json.loads(json.dumps(to_records(classes)))) == classes
