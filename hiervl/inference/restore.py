@@ -65,13 +65,12 @@ def find_checkpoint(run_or_file: str) -> Path:
 
 
 def _evaluated_images(folder: Path) -> float:
-    """Number of images of the first dataset in the run's ``results.json``; infinite if unknown."""
-    try:
-        results = json.loads((folder / "results.json").read_text())
-        scores = results.get("sem_seg") or next(iter(results.values()))["sem_seg"]
-        return float(scores["images"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+    """The smallest number of images that an evaluation during training was on; infinite if unknown."""
+    try:  # not results.json, which a later --eval-only on other images replaces
+        metrics = (folder / "metrics.json").read_text()
+    except (OSError, UnicodeError):
         return math.inf
+    return min(map(float, re.findall(r'sem_seg/images": ([0-9.]+)', metrics)), default=math.inf)
 
 
 def restore_network(run_or_file: str, network: str = "", device: str = "") -> Restored:

@@ -139,19 +139,18 @@ def test_the_best_checkpoint_is_preferred_and_the_last_one_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "results, name",
+    "metrics, name",
     [
-        ('{"sem_seg": {"images": 9}}', "model_final.pth"),
-        ('{"sem_seg": {"images": 10}}', "model_best.pth"),
-        ('{"own_val": {"sem_seg": {"images": 2}}, "own_test": {"sem_seg": {"images": 50}}}', "model_final.pth"),
-        ("{}", "model_best.pth"),
-        ("[1]", "model_best.pth"),
-        ("{", "model_best.pth"),
+        ('{"lr": 1}\n{"sem_seg/images": 9.0}\n{"lr', "model_final.pth"),
+        ('{"sem_seg/images": 10.0}\n', "model_best.pth"),
+        ('{"own_test/sem_seg/images": 50.0, "own_val/sem_seg/images": 2.0}\n', "model_final.pth"),
+        ("", "model_best.pth"),
     ],
 )
-def test_the_final_checkpoint_is_taken_where_few_images_chose_the_best(tmp_path, results, name):
+def test_the_final_checkpoint_is_taken_where_few_images_chose_the_best(tmp_path, metrics, name):
     (tmp_path / "model_best.pth").touch()
-    (tmp_path / "results.json").write_text(results)
+    (tmp_path / "metrics.json").write_text(metrics)
+    (tmp_path / "results.json").write_text('{"sem_seg": {"images": 50}}')  # of a later evaluation on other images
     assert find_checkpoint(str(tmp_path)).name == "model_best.pth"  # there is no other
     (tmp_path / "model_final.pth").touch()
     assert find_checkpoint(str(tmp_path)).name == name
