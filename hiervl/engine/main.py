@@ -24,6 +24,7 @@ from hiervl.engine.run_lock import RunLock
 from hiervl.engine.trainer import SemiSupervisedTrainer, out_of_memory
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import write_bytes, write_text
+from hiervl.utils.freed_memory import keep_freed_memory
 
 HELPS = {
     "opts": "config values, such as SOLVER.MAX_ITER 500; they win over all files",
@@ -99,6 +100,8 @@ def work(args, trainer: type[SemiSupervisedTrainer] = SemiSupervisedTrainer) -> 
         return None
     cfg = load_config(args.config_file, args.opts, getattr(args, "deltas", ()))
     cfg = prepare_config(cfg, training=not args.eval_only)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     with contextlib.nullcontext() if args.eval_only else RunLock(cfg.OUTPUT_DIR):
         overwrite = getattr(args, "overwrite", False)
         if not (args.eval_only or args.resume or overwrite):
