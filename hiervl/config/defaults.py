@@ -275,6 +275,8 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.COLOR_AGREEMENT = False
     # Probability that a strong view receives a box of another image of the batch.
     cfg.SEMI.CUTMIX_PROBABILITY = 0.5
+    # Probability that a strong view receives half of the classes of a labelled image, with their true labels (DACS).
+    cfg.SEMI.CLASS_MIX = 0.0
 
 
 def _add_data_config(cfg: CN) -> None:

@@ -25,6 +25,7 @@ class UnlabeledObjective:
         entropy_weight: weight of the strong views' entropy.
         color_transfer: probability that a labelled image or a strong view takes on the colours of an unlabelled image.
         color_agreement: pseudo-labels are the mean over the weak view and the same in the colours of a labelled image.
+        class_mix: probability that a strong view receives classes of a labelled image.
         balance: exponent of the inverse class frequency that weights pseudo-labelled pixels.
         ignore_value: label of pixels that no loss counts.
     """
@@ -40,6 +41,7 @@ class UnlabeledObjective:
     entropy_weight: float = 0.0
     color_transfer: float = 0.0
     color_agreement: bool = False
+    class_mix: float = 0.0
     balance: float = 0.0
     ignore_value: int = 255
 
@@ -64,6 +66,7 @@ class UnlabeledObjective:
             entropy_weight=cfg.LOSS.ENTROPY,
             color_transfer=semi.COLOR_TRANSFER,
             color_agreement=semi.COLOR_AGREEMENT,
+            class_mix=semi.CLASS_MIX,
             balance=cfg.LOSS.PIXEL_BALANCE,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )

@@ -19,6 +19,7 @@ from hiervl.structures import TextFeatures
 from hiervl.utils.errors import UserError
 from hiervl.utils.transfer import to_device
 
+from .class_mix import PastedClasses, draw_classes
 from .color_transfer import in_labeled_colors, in_unlabeled_colors
 from .frozen_pass import embed_together
 from .guidance import ClipGuidance
@@ -37,9 +38,15 @@ class UnlabeledImages(NamedTuple):
 
     weak: Tensor  # (B, 3, H, W) in 0…255
     valid: Tensor  # (B, H, W) bool, False on padding
-    strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed
+    strong: list[Tensor]  # (B, 3, H, W) in 0…255, CutMixed, with pasted classes
     inside: list[Tensor]  # (B, H, W) bool: the pixels that came from another image
+    pasted: list[PastedClasses]  # empty: nothing is pasted
     weak_in_labeled_colors: Tensor | None = None  # (B, 3, H, W) in 0…255, for the teacher
+
+    def labels(self, of_weak: PseudoLabels) -> list[PseudoLabels]:
+        """Labels of every strong view, from those of the weak view."""
+        labels = [PseudoLabels(*(cutmix(x, inside) for x in of_weak)) for inside in self.inside]
+        return [pasted.onto_labels(x) for pasted, x in zip(self.pasted, labels)] if self.pasted else labels
 
 
 class ViewTarget(NamedTuple):
@@ -162,7 +169,7 @@ class SemiSupervisedStep(nn.Module):
         labeled = self.student.normalize([item["image"] for item in samples])
         views = None
         if objective.enabled and batch["unlabeled"] and self.iteration >= objective.burn_in:
-            views = self.views(seen["unlabeled"])
+            views = self.views(seen["unlabeled"], samples)
             if objective.color_agreement:
                 views = views._replace(weak_in_labeled_colors=in_labeled_colors(batch, device))
         frozen = self._frozen_pass(labeled, views)
@@ -194,15 +201,24 @@ class SemiSupervisedStep(nn.Module):
     def _uses_strong_views(self) -> bool:
         return bool(self.objective.strong_weight or self.objective.entropy_weight) or self._guides
 
-    def views(self, items: list[dict]) -> UnlabeledImages:
-        """The views of unlabelled samples, with CutMix. Strong views only if a loss needs them."""
+    def views(self, items: list[dict], labeled: Sequence[dict] = ()) -> UnlabeledImages:
+        """The views of unlabelled samples, with CutMix and, if there are any, classes of labelled ones. Strong views
+        only if a loss needs them."""
         strong: list[Tensor] = []
         inside: list[Tensor] = []
+        pasted: list[PastedClasses] = []
         for view in STRONG_VIEWS[: self.objective.strong_views] if self._uses_strong_views else ():
             images = self._stack(items, f"image_strong{view}")
             inside.append(box_masks(self._stack(items, f"cutmix_box{view}"), *images.shape[2:]))
-            strong.append(cutmix(images, inside[-1]))
-        return UnlabeledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside)
+            images = cutmix(images, inside[-1])
+            if self.objective.class_mix and labeled:
+                classes = draw_classes(
+                    labeled, len(items), self.objective.class_mix, self.ignore_value, self.student.device
+                )
+                images = classes.onto_images(images)
+                pasted.append(classes)
+            strong.append(images)
+        return UnlabeledImages(self._stack(items, "image_weak"), self._stack(items, "valid"), strong, inside, pasted)
 
     def _frozen_pass(self, labeled: Tensor, views: UnlabeledImages | None) -> dict[str, ClipEmbeddings]:
         """Embeddings by the frozen CLIP of those of "labelled", "weak" and "strong" images that need them."""
@@ -265,8 +281,8 @@ class SemiSupervisedStep(nn.Module):
         """The targets of all views that the student has seen."""
         objective = self.objective
         targets = [
-            ViewTarget(f"strong{view}", objective.strong_weight, _cutmix_labels(pseudo, inside))
-            for view, inside in zip(STRONG_VIEWS, views.inside)
+            ViewTarget(f"strong{view}", objective.strong_weight, labels)
+            for view, labels in zip(STRONG_VIEWS, views.labels(pseudo))
         ]
         if objective.perturbation_weight:
             targets.append(ViewTarget("feature_perturbation", objective.perturbation_weight, pseudo))
@@ -297,9 +313,9 @@ class SemiSupervisedStep(nn.Module):
         if guide is not None:
             losses["loss_clip_guidance"] = self.student.loss_scale * self._guidance_loss(scores, views, guide, size)
         if self.objective.entropy_weight:
+            valid = views.labels(PseudoLabels(views.valid.long(), views.valid))
             entropies = [
-                pixel_entropy(view_scores, self._pad(cutmix(views.valid, inside), size))
-                for view_scores, inside in zip(scores, views.inside)
+                pixel_entropy(view_scores, self._pad(keep, size)) for view_scores, (_, keep) in zip(scores, valid)
             ]
             weight = self.student.loss_scale * self.objective.entropy_weight
             losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)
@@ -315,8 +331,8 @@ class SemiSupervisedStep(nn.Module):
         """Pixel loss against the frozen CLIP's labels: mean over the strong views, plus the loss of the perturbed
         view."""
         losses = [
-            self._pixel_loss(view_scores, _cutmix_labels(guide, inside), size) / len(views.inside)
-            for view_scores, inside in zip(scores, views.inside)
+            self._pixel_loss(view_scores, labels, size) / len(views.strong)
+            for view_scores, labels in zip(scores, views.labels(guide))
         ]
         if self.objective.perturbation_weight:
             losses.append(self._pixel_loss(scores[-1], guide, size))
@@ -357,10 +373,6 @@ class SemiSupervisedStep(nn.Module):
 def _cut_off(tensor: Tensor | None) -> Tensor | None:
     """The same values as a leaf tensor, which collects the gradient for the original tensor."""
     return tensor.detach().requires_grad_() if tensor is not None and tensor.requires_grad else tensor
-
-
-def _cutmix_labels(labels: PseudoLabels, inside: Tensor) -> PseudoLabels:
-    return PseudoLabels(cutmix(labels.labels, inside), cutmix(labels.keep, inside))
 
 
 def _frozen_embedding(*frozen: ClipEmbeddings | None) -> dict[str, ClipEmbeddings]:
