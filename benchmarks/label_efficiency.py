@@ -13,6 +13,8 @@ configs/ablations; "all" are all of them.
 import argparse
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import time
@@ -24,9 +26,23 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.trainings import REPOSITORY, surroundings, usable_cores
+from hiervl.data.classes import ClassDefinition
+from hiervl.data.classes.records import write_classes
+from hiervl.data.folders.files import write_list
+from hiervl.data.registered import datasets
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "label_efficiency"
 DOCUMENT = REPOSITORY / "docs" / "results.md"
+
+
+class Folders(NamedTuple):
+    """A folder with ``images`` and ``labels`` in ``$DETECTRON2_DATASETS``, used as somebody's own images.
+
+    A seeded shuffle halves the images: one half are test images, the other half are labelled or unlabelled.
+    """
+
+    name: str
+    classes: tuple[ClassDefinition, ...]
 
 
 class Data(NamedTuple):
@@ -38,6 +54,7 @@ class Data(NamedTuple):
         tests: what every training is evaluated on; the first gives "mIoU", every other one a table of its own.
         options: config values of every run.
         has_tables: whether docs/results.md gets a figure and tables of it.
+        folders: in place of registered names.
     """
 
     configs: dict[int, str]
@@ -45,16 +62,22 @@ class Data(NamedTuple):
     tests: tuple[str, ...]
     options: tuple[str, ...] = ()
     has_tables: bool = True
+    folders: Folders | None = None
 
 
+FIELD = Folders(
+    "cwfid",
+    (
+        ClassDefinition("soil", ("soil", "ground"), (100, 80, 60), background=True),
+        ClassDefinition("crop", ("carrot plant", "crop"), (40, 200, 40)),
+        ClassDefinition("weed", ("weed", "wild plant"), (220, 60, 60)),
+    ),
+)
 DATA = {
     "quickstart": Data({0: "quickstart"}, "shapesworld_train", ("shapesworld_val",), has_tables=False),
-    "shapesworld": Data(
-        {0: "quickstart"}, "shapesworld_train", ("shapesworld_val",), ("SOLVER.MAX_ITER", "300")
-    ),
-    "camvid": Data(
-        {0: "camvid_12_cpu", 23: "camvid_46_cpu"}, "camvid_inner_train", ("camvid_inner_val", "camvid_val")
-    ),
+    "shapesworld": Data({0: "quickstart"}, "shapesworld_train", ("shapesworld_val",), ("SOLVER.MAX_ITER", "300")),
+    "camvid": Data({0: "camvid_12_cpu", 23: "camvid_46_cpu"}, "camvid_inner_train", ("camvid_inner_val", "camvid_val")),
+    "cwfid": Data({0: "custom"}, "cwfid_train", ("cwfid_val",), ("SOLVER.PRESET", "cpu"), folders=FIELD),
 }
 OURS = "hiervl"
 TITLES = {
@@ -104,11 +127,8 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
     """Train and evaluate, and write the run's JSON at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     data = DATA[run.data]
-    name = f"{data.train}_{run.labels}"
     settings = {
-        "DATASETS.TRAIN": f"('{name}',)",
-        "DATASETS.UNLABELED": f"('{name}_unlabeled',)",
-        "DATASETS.TEST": str(data.tests),
+        **(folder_settings(run, data.folders, folder / "images") if data.folders else registered_settings(run, data)),
         "SEED": str(run.seed),
         "OUTPUT_DIR": str(folder),
         "TEST.PICTURES": "0",
@@ -153,6 +173,45 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
     run.path.write_text(json.dumps(record, indent=1) + "\n")
     reached = ", ".join(f"{scores['mIoU']:.2f}" for scores in tests.values())
     print(f"{run.path.stem}: {reached} ({record['seconds']} s)", flush=True)
+
+
+def registered_settings(run: Run, data: Data) -> dict[str, str]:
+    """Config values: what is trained and tested on."""
+    name = f"{data.train}_{run.labels}"
+    return {
+        "DATASETS.TRAIN": f"('{name}',)",
+        "DATASETS.UNLABELED": f"('{name}_unlabeled',)",
+        "DATASETS.TEST": str(data.tests),
+    }
+
+
+def folder_settings(run: Run, folders: Folders, root: Path) -> dict[str, str]:
+    """The same for own images. Copies them to ``root``; which ones are labelled depends on the seed."""
+    source = datasets.dataset_root() / folders.name
+    names = sorted(path.name for path in (source / "images").iterdir())
+    random.Random(0).shuffle(names)
+    halves = {"train": names[: len(names) // 2], "test": names[len(names) // 2 :]}
+    shutil.rmtree(root, ignore_errors=True)
+    for part, chosen in halves.items():
+        for kind, suffix in (("images", None), ("labels", ".png")):
+            (root / part / kind).mkdir(parents=True)
+            for name in chosen:
+                file = Path(name).with_suffix(suffix) if suffix else name
+                shutil.copy(source / kind / file, root / part / kind)
+    labeled = random.Random(run.seed + 1).sample(halves["train"], run.labels)
+    write_list(root / "labeled.txt", sorted(labeled))
+    write_classes(root / "classes.yaml", folders.classes)
+    return {
+        "DATASET.NAME": folders.name,
+        "DATASET.ROOT": str(root.resolve()),
+        "DATASET.CLASSES": str(root.resolve() / "classes.yaml"),
+        "DATASET.LABELED.IMAGES": "train/images",
+        "DATASET.LABELED.MASKS": "train/labels",
+        "DATASET.LABELED.LIST": "labeled.txt",
+        "DATASET.UNLABELED": "['train/images']",
+        "DATASET.VAL": "{'IMAGES': 'test/images', 'MASKS': 'test/labels'}",
+        "TEST.EVAL_PERIOD": "0",
+    }
 
 
 def curve_of(metrics: Path, key: str) -> dict[int, float]:

@@ -50,7 +50,7 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {
     "shapesworld": Protocol(datasets.SHAPESWORLD, "quickstart", 16, 16, 100, 150),
-    "camvid": Protocol(datasets.CAMVID, "camvid_46_cpu", 23, 23, 200, 250),
+    "camvid": Protocol(datasets.CAMVID, "camvid_46_cpu", 12, 12, 300, 450),
 }
 
 
