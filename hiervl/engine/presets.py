@@ -94,6 +94,7 @@ CPU_TRAINING: tuple[tuple[str, Any, str], ...] = (  # camvid_46_cpu.yaml's
     ("SEMI.SUPERVISED_SHARE", 0.6, "true labels count a little more than pseudo-labels"),
     ("SEMI.STRONG_VIEWS", 1, "one instead of two saves time"),
     ("SEMI.STRONG_WEIGHT", 0.5, "as much as two views would have together"),
+    ("SEMI.CLASS_MIX", 1.0, "classes of labelled images, with their true labels, go onto unlabelled ones"),
     ("SEMI.PERTURBATION_WEIGHT", 0.0, "saves a pass of the decoders"),
     ("SEMI.THRESHOLD", "class", "a fixed threshold would keep very little: the teacher is rarely confident"),
     ("SEMI.CONFIDENCE", 0.95, "of the class that the teacher is surest of; lower for the others"),
