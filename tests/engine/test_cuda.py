@@ -14,6 +14,7 @@ SHALLOW = ("MODEL.PIXEL_DECODER.LAYERS", 1, "MODEL.QUERY_DECODER.LAYERS", 1)  # 
 EVERYTHING = (
     "SEMI.THRESHOLD", "class", "LOSS.PIXEL_BALANCE", 0.5, "MODEL.HSQG.IMAGE_EMBEDDING", "frozen",
     "MODEL.HSQG.GROUND_TRUTH_PRESENCE", True, "MODEL.QUERY_DECODER.CLASSIFIER", "mean", "MODEL.CLIP.DETAIL_MAPS", 4,
+    "SEMI.COLOR_TRANSFER", 1.0, "SEMI.COLOR_AGREEMENT", True, "SEMI.CLASS_MIX", 1.0,
 )  # fmt: skip
 
 
@@ -21,8 +22,9 @@ def batch():
     """As the loader hands it over, on the CPU."""
     image = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
     labels = torch.zeros(SIDE, SIDE, dtype=torch.int64)
-    labeled = {"image": image, "sem_seg": labels, "instance_ids": labels}
-    unlabeled = {"image_weak": image, "valid": torch.ones(SIDE, SIDE, dtype=torch.bool)}
+    valid = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    labeled = {"image": image, "sem_seg": labels, "instance_ids": labels, "valid": valid}
+    unlabeled = {"image_weak": image, "valid": valid}
     for view in "12":
         unlabeled.update({f"image_strong{view}": image, f"cutmix_box{view}": torch.zeros(4, dtype=torch.int64)})
     return {"labeled": [labeled] * 2, "unlabeled": [unlabeled] * 2}
