@@ -24,6 +24,7 @@ from hiervl.config.older import with_older_meaning
 from hiervl.config.retired import check_not_retired, without_retired
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.config.unread import refuse_unread_keys
+from hiervl.data.checking.check import refuse_errors
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.folders.dataset import register_from_config, settle_parts
 from hiervl.data.folders.layout import FolderLayout
@@ -170,6 +171,7 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     layout = register_own_dataset(cfg, training)
     if training:
         if layout is not None:
+            refuse_errors(layout)
             for sentence in settle_parts(cfg, layout):
                 _say(f"warning: {sentence}.")
         _check_dataset_names(cfg)

@@ -218,4 +218,4 @@ def test_training_says_what_is_wrong_in_one_sentence(own):
     with pytest.raises(SystemExit) as ended:
         engine_main.run(arguments)
     message = str(ended.value)
-    assert message.startswith("error: DATASET.LABELED: ") and "03.png has no mask" in message and "\n" not in message
+    assert message.startswith("error: 1 labelled images have no mask") and "03.png" in message and "\n" not in message

@@ -5,7 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hiervl.__main__ import main
 from hiervl.engine.run_config import load_config, prepare_config
@@ -184,7 +186,30 @@ def a_wrong_size(own):
     return ""
 
 
-UNSOUND = [one_class, one_class_shown, a_class_forgotten, a_wrong_size]
+def palettes_in_another_order(own):
+    """Read by their numbers, every pixel would train as another class."""
+    for path in sorted((own.root / "labelled/masks").iterdir()):
+        image = Image.fromarray(2 - np.array(Image.open(path)), mode="P")
+        image.putpalette([0, 0, 200, 200, 0, 0, 0, 0, 0])
+        image.save(path)
+    return ""
+
+
+def a_validation_mask_of_another_size(own):
+    own.image("val/images/a.png")
+    own.mask("val/masks/a.png", own.labels(size=(32, 32)))
+    return "VAL: {IMAGES: val/images, MASKS: val/masks}"
+
+
+def half_a_validation_image(own):
+    path = own.image("val/images/a.png")
+    path.write_bytes(path.read_bytes()[:500])
+    own.mask("val/masks/a.png", own.labels())
+    return "VAL: {IMAGES: val/images, MASKS: val/masks}"
+
+
+UNSOUND = [one_class, one_class_shown, a_class_forgotten, a_wrong_size, palettes_in_another_order,
+           a_validation_mask_of_another_size, half_a_validation_image]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", [*SOUND, *UNSOUND], ids=lambda make: make.__name__)
@@ -194,6 +219,8 @@ def test_made_cases_share_one_verdict(own, small, capsys, make):
     assert (status == 0) == (make in SOUND), said
     refusal = train(config, small)
     assert (refusal is None) == (make in SOUND), refusal
+    if make in UNSOUND:
+        assert not (own.root / "out/metrics.json").exists()  # refused before the first iteration
 
 
 def test_a_run_without_unlabeled_images_says_so(own, small, capsys):

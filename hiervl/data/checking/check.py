@@ -1,6 +1,7 @@
 """Checks a dataset before training, and explains every problem that it finds (``check-data``)."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from hiervl.utils.text import listed
 
 LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
+MOST_DECODED = 500  # images at the start of a training
 DARK = 16  # an image that is nowhere brighter uses only a small part of its range
 PROVISIONAL_NAME = re.compile(r"value \d+|colour \d+ \d+ \d+")  # of ``init``
 LABELED, UNLABELED = "labelled", "unlabelled"
@@ -101,12 +103,7 @@ def check(
     Raises:
         UserError: a folder, a list or the class file is missing or wrong, so that nothing can be checked.
     """
-    report = Report(layout.class_map.class_names)
-    pools = {LABELED: layout.labeled}
-    for key in ("VAL", "TEST"):
-        separate = layout.separate(key)
-        if separate is not None:
-            pools[key.lower()] = separate
+    report, pools = Report(layout.class_map.class_names), _pools(layout)
     unlabeled = layout.unlabeled_files
     report.findings += _matching(layout, pools) + _unused(layout) + _unnamed(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
@@ -120,6 +117,34 @@ def check(
         report.findings += _small_images(report, crop_size, short_side)
     report.findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return report
+
+
+def refuse_errors(layout: FolderLayout) -> None:
+    """Stop a training, before it begins, for what :func:`check` calls an error in the labelled images and their masks.
+
+    All masks are looked at, but at most ``MOST_DECODED`` images, evenly spread.
+
+    Raises:
+        UserError: names the first error and one of its files.
+    """
+    report, pools = Report(layout.class_map.class_names), _pools(layout)
+    images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
+    some = images[:: max(1, math.ceil(len(images) / MOST_DECODED))]
+    findings = _matching(layout, pools) + _read_images(report, layout, some, (), 0.0)
+    findings += _read_masks(report, layout, pools)
+    errors = [finding for finding in findings if finding.level == ERROR]
+    if not errors:
+        return
+    first = errors[0].files[:1]
+    file = f" ({first[0]})" if first and first[0] not in errors[0].sentence else ""
+    others = f" There are {len(errors) - 1} errors more." if errors[1:] else ""
+    raise UserError(f"{errors[0].sentence.rstrip('.')}{file}.{others} `python -m hiervl check-data` shows all of it.")
+
+
+def _pools(layout: Layout) -> dict[str, Pool]:
+    """The labelled images, and those of VAL and TEST that have folders of their own."""
+    separate = {key.lower(): layout.separate(key) for key in ("VAL", "TEST")}
+    return {LABELED: layout.labeled, **{key: pool for key, pool in separate.items() if pool is not None}}
 
 
 def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
