@@ -25,6 +25,7 @@ from hiervl.data.checking.values import (
 )
 from hiervl.data.folders.dataset import nothing_left, single_class, single_class_shown
 from hiervl.data.folders.files import image_frame
+from hiervl.data.folders.formats.source import AnnotationSource
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout, Pool, Sample
 from hiervl.data.folders.masks import AUTO
@@ -105,7 +106,7 @@ def check(
     """
     report, pools = Report(layout.class_map.class_names), _pools(layout)
     unlabeled = layout.unlabeled_files
-    report.findings += _matching(layout, pools) + _unused(layout) + _unnamed(layout)
+    report.findings += _matching(layout, pools) + _notes(pools) + _unused(layout) + _unnamed(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
     report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
@@ -174,6 +175,17 @@ def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
                 _names(pool.other),
             ))  # fmt: skip
     return findings
+
+
+def _notes(pools: dict[str, Pool]) -> list[Finding]:
+    """Problems of annotation files as a whole."""
+    sources = {id(sample.masks): sample.masks for pool in pools.values() for sample in pool.samples.values()}
+    found = {
+        note: Finding(WARNING, note, (str(source.path),))
+        for source in sources.values() if isinstance(source, AnnotationSource)
+        for note in source.notes
+    }  # fmt: skip
+    return list(found.values())
 
 
 def _unused(layout: Layout) -> list[Finding]:

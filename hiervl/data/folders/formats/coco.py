@@ -8,7 +8,9 @@ count. Described at https://cocodataset.org/#format-data.
 import ast
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ KIND = "COCO JSON"
 MAX_BOXES = 0.05  # the file is refused if a larger share of annotations has no outline
 ODD_OUTLINES = "outlines of an odd number of coordinates, or of none, are left out"
 NO_OUTLINE = "objects have neither outline nor box and are left out"
+NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")  # "0003" and "3.0" are the number 3
 
 
 class CocoFile(AnnotationList):
@@ -39,27 +42,68 @@ class CocoFile(AnnotationList):
     def __init__(self, path: Path, class_map: ClassMap, images: Mapping[str, Path] | None = None):
         """
         Raises:
-            UserError: the file is missing or not COCO JSON of instances, or more than :data:`MAX_BOXES` of its
-                annotations have no outline.
+            UserError: the file is missing or not COCO JSON of instances; more than :data:`MAX_BOXES` of its
+                annotations have no outline; or ids do not say which image annotations are of.
         """
         super().__init__(path, class_map, images or {})
         content = _read(path)
         try:
-            annotations_by_image: dict[str, list[dict]] = {}
+            by_id: dict[str, list[dict]] = {}
             for annotation in content["annotations"]:
-                annotations_by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
-            self.categories = {str(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+                by_id.setdefault(_id_text(annotation["image_id"]), []).append(annotation)
+            self.categories = {_id_text(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+            files = self._files_by_id(content["images"], by_id)
+            written = _same_ids(by_id, files)
             for image in content["images"]:
-                self.add_entry(image["file_name"], (image, annotations_by_image.pop(str(image["id"]), [])))
+                own = by_id.get(written.get(_id_text(image["id"]), ""), [])
+                self.add_entry(image["file_name"], (image, own))
         except (KeyError, TypeError, AttributeError) as error:
             missing = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
                 f"{path} is not a COCO file of instances, with images, annotations and categories ({missing})."
             ) from None
-        if annotations_by_image:
-            count = sum(map(len, annotations_by_image.values()))
-            logger.warning("%s: %d annotations are left out, of images that the file does not list.", path, count)
+        lost = {number: found for number, found in by_id.items() if number not in written.values()}
+        if lost:
+            self._report_lost(lost)
         self._refuse_boxes(content["annotations"])
+
+    def _files_by_id(self, images: Sequence[dict], by_id: Mapping[str, list[dict]]) -> dict[str, str]:
+        """The file of each image id.
+
+        Raises:
+            UserError: two images have the same id, and annotations refer to it.
+        """
+        files: dict[str, str] = {}
+        for image in images:
+            number, file = _id_text(image["id"]), str(image["file_name"])
+            if files.setdefault(number, file) != file and number in by_id:
+                raise UserError(
+                    f"{self.path} gives the id {number} to two images, {files[number]} and {file}, so that its "
+                    "annotations may be of either: export it again with a separate id for each image."
+                )
+        return files
+
+    def _report_lost(self, lost: Mapping[str, list[dict]]) -> None:
+        """Report annotations whose images are not listed. They are harmless if the images were left out of the list on
+        purpose, but not if images of the folder have lost their annotations.
+
+        Raises:
+            UserError: images of the folder have no annotations.
+        """
+        count = sum(map(len, lost.values()))
+        which = (
+            f"{count} annotations refer to {len(lost)} images that the file does not list (the first image_id: "
+            f"{next(iter(lost))})"
+        )
+        empty = [key for key, (_, found) in self.keys.items() if not found and (not self.images or key in self.images)]
+        if empty:
+            raise UserError(
+                f"{self.path}: {which}, and {len(empty)} images have no annotations, such as {empty[0]}: export it "
+                "again, or correct the ids; only if these images really show no object, delete the annotations of the "
+                "images that are not listed."
+            )
+        self.notes.append(f"{self.path}: {which}; they are left out.")
+        logger.warning("%s", self.notes[-1])
 
     def _refuse_boxes(self, annotations: Sequence[dict]) -> None:
         boxes = sum(not _has_outline(annotation.get("segmentation")) for annotation in annotations)
@@ -80,7 +124,7 @@ class CocoFile(AnnotationList):
 
     def _name_of(self, annotation: dict) -> str:
         number = annotation.get("category_id")
-        return self.categories.get(str(number), f"category {number}, which the file does not list")
+        return self.categories.get(_id_text(number), f"category {number}, which the file does not list")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -99,6 +143,30 @@ def _read(path: Path) -> dict[str, Any]:
             f"{kind.advice if kind is not None else 'export COCO JSON'}."
         )
     return content
+
+
+def _id_text(number: Any) -> str:
+    """An id as text; 3 and 3.0 are the same."""
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+def _same_ids(written: Collection[str], listed: Collection[str]) -> dict[str, str]:
+    """Listed id → the same id as annotations write it: equal, or the only one of the same number ("0003" and "3")."""
+    by_number = {_number(one): one for one in written}
+    counts = [Counter(map(_number, ids)) for ids in (written, listed)]
+    found = {}
+    for one in listed:
+        number = _number(one)
+        if one in written:
+            found[one] = one
+        elif all(count[number] == 1 for count in counts):
+            found[one] = by_number[number]
+    return found
+
+
+def _number(text: str) -> str:
+    match = NUMBER.fullmatch(text)
+    return match[1] if match else text
 
 
 def _size_run_length_shapes(annotations: Sequence[dict]) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from hiervl.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
-DRAWING = 2  # raise it if shapes are drawn differently, so that masks are converted again
+DRAWING = 3  # raise it if shapes are drawn or matched differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
 
@@ -78,6 +78,7 @@ class AnnotationSource:
     Attributes:
         kind: name of the format.
         keys: stem of the image → the annotation file, or the key of an entry in it.
+        notes: sentences about problems of the file as a whole that do not stop training.
     """
 
     kind = ""
@@ -92,6 +93,7 @@ class AnnotationSource:
         self.path, self.class_map, self.images = path, class_map, images
         self.image_names = ImageNames(images)
         self.keys: dict[str, Any] = {}
+        self.notes: list[str] = []
         self._warned: set[str] = set()
 
     # ---- a subclass's part --------------------------------------------------------------------------------------

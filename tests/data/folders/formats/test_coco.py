@@ -64,6 +64,53 @@ def test_coco_instances(tmp_path, class_map):
     assert (instances[:5, :4][expected[:5, :4] == 1] == instances[0, 0]).all()
 
 
+def coco_of_ids(path, images, annotations):
+    """Images a, b, … with these ids, and a cap for each id of ``annotations``."""
+    content = {
+        "images": [{"id": number, "file_name": f"{name}.jpg"} for number, name in zip(images, "abcdef")],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": 1.0, "segmentation": rectangle(0, 0, 4, 5)}
+            for number, image in enumerate(annotations)
+        ],
+        "categories": [{"id": 1, "name": "cap"}],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "images, annotations",
+    [([0, 1], [0.0, 1.0]), ([1.0, 2.0], [1, 2]), (["0001", "0002"], [1, 2]), ([1, 2], ["0001", "2.0"])],
+)
+def test_ids_of_the_same_number_are_the_same(tmp_path, class_map, images, annotations):
+    source = CocoFile(coco_of_ids(tmp_path / "masks.json", images, annotations), class_map)
+    assert [[shape.name for shape in source.annotation(key).shapes] for key in "ab"] == [["cap"], ["cap"]]
+
+
+def test_images_that_may_have_lost_their_annotations_are_refused(tmp_path, class_map):
+    path = coco_of_ids(tmp_path / "masks.json", [1, 2, 3], [1, 98, 99, 99])
+    with pytest.raises(UserError, match=r"3 annotations refer to 2 images .*image_id: 98\), and 2 images have .* b:"):
+        CocoFile(path, class_map)
+    path = coco_of_ids(tmp_path / "masks.json", ["1", "01"], ["001"])  # it could be either
+    with pytest.raises(UserError, match="1 annotations refer to 1 images"):
+        CocoFile(path, class_map)
+
+
+def test_annotations_of_images_taken_out_of_the_list_are_noted(tmp_path, class_map):
+    path = coco_of_ids(tmp_path / "masks.json", [1, 2], [1, 2, 98, 99, 99])
+    source = CocoFile(path, class_map)
+    (note,) = source.notes
+    assert note.startswith(f"{path}: 3 annotations refer to 2 images that the file does not list")
+    coco_of_ids(path, [1, 2], [1, 99])  # b lies in another folder than the images
+    assert CocoFile(path, class_map, {"a": tmp_path / "a.jpg"}).notes
+
+
+def test_two_images_of_one_id_are_refused(tmp_path, class_map):
+    path = coco_of_ids(tmp_path / "masks.json", [1, 1], [1])
+    with pytest.raises(UserError, match="gives the id 1 to two images, a.jpg and b.jpg"):
+        CocoFile(path, class_map)
+
+
 def test_run_lengths_in_every_wrapping(tmp_path, class_map):
     """As a text, as bytes that str() was applied to, as numbers, and several for one object."""
     mask = np.zeros((6, 8), dtype=np.uint8, order="F")
