@@ -3,6 +3,7 @@
 ``kind_of_file`` is for one file, ``unused_files`` for all files of a folder that are not images.
 """
 
+import itertools
 import json
 import os
 import xml.etree.ElementTree as ElementTree
@@ -17,6 +18,7 @@ from hiervl.utils.files import read_text, text_encoding
 
 LEFT_BEHIND = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "@eadir")
 LOOKED_AT = 3  # how many files of one suffix are read to find the kind of all of them
+MIN_BYTES = 3  # smaller files tell nothing of their kind, such as YOLO's empty ones of images without objects
 TEXT_LINES = 20  # how many lines of a text file are read
 
 
@@ -225,16 +227,24 @@ def is_hidden(name: str) -> bool:
 
 def _unused_files(suffix: str, files: Sequence[str]) -> Unused:
     shown = suffix or "without a suffix"
-    kinds = Counter(kind for kind in map(kind_of_file, files[:LOOKED_AT]) if kind is not None)
+    telling = list(itertools.islice(filter(_has_content, files), LOOKED_AT)) or files[:1]
+    kinds = Counter(kind for kind in map(kind_of_file, telling) if kind is not None)
     if kinds:
         kind = kinds.most_common(1)[0][0]
         return Unused(f"{shown} ({kind.name})", kind.advice, tuple(files), kind)
-    file_type = type_of_file(files[0])
+    file_type = type_of_file(telling[0])
     if file_type is IMAGE:
         return Unused(f"{shown} (images)", "give them the suffix of their format, such as .jpg", tuple(files))
     if file_type is None:
         return Unused(shown, "", tuple(files))
     return Unused(f"{shown} ({file_type.name.partition(' ')[2]})", file_type.advice, tuple(files))
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.path.getsize(path) >= MIN_BYTES
+    except OSError:
+        return False
 
 
 def describe_unused(unused: Iterable[Unused]) -> str:

@@ -34,8 +34,11 @@ class FileType(NamedTuple):
 
 IMAGE = FileType("an image", "")
 UNPACK = "unpack it and name the folder"
-ARRAY = "save the arrays as PNG, one number per pixel"
+ARRAY = "save the arrays as PNG or TIFF: images with 8 or 16 bits, masks with one number per pixel"
 MEDICAL = "export the slices as PNG or TIFF of 8 or 16 bits"
+RAW = FileType("a camera's raw file", "develop it, and export JPEG, TIFF or PNG")
+SLIDE = FileType("a slide scanner's file", "cut it into tiles, saved as PNG")
+UNFINISHED = FileType("an unfinished download", "download it again")
 VIDEO = "extract frames, for example with `ffmpeg -i FILE frames/%05d.png`"
 
 # By suffix, in lower case. Annotation files are recognised by their content: ``folders/kinds.py``.
@@ -46,16 +49,38 @@ TYPES: dict[str, FileType] = {
     ".jxl": FileType("a JPEG XL image", CONVERT),
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), FileType("a JPEG 2000 image", CONVERT)),
     **dict.fromkeys(
-        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), FileType("a camera's raw file", CONVERT)
+        (
+            ".cr2",
+            ".cr3",
+            ".crw",
+            ".nef",
+            ".nrw",
+            ".arw",
+            ".sr2",
+            ".srf",
+            ".dng",
+            ".orf",
+            ".rw2",
+            ".raf",
+            ".pef",
+            ".srw",
+            ".x3f",
+            ".3fr",
+            ".iiq",
+            ".erf",
+            ".dcr",
+            ".kdc",
+            ".mrw",
+        ),
+        RAW,
     ),
+    **dict.fromkeys((".crdownload", ".part", ".partial", ".download", ".opdownload"), UNFINISHED),
     ".psd": FileType("a Photoshop file", "export it as PNG"),
     ".svg": FileType("an SVG drawing", "export it as PNG"),
     ".pdf": FileType("a PDF document", "export its pictures as PNG"),
     **dict.fromkeys((".dcm", ".dicom"), FileType("a DICOM file", MEDICAL)),
     **dict.fromkeys((".nii", ".nrrd", ".mha"), FileType("a medical volume", MEDICAL)),
-    **dict.fromkeys(
-        (".svs", ".ndpi", ".mrxs", ".scn"), FileType("a slide scanner's file", "cut it into tiles, saved as PNG")
-    ),
+    **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn"), SLIDE),
     ".npy": FileType("a NumPy array", ARRAY),
     ".npz": FileType("a NumPy archive", ARRAY),
     ".mat": FileType("a MATLAB file", ARRAY),
@@ -76,6 +101,7 @@ SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
     (4, b"ftypheix", TYPES[".heic"]),
     (4, b"ftypmif1", TYPES[".heic"]),
     (4, b"ftypavif", TYPES[".avif"]),
+    (4, b"ftypcrx", RAW),
     (4, b"ftyp", TYPES[".mp4"]),
     (0, b"\x00\x00\x00\x0cjP  ", TYPES[".jp2"]),
     (0, b"\x00\x00\x00\x0cJXL ", TYPES[".jxl"]),
@@ -116,4 +142,8 @@ def type_of_file(path: str | Path) -> FileType | None:
     by_suffix = TYPES.get(os.path.splitext(path)[1].lower())
     if found is TYPES[".zip"] and by_suffix not in (None, IMAGE):
         return by_suffix  # .npz and many others are ZIP archives, too
+    if found is IMAGE and by_suffix in (RAW, SLIDE):
+        return by_suffix  # many of them are TIFFs, with a small preview first
+    if by_suffix is UNFINISHED:
+        return by_suffix
     return found or (by_suffix if by_suffix is not IMAGE else None)

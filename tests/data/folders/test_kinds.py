@@ -72,3 +72,31 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     path = tmp_path / "annotations.xml"
     path.write_text(FILES["cvat_images"][1])
     assert "is a file of CVAT for images XML" in str(kinds.refuse_file(path, "DATASET.LABELED.MASKS"))
+
+
+@pytest.mark.parametrize("name", ["IMG_1.CR2", "DSC_1.NEF", "slide.svs"])
+def test_files_that_begin_as_a_tiff_are_not_to_be_renamed(tmp_path, name):
+    """A camera's raw file renamed to .tif would be read as its small preview."""
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(tmp_path / name, format="TIFF")
+    sentence = kinds.describe_unused(kinds.unused_files(tmp_path))
+    assert "suffix" not in sentence and ("develop it" in sentence or "cut it into tiles" in sentence)
+
+
+@pytest.mark.parametrize("name", ["a.JPG.crdownload", "a.jpg.part"])
+def test_unfinished_downloads_are_to_be_downloaded_again(tmp_path, name):
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(tmp_path / name, format="JPEG")
+    assert "(unfinished download: download it again)" in kinds.describe_unused(kinds.unused_files(tmp_path))
+
+
+def test_canon_raw_files_are_not_taken_for_videos(tmp_path):
+    (tmp_path / "IMG_1.CR3").write_bytes(b"\x00\x00\x00\x18ftypcrx " + bytes(40))
+    assert "(camera's raw file: develop it" in kinds.describe_unused(kinds.unused_files(tmp_path))
+
+
+def test_empty_files_do_not_hide_the_kind_of_the_others(tmp_path):
+    """YOLO writes an empty file, or a line break, for an image without objects."""
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text("\n" * (number % 2))
+    (tmp_path / "9.txt").write_text(FILES["yolo_polygons"][1])
+    (unused,) = kinds.unused_files(tmp_path)
+    assert unused.kind is kinds.YOLO_POLYGONS and len(unused.files) == 7
