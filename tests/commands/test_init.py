@@ -115,6 +115,18 @@ def test_images_and_annotations_of_one_part_belong_together(tmp_path, make):
     assert len(layout.division["train"]) == len(layout.division["val"]) == 6
 
 
+def test_yolo_labels_of_images_without_objects(tmp_path):
+    folder = tmp_path / "mushrooms"
+    exports.yolo(folder)
+    names = [f"a{number}" for number in range(20)]  # before the others
+    exports.write_images(folder / "images/train", ".jpg", names)
+    for name in names:
+        (folder / f"labels/train/{name}.txt").touch()
+    layout = init(folder)
+    assert layout.source.masks == "labels/train" and len(layout.labeled.samples) == 20 + len(exports.STEMS)
+    assert layout.unused() == []
+
+
 def test_one_of_several_masks_has_to_be_named(tmp_path, capsys):
     folder = tmp_path / "mushrooms"
     cityscapes(folder)

@@ -8,7 +8,7 @@ import json
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,13 +200,16 @@ class Unused(NamedTuple):
     kind: Kind | None = None
 
 
-def unused_files(folder: str | Path, used: Sequence[str] = IMAGE_SUFFIXES) -> list[Unused]:
+def unused_files(
+    folder: str | Path, used: Sequence[str] = IMAGE_SUFFIXES, apart_from: Collection[str] = ()
+) -> list[Unused]:
     """Files in a folder and its subfolders with a suffix that is not in ``used``, the most frequent first.
 
-    Hidden files and folders, and linked folders, are left out.
+    Hidden files and folders, and linked folders, are left out. ``apart_from``: files and folders to leave out, too, by
+    the real path of the folder that they are in.
     """
     by_suffix: dict[str, list[str]] = {}
-    for path in _visible_files(folder):
+    for path in _visible_files(folder, apart_from):
         suffix = os.path.splitext(path)[1].lower()
         if suffix not in used:
             by_suffix.setdefault(suffix, []).append(path)
@@ -214,10 +217,23 @@ def unused_files(folder: str | Path, used: Sequence[str] = IMAGE_SUFFIXES) -> li
     return sorted(found, key=lambda unused: -len(unused.files))
 
 
-def _visible_files(folder: str | Path) -> Iterator[str]:
+def _visible_files(folder: str | Path, apart_from: Collection[str]) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (os.path.join(place, name) for name in sorted(names) if not is_hidden(name))
+        real = os.path.realpath(place) if apart_from else ""
+        folders[:] = sorted(
+            name for name in folders if not is_hidden(name) and os.path.join(real, name) not in apart_from
+        )
+        for name in sorted(names):
+            if not is_hidden(name) and os.path.join(real, name) not in apart_from:
+                yield os.path.join(place, name)
+
+
+def has_content(path: str | Path) -> bool:
+    """Whether a file is long enough to tell its kind."""
+    try:
+        return os.path.getsize(path) >= MIN_BYTES
+    except OSError:
+        return False
 
 
 def is_hidden(name: str) -> bool:
@@ -227,7 +243,7 @@ def is_hidden(name: str) -> bool:
 
 def _unused_files(suffix: str, files: Sequence[str]) -> Unused:
     shown = suffix or "without a suffix"
-    telling = list(itertools.islice(filter(_has_content, files), LOOKED_AT)) or files[:1]
+    telling = list(itertools.islice(filter(has_content, files), LOOKED_AT)) or files[:1]
     kinds = Counter(kind for kind in map(kind_of_file, telling) if kind is not None)
     if kinds:
         kind = kinds.most_common(1)[0][0]
@@ -238,13 +254,6 @@ def _unused_files(suffix: str, files: Sequence[str]) -> Unused:
     if file_type is None:
         return Unused(shown, "", tuple(files))
     return Unused(f"{shown} ({file_type.name.partition(' ')[2]})", file_type.advice, tuple(files))
-
-
-def _has_content(path: str) -> bool:
-    try:
-        return os.path.getsize(path) >= MIN_BYTES
-    except OSError:
-        return False
 
 
 def describe_unused(unused: Iterable[Unused]) -> str:

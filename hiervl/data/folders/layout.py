@@ -8,7 +8,8 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,14 @@ from hiervl.data.folders.files import (
 from hiervl.data.folders.formats.coco import CocoFile
 from hiervl.data.folders.formats.opening import MASKS, open_annotations
 from hiervl.data.folders.formats.per_class import ClassMasks
-from hiervl.data.folders.formats.source import MaskSource
+from hiervl.data.folders.formats.source import AnnotationSource, MaskSource
 from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
 from hiervl.data.folders.masks import AUTO, MaskFolder, label_of_code
-from hiervl.data.folders.pairing import ANY, NamePattern, how_to_pair, match_masks
+from hiervl.data.folders.pairing import ANY, MIN_SHARE, SEPARATORS, NamePattern, how_to_pair, match_masks
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.bands import Bands
+from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.loading.readers import Frame, read_image, read_label
 from hiervl.data.loading.turns import fitting_orientation, turned, turned_size
@@ -182,16 +184,29 @@ class FolderLayout:
         """Files in the folders of the configuration that are read neither as images nor as annotations."""
         pairs: list[Sequence[str]] = [(self.source.images, self.source.masks)]
         pairs += [part for part in (self.source.val, self.source.test) if isinstance(part, (list, tuple))]
-        unlabeled = [entry for entry in self.source.unlabeled if not entry.endswith(".txt")]
-        names = dict.fromkeys([*itertools.chain.from_iterable(pairs), *unlabeled])
-        folders = {path.resolve(): path for name in names if (path := (self.source.root / name).expanduser()).is_dir()}
-        reads_annotations = any(not isinstance(masks, MaskFolder) for masks in self._mask_sources())
-        return [
+        of_masks = self._folders(masks for _, masks in pairs)
+        others = self._folders([*(images for images, _ in pairs), *self.source.unlabeled])
+        sources = list(self._mask_sources())
+        files = itertools.chain.from_iterable(_files_read(masks, self.source.mask_names) for masks in sources)
+        real_folder = functools.cache(os.path.realpath)
+        read = {os.path.join(real_folder(path.parent), path.name) for path in files}
+        reads_annotations = any(not isinstance(masks, MaskFolder) for masks in sources)
+        reads_arrays = any(not isinstance(masks, AnnotationSource) for masks in sources)
+        found = [
             (folder, unused)
-            for folder in folders.values()
-            for unused in unused_files(folder, MASK_SUFFIXES)
-            if not (unused.kind and reads_annotations) and unused.kind not in CLASS_LISTS
+            for folder in of_masks.values()
+            for unused in unused_files(folder, MASK_SUFFIXES if reads_arrays else IMAGE_SUFFIXES, read)
+            if not (unused.kind and reads_annotations)
         ]
+        for real, folder in others.items():
+            if real not in of_masks:
+                found += [(folder, unused) for unused in unused_files(folder, apart_from={*read, *map(str, of_masks)})]
+        return [(folder, unused) for folder, unused in found if unused.kind not in CLASS_LISTS]
+
+    def _folders(self, names: Iterable[str]) -> dict[Path, Path]:
+        """The folders among some entries of the configuration, by their path with links resolved."""
+        paths = [(self.source.root / name).expanduser() for name in names]
+        return {path.resolve(): path for path in paths if path.is_dir()}
 
     def _mask_sources(self) -> Iterator[MaskSource]:
         for pool in [self.labeled, *self._separate.values()]:
@@ -417,15 +432,28 @@ def _what_else(folder: Path) -> str:
 
 def _images_and_masks_together(folder: Path) -> UserError:
     """Raise: no key says which files are masks. Perhaps there are only annotation files."""
-    annotations = [unused for unused in unused_files(folder) if unused.kind is not None]
-    if annotations:
+    tail = _common_tail([os.path.splitext(path)[0] for path in list_files(folder, MASK_SUFFIXES)])
+    annotations = [unused for unused in unused_files(folder) if unused.kind and unused.kind not in CLASS_LISTS]
+    if annotations and not tail:
         return UserError(
             f"{folder}, named for both images and masks, holds no masks but {describe_unused(annotations)}."
         )
-    return UserError(
-        f"{folder} holds both images and masks: move the masks into a folder of their own, or set "
-        "DATASET.MASK_SUFFIX to what their names have in addition."
-    )
+    setting = (
+        f"if they are the files whose names end in {tail}, set DATASET.MASK_SUFFIX to {tail}" if tail else
+        "set DATASET.MASK_SUFFIX to what their names have in addition"
+    )  # fmt: skip
+    return UserError(f"{folder} holds both images and masks: move the masks into a folder of their own, or {setting}.")
+
+
+def _common_tail(stems: Sequence[str]) -> str:
+    """What most files have behind the name of another file, such as ``_mask``; "": nothing."""
+    known = set(stems)
+    tails = Counter(
+        stem[length:] for stem in stems
+        for length, character in enumerate(stem) if character in SEPARATORS and stem[:length] in known
+    )  # fmt: skip
+    (tail, count), (_, next_count) = [*tails.most_common(2), ("", 0), ("", 0)][:2]
+    return tail if next_count < count and count >= MIN_SHARE * (len(stems) - count) else ""
 
 
 def find_files_beside_masks(folder: Path, masks: MaskSource, mask_names: NamePattern) -> dict[str, Path]:
@@ -442,6 +470,11 @@ def _files_of_masks(masks: MaskSource, mask_names: NamePattern) -> list[Path]:
     if not isinstance(masks, MaskFolder):
         return []
     return [path for key, path in masks.keys.items() if mask_names.core(key) is not None]
+
+
+def _files_read(masks: MaskSource, mask_names: NamePattern) -> Iterable[Path]:
+    """All files that a source reads."""
+    return masks.files() if isinstance(masks, AnnotationSource) else _files_of_masks(masks, mask_names)
 
 
 def cache_folder(chosen: str = "") -> Path:

@@ -1,5 +1,6 @@
 """The contents of a folder: images and annotation files by folder, and the result of a survey."""
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -110,9 +111,10 @@ def keep_masks(contents: Contents, mask_suffix: str) -> None:
 
 
 def _enter(contents: Contents, place: str, files: Sequence[Path]) -> None:
-    """Add files with one suffix in one folder. If there are many, the first ones decide what all are."""
-    looked_at = files if len(files) <= READ_SINGLY else files[: kinds.LOOKED_AT]
-    found = {path: kind_of_file(path) for path in looked_at}
+    """Add files with one suffix in one folder. If there are many, the first ones decide what all are. Empty files, as
+    of YOLO's images without objects, are of the kind of the others."""
+    looked_at = None if len(files) <= READ_SINGLY else kinds.LOOKED_AT
+    found = {path: kind_of_file(path) for path in itertools.islice(filter(kinds.has_content, files), looked_at)}
     common: Kind | None = (
         Counter(kind for kind in found.values() if kind).most_common(1)[0][0] if any(found.values()) else None
     )

@@ -1,6 +1,8 @@
 """Common faults in users' data: each is made here, and check-data must explain it."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,7 @@ from PIL import Image
 
 from hiervl.data.checking.check import check
 from hiervl.data.checking.values import _gray
+from hiervl.utils.errors import UserError
 
 FIRST = "labelled/masks/00.png"
 PALETTE = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], dtype=np.uint8)
@@ -356,6 +359,48 @@ def test_files_that_nothing_reads_are_named(own):
     first, second = findings(own)
     assert first.level == "warning" and "unlabelled: 1 .jxl (JPEG XL image: convert to" in first.sentence
     assert second.level == "note" and "masks: 1 .md." in second.sentence
+
+
+def test_arrays_among_images_are_named(own):
+    for place in ("unlabelled", "labelled/images"):
+        np.save(own.root / place / "extra.npy", np.zeros((4, 4), dtype=np.uint8))
+    found = findings(own)
+    assert [finding.level for finding in found] == ["warning"] * 2
+    assert "images: 1 .npy (NumPy array: save the arrays as PNG or TIFF" in found[0].sentence
+
+
+def test_masks_below_the_images_are_not_called_unused(own):
+    shutil.move(own.root / "labelled/masks", own.root / "masks")
+    shutil.move(own.root / "labelled/images", own.root / "photos")
+    shutil.move(own.root / "masks", own.root / "photos/masks")
+    for path in (own.root / "photos/masks").iterdir():
+        np.save(path.with_suffix(".npy"), np.array(Image.open(path)))
+        path.unlink()
+    assert findings(own, "LABELED: {IMAGES: photos, MASKS: photos/masks}") == []
+    assert findings(own, "LABELED: {IMAGES: photos, MASKS: photos/masks}\nUNLABELED: [unlabelled, photos]") == []
+
+
+def test_annotations_beside_unlabeled_images_are_named(own):
+    """Beside the labelled images are those that count; the others are data left unused."""
+    labels = {"version": "5", "flags": {}, "imagePath": "", "imageHeight": 64, "imageWidth": 64}
+    square = {"label": "cap", "points": [[0, 0], [20, 0], [20, 20]], "shape_type": "polygon"}
+    stem = {**square, "label": "stem", "points": [[40, 40], [60, 40], [60, 60]]}
+    for place, names in (("labelled/images", [f"{number:02d}" for number in range(10)]), ("unlabelled", ["u0", "u1"])):
+        for name in names:
+            content = {**labels, "imagePath": f"{name}.png", "shapes": [square, stem]}
+            (own.root / place / f"{name}.json").write_text(json.dumps(content))
+    (found,) = findings(own, "LABELED: {IMAGES: labelled/images, MASKS: labelled/images}")
+    assert found.level == "warning" and "unlabelled: 2 .json (labelme JSON: name the folder" in found.sentence
+
+
+def test_masks_beside_their_images_are_told_by_the_end_of_their_names(own):
+    for path in (own.root / "labelled/masks").iterdir():
+        path.rename(own.root / "labelled/images" / f"{path.stem}_mask.png")
+    (own.root / "labelled/images/_classes.csv").write_text("Pixel Value, Class\n0, background\n")
+    beside = "LABELED: {IMAGES: labelled/images, MASKS: labelled/images}"
+    with pytest.raises(UserError, match="names end in _mask, set DATASET.MASK_SUFFIX to _mask"):
+        check(own.layout(beside))
+    assert not [finding for finding in findings(own, beside + "\nMASK_SUFFIX: _mask") if finding.level == "error"]
 
 
 def test_images_without_mask_may_be_unlabeled(own):

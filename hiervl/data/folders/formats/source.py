@@ -109,6 +109,10 @@ class AnnotationSource:
         """The file with the annotation."""
         return self.path
 
+    def files(self) -> set[Path]:
+        """All files that are read."""
+        return {self.path, *map(self.file, self.keys)}
+
     def label_of(self, name: str) -> int | None:
         """The label of a name in the file; None: it is not a class."""
         return self.class_map.names.get(name)

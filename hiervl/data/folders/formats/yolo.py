@@ -51,6 +51,9 @@ class YoloFiles(AnnotationFiles):
     def stamp(self, key: str) -> tuple:
         return *super().stamp(key), sorted(self.names.items())
 
+    def files(self) -> set[Path]:
+        return {*super().files(), *([self.names_file] if self.names_file else [])}
+
     def annotation(self, key: str) -> Annotation:
         lines = read_text(self.keys[key]).splitlines()
         size = image_size(self.images[key])
