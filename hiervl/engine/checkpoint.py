@@ -153,14 +153,24 @@ class SegmentationCheckpointer(Checkpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         """As in fvcore, but a resumed run loads all weights or none."""
         incompatible = super()._load_model(checkpoint)
-        odd = [*incompatible.missing_keys, *incompatible.unexpected_keys]
-        odd += [name for name, *_ in incompatible.incorrect_shapes]
+        # weights of another shape are missing ones, too
+        missing = list(dict.fromkeys([
+            *(name for name, *_ in incompatible.incorrect_shapes), *incompatible.missing_keys
+        ]))  # fmt: skip
+        unused = incompatible.unexpected_keys
+        odd = [*missing, *unused]
         if self._is_resuming and odd:
             raise ValueError(f"{len(odd)} weights do not fit, among them {odd[0]}")
-        if odd:
+        if missing:
             logger.warning(
-                "%d of %d weights do not fit and start anew, among them %s.",
-                len(odd), len(self.model.state_dict()), ", ".join(odd[:MOST_NAMED]),
+                "%d of the network's %d weights are not in the checkpoint, or have another shape there, and start "
+                "anew, among them %s.",
+                len(missing), len(self.model.state_dict()), ", ".join(missing[:MOST_NAMED]),
+            )  # fmt: skip
+        if unused:
+            logger.warning(
+                "%d weights of the checkpoint are not in the network and are not used, among them %s.",
+                len(unused), ", ".join(unused[:MOST_NAMED]),
             )  # fmt: skip
         return incompatible
 

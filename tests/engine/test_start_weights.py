@@ -42,3 +42,16 @@ def test_a_network_starts_from_one_of_other_classes(tmp_path, make_network, capl
     assert loaded["mask_prior.known"].tolist() == [True, True, False, True]
     differing = [key for key in source if not torch.equal(loaded[key], source[key])]
     assert sorted(differing) == ["mask_prior.known", "query_decoder.class_head.bias", head]
+
+
+def test_weights_of_another_shape_are_counted_once(tmp_path, make_network, caplog):
+    network = make_network(trained=False)
+    weights = {f"more.{name}": value for name, value in list(network.state_dict().items())[:2]}
+    for name, value in network.state_dict().items():
+        weights[name] = value[None]  # none of them fits
+    torch.save({"model": weights}, tmp_path / "other.pth")
+    with caplog.at_level(logging.WARNING):
+        SegmentationCheckpointer(network, str(tmp_path)).load(str(tmp_path / "other.pth"), checkpointables=[])
+    count = len(network.state_dict())
+    assert f"{count} of the network's {count} weights" in caplog.text
+    assert "2 weights of the checkpoint are not in the network" in caplog.text
