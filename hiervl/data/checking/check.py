@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Report:
         splits: paths of the images of "train", "val", "test", "unlabelled"; only "labelled" if the division failed.
         pixels: (C,) pixels of every class, by image path.
         findings: the problems, worst first.
+        left_out: problems of objects that are left out, with their numbers, for each mask that has some.
         doubtful: paths of images whose mask may be rotated or not; see ``turns.py``.
     """
 
@@ -74,6 +75,7 @@ class Report:
     splits: dict[str, Sequence[str]] = field(default_factory=dict)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    left_out: list[Mapping[str, int]] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
 
     @property
@@ -280,6 +282,7 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
             ):
                 doubtful.append(name)
                 report.doubtful.add(image)
+    report.left_out = list(statistics.remarks.values())
     findings = [_broken(corrupt, "masks")] if corrupt else []
     if unequal:
         findings.append(Finding(
@@ -335,7 +338,7 @@ def _classes(report: Report, fixes: dict[str, str]) -> list[Finding]:
     total = sum(report.pixels.values(), np.zeros(len(names), dtype=np.int64))
     if np.count_nonzero(total) == 1 and report.is_sound:  # else what is wrong with the masks has been said
         only = names[int(np.argmax(total))]
-        return [Finding(ERROR, single_class_shown(only))]
+        return [Finding(ERROR, single_class_shown(only, report.left_out))]
     findings = []
     named: list[str] = []
     for split in ("train", "val"):

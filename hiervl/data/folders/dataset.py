@@ -4,7 +4,8 @@ Files are read when a dataset is loaded, not when it is registered.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,9 +93,11 @@ def settle_parts(cfg, layout: FolderLayout) -> list[str]:
     """
     if len(layout.class_map.classes) == 1:
         raise UserError(single_class(layout.class_map.class_names[0]))
-    train = layout.presence(list(layout.division["train"].values())).any(axis=0)
+    samples = list(layout.division["train"].values())
+    train = layout.presence(samples).any(axis=0)
     if train.sum() == 1:
-        raise UserError(single_class_shown(layout.class_map.class_names[int(train.argmax())]))
+        left_out = [facts.remarks for facts in layout.mask_facts(samples) if not isinstance(facts, UserError)]
+        raise UserError(single_class_shown(layout.class_map.class_names[int(train.argmax())], left_out))
     name = layout.source.name
     sentences = []
     if f"{name}_unlabeled" in cfg.DATASETS.UNLABELED and not layout.unlabeled:
@@ -116,12 +119,15 @@ def single_class(name: str) -> str:
     )
 
 
-def single_class_shown(name: str) -> str:
-    """A sentence: only one class is labelled."""
-    return (
-        f"all masks together show a single class ('{name}'): check that the masks' values are those of the class file, "
-        "and label images of other classes."
-    )
+def single_class_shown(name: str, left_out: Iterable[Mapping[str, int]] = ()) -> str:
+    """A sentence: only one class is labelled. ``left_out``: problems of objects that are left out, with their numbers,
+    for each mask."""
+    counts = sum(map(Counter, left_out), Counter())
+    what = f"all masks together show a single class ('{name}')"
+    if counts:
+        problems = "; ".join(f"{count} {problem}" for problem, count in sorted(counts.items()))
+        return f"{what}, because objects are left out ({problems}): annotate or export them as polygons or masks."
+    return f"{what}: check that the masks' values are those of the class file, and label images of other classes."
 
 
 def nothing_left(key: str) -> str:

@@ -12,6 +12,8 @@ from PIL import Image
 
 from hiervl.data.checking.check import check
 from hiervl.data.checking.values import _gray
+from hiervl.data.folders.dataset import settle_parts
+from hiervl.engine.run_config import load_config, require_own_dataset
 from hiervl.utils.errors import UserError
 
 FIRST = "labelled/masks/00.png"
@@ -217,6 +219,22 @@ def single_class_shown(own):
     return "error", ["show a single class", "'cap'"], ""
 
 
+def only_boxes(own):
+    return _only(own, "1 0.5 0.5 0.2 0.2\n2 0.1 0.1 0.1 0.1\n", "20 boxes have no outline")
+
+
+def no_pixel_of_the_image(own):
+    return _only(own, "1 1.5 1.5 1.9 1.5 1.9 1.9\n", "10 objects cover no pixel")
+
+
+def _only(own, label, problem):
+    for path in (own.root / "labelled/masks").iterdir():
+        path.with_suffix(".txt").write_text(label)
+        path.unlink()
+    (own.root / "labelled/masks/data.yaml").write_text("nc: 3\nnames: [background, cap, stem]\n")
+    return "error", ["a single class ('background'), because objects are left out", problem, "polygons"], ""
+
+
 def absent_from_train(own):
     own.masks(lambda labels: np.minimum(labels, 1))
     return "warning", ["no train mask shows stem", "take it out of the class file"], ""
@@ -293,6 +311,7 @@ FAULTS = [
     label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
     index_saved_as_gray_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
     photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
+    only_boxes, no_pixel_of_the_image,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabeled_image, corrupt_mask, other_size,
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colors, colors_that_differ_a_little,
     a_channel_per_class, unlabeled_in_another_light,
@@ -333,6 +352,13 @@ def test_fault_is_explained(own, fault):
 
 def _found(pattern, text):
     return re.search(pattern.replace("(", r"\(").replace(")", r"\)"), text) is not None
+
+
+def test_training_names_objects_that_are_left_out_too(own):
+    only_boxes(own)
+    cfg = load_config(own.config())
+    with pytest.raises(UserError, match="because objects are left out .* boxes have no outline"):
+        settle_parts(cfg, require_own_dataset(cfg))
 
 
 def test_images_smaller_than_the_crop(own):
