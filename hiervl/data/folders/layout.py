@@ -439,10 +439,10 @@ def _images_and_masks_together(folder: Path) -> UserError:
             f"{folder}, named for both images and masks, holds no masks but {describe_unused(annotations)}."
         )
     setting = (
-        f"if they are the files whose names end in {tail}, set DATASET.MASK_SUFFIX to {tail}" if tail else
-        "set DATASET.MASK_SUFFIX to what their names have in addition"
+        f", if they are the files whose names end in {tail}, set DATASET.MASK_SUFFIX to {tail}" if tail else
+        " set DATASET.MASK_SUFFIX to what their names have in addition"
     )  # fmt: skip
-    return UserError(f"{folder} holds both images and masks: move the masks into a folder of their own, or {setting}.")
+    return UserError(f"{folder} holds both images and masks: move the masks into a folder of their own, or{setting}.")
 
 
 def _common_tail(stems: Sequence[str]) -> str:

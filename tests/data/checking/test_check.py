@@ -387,6 +387,23 @@ def test_files_that_nothing_reads_are_named(own):
     assert second.level == "note" and "masks: 1 .md." in second.sentence
 
 
+def test_annotations_of_images_that_are_not_listed_are_a_warning(own):
+    names = [f"{number:02d}.png" for number in range(10)]
+    square, other = [[0, 0, 20, 0, 20, 20, 0, 20]], [[40, 40, 60, 40, 60, 60, 40, 60]]
+    content = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": 2 * number + category, "image_id": number, "category_id": category, "segmentation": outline}
+            for number in range(12) for category, outline in ((1, square), (2, other))
+        ],
+        "categories": [{"id": 1, "name": "cap"}, {"id": 2, "name": "stem"}],
+    }  # fmt: skip
+    (own.root / "coco.json").write_text(json.dumps(content))
+    (found,) = findings(own, "LABELED: {IMAGES: labelled/images, MASKS: coco.json}")
+    assert found.level == "warning" and found.files == (str(own.root / "coco.json"),)
+    assert "4 annotations refer to 2 images that the file does not list (the first image_id: 10)" in found.sentence
+
+
 def test_arrays_among_images_are_named(own):
     for place in ("unlabelled", "labelled/images"):
         np.save(own.root / place / "extra.npy", np.zeros((4, 4), dtype=np.uint8))
