@@ -20,6 +20,7 @@ from hiervl.data.checking.values import (
     WARNING,
     Finding,
     ValueStatistics,
+    classes_that_255_may_be,
     registered_findings,
     value_findings,
 )
@@ -68,6 +69,7 @@ class Report:
         findings: the problems, worst first.
         left_out: problems of objects that are left out, with their numbers, for each mask that has some.
         doubtful: paths of images whose mask may be rotated or not; see ``turns.py``.
+        perhaps_255: classes that no mask shows and that the ignored value 255 may be.
     """
 
     class_names: list[str]
@@ -77,6 +79,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     left_out: list[Mapping[str, int]] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
+    perhaps_255: list[str] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -297,6 +300,8 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
         ))  # fmt: skip
     if doubtful:
         findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
+    if isinstance(layout, FolderLayout):
+        report.perhaps_255 = classes_that_255_may_be(statistics)
     value_check = value_findings if isinstance(layout, FolderLayout) else registered_findings
     return findings + object_findings(statistics) + value_check(statistics)
 
@@ -340,7 +345,7 @@ def _classes(report: Report, fixes: dict[str, str]) -> list[Finding]:
         only = names[int(np.argmax(total))]
         return [Finding(ERROR, single_class_shown(only, report.left_out))]
     findings = []
-    named: list[str] = []
+    named = list(report.perhaps_255)  # of which the findings about values speak
     for split in ("train", "val"):
         if not report.splits.get(split):
             continue

@@ -29,7 +29,9 @@ from hiervl.data.folders.masks import (
     describe_codes,
     encode_color,
     label_of_code,
+    label_of_form,
 )
+from hiervl.utils.text import listed
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 MANY_CODES = 32  # more unknown values in one mask mean blurred colours or a photograph
@@ -104,7 +106,9 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
         return findings
     if unknown:
         findings.append(_unknown_values(statistics, unknown, used))
-    findings.extend(_binary(statistics, used) or _ignored(statistics))
+    findings.extend(
+        _binary(statistics, used) or ([] if unknown else _may_be_a_class(statistics)) or _ignored(statistics)
+    )
     if not unknown and used == [0]:
         findings.append(Finding(
             ERROR,
@@ -147,8 +151,14 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     if sorted(class_map.values) == list(range(count)) and unknown == [count]:
         ways, readings = one_value_more(class_map, {value: statistics.counts[INDEX][value] for value in used})
         return Finding(ERROR, f"{what}{ways}.", files, readings)
-    grays = {_gray(color) for color in class_map.colors}
-    if len(grays) > 1 and all(any(abs(value - gray) <= 1 for gray in grays) for value in unknown):
+    if unknown[0] < 0:
+        return Finding(
+            ERROR,
+            f"masks hold {describe_codes(INDEX, [value for value in unknown if value < 0])}, but a mask value is a "
+            "whole number from 0 on: save the masks with another value there (255 if these pixels do not count).",
+            files,
+        )
+    if _are_grays(statistics):
         return Finding(
             ERROR,
             f"{what}; they are the grey values of the classes' colours: RGB masks were turned into grey ones; use the "
@@ -162,21 +172,95 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             "(JPEG, smooth resizing); export index PNGs again, or correct DATASET.LABELED.MASKS.",
             files,
         )
-    absent = sorted(set(class_map.values) - set(used) - {IGNORED})
-    if absent and any(value not in (0, IGNORED) for value in absent):
+    not_classes = set() if class_map.known_values()[IGNORED] != IGNORED else {IGNORED}
+    absent = sorted(set(class_map.values) - set(used) - not_classes)
+    if any(value != 0 for value in absent):
+        ignored, readings = _ignored_beside(statistics, unknown)
         return Finding(
             ERROR,
             f"{what}, while {describe_codes(INDEX, absent)} never occur"
             f"{'' if len(absent) > 1 else 's'}: the masks number the classes otherwise; write into every entry the "
             f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; correct the masks if "
-            "it is not a class.",
+            f"it is not a class{ignored}.",
             files,
+            readings,
         )
     return Finding(
         ERROR,
         f"{what}: add an entry with {_listed(unknown)} (`ignore: true` if it is not a class), or correct the masks.",
         files,
     )
+
+
+def _are_grays(statistics: ValueStatistics) -> bool:
+    """Whether the masks with unknown values hold the grey values of the classes' colours, no two the same one."""
+    files = set(statistics.unknown[INDEX])
+    values = [
+        code for code, names in statistics.files[INDEX].items() if code != IGNORED and not files.isdisjoint(names)
+    ]
+    grays = {_gray(color) for color in statistics.class_map.colors}
+    nearest = {value: min(grays, key=lambda gray: abs(gray - value), default=value) for value in values}
+    is_near = all(abs(value - gray) <= 1 for value, gray in nearest.items())
+    return len(grays) > 1 and is_near and len(set(nearest.values())) == len(values)
+
+
+def classes_that_255_may_be(statistics: ValueStatistics) -> list[str]:
+    """Classes without a pixel in any mask, if pixels of 255 are ignored although the class file does not say so."""
+    class_map, counts = statistics.class_map, statistics.counts[INDEX]
+    if IGNORED not in counts or IGNORED in class_map.values:
+        return []
+    shown = {label for form in statistics.counts for label in _labels_shown(statistics, form)}
+    return [name for label, name in enumerate(class_map.class_names) if label not in shown]
+
+
+def _labels_shown(statistics: ValueStatistics, form: str) -> set[int | None]:
+    meaning = label_of_form(form, statistics.class_map)
+    return {meaning.get(code) for code in statistics.counts[form]}
+
+
+def _may_be_a_class(statistics: ValueStatistics) -> list[Finding]:
+    """255 is ignored, and a class never occurs."""
+    absent = classes_that_255_may_be(statistics)
+    if not absent:
+        return []
+    names = names_of_values(statistics.class_map)
+    shown = listed([f"'{name}'" for name in absent])
+    what = shown if len(absent) == 1 else f"one of {shown}"
+    return [Finding(
+        WARNING,
+        f"no mask shows {shown}, while {_share_ignored(statistics)}; two readings are "
+        f"possible: (1) 255 is {what}: write `label: 255` into its entry; (2) 255 marks borders that do not count: "
+        "label images of the class that no mask shows. Compare both in the pictures before you change the class file.",
+        statistics.files_with(INDEX, [IGNORED]),
+        (
+            Reading("255 is a class", {**names, IGNORED: " or ".join(absent)}),
+            Reading("255 does not count", names),
+        ),
+    )]  # fmt: skip
+
+
+def _ignored_beside(statistics: ValueStatistics, unknown: list[int]) -> tuple[str, tuple[Reading, ...]]:
+    """The same beside unknown values: the end of a sentence, and the readings to be drawn."""
+    absent = classes_that_255_may_be(statistics)
+    if not absent:
+        return "", ()
+    names = names_of_values(statistics.class_map)
+    numbered = {value: name for value, name in names.items() if value in statistics.counts[INDEX]}
+    numbered.update((value, f"value {value}") for value in unknown)
+    sentence = (
+        f". Besides, {_share_ignored(statistics)}; two readings are possible: (1) 255 is a class, too: write "
+        "`label: 255` into its entry; (2) it marks borders that do not count. Compare both in the pictures"
+    )
+    return sentence, (
+        Reading("255 is a class", {**numbered, IGNORED: "value 255"}),
+        Reading("255 does not count", numbered),
+    )
+
+
+def _share_ignored(statistics: ValueStatistics) -> str:
+    share = share_of(statistics.counts[INDEX], IGNORED)
+    shown = f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+    return f"{shown} of the masks' pixels are 255, which is ignored unless the class file names it"
 
 
 def _listed(values: list[int]) -> str:

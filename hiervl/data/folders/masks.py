@@ -172,9 +172,14 @@ class HasForm(Protocol):
 
 def label_of_code(raw: HasForm, class_map: ClassMap) -> dict[int, int]:
     """Label of every value or colour in the class file, in the form of ``raw``."""
-    if raw.form == LABEL:
+    return label_of_form(raw.form, class_map)
+
+
+def label_of_form(form: str, class_map: ClassMap) -> dict[int, int]:
+    """As :func:`label_of_code`, for one of the forms "index", "color" and "label"."""
+    if form == LABEL:
         return {label: label for label in [*range(len(class_map.classes)), IGNORED]}
-    if raw.form == INDEX:
+    if form == INDEX:
         return class_map.known_values()
     return {encode_color(color): label for color, label in class_map.colors.items()}
 

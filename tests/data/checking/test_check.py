@@ -64,6 +64,34 @@ def mostly_255(own):
     return "warning", ["62% of the masks' pixels are 255", "label: 255"], "masks/00.png"
 
 
+def last_class_is_255(own):
+    own.masks(lambda labels: np.array([0, 1, 255], dtype=np.uint8)[labels])
+    phrases = ["no mask shows 'stem'", "33% of the masks' pixels are 255", "two readings", "label: 255", "do not count"]
+    return "warning", phrases, "masks/00.png"
+
+
+def classes_are_128_and_255(own):
+    own.masks(lambda labels: np.array([0, 128, 255], dtype=np.uint8)[labels])
+    phrases = ["the value 128", "1, 2 never occur", "33% of the masks' pixels are 255", "label: 255", "do not count"]
+    return "error", phrases, "masks/00.png"
+
+
+def class_of_255_is_1_in_the_masks(own):
+    """1 is no rounded 0 of black, because the masks hold 0, too."""
+    (own.root / "classes.yaml").write_text(
+        "classes: [{name: background, background: true, color: [0, 0, 0]}, "
+        "{name: cap, color: [255, 255, 255], label: 255}]"
+    )
+    own.masks(lambda labels: np.minimum(labels, 1))
+    return "error", ["the value 1,", "the value 255 never occurs", "label: 1`"], "masks/00.png"
+
+
+def negative_value(own):
+    (own.root / FIRST).unlink()
+    Image.fromarray(own.labels().astype(np.float32) - 1).save(own.root / "labelled/masks/00.tif")
+    return "error", ["the value -1", "from 0 on", "save the masks"], "masks/00.tif"
+
+
 def labels_from_1(own):
     own.masks(lambda labels: labels + 1)
     return "error", ["the value 3", "0 never occurs", "off by one", "label: 1", "an entry for 3"], "masks/00.png"
@@ -306,6 +334,7 @@ def unlabeled_in_another_light(own):
 
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
+    last_class_is_255, classes_are_128_and_255, class_of_255_is_1_in_the_masks, negative_value,
     labels_from_1, background_not_listed, last_class_forgotten, entries_shifted_by_an_ignored_one,
     binary_masks_for_several_classes, values_spread_over_the_grays, colors_with_red_and_blue_exchanged,
     label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
@@ -316,6 +345,18 @@ FAULTS = [
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colors, colors_that_differ_a_little,
     a_channel_per_class, unlabeled_in_another_light,
 ]  # fmt: skip
+
+
+def test_a_class_that_255_may_be_is_not_to_be_taken_out(own):
+    last_class_is_255(own)
+    report = check(own.layout())
+    assert not any("take it out" in finding.sentence for finding in report.findings)
+    (found,) = report.findings
+    assert [reading.names.get(255) for reading in found.readings] == ["stem", None]
+    classes = own.root / "classes.yaml"
+    classes.write_text("classes: [{name: background, background: true}, cap, {name: stem, label: 255}]")
+    report = check(own.layout())
+    assert report.findings == [] and sum(report.pixels.values())[2] == 10 * 64 * 21
 
 
 def test_values_beside_the_gray_ones_are_not_taken_for_them(own):
