@@ -5,7 +5,7 @@
   commas, semicolons or tabs between. Roboflow's ``_classes.csv`` and Kaggle's ``class_dict.csv`` are such tables.
 * ``labelmap.txt`` of VOC masks, as CVAT writes it: ``name:red,green,blue:parts:actions`` per line.
 * ``class_names.txt``, ``classes.txt``, ``labels.txt``: a name a line, whose label is the line's number from 0, or a
-  number and a name. labelme's ``__ignore__`` does not count and takes no number.
+  number and a name. labelme's ``__ignore__`` does not count and takes no number. Nor do comments (``# …``).
 * JSON and YAML: names in order, names by number, numbers by name, or an object per class with its name, number and
   colour, at the top or under ``classes``, ``categories`` or ``labels``.
 * YOLO's ``data.yaml``: ``names`` of objects, as a list or by number; a background is added in front.
@@ -44,6 +44,7 @@ NAME_KEYS = ("name", "classname", "labelname", "title", "class", "label", "categ
 VALUE_KEYS = ("pixelvalue", "value", "id", "index", "classid", "labelid", "classindex", "number", "label", "class")
 COLOR_KEYS = ("color", "colour", "rgb", "colorrgb", "hex")
 CHANNEL_KEYS = (("r", "red"), ("g", "green"), ("b", "blue"))
+STARTS_WITH_COLOR = re.compile(r"#[0-9a-fA-F]{6}(?![\w-])")
 NUMBERED = re.compile(r"(\d+)\s*(?:[:;,=\t]|\s)\s*(\S.*)")  # a line of a number and a name
 
 
@@ -58,15 +59,16 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
     Raises:
         UserError: it is not such a list.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    is_labelmap = "# label:color_rgb" in text
+    lines = list_lines(text)
     suffix = path.suffix.lower()
     try:
         if suffix == ".json":
             return _of_content(json.loads(text))
         if suffix in TABLE_SUFFIXES:
             return _of_table(text)
-        if lines and (lines[0].startswith("# label:color_rgb") or all(line.count(":") == 3 for line in lines)):
-            return [_marked(_of_labelmap(line)) for line in lines if not line.startswith("#")]
+        if lines and (is_labelmap or all(line.count(":") == 3 for line in lines)):
+            return [_marked(_of_labelmap(line)) for line in lines]
         numbered = [NUMBERED.fullmatch(line) for line in lines]
         if lines and all(numbered):
             return _by_number({int(found[1]): found[2] for found in numbered if found}, len(lines))
@@ -78,6 +80,15 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
             f"the class file {path} is not a known list of classes ({' '.join(str(error).split())}): write a YAML "
             "file with an entry per class (docs/data.md)."
         ) from None
+
+
+def list_lines(text: str) -> list[str]:
+    """The lines of a list in a text file, without empty ones and comments."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not _is_comment(line)]
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#") and not STARTS_WITH_COLOR.match(line.strip())
 
 
 def entries_of_yaml(content: Any) -> list[Any] | None:
@@ -135,7 +146,11 @@ def read_list_text(path: Path) -> str:
 
 
 def _of_table(text: str) -> list[dict[str, Any]]:
-    """Rows below a heading."""
+    """Rows below a heading, without comments."""
+    lines = text.strip().splitlines(keepends=True)
+    while len(lines) > 1 and _is_comment(lines[0]) and not any(c in lines[0] for c in ",;\t"):  # else "#,name" heads
+        lines = lines[1:]
+    text = "".join([lines[0], *(line for line in lines[1:] if not _is_comment(line))]) if lines else ""
     heading = text.lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=heading.count)
     rows = list(csv.reader(io.StringIO(text.strip()), delimiter=separator, skipinitialspace=True))

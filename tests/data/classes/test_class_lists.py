@@ -21,6 +21,9 @@ LISTS = {
     "excel.csv": (
         "label;id;colour\r\nbackground;0;\r\ncap;3;#C80000\r\nstem;5;\"0,0,200\"\r\n;;\r\n", {0: 0, 3: 1, 5: 2},
     ),
+    "classes.txt": ("# classes of the mushrooms\nbackground\n\n  #gills\ncap\nstem\n", {0: 0, 1: 1, 2: 2}),
+    "commented.csv": ("# of the mushrooms\nname\nbackground\n# parts\ncap\nstem\n", {0: 0, 1: 1, 2: 2}),
+    "numbered_from_1.txt": ("# number name\n0 background\n2 cap\n3 stem\n", {0: 0, 2: 1, 3: 2}),
     "numbered.txt": ("0: background\n2: stem\n1: cap\n", {0: 0, 1: 1, 2: 2}),
     "classes.json": ('["background", "cap", "stem"]', {0: 0, 1: 1, 2: 2}),
     "id2label.json": ('{"0": "background", "7": "cap", "8": "stem"}', {0: 0, 7: 1, 8: 2}),

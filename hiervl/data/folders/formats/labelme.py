@@ -1,8 +1,8 @@
 """labelme: a JSON file per image, beside the images or in a separate folder.
 
-``shapes`` are drawn in the file's order, as in labelme's own masks. Polygons, rectangles, circles and masks are read;
-lines and points have no area. The image inside the file (``imageData``) is ignored. The format is described in
-labelme's ``label_file.py`` and its examples.
+``shapes`` are drawn in the file's order, as in labelme's own masks. Polygons, rectangles (also X-AnyLabeling's rotated
+ones), circles and masks are read; lines and points have no area. The image inside the file (``imageData``) is ignored.
+The format is described in labelme's ``label_file.py`` and its examples.
 """
 
 import math
@@ -55,7 +55,7 @@ class LabelmeFiles(AnnotationFiles):
 def _shape(item: dict[str, Any], file: str) -> Shape:
     name, points, kind = str(item["label"]), item["points"], item.get("shape_type") or "polygon"
     group = item.get("group_id")
-    if kind in ("polygon", "oriented_rectangle"):
+    if kind in ("polygon", "oriented_rectangle", "rotation", "quadrilateral"):
         return shapes.polygon(name, points, group=group)
     if kind == "rectangle":
         (left, top), (right, bottom) = points

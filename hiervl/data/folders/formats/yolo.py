@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.config.safe_yaml import load_yaml
+from hiervl.data.classes.class_lists import list_lines
 from hiervl.data.folders.files import image_size, list_files
 from hiervl.data.folders.formats import shapes
 from hiervl.data.folders.formats.shapes import Shape
@@ -97,7 +98,7 @@ def read_names(path: Path) -> dict[int, str]:
             names = load_yaml(text, str(path))["names"]
             pairs = names.items() if isinstance(names, dict) else enumerate(names)
             return {int(number): str(name) for number, name in pairs}
-        return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+        return dict(enumerate(list_lines(text)))
 
 
 def _area(points: np.ndarray) -> float:

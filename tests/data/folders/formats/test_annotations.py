@@ -9,6 +9,7 @@ from annotation_exports import open_export, open_own, write_own
 
 from hiervl.data.checking.check import check
 from hiervl.data.folders.formats.label_studio import unpack_runs
+from hiervl.data.folders.formats.yolo import read_names
 from hiervl.utils.errors import UserError
 
 
@@ -79,6 +80,24 @@ def test_labelme_circles_groups_and_its_own_labels(tmp_path):
     assert (shown[20:] == 255).all() and (shown[10:12, 20:22] == 0).all() and shown[13, 23] == 1
     assert (shown[:8] == 1).sum() == 12  # pixel centres within 2 of (3, 3): a 4×4 square without its corners
     assert set(np.unique(instances)) == {0, 1}
+
+
+def test_rotated_rectangles_of_x_anylabeling_are_polygons(tmp_path):
+    layout = open_export(tmp_path, "labelme_apart")
+    points = exports.corners((20, 10, 24, 14))
+
+    def replace(content):
+        content["shapes"] = [{"label": "cap", "points": points, "shape_type": "rotation", "direction": 0.0}]
+
+    change(tmp_path / "labels/shot 0.json", replace)
+    sample = layout.labeled.samples["shot 0"]
+    raw = sample.masks.raw(sample.key)
+    assert raw.codes[12, 22] == 1 and (raw.codes == 1).sum() == 16 and not raw.remarks
+
+
+def test_comments_among_the_names_of_yolo_take_no_number(tmp_path):
+    (tmp_path / "classes.txt").write_text("# of the mushrooms\ncap\nstem\n")
+    assert read_names(tmp_path / "classes.txt") == {0: "cap", 1: "stem"}
 
 
 def test_annotations_of_another_size_are_refused(tmp_path):
