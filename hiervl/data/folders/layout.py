@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,15 @@ from hiervl.data.folders.formats.per_class import ClassMasks
 from hiervl.data.folders.formats.source import AnnotationSource, MaskSource
 from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
 from hiervl.data.folders.masks import AUTO, MaskFolder, label_of_code
-from hiervl.data.folders.pairing import ANY, MIN_SHARE, SEPARATORS, NamePattern, how_to_pair, match_masks
+from hiervl.data.folders.pairing import (
+    ANY,
+    MIN_SHARE,
+    SEPARATORS,
+    NamePattern,
+    how_to_pair,
+    match_annotations,
+    match_masks,
+)
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.bands import Bands
@@ -65,6 +73,7 @@ class Pool(NamedTuple):
     extra: list[str]  # names of masks without an image
     other: list[Path] = []  # files among the images whose names do not fit DATASET.IMAGE_SUFFIX
     advice: Callable[[], str] = str  # a sentence on what the names of images and masks have in common
+    masks: MaskSource | None = None  # of all samples, if they have one
 
 
 class FolderLayout:
@@ -141,30 +150,32 @@ class FolderLayout:
     def _pool(self, images: str, masks: str, key: str) -> Pool:
         folder = find_folder(self.source.root, images, f"{key}.IMAGES")
         mask_path = (self.source.root / masks).expanduser()
-        source = open_annotations(
-            mask_path,
-            find_files(folder),
-            self.class_map,
-            MASKS if self.source.format == AUTO and self.source.mask_suffix else self.source.format,
-            beside=mask_path.is_dir() and mask_path.samefile(folder),
+        image_names, names = self.source.image_names, self.source.mask_names
+        is_same = mask_path.is_dir() and mask_path.samefile(folder)
+        has_masks = mask_path.is_dir() and any(
+            names.core(stem) is not None or not is_same for stem in find_files(mask_path, MASK_SUFFIXES)
         )
-        image_names = names = ANY  # annotations have the names of the images
-        if source is not None:
-            pass
-        elif mask_path.suffix.lower() == ".json":
-            source = CocoFile(mask_path, self.class_map, find_files(folder))
-        else:
-            image_names, names = self.source.image_names, self.source.mask_names
+        own = find_files(folder)
+        # Annotations may call an image by its own name or by the name that the patterns give it.
+        called = own if has_masks else {**_names_in_annotations(own, image_names, names), **own}
+        form = MASKS if self.source.format == AUTO and self.source.mask_suffix and has_masks else self.source.format
+        source = open_annotations(mask_path, called, self.class_map, form, beside=is_same)
+        if source is None and mask_path.suffix.lower() == ".json":
+            source = CocoFile(mask_path, self.class_map, called)
+        if source is None:
+            match = match_masks
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
             if names == ANY and mask_folder.resolve() == folder.resolve():
                 raise _images_and_masks_together(folder)
             source = MaskFolder(mask_folder, self.class_map, self.source.mask_values, self.source.mask_variable)
             if not source.keys:
                 raise UserError(f"{key}.MASKS: {mask_folder} holds no masks that can be read{_what_else(mask_folder)}.")
+        else:
+            match = match_annotations
         files = find_files_beside_masks(folder, source, names)
         if not files:
             raise UserError(f"{key}.IMAGES: {folder} holds no images{_what_else(folder)}.")
-        matching = match_masks(files, source.keys, image_names, names)
+        matching = match(list(files), list(source.keys), image_names, names)
         advice = functools.partial(
             how_to_pair, matching.missing or list(files), list(source.keys), self.class_map.class_names, names
         )
@@ -175,6 +186,7 @@ class FolderLayout:
             [source.name(mask) for mask in matching.extra],
             [path for stem, path in files.items() if stem not in fitting],
             advice,
+            source,
         )
 
     def _mask_files(self) -> list[Path]:
@@ -210,7 +222,8 @@ class FolderLayout:
 
     def _mask_sources(self) -> Iterator[MaskSource]:
         for pool in [self.labeled, *self._separate.values()]:
-            yield from (sample.masks for sample in list(pool.samples.values())[:1])
+            if pool.masks is not None:
+                yield pool.masks
 
     # ---- division -----------------------------------------------------------------------------------------------
 
@@ -454,6 +467,12 @@ def _common_tail(stems: Sequence[str]) -> str:
     )  # fmt: skip
     (tail, count), (_, next_count) = [*tails.most_common(2), ("", 0), ("", 0)][:2]
     return tail if next_count < count and count >= MIN_SHARE * (len(stems) - count) else ""
+
+
+def _names_in_annotations(files: Mapping[str, Path], image_names: NamePattern, names: NamePattern) -> dict[str, Path]:
+    """The images by the names that the patterns give their annotations."""
+    cores = {image_names.core(stem): path for stem, path in files.items()}
+    return {names.around(core): path for core, path in cores.items() if core is not None}
 
 
 def find_files_beside_masks(folder: Path, masks: MaskSource, mask_names: NamePattern) -> dict[str, Path]:

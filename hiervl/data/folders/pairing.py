@@ -1,5 +1,6 @@
 """Match masks with images by name: name patterns, matching, and finding patterns in names."""
 
+import functools
 import os
 import re
 from collections import Counter, defaultdict
@@ -14,6 +15,7 @@ PLACE = "{}"  # in a pattern: the common part of the names of an image and its m
 SAMPLED = 20  # images whose masks, and masks whose images, are looked for when a pattern is to be found
 MIN_SHARE = 0.5  # of them that have to find a partner
 SEPARATORS = "_-. "
+FOR_FOLDERS = ("_", "-", "__", ".", " ")  # what tools write for / when they put files of several folders into one
 LABEL_STUDIO_PNG = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(.+)-\d+")
 MAX_NAMED = 5
 
@@ -47,6 +49,11 @@ class NamePattern:
             return None
         return folder + slash + base[len(self.head) : len(base) - len(self.tail)]
 
+    def around(self, core: str) -> str:
+        """The relative path of a file of this pattern."""
+        folder, slash, base = core.rpartition("/")
+        return f"{folder}{slash}{self.head}{base}{self.tail}"
+
 
 ANY = NamePattern()
 
@@ -63,7 +70,8 @@ def match_masks(
     images: Iterable[str], masks: Iterable[str], image_names: NamePattern = ANY, mask_names: NamePattern = ANY
 ) -> Matching:
     """Match stems of images with stems of masks: by the same path, else by the same name if it is unique. First
-    exactly, then ignoring case and the encoding of accents.
+    exactly, then ignoring case and the encoding of accents; last by paths that one side wrote as names, such as
+    day/1 and day_1.
 
     Args:
         images, masks: relative paths without suffix.
@@ -72,7 +80,9 @@ def match_masks(
     image_cores = {image: core for image in images if (core := image_names.core(image)) is not None}
     mask_cores = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
     matched: dict[str, str] = {}
-    for simplify in (_unchanged, _base, folded_name, _folded_base):
+    has_folders = any("/" in name for name in (*image_cores.values(), *mask_cores.values()))
+    flat = [functools.partial(_flat_name, separator) for separator in FOR_FOLDERS] if has_folders else []
+    for simplify in (_unchanged, _base, folded_name, _folded_base, *flat):
         by_name = _unique(mask_cores, simplify)
         count = Counter(map(simplify, image_cores.values()))
         for image, core in image_cores.items():
@@ -84,6 +94,22 @@ def match_masks(
         {image: matched[image] for image in image_cores if image in matched},
         [image for image in image_cores if image not in matched],
         [mask for mask in mask_cores if mask not in used],
+    )
+
+
+def match_annotations(
+    images: Sequence[str], entries: Sequence[str], image_names: NamePattern, entry_names: NamePattern
+) -> Matching:
+    """As :func:`match_masks`, for annotations, which may have the images' names whatever the patterns are."""
+    matching = match_masks(images, entries)
+    if image_names == ANY and entry_names == ANY:
+        return matching
+    more = match_masks(matching.missing, matching.extra, image_names, entry_names).masks
+    masks, used = {**matching.masks, **more}, set(more.values())
+    return Matching(
+        {image: masks[image] for image in images if image in masks},
+        [image for image in matching.missing if image not in more],
+        [entry for entry in matching.extra if entry not in used],
     )
 
 
@@ -104,6 +130,10 @@ def _base(stem: str) -> str:
 
 def _folded_base(stem: str) -> str:
     return folded_name(_base(stem))
+
+
+def _flat_name(separator: str, stem: str) -> str:
+    return folded_name(stem.replace("/", separator))
 
 
 # ---------------------------------------------------------------------------- patterns found in names
@@ -127,15 +157,18 @@ def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | N
     """Patterns by which at least half of the images find a mask, or half of the masks an image, since often few of the
     images are labelled; None where there are none.
 
-    A common part of the two names counts only if it is not part of a longer word or number in the mask's name. Patterns
-    that keep more of the image's name come first.
+    A common part of the two names counts only if it is not part of a longer word or number in the mask's name, and, if
+    several images have it, only for masks in a folder like the image's. Patterns that keep more of the image's name
+    come first.
     """
     if len(images) < 2:
         return None
     some_images, some_masks = _some(images), _some(masks)
     best: tuple[tuple[float, int], NamePattern, dict[tuple[str, NamePattern], list[tuple[str, str]]]] | None = None
     for image_names in _candidates([_base(image) for image in images]):
-        votes = _votes([*some_images, *_images_in(some_masks, images, image_names)], masks, image_names)
+        count = Counter(image_names.core(_base(image)) for image in images)
+        shared = {core for core, images_of_core in count.items() if core and images_of_core > 1}
+        votes = _votes([*some_images, *_images_in(some_masks, images, image_names)], masks, image_names, shared)
         pairs = [pair for own in votes.values() for pair in own]
         of_images = len({image for image, _ in pairs} & set(some_images)) / len(some_images)
         of_masks = len({mask for _, mask in pairs} & set(some_masks)) / max(1, len(some_masks))
@@ -164,10 +197,13 @@ def _images_in(masks: Sequence[str], images: Sequence[str], image_names: NamePat
 
 
 def _votes(
-    sample: Sequence[str], masks: Sequence[str], image_names: NamePattern
+    sample: Sequence[str], masks: Sequence[str], image_names: NamePattern, shared: set[str]
 ) -> dict[tuple[str, NamePattern], list[tuple[str, str]]]:
     """Pairs of image and mask by the pattern of the mask's name (and by its folder, if an image has masks of one
-    pattern in several). Only patterns that occur twice."""
+    pattern in several). Only patterns that occur twice.
+
+    shared: common parts that several images have, so that they do not tell whose a mask is.
+    """
     by_pattern: dict[NamePattern, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for image in dict.fromkeys(sample):
         core = image_names.core(_base(image))
@@ -176,7 +212,8 @@ def _votes(
     votes: dict[tuple[str, NamePattern], list[tuple[str, str]]] = defaultdict(list)
     for names, masks_by_image in by_pattern.items():
         chosen = {
-            image: [mask for mask in found if _folder(mask) == _folder(image)] or found
+            image: [mask for mask in found if _folder(mask) == _folder(image)]
+            or ([] if image_names.core(_base(image)) in shared else found)
             for image, found in masks_by_image.items()
         }
         in_several = any(len(found) > 1 for found in chosen.values())
@@ -243,7 +280,7 @@ def how_to_pair(
             "masks' folders do not tell whose they are: put the masks into folders named as those of the images"
         )
     fitting = [mask for mask in masks if mask_names.core(mask) is not None]
-    found = find_patterns(images, fitting) or find_patterns(images, masks)
+    found = _patterns_of_flat_names(images, masks) or find_patterns(images, fitting) or find_patterns(images, masks)
     if found is None:
         return ""
     image, mask = found.example
@@ -253,6 +290,17 @@ def how_to_pair(
     patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", mask_pattern))
     settings = " and ".join(f"DATASET.{key} to {names}" for key, names in patterns if str(names))
     return f"The names pair as {image} with {mask}: set {settings}" if settings else ""
+
+
+def _patterns_of_flat_names(images: Sequence[str], masks: Sequence[str]) -> FoundNames | None:
+    """As :func:`find_patterns`, for masks named by the path of their image, such as day_1_mask for day/1."""
+    for separator in FOR_FOLDERS if any("/" in image for image in images) else ():
+        by_name = {image.replace("/", separator): image for image in images}
+        found = find_patterns(list(by_name), masks)
+        if found is not None and found.image == ANY:
+            image, mask = found.example
+            return found._replace(example=(by_name[image], mask))
+    return None
 
 
 def _doubled_names(images: Sequence[str], masks: Sequence[str]) -> list[str]:

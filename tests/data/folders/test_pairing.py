@@ -34,6 +34,28 @@ def test_matching_without_regard_to_capitals_and_accents():
     assert matching.missing == ["A"]
 
 
+@pytest.mark.parametrize("separator", ["_", "-", "__", "."])
+def test_paths_written_as_names(separator):
+    paths = [f"{folder}/{name}" for folder in ("left", "right") for name in ("0000", "0001", "frame")]
+    flat = [path.replace("/", separator) for path in paths]
+    assert match_masks(paths, flat).masks == dict(zip(paths, flat))
+    assert match_masks(flat, paths).masks == dict(zip(flat, paths))
+    masks = [f"gt_{name}_mask" for name in flat]
+    assert "set DATASET.MASK_SUFFIX to gt_{}_mask" in how_to_pair(paths, masks)
+    assert match_masks(paths, masks, mask_names=pattern("gt_{}_mask")).masks == dict(zip(paths, masks))
+
+
+def test_one_name_for_two_paths_decides_nothing():
+    assert match_masks(["a/b_c", "a_b/c"], ["a_b_c"]).masks == {}
+
+
+def test_a_name_that_several_images_have_does_not_tell_whose_the_masks_are():
+    images = [f"d{number}/frame" for number in range(6)]
+    assert how_to_pair(images, [f"x{number}_frame" for number in range(6)]) == ""
+    of_classes = [f"{image}_{color}" for image in images for color in ("red", "blue")]
+    assert "masks of one class each" in how_to_pair(images, of_classes, ["red", "blue"])
+
+
 def test_a_pattern_has_one_place():
     assert pattern("label_{}").core("a/label_7") == "a/7" and pattern("label_{}").core("a/7") is None
     assert pattern("_mask").core("a/7_mask") == "a/7" and pattern("ab").core("b") is None

@@ -95,6 +95,39 @@ def test_rotated_rectangles_of_x_anylabeling_are_polygons(tmp_path):
     assert raw.codes[12, 22] == 1 and (raw.codes == 1).sum() == 16 and not raw.remarks
 
 
+@pytest.mark.parametrize("name", ["labelme_apart", "yolo", "supervisely"])
+def test_mask_suffix_counts_for_annotation_files(tmp_path, name):
+    expected = labels(open_export(tmp_path, name))
+    for file in [file for file in (tmp_path / "labels").rglob("*.*") if "shot" in file.name]:
+        file.rename(file.with_name(file.name.replace("shot 0", "shot 0_gt").replace("shot 1", "shot 1_gt")))
+    for file in (tmp_path / "labels").rglob("*.json"):
+        change(file, lambda content: content.pop("imagePath", None))
+    assert not open_own(tmp_path).unused()  # which would advise to name this folder
+    add_setting(tmp_path, "MASK_SUFFIX: _gt")
+    assert np.array_equal(labels(open_own(tmp_path)), expected)
+
+
+def test_mask_suffix_counts_for_the_names_in_coco(tmp_path):
+    exports.write_images(tmp_path / "images", ".jpg")
+    write_own(tmp_path, "LABELED: {IMAGES: images, MASKS: coco.json}")
+    images = [{"id": number, "file_name": f"train_{stem}.jpg"} for number, stem in enumerate(exports.STEMS)]
+    box = {"segmentation": [[4, 6, 12, 6, 12, 10, 4, 10]], "category_id": 1}
+    content = {
+        "images": images,
+        "annotations": [{**box, "id": number, "image_id": number} for number in range(len(images))],
+        "categories": [{"id": 1, "name": "cap"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    assert any("set DATASET.MASK_SUFFIX to train_{}" in sentence for sentence in sentences(open_own(tmp_path)))
+    add_setting(tmp_path, 'MASK_SUFFIX: "train_{}"')
+    assert (labels(open_own(tmp_path)) == 1).sum() == 8 * 4
+
+
+def add_setting(root, line):
+    config = root / "own.yaml"
+    config.write_text(f"{config.read_text()}  {line}\n")
+
+
 def test_comments_among_the_names_of_yolo_take_no_number(tmp_path):
     (tmp_path / "classes.txt").write_text("# of the mushrooms\ncap\nstem\n")
     assert read_names(tmp_path / "classes.txt") == {0: "cap", 1: "stem"}
