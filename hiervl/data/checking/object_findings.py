@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 
+from hiervl.data.checking.readings import with_entries
 from hiervl.data.checking.values import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.folders.masks import describe_names
 
@@ -16,7 +17,7 @@ def object_findings(statistics: ValueStatistics) -> list[Finding]:
             ERROR,
             f"the annotations have {describe_names(unknown)}, which {statistics.class_map.path} does not name: add an "
             "entry for each, with `ignore: true` if it is not a class, or `merge_into: CLASS` if it means another class"
-            f"{_likely(unknown, statistics)}.",
+            f"{_likely(unknown, statistics)}{with_entries(statistics.class_map)}.",
             tuple(sorted(statistics.unknown_names)),
         ))  # fmt: skip
     for problem, count in sorted(_total(statistics.remarks).items()):

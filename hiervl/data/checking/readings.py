@@ -8,6 +8,7 @@ readings are named, and ``check-data`` draws them side by side.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hiervl.data.classes.class_lists import has_entries
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 
 MOSTLY = 0.5
@@ -51,6 +52,18 @@ def is_background(class_map: ClassMap, value: int) -> bool:
 def share_of(counts: dict[int, int], value: int) -> float:
     """Share of the pixels of all masks that have a value."""
     return counts.get(value, 0) / max(sum(counts.values()), 1)
+
+
+def with_entries(class_map: ClassMap) -> str:
+    """The end of a sentence that advises keys for an entry: what to do first if the class file is a list without keys,
+    such as labelmap.txt."""
+    if has_entries(class_map.path):
+        return ""
+    return (
+        f"; {class_map.path.name} is no YAML of entries: first write its classes into one, below `classes:` an entry "
+        "`- {name: …, label: …, color: […]}` for each, with the numbers and colours that it has now and with "
+        "`background: true` for the background, and name that file in DATASET.CLASSES"
+    )
 
 
 def one_value_more(class_map: ClassMap, counts: dict[int, int]) -> tuple[str, tuple[Reading, ...]]:

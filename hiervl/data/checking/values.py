@@ -14,8 +14,10 @@ from hiervl.data.checking.readings import (
     names_of_values,
     one_value_more,
     share_of,
+    with_entries,
     zero_never_occurs,
 )
+from hiervl.data.classes.class_lists import plain_name
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.masks import (
@@ -38,6 +40,8 @@ MANY_CODES = 32  # more unknown values in one mask mean blurred colours or a pho
 NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and the colour of its class
 MIN_EDGE_COLORS, MAX_EDGE_SHARE = 3, 0.2  # of smooth edges: different colours, and their share of all pixels
 OVERSHOOT = 0.2  # by which bicubic and Lanczos filters go beyond the two colours that they mix
+# Names, without capitals and separators, for pixels that nobody labelled.
+VOID_NAMES = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "undefined", "dontcare", "unannotated")
 # ITU-R 601: Pillow and OpenCV turn RGB into grey like this.
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
@@ -99,7 +103,7 @@ class ValueStatistics:
 
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
     """All findings from the codes of all masks together."""
-    findings = [*_unknown_colors(statistics), *_palette_order(statistics)]
+    findings = [*_unknown_colors(statistics), *_palette_order(statistics), *_void_classes(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])
     if not used:
@@ -121,7 +125,7 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
         findings.append(Finding(
             WARNING,
             f"the value 0 never occurs, but {statistics.class_map.path} gives it to "
-            f"'{_name_of(statistics.class_map, 0)}':{ways}.",
+            f"'{_name_of(statistics.class_map, 0)}':{ways}{with_entries(statistics.class_map)}.",
             readings=readings,
         ))  # fmt: skip
     return findings
@@ -150,7 +154,7 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     what = f"masks hold {describe_codes(INDEX, unknown)}, which {class_map.path} does not name"
     if sorted(class_map.values) == list(range(count)) and unknown == [count]:
         ways, readings = one_value_more(class_map, {value: statistics.counts[INDEX][value] for value in used})
-        return Finding(ERROR, f"{what}{ways}.", files, readings)
+        return Finding(ERROR, f"{what}{ways}{with_entries(class_map)}.", files, readings)
     if unknown[0] < 0:
         return Finding(
             ERROR,
@@ -181,13 +185,14 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             f"{what}, while {describe_codes(INDEX, absent)} never occur"
             f"{'' if len(absent) > 1 else 's'}: the masks number the classes otherwise; write into every entry the "
             f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; correct the masks if "
-            f"it is not a class{ignored}.",
+            f"it is not a class{ignored}{with_entries(class_map)}.",
             files,
             readings,
         )
     return Finding(
         ERROR,
-        f"{what}: add an entry with {_listed(unknown)} (`ignore: true` if it is not a class), or correct the masks.",
+        f"{what}: add an entry with {_listed(unknown)} (`ignore: true` if it is not a class), or correct the masks"
+        f"{with_entries(class_map)}.",
         files,
     )
 
@@ -230,7 +235,8 @@ def _may_be_a_class(statistics: ValueStatistics) -> list[Finding]:
         WARNING,
         f"no mask shows {shown}, while {_share_ignored(statistics)}; two readings are "
         f"possible: (1) 255 is {what}: write `label: 255` into its entry; (2) 255 marks borders that do not count: "
-        "label images of the class that no mask shows. Compare both in the pictures before you change the class file.",
+        "label images of the class that no mask shows. Compare both in the pictures before you change the class file"
+        f"{with_entries(statistics.class_map)}.",
         statistics.files_with(INDEX, [IGNORED]),
         (
             Reading("255 is a class", {**names, IGNORED: " or ".join(absent)}),
@@ -280,7 +286,7 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
         return [Finding(
             ERROR,
             f"{what}: they are RGB masks, not masks of class indices, and {class_map.path} gives no colours; write "
-            "`color: [red, green, blue]` into every entry.",
+            f"`color: [red, green, blue]` into every entry{with_entries(class_map)}.",
             files,
         )]  # fmt: skip
     values = class_map.known_values()
@@ -322,7 +328,8 @@ def _unknown_colors(statistics: ValueStatistics) -> list[Finding]:
     return [Finding(
         ERROR,
         f"{what}, which {class_map.path} does not name: add an entry with `color: {list(decode_color(codes[0]))}` "
-        f"(with `ignore: true` if it is not a class), or correct the colours there{bare}.",
+        f"(with `ignore: true` if it is not a class), or correct the colours there{bare}"
+        f"{with_entries(class_map)}.",
         files,
     )]  # fmt: skip
 
@@ -387,7 +394,7 @@ def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
     return [Finding(
         ERROR,
         "masks hold only 0 and 255, and 255 does not count unless the class file names it: if 255 is the foreground, "
-        f"write `label: 255` into its entry ('{name}'), and {where}.",
+        f"write `label: 255` into its entry ('{name}'), and {where}{with_entries(class_map)}.",
         files,
     )]  # fmt: skip
 
@@ -405,7 +412,30 @@ def _ignored(statistics: ValueStatistics) -> list[Finding]:
         ways, readings = mostly_ignored(class_map, value)
         name = class_map.classes[class_map.background].name
         return [Finding(WARNING, f"{what}, though '{name}' is the background:{ways}.", files, readings)]
-    return [Finding(WARNING, f"{what}: if it is a class, give its entry `label: {value}`.", files)]
+    return [
+        Finding(WARNING, f"{what}: if it is a class, give its entry `label: {value}`{with_entries(class_map)}.", files)
+    ]
+
+
+def _void_classes(statistics: ValueStatistics) -> list[Finding]:
+    """Classes that are learnt although their names say that their pixels have no label."""
+    class_map = statistics.class_map
+    pixels = [0] * len(class_map.classes)
+    for form, counts in statistics.counts.items():
+        for code, label in label_of_form(form, class_map).items():
+            if label != IGNORED:
+                pixels[label] += counts.get(code, 0)
+    total = sum(sum(counts.values()) for counts in statistics.counts.values())
+    return [
+        Finding(
+            WARNING,
+            f"'{definition.name}' ({count / total:.1%} of the masks' pixels) is a class like any other, which training "
+            "learns: write `ignore: true` into its entry if its pixels do not count, or `background: true` if it is "
+            f"everything beside the objects{with_entries(class_map)}.",
+        )
+        for definition, count in zip(class_map.classes, pixels)
+        if count and not definition.background and plain_name(definition.name) in VOID_NAMES
+    ]
 
 
 def _name_of(class_map: ClassMap, value: int) -> str:

@@ -111,6 +111,14 @@ def entries_of_yaml(content: Any) -> list[Any] | None:
         return None
 
 
+def has_entries(path: Path) -> bool:
+    """Whether a class file is a YAML of entries, to which keys such as ``ignore`` can be added, not another list."""
+    if is_class_list(path):
+        return False
+    content = load_yaml(read_list_text(path), f"the class file {path}")
+    return isinstance(content, list) or (isinstance(content, dict) and isinstance(content.get("classes"), list))
+
+
 def read_class_names(path: Path) -> list[dict[str, Any]]:
     """As :func:`read_class_list` and :func:`entries_of_yaml`, for a file of either kind.
 
@@ -154,7 +162,7 @@ def _of_table(text: str) -> list[dict[str, Any]]:
     heading = text.lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=heading.count)
     rows = list(csv.reader(io.StringIO(text.strip()), delimiter=separator, skipinitialspace=True))
-    keys = [_plain(cell) for cell in rows[0]]
+    keys = [plain_name(cell) for cell in rows[0]]
     entries = []
     for row in rows[1:]:
         cells = {key: cell.strip() for key, cell in zip(keys, row) if key}
@@ -201,7 +209,8 @@ def _color(cells: Mapping[str, Any]) -> dict[str, list[int]]:
     return {"color": [int(channel) for channel in given]} if given and len(given) == len(channels) else {}
 
 
-def _plain(key: Any) -> str:
+def plain_name(key: Any) -> str:
+    """Without capitals and separators."""
     return re.sub(r"[\W_]+", "", str(key)).casefold()
 
 
@@ -223,7 +232,7 @@ def _of_content(content: Any) -> list[dict[str, Any]]:
         return _in_order(content)
     if not all(isinstance(entry, dict) for entry in content):
         raise ValueError("it holds more than names and classes")
-    return [_entry({_plain(key): value for key, value in entry.items()}) for entry in content]
+    return [_entry({plain_name(key): value for key, value in entry.items()}) for entry in content]
 
 
 def _of_mapping(content: Mapping[Any, Any]) -> list[dict[str, Any]]:

@@ -347,6 +347,38 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncap:200,0,0::\n"),
+        ("class_dict.csv", "name,r,g,b\nbackground,0,0,0\ncap,200,0,0\n"),
+        ("id2label.json", '{"0": "background", "1": "cap"}'),
+    ],
+)
+def test_lists_of_classes_have_to_become_a_class_file_to_ignore_one(own, name, text):
+    (own.root / name).write_text(text)
+    if name != "id2label.json":
+        own.masks(lambda labels: PALETTE[labels])
+    layout = require_own_dataset(load_config(own.config(""), ["DATASET.CLASSES", str(own.root / name)]))
+    (error,) = [finding.sentence for finding in check(layout).findings if finding.level == "error"]
+    assert f"{name} is no YAML of entries: first write its classes into one" in error
+    (own.root / "classes.yaml").write_text(
+        "classes: [{name: background, color: [0, 0, 0], background: true}, {name: cap, color: [200, 0, 0]}, "
+        "{name: stem, label: 2, color: [0, 0, 200], ignore: true}]"
+    )
+    assert check(own.layout()).is_sound
+
+
+def test_void_that_is_learnt_is_said_to_be(own):
+    classes = own.root / "classes.yaml"
+    classes.write_text("classes: [{name: background, background: true}, cap, {name: Un_Labeled}]")
+    (found,) = findings(own)
+    assert found.level == "warning" and "'Un_Labeled' (32.8%" in found.sentence and "`ignore: true`" in found.sentence
+    assert "no YAML of entries" not in found.sentence
+    classes.write_text("classes: [{name: background, background: true}, cap, {name: Un_Labeled, ignore: true}]")
+    assert findings(own) == []
+
+
 def test_a_class_that_255_may_be_is_not_to_be_taken_out(own):
     last_class_is_255(own)
     report = check(own.layout())
