@@ -163,18 +163,16 @@ class FolderLayout:
         if source is None and mask_path.suffix.lower() == ".json":
             source = CocoFile(mask_path, self.class_map, called)
         if source is None:
-            match = match_masks
             mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
             if names == ANY and mask_folder.resolve() == folder.resolve():
                 raise _images_and_masks_together(folder)
             source = MaskFolder(mask_folder, self.class_map, self.source.mask_values, self.source.mask_variable)
             if not source.keys:
                 raise UserError(f"{key}.MASKS: {mask_folder} holds no masks that can be read{_what_else(mask_folder)}.")
-        else:
-            match = match_annotations
         files = find_files_beside_masks(folder, source, names)
         if not files:
             raise UserError(f"{key}.IMAGES: {folder} holds no images{_what_else(folder)}.")
+        match = match_masks if isinstance(source, MaskFolder) else match_annotations
         matching = match(list(files), list(source.keys), image_names, names)
         advice = functools.partial(
             how_to_pair, matching.missing or list(files), list(source.keys), self.class_map.class_names, names

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,8 +81,10 @@ def match_masks(
     mask_cores = {mask: core for mask in masks if (core := mask_names.core(mask)) is not None}
     matched: dict[str, str] = {}
     has_folders = any("/" in name for name in (*image_cores.values(), *mask_cores.values()))
-    flat = [functools.partial(_flat_name, separator) for separator in FOR_FOLDERS] if has_folders else []
-    for simplify in (_unchanged, _base, folded_name, _folded_base, *flat):
+    steps: list[Callable[[str], str]] = [_unchanged, _base, folded_name, _folded_base]
+    if has_folders:
+        steps += [functools.partial(_flat_name, separator) for separator in FOR_FOLDERS]
+    for simplify in steps:
         by_name = _unique(mask_cores, simplify)
         count = Counter(map(simplify, image_cores.values()))
         for image, core in image_cores.items():
