@@ -1,7 +1,7 @@
 """From the label files of the benchmarks' publishers to maps of class indices; 255 is ignored."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,12 +154,7 @@ def convert_all(what: str, function: Callable[..., None], jobs: Sequence[tuple],
                 function(*job)
                 progress.show(done)
             return
-        with multiprocessing.Pool(min(workers, len(jobs))) as pool:
-            calls = ((function, job) for job in jobs)
-            for done, _ in enumerate(pool.imap_unordered(_call, calls, JOBS_AT_ONCE), start=1):
+        with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
+            # An error cancels what has not begun. (Pool.terminate can wait forever for a process that it has ended.)
+            for done, _ in enumerate(pool.map(function, *zip(*jobs), chunksize=JOBS_AT_ONCE), start=1):
                 progress.show(done)
-
-
-def _call(call: tuple[Callable[..., None], tuple]) -> None:
-    function, job = call
-    function(*job)
