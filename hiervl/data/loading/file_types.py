@@ -37,6 +37,9 @@ UNPACK = "unpack it and name the folder"
 ARRAY = "save the arrays as PNG or TIFF: images with 8 or 16 bits, masks with one number per pixel"
 MEDICAL = "export the slices as PNG or TIFF of 8 or 16 bits"
 RAW = FileType("a camera's raw file", "develop it, and export JPEG, TIFF or PNG")
+RAW_SUFFIXES = (
+    ".cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .iiq .erf .dcr .kdc .mrw"
+)
 SLIDE = FileType("a slide scanner's file", "cut it into tiles, saved as PNG")
 UNFINISHED = FileType("an unfinished download", "download it again")
 VIDEO = "extract frames, for example with `ffmpeg -i FILE frames/%05d.png`"
@@ -48,32 +51,7 @@ TYPES: dict[str, FileType] = {
     **dict.fromkeys(IMAGE_SUFFIXES, IMAGE),
     ".jxl": FileType("a JPEG XL image", CONVERT),
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), FileType("a JPEG 2000 image", CONVERT)),
-    **dict.fromkeys(
-        (
-            ".cr2",
-            ".cr3",
-            ".crw",
-            ".nef",
-            ".nrw",
-            ".arw",
-            ".sr2",
-            ".srf",
-            ".dng",
-            ".orf",
-            ".rw2",
-            ".raf",
-            ".pef",
-            ".srw",
-            ".x3f",
-            ".3fr",
-            ".iiq",
-            ".erf",
-            ".dcr",
-            ".kdc",
-            ".mrw",
-        ),
-        RAW,
-    ),
+    **dict.fromkeys(RAW_SUFFIXES.split(), RAW),
     **dict.fromkeys((".crdownload", ".part", ".partial", ".download", ".opdownload"), UNFINISHED),
     ".psd": FileType("a Photoshop file", "export it as PNG"),
     ".svg": FileType("an SVG drawing", "export it as PNG"),
