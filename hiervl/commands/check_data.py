@@ -7,7 +7,7 @@ import numpy as np
 
 from hiervl.data.checking.check import ERROR, UNLABELED, WARNING, Layout, Report, check
 from hiervl.data.checking.registered_layout import RegisteredLayout
-from hiervl.data.checking.values import Finding
+from hiervl.data.checking.statistics import Finding
 from hiervl.data.classes.class_maps import IGNORED
 from hiervl.data.classes.definitions import distinct_color
 from hiervl.data.folders.layout import Sample

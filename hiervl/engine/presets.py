@@ -26,6 +26,7 @@ from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.modeling.encoder_size import VIT_B16, EncoderSize, encoder_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.parallel import evenly_spread
 
 AUTO, GPU_24GB, CPU, NONE = "auto", "24gb", "cpu", "none"
 PRESETS = (AUTO, GPU_24GB, CPU, NONE)
@@ -350,7 +351,7 @@ def unseen_light(labeled: Sequence[str], unlabeled: Sequence[str], layout: Folde
     store, bands = (layout.store, layout.bands) if layout is not None else (FactsStore(None), None)
 
     def facts_of(files: Sequence[str]) -> dict[str, ImageFacts]:
-        some = list(files[:: max(1, math.ceil(len(files) / MAX_READ))])
+        some = evenly_spread(files, MAX_READ)
         read = zip(some, read_image_facts(some, store, bands))
         return {file: facts for file, facts in read if isinstance(facts, ImageFacts)}
 

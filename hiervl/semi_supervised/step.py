@@ -48,6 +48,11 @@ class UnlabeledImages(NamedTuple):
         labels = [PseudoLabels(*(cutmix(x, inside) for x in of_weak)) for inside in self.inside]
         return [pasted.onto_labels(x) for pasted, x in zip(self.pasted, labels)] if self.pasted else labels
 
+    def strong_valid(self) -> list[Tensor]:
+        """(B, H, W) bool of every strong view, False on padding."""
+        valid = [cutmix(self.valid, inside) for inside in self.inside]
+        return [pasted.inside | x for pasted, x in zip(self.pasted, valid)] if self.pasted else valid
+
 
 class ViewTarget(NamedTuple):
     """The target of the student for one view of all unlabelled images."""
@@ -313,9 +318,9 @@ class SemiSupervisedStep(nn.Module):
         if guide is not None:
             losses["loss_clip_guidance"] = self.student.loss_scale * self._guidance_loss(scores, views, guide, size)
         if self.objective.entropy_weight:
-            valid = views.labels(PseudoLabels(views.valid.long(), views.valid))
             entropies = [
-                pixel_entropy(view_scores, self._pad(keep, size)) for view_scores, (_, keep) in zip(scores, valid)
+                pixel_entropy(view_scores, self._pad(valid, size))
+                for view_scores, valid in zip(scores, views.strong_valid())
             ]
             weight = self.student.loss_scale * self.objective.entropy_weight
             losses["loss_entropy"] = weight * functools.reduce(torch.add, entropies) / len(entropies)

@@ -1,5 +1,6 @@
 """Do the same work on many files in several processes, and show progress."""
 
+import math
 import multiprocessing
 import os
 import sys
@@ -45,6 +46,11 @@ def map_files(
             yield from with_progress(pool.map(_call, range(len(items)), chunksize=chunk), len(items), what)
     finally:
         _work = None
+
+
+def evenly_spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most ``most`` of the items, evenly spread over all of them."""
+    return list(items[:: max(1, math.ceil(len(items) / most))])
 
 
 def usable_cores() -> int:

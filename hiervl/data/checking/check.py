@@ -1,7 +1,6 @@
 """Checks a dataset before training, and explains every problem that it finds (``check-data``)."""
 
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.checking.duplicates import near_duplicates
+from hiervl.data.checking.ignored_pixels import classes_that_255_may_be
 from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.light import light_findings
 from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import RegisteredLayout
-from hiervl.data.checking.values import (
-    ERROR,
-    NOTE,
-    WARNING,
-    Finding,
-    ValueStatistics,
-    classes_that_255_may_be,
-    registered_findings,
-    value_findings,
-)
+from hiervl.data.checking.statistics import ERROR, NOTE, WARNING, Finding, ValueStatistics
+from hiervl.data.checking.values import registered_findings, value_findings
 from hiervl.data.folders.dataset import nothing_left, single_class, single_class_shown
 from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.formats.source import AnnotationSource
@@ -33,6 +25,7 @@ from hiervl.data.folders.masks import AUTO
 from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
+from hiervl.utils.parallel import evenly_spread
 from hiervl.utils.text import listed
 
 LEVELS = (ERROR, WARNING, NOTE)
@@ -135,15 +128,14 @@ def refuse_errors(layout: FolderLayout) -> None:
     """
     report, pools = Report(layout.class_map.class_names), _pools(layout)
     images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    some = images[:: max(1, math.ceil(len(images) / MOST_DECODED))]
-    findings = _matching(layout, pools) + _read_images(report, layout, some, (), 0.0)
+    findings = _matching(layout, pools) + _read_images(report, layout, evenly_spread(images, MOST_DECODED), (), 0.0)
     findings += _read_masks(report, layout, pools)
     errors = [finding for finding in findings if finding.level == ERROR]
     if not errors:
         return
     first = errors[0].files[:1]
     file = f" ({first[0]})" if first and first[0] not in errors[0].sentence else ""
-    others = f" There are {len(errors) - 1} errors more." if errors[1:] else ""
+    others = f" Errors besides: {len(errors) - 1}." if errors[1:] else ""
     raise UserError(f"{errors[0].sentence.rstrip('.')}{file}.{others} `python -m hiervl check-data` shows all of it.")
 
 

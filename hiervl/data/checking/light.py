@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from hiervl.data.checking.image_facts import ImageFacts
-from hiervl.data.checking.values import WARNING, Finding
+from hiervl.data.checking.statistics import WARNING, Finding
 
 # "Far darker" is below this share of the brightness of the darkest labelled image. "Far brighter" is the same for
 # darkness, 255 minus the brightness: below this share of the darkness of the brightest labelled image.

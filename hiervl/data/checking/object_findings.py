@@ -4,7 +4,7 @@ import difflib
 from collections import Counter
 
 from hiervl.data.checking.readings import with_entries
-from hiervl.data.checking.values import ERROR, WARNING, Finding, ValueStatistics
+from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.folders.masks import describe_names
 
 

@@ -1,109 +1,47 @@
 """Problems with the values and colours of masks, in sentences that say how to fix them."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from hiervl.data.checking.ignored_pixels import (
+    ignored_beside_unknown,
+    ignored_value,
+    may_be_a_class,
+    void_classes,
+)
 from hiervl.data.checking.readings import (
     MOSTLY,
     Reading,
-    is_background,
-    mostly_ignored,
     names_of_values,
     one_value_more,
     share_of,
     with_entries,
     zero_never_occurs,
 )
-from hiervl.data.classes.class_lists import plain_name
+from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
-from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.masks import (
     AUTO,
     COLOR,
     INDEX,
-    LABEL,
     MAX_LISTED,
-    RawMask,
     decode_color,
     describe_codes,
     encode_color,
-    label_of_code,
-    label_of_form,
 )
-from hiervl.utils.text import listed
 
-ERROR, WARNING, NOTE = "error", "warning", "note"
 MANY_CODES = 32  # more unknown values in one mask mean blurred colours or a photograph
 NEAR_COLOR = 12  # largest difference of a channel between a blurred colour and the colour of its class
 MIN_EDGE_COLORS, MAX_EDGE_SHARE = 3, 0.2  # of smooth edges: different colours, and their share of all pixels
 OVERSHOOT = 0.2  # by which bicubic and Lanczos filters go beyond the two colours that they mix
-# Names, without capitals and separators, for pixels that nobody labelled.
-VOID_NAMES = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "undefined", "dontcare", "unannotated")
 # ITU-R 601: Pillow and OpenCV turn RGB into grey like this.
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A problem or a note: how severe, what it is and how to fix it, its files, and the possible readings of the masks
-    if several remain."""
-
-    level: str
-    sentence: str
-    files: tuple[str, ...] = ()
-    readings: tuple[Reading, ...] = ()
-
-
-def _by_form() -> dict[str, dict]:
-    return {INDEX: {}, COLOR: {}, LABEL: {}}
-
-
-@dataclass
-class ValueStatistics:
-    """The codes in the masks, collected mask by mask. ``form`` is DATASET.MASK_VALUES."""
-
-    class_map: ClassMap
-    form: str = AUTO
-    counts: dict[str, dict[int, int]] = field(default_factory=_by_form)
-    files: dict[str, dict[int, list[str]]] = field(default_factory=_by_form)
-    unknown: dict[str, dict[str, list[int]]] = field(default_factory=_by_form)
-    palettes: dict[str, tuple[set[int], Mapping[int, Color]]] = field(default_factory=dict)
-    unknown_names: dict[str, dict[str, int]] = field(default_factory=dict)
-    remarks: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def add(self, name: str, raw: RawMask | MaskFacts) -> np.ndarray:
-        """Add a mask, or its facts. Returns its pixels per class (C,)."""
-        meaning = label_of_code(raw, self.class_map)
-        pixels = np.zeros(len(self.class_map.classes), dtype=np.int64)
-        codes = raw.counts()
-        for code, count in codes.items():
-            self.counts[raw.form][code] = self.counts[raw.form].get(code, 0) + count
-            self.files[raw.form].setdefault(code, []).append(name)
-            label = meaning.get(code)
-            if label is not None and label != IGNORED:
-                pixels[label] += count
-        unknown = [code for code in codes if code not in meaning]
-        if unknown:
-            self.unknown[raw.form][name] = unknown
-        if raw.unknown_names:
-            self.unknown_names[name] = dict(raw.unknown_names)
-        if raw.remarks:
-            self.remarks[name] = dict(raw.remarks)
-        if raw.palette:
-            self.palettes[name] = (set(codes), raw.palette)
-        return pixels
-
-    def files_with(self, form: str, codes) -> tuple[str, ...]:
-        """Names of the masks that hold one of the codes."""
-        return tuple(sorted({name for code in codes for name in self.files[form].get(code, [])}))
-
-
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
     """All findings from the codes of all masks together."""
-    findings = [*_unknown_colors(statistics), *_palette_order(statistics), *_void_classes(statistics)]
+    findings = [*_unknown_colors(statistics), *_palette_order(statistics), *void_classes(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])
     if not used:
@@ -111,7 +49,7 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
     if unknown:
         findings.append(_unknown_values(statistics, unknown, used))
     findings.extend(
-        _binary(statistics, used) or ([] if unknown else _may_be_a_class(statistics)) or _ignored(statistics)
+        _binary(statistics, used) or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics)
     )
     if not unknown and used == [0]:
         findings.append(Finding(
@@ -179,7 +117,7 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     not_classes = set() if class_map.known_values()[IGNORED] != IGNORED else {IGNORED}
     absent = sorted(set(class_map.values) - set(used) - not_classes)
     if any(value != 0 for value in absent):
-        ignored, readings = _ignored_beside(statistics, unknown)
+        ignored, readings = ignored_beside_unknown(statistics, unknown)
         return Finding(
             ERROR,
             f"{what}, while {describe_codes(INDEX, absent)} never occur"
@@ -207,66 +145,6 @@ def _are_grays(statistics: ValueStatistics) -> bool:
     nearest = {value: min(grays, key=lambda gray: abs(gray - value), default=value) for value in values}
     is_near = all(abs(value - gray) <= 1 for value, gray in nearest.items())
     return len(grays) > 1 and is_near and len(set(nearest.values())) == len(values)
-
-
-def classes_that_255_may_be(statistics: ValueStatistics) -> list[str]:
-    """Classes without a pixel in any mask, if pixels of 255 are ignored although the class file does not say so."""
-    class_map, counts = statistics.class_map, statistics.counts[INDEX]
-    if IGNORED not in counts or IGNORED in class_map.values:
-        return []
-    shown = {label for form in statistics.counts for label in _labels_shown(statistics, form)}
-    return [name for label, name in enumerate(class_map.class_names) if label not in shown]
-
-
-def _labels_shown(statistics: ValueStatistics, form: str) -> set[int | None]:
-    meaning = label_of_form(form, statistics.class_map)
-    return {meaning.get(code) for code in statistics.counts[form]}
-
-
-def _may_be_a_class(statistics: ValueStatistics) -> list[Finding]:
-    """255 is ignored, and a class never occurs."""
-    absent = classes_that_255_may_be(statistics)
-    if not absent:
-        return []
-    names = names_of_values(statistics.class_map)
-    shown = listed([f"'{name}'" for name in absent])
-    what = shown if len(absent) == 1 else f"one of {shown}"
-    return [Finding(
-        WARNING,
-        f"no mask shows {shown}, while {_share_ignored(statistics)}; two readings are "
-        f"possible: (1) 255 is {what}: write `label: 255` into its entry; (2) 255 marks borders that do not count: "
-        "label images of the class that no mask shows. Compare both in the pictures before you change the class file"
-        f"{with_entries(statistics.class_map)}.",
-        statistics.files_with(INDEX, [IGNORED]),
-        (
-            Reading("255 is a class", {**names, IGNORED: " or ".join(absent)}),
-            Reading("255 does not count", names),
-        ),
-    )]  # fmt: skip
-
-
-def _ignored_beside(statistics: ValueStatistics, unknown: list[int]) -> tuple[str, tuple[Reading, ...]]:
-    """The same beside unknown values: the end of a sentence, and the readings to be drawn."""
-    absent = classes_that_255_may_be(statistics)
-    if not absent:
-        return "", ()
-    names = names_of_values(statistics.class_map)
-    numbered = {value: name for value, name in names.items() if value in statistics.counts[INDEX]}
-    numbered.update((value, f"value {value}") for value in unknown)
-    sentence = (
-        f". Besides, {_share_ignored(statistics)}; two readings are possible: (1) 255 is a class, too: write "
-        "`label: 255` into its entry; (2) it marks borders that do not count. Compare both in the pictures"
-    )
-    return sentence, (
-        Reading("255 is a class", {**numbered, IGNORED: "value 255"}),
-        Reading("255 does not count", numbered),
-    )
-
-
-def _share_ignored(statistics: ValueStatistics) -> str:
-    share = share_of(statistics.counts[INDEX], IGNORED)
-    shown = f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
-    return f"{shown} of the masks' pixels are 255, which is ignored unless the class file names it"
 
 
 def _listed(values: list[int]) -> str:
@@ -397,45 +275,6 @@ def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
         f"write `label: 255` into its entry ('{name}'), and {where}{with_entries(class_map)}.",
         files,
     )]  # fmt: skip
-
-
-def _ignored(statistics: ValueStatistics) -> list[Finding]:
-    """A value that does not count although it has most of the pixels."""
-    class_map, counts = statistics.class_map, statistics.counts[INDEX]
-    value = max(counts, key=lambda code: counts[code])
-    share = share_of(counts, value)
-    if share <= MOSTLY or class_map.known_values().get(value) != IGNORED:
-        return []
-    files = statistics.files_with(INDEX, [value])
-    what = f"{share:.0%} of the masks' pixels are {value}, which does not count"
-    if value == 0 and is_background(class_map, 0) and class_map.background is not None:
-        ways, readings = mostly_ignored(class_map, value)
-        name = class_map.classes[class_map.background].name
-        return [Finding(WARNING, f"{what}, though '{name}' is the background:{ways}.", files, readings)]
-    return [
-        Finding(WARNING, f"{what}: if it is a class, give its entry `label: {value}`{with_entries(class_map)}.", files)
-    ]
-
-
-def _void_classes(statistics: ValueStatistics) -> list[Finding]:
-    """Classes that are learnt although their names say that their pixels have no label."""
-    class_map = statistics.class_map
-    pixels = [0] * len(class_map.classes)
-    for form, counts in statistics.counts.items():
-        for code, label in label_of_form(form, class_map).items():
-            if label != IGNORED:
-                pixels[label] += counts.get(code, 0)
-    total = sum(sum(counts.values()) for counts in statistics.counts.values())
-    return [
-        Finding(
-            WARNING,
-            f"'{definition.name}' ({count / total:.1%} of the masks' pixels) is a class like any other, which training "
-            "learns: write `ignore: true` into its entry if its pixels do not count, or `background: true` if it is "
-            f"everything beside the objects{with_entries(class_map)}.",
-        )
-        for definition, count in zip(class_map.classes, pixels)
-        if count and not definition.background and plain_name(definition.name) in VOID_NAMES
-    ]
 
 
 def _name_of(class_map: ClassMap, value: int) -> str:
