@@ -185,3 +185,23 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
     code = errno.EBADF  # a fault of ours
     with pytest.raises(OSError):
         engine_main.main(None)
+
+
+@pytest.mark.parametrize("device, keeps", [("cpu", True), ("cuda", False)])
+def test_only_trainings_on_a_cpu_keep_their_memory(monkeypatch, tmp_path, device, keeps):
+    from hiervl.engine import main as engine_main
+
+    def ready(cfg, training):
+        cfg.MODEL.DEVICE = device
+        return cfg
+
+    def lock(folder):
+        raise UserError("the rest is not run")
+
+    kept = []
+    monkeypatch.setattr(engine_main, "prepare_config", ready)
+    monkeypatch.setattr(engine_main, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(engine_main, "RunLock", lock)
+    with pytest.raises(UserError):
+        engine_main.main(engine_main.argument_parser().parse_args(["OUTPUT_DIR", str(tmp_path)]))
+    assert bool(kept) == keeps
