@@ -281,7 +281,11 @@ def draw(records, labels: Sequence[int], path: Path, data: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(labels, [str(count) for count in labels])
     axes.minorticks_off()
-    axes.set(xlabel="labelled images", ylabel="mIoU", title=f"{data}: same images, same backbone, same iterations")
+    axes.set(
+        xlabel="labelled images",
+        ylabel="mIoU",
+        title=f"{data}: at every number the same images, backbone and iterations",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
@@ -298,7 +302,10 @@ def write_tables(data: str) -> None:
     if not labels:
         return
     image = DOCUMENT.parent / "images" / f"label_efficiency_{data}.png"
-    draw(records, labels, image, data)
+    figure = []
+    if len(labels) > 1:
+        draw(records, labels, image, data)
+        figure = [f"![mIoU against labels](images/{image.name})", ""]
     smallest = labels[:1]  # where the paper's ablations stand
     main_methods = [*names_of("baselines"), OURS]
     ablations = names_of("ablations")
@@ -310,8 +317,7 @@ def write_tables(data: str) -> None:
     lines = [
         f"Mean mIoU ± standard deviation (number of seeds), {files}, on `{first}`.",
         "",
-        f"![mIoU against labels](images/{image.name})",
-        "",
+        *figure,
         *table(records, main_methods, labels),
     ]
     for other in others:
