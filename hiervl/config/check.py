@@ -138,3 +138,12 @@ def check_config(cfg) -> None:
         value = get_value(cfg, key)
         if value not in choices:
             raise UserError(f"{key} is {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, not '{value}'.")
+
+
+def check_training(cfg) -> None:
+    """Raise a :class:`UserError` if the values do not fit together for a training."""
+    if cfg.SEMI.ADAPT_WEIGHT and not (cfg.SEMI.HEALTH_PERIOD > 0 and cfg.DATASETS.TEST):
+        raise UserError(
+            "SEMI.ADAPT_WEIGHT looks at pseudo-labels of validation images: set SEMI.HEALTH_PERIOD to a number of "
+            "iterations, and DATASETS.TEST (or DATASET.VAL)."
+        )

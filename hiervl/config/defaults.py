@@ -262,6 +262,9 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.GUIDANCE_MIN_IOU = 0.02
     # Iterations between two checks of the pseudo-labels (health.json, warnings); 0: none.
     cfg.SEMI.HEALTH_PERIOD = 500
+    # Whenever health finds that pseudo-labels drive classes out, on images of DATASETS.TEST's first dataset, halve the
+    # weight of unlabelled images; double it again, up to its full weight, when it does no more.
+    cfg.SEMI.ADAPT_WEIGHT = False
     # Iterations between two pictures of views, pseudo-labels and predictions; 0: none.
     cfg.SEMI.PICTURES_PERIOD = 0
     # First train the same network on the labelled images alone; at the end report the gain from unlabelled images.

@@ -1,5 +1,6 @@
 """The hook that watches a semi-supervised run. ``health_report.py`` explains its figures and warnings."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -9,17 +10,21 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from hiervl.evaluation import confusion_matrix, write_results
+from hiervl.semi_supervised.calibration import validation_batches
 from hiervl.semi_supervised.knowledge import describe_classes, labeled_images, unknown_classes, zero_shot
 from hiervl.semi_supervised.pseudo_labels import make_pseudo_labels
 from hiervl.semi_supervised.step import SemiSupervisedStep
+from hiervl.utils.errors import UserError
 from hiervl.utils.tolerance import going_on_without
 
-from .health_report import HealthReport, find_problems, presence_auc
+from .health_report import HealthReport, driven_out, find_problems, presence_auc
 from .loop import OptimizationLoop
 
 logger = logging.getLogger(__name__)
 
 FILE = "health.json"
+VALIDATION_IMAGES = 24
+LEAST_WEIGHT = 1 / 16  # of unlabelled images, as a share of the config's, below which SEMI.ADAPT_WEIGHT does not go
 
 
 class HealthCheck(HookBase):
@@ -27,7 +32,7 @@ class HealthCheck(HookBase):
     labelled images, logs all figures, writes ``OUTPUT_DIR/health.json`` and warns of new problems.
 
     Before training it switches guidance off for classes that the frozen CLIP does not know. With ``period`` 0 it does
-    nothing else.
+    nothing else. With ``SEMI.ADAPT_WEIGHT`` it changes the weight of unlabelled images.
     """
 
     def __init__(self, cfg, step: SemiSupervisedStep, period: int):
@@ -35,6 +40,7 @@ class HealthCheck(HookBase):
         self.class_names: list[str] = step.student.class_names
         self.zero_shot_iou: np.ndarray | None = None
         self.known_problems: dict[str, tuple[str, ...]] = {}
+        self.unlabeled_weight = 1.0  # as a share of the config's
         self._kept = torch.zeros(len(self.class_names), dtype=torch.long, device=step.student.device)
         self._seen = torch.zeros((), dtype=torch.long, device=step.student.device)
 
@@ -89,6 +95,8 @@ class HealthCheck(HookBase):
         self._kept.zero_()
         self._seen.zero_()
         comm.synchronize()  # only one process needs time for the report
+        if self.cfg.SEMI.ADAPT_WEIGHT:
+            self._take_weight(self.unlabeled_weight)
 
     def _report(self, iteration: int) -> None:
         report = examine(self.cfg, self.step)
@@ -96,6 +104,7 @@ class HealthCheck(HookBase):
         report.gradient_ratio = self._loop.gradient_ratio
         report.zero_shot_iou = self.zero_shot_iou
         report.unguided = sorted(self.step.guidance.unguided) if self.step.guidance is not None else ()
+        report.unlabeled_weight = self.unlabeled_weight
         report.problems = find_problems(report)
         for kind, classes, sentence in report.problems:
             if kind not in self.known_problems or set(classes) - set(self.known_problems[kind]):
@@ -104,11 +113,34 @@ class HealthCheck(HookBase):
         self.trainer.storage.put_scalars(**report.scalars(), smoothing_hint=False)
         with going_on_without(FILE):
             write_results(report.as_dict(iteration), str(Path(self.cfg.OUTPUT_DIR) / FILE))
+        if self.cfg.SEMI.ADAPT_WEIGHT:
+            factor = 0.5 if driven_out(report) else 2.0
+            weight = min(max(self.unlabeled_weight * factor, LEAST_WEIGHT), 1.0)
+            if weight != self.unlabeled_weight:
+                logger.info("Unlabelled images have %g of their weight now (SEMI.ADAPT_WEIGHT).", weight)
+            self.unlabeled_weight = weight
+
+    def _take_weight(self, weight: float) -> None:
+        """The main process's weight of unlabelled images, in all processes."""
+        if comm.get_world_size() > 1:
+            value = torch.tensor(weight, dtype=torch.float64, device=self._seen.device)
+            torch.distributed.broadcast(value, 0)
+            weight = float(value)
+        self.unlabeled_weight = weight
+        share = 1.0 - weight * (1.0 - self.cfg.SEMI.SUPERVISED_SHARE)
+        self.step.objective = dataclasses.replace(self.step.objective, supervised_share=share)
+
+    def state_dict(self) -> dict:
+        """For checkpoints: a resumed run goes on with the weight that it had."""
+        return {"unlabeled_weight": self.unlabeled_weight} if self.cfg.SEMI.ADAPT_WEIGHT else {}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._take_weight(state["unlabeled_weight"])
 
 
 @torch.no_grad()
 def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
-    """Examine the teacher on weak views of labelled images, whose truth is known."""
+    """Examine the teacher on weak views of labelled images, whose truth is known, and of validation images."""
     network, ignore_value = step.teacher.network, step.ignore_value
     num_classes = len(network.class_names)
     was_training = network.training
@@ -119,15 +151,9 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
     presence: list[np.ndarray] = []
     active: list[float] = []
     for images, truth in labeled_images(cfg, network):
-        valid = truth != ignore_value
-        pseudo = make_pseudo_labels(
-            network.semantic_maps(images).float(), valid, step.threshold.keeps,
-            ignore_value=ignore_value,
-        )  # fmt: skip
-        for image_truth, labels, keep in zip(truth, pseudo.labels, pseudo.keep):
-            known = image_truth.masked_fill(~keep, ignore_value)
-            kept += confusion_matrix(known.cpu().numpy(), labels.cpu().numpy(), num_classes, ignore_value)
-            counts = torch.bincount(image_truth[image_truth != ignore_value], minlength=num_classes).cpu().numpy()
+        kept += _kept_pseudo_labels(step, images, truth)
+        for image_truth in truth:
+            counts = _pixels_by_class(image_truth, num_classes, ignore_value)
             labeled += counts
             presence.append(counts > 0)
         if network.gate is not None:
@@ -135,6 +161,7 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
             gate = network.gate.gate_logits(similarity).sigmoid()
             relevance.append(gate.cpu().numpy())
             active.extend(network.gate.active_classes(gate).sum(1).tolist())
+    validation, validation_pixels = _on_validation_images(cfg, step)
     network.train(was_training)
     predicted = kept.sum(0)
     report = HealthReport(
@@ -143,6 +170,9 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         seen_pixels=0,
         labeled_pixels=labeled,
         agreement=np.divide(np.diag(kept), predicted, out=np.full(num_classes, np.nan), where=predicted > 0),
+        validation=validation,
+        validation_pixels=validation_pixels,
+        balance=step.objective.balance,
         confidence=step.threshold.threshold,
         burn_in=cfg.SEMI.BURN_IN,
         has_class_thresholds=cfg.SEMI.THRESHOLD != "fixed",
@@ -154,3 +184,31 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         report.relevance_absent = float(scores[~shown].mean()) if not shown.all() else float("nan")
         report.active_classes = float(np.mean(active))
     return report
+
+
+def _on_validation_images(cfg, step: SemiSupervisedStep) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """``validation`` and ``validation_pixels`` of the report; None if no validation image can be read."""
+    network, num_classes = step.teacher.network, len(step.student.class_names)
+    kept = np.zeros((num_classes, num_classes), dtype=np.int64)
+    pixels = np.zeros(num_classes, dtype=np.int64)
+    try:
+        for images, truth in labeled_images(cfg, network, validation_batches(cfg, VALIDATION_IMAGES)):
+            kept += _kept_pseudo_labels(step, images, truth)
+            pixels += _pixels_by_class(truth, num_classes, step.ignore_value)
+    except UserError as error:  # the evaluation will say so, and that the training is saved
+        logger.warning("Pseudo-labels are not compared with validation images: %s", error)
+    return (kept, pixels) if pixels.any() else (None, None)
+
+
+def _kept_pseudo_labels(step: SemiSupervisedStep, images: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
+    """Pixels whose pseudo-label would be kept, by true class and pseudo-label: (C, C)."""
+    network, ignore_value = step.teacher.network, step.ignore_value
+    pseudo = make_pseudo_labels(
+        network.semantic_maps(images).float(), truth != ignore_value, step.threshold.keeps, ignore_value=ignore_value
+    )
+    known = truth.masked_fill(~pseudo.keep, ignore_value)
+    return confusion_matrix(known.cpu().numpy(), pseudo.labels.cpu().numpy(), len(network.class_names), ignore_value)
+
+
+def _pixels_by_class(truth: torch.Tensor, num_classes: int, ignore_value: int) -> np.ndarray:
+    return torch.bincount(truth[truth != ignore_value], minlength=num_classes).cpu().numpy()

@@ -12,6 +12,9 @@ DOMINANT = 0.5  # a class with at least this share of the kept pixels may crowd 
 LEAST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.5, 0.99  # SEMI.CONFIDENCE beyond these values does not help
 MOST_NAMED = 5  # how many classes a sentence names
 DROWNED = 0.05  # below this ratio of gradients, unlabelled images have hardly any effect
+DRIVEN_OUT = 0.5  # right divided by wrong pseudo-labels of a class's pixels, weighted as in the loss
+LEAST_PIXELS = 100  # of a class in validation images, to judge by
+ENOUGH_BALANCE = 0.5  # LOSS.PIXEL_BALANCE from which more was not tried
 SWALLOWING = 10.0  # odds of a class among kept pixels, relative to those among labelled pixels
 
 
@@ -33,6 +36,10 @@ class HealthReport:
         seen_pixels: all valid pixels of those images, over all classes.
         labeled_pixels: pixels of the labelled images, by their true class.
         agreement: share of correct pseudo-labels among those kept on labelled images, by predicted class.
+        validation: (C, C) pixels of validation images whose pseudo-label would be kept, by true class and pseudo-label;
+            None: there are none.
+        validation_pixels: (C,) all their pixels by true class.
+        balance: LOSS.PIXEL_BALANCE; unlabeled_weight: weight of unlabelled images, as a share of the config's.
         zero_shot_iou: IoU of the frozen CLIP's prediction on labelled images, 0…1; empty: not computed.
         unguided: classes without guidance.
         relevance_auc: probability that the relevance of a present class is above that of an absent one, 0…1 (0.5:
@@ -49,6 +56,10 @@ class HealthReport:
     seen_pixels: int
     labeled_pixels: np.ndarray
     agreement: np.ndarray
+    validation: np.ndarray | None = None
+    validation_pixels: np.ndarray | None = None
+    balance: float = 0.0
+    unlabeled_weight: float = 1.0
     zero_shot_iou: np.ndarray | None = None
     unguided: Sequence[int] = ()
     relevance_auc: float = float("nan")
@@ -70,10 +81,14 @@ class HealthReport:
             "health/active_classes": self.active_classes,
             "health/gradient_ratio": self.gradient_ratio,
             "health/problems": float(len(self.problems)),
+            "health/unlabeled_weight": self.unlabeled_weight,
         }
         for c, name in enumerate(self.class_names):
             values[f"health/kept_pixels/{name}"] = float(self.kept_pixels[c]) if self.seen_pixels else float("nan")
             values[f"health/agreement/{name}"] = float(self.agreement[c])
+            right, wrong = self.of_validation_pixels(c)
+            values[f"health/validation_right/{name}"] = right
+            values[f"health/validation_wrong/{name}"] = wrong
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
     def as_dict(self, iteration: int) -> dict:
@@ -84,6 +99,8 @@ class HealthReport:
                 "kept_pixels": int(self.kept_pixels[c]),
                 "agreement": float(self.agreement[c]),
                 "labelled_pixels": int(self.labeled_pixels[c]),
+                "validation_right": self.of_validation_pixels(c)[0],
+                "validation_wrong": self.of_validation_pixels(c)[1],
                 "guided": c not in self.unguided,
             }
             if self.zero_shot_iou is not None:
@@ -97,9 +114,17 @@ class HealthReport:
             "relevance_absent": self.relevance_absent,
             "active_classes_per_image": self.active_classes,
             "gradient_ratio": self.gradient_ratio,
+            "unlabelled_weight": self.unlabeled_weight,
             "classes": classes,
             "problems": [problem.sentence for problem in self.problems],
         }
+
+    def of_validation_pixels(self, c: int) -> tuple[float, float]:
+        """Shares of a class's pixels in validation images that would keep its pseudo-label, and a wrong one."""
+        if self.validation is None or self.validation_pixels is None or not self.validation_pixels[c]:
+            return float("nan"), float("nan")
+        kept, all_of_them = self.validation[c], float(self.validation_pixels[c])
+        return float(kept[c]) / all_of_them, float(kept.sum() - kept[c]) / all_of_them
 
 
 def find_problems(report: HealthReport) -> list[Problem]:
@@ -135,6 +160,10 @@ def find_problems(report: HealthReport) -> list[Problem]:
             f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included"
         )
         return [Problem("everything", names, f"{'; '.join([everything, *facts])}: {_let_less_through(report)}.")]
+    lost = driven_out(report)
+    if lost:
+        names = tuple(report.class_names[c] for c in lost)
+        return [Problem("drive out", names, f"{_wrong_on_validation_images(report, lost)}: {_balance(report)}.")]
     if swallowing:
         return [Problem("swallow the others", names, f"{'; '.join(facts)}: {_protect_small_classes(report)}.")]
     if vanishing:
@@ -157,6 +186,41 @@ def _shares(report: HealthReport, swallowing, vanishing, kept, labeled) -> list[
         more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
         facts.append(f"the pseudo-labels of {', '.join(listed)}{more} {what}")
     return facts
+
+
+def driven_out(report: HealthReport) -> list[int]:
+    """Classes that pseudo-labels teach the student to call otherwise, most of their pixels first.
+
+    Judged by validation images, on which the teacher was not trained. A pixel's pseudo-label weighs as much as in the
+    loss, that is, less if its class is frequent (``LOSS.PIXEL_BALANCE``).
+    """
+    if report.validation is None:
+        return []
+    kept = report.validation.sum(1)
+    weighted = report.validation * np.maximum(report.validation.sum(0), 1.0) ** -report.balance
+    right = np.diag(weighted)
+    wrong = weighted.sum(1) - right
+    is_judged = (kept >= LEAST_PIXELS) & (report.labeled_pixels > 0)
+    found = np.flatnonzero(is_judged & (right < DRIVEN_OUT * wrong))
+    return sorted(found.tolist(), key=lambda c: -kept[c])
+
+
+def _wrong_on_validation_images(report: HealthReport, classes: Sequence[int]) -> str:
+    listed = []
+    for c in classes[:MOST_NAMED]:
+        right, wrong = report.of_validation_pixels(c)
+        listed.append(f"'{report.class_names[c]}' ({100 * wrong:.0f} % wrong, {100 * right:.0f} % right)")
+    more = f" and {len(classes) - MOST_NAMED} more" if len(classes) > MOST_NAMED else ""
+    return (
+        f"pseudo-labels drive classes out: on validation images, pixels of {', '.join(listed)}{more} would mostly be "
+        "learnt as other classes"
+    )
+
+
+def _balance(report: HealthReport) -> str:
+    if report.balance < ENOUGH_BALANCE:
+        return f"set LOSS.PIXEL_BALANCE to {ENOUGH_BALANCE:g}"
+    return _train_on_labels_first(report)
 
 
 def _let_more_through(report: HealthReport) -> str:

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from hiervl.config.check import check_config
+from hiervl.config.check import check_config, check_training
 from hiervl.config.defaults import get_hiervl_cfg
 from hiervl.config.files import find_config, folders_of_part, read_layers, written_keys
 from hiervl.config.keys import get_value, nodes, note_keys_of_user, set_value
@@ -179,6 +179,8 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
             _say(f"This training is supervised only: {_why_supervised(cfg, layout)}.")
     apply_preset(cfg, layout)
     check_config(cfg)
+    if training:
+        check_training(cfg)
     check_clip(cfg.MODEL.CLIP.NAME)
     if cfg.MODEL.ENCODER.NAME:
         check_vision_encoder(cfg.MODEL.ENCODER.NAME)

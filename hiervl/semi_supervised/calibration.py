@@ -21,6 +21,14 @@ def labeled_batches(cfg) -> Iterator[list[dict]]:
     return itertools.islice(loader, math.ceil(min(MAX_IMAGES, len(load_labeled(cfg))) / BATCH))
 
 
+def validation_batches(cfg, count: int) -> Iterator[list[dict]]:
+    """The same of about ``count`` images of the first dataset in ``DATASETS.TEST``; none without such a dataset."""
+    if not cfg.DATASETS.TEST:
+        return iter(())
+    loader = build_labeled_loader(cfg, BATCH, cfg.DATASETS.TEST[0])
+    return itertools.islice(loader, math.ceil(count / BATCH))
+
+
 @torch.no_grad()
 def labeled_similarities(cfg, model: ClipSegmenter) -> tuple[Tensor, Tensor]:
     """Similarity of labelled images to every class, and which classes they show: (images, C), (images, C) bool."""

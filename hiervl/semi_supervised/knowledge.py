@@ -1,7 +1,7 @@
 """Which classes the frozen CLIP knows, measured on labelled images; parts that use CLIP leave out the others."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -74,8 +74,9 @@ def zero_shot(cfg, network, clip: FrozenClip) -> tuple[np.ndarray, np.ndarray]:
     return iou, shown
 
 
-def labeled_images(cfg, network):
-    """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W)."""
-    for batch in labeled_batches(cfg):
+def labeled_images(cfg, network, batches: Iterable[list[dict]] | None = None):
+    """Batches of (B, 3, H, W) images in 0…255 and their labels (B, H, W): of the labelled images in training, or as
+    given."""
+    for batch in labeled_batches(cfg) if batches is None else batches:
         images = torch.stack([sample["image"] for sample in batch]).to(network.device)
         yield images, torch.stack([sample["sem_seg"] for sample in batch]).to(network.device)

@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from hiervl.config.check import check_training
 from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.registered.datasets import FolderDataset, register
+from hiervl.engine import health
+from hiervl.utils.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 DELTAS = sorted([*FOLDER.glob("baselines/*.yaml"), *FOLDER.glob("ablations/*.yaml")])
@@ -115,13 +118,13 @@ def test_health_and_pictures(train, tmp_path, caplog):
             None, "SEMI.HEALTH_PERIOD", 1, "SEMI.PICTURES_PERIOD", 2, "SEMI.GUIDANCE_MIN_IOU", 0.99,
             "SEMI.CONFIDENCE", 2.0,
         )  # fmt: skip
-    health = json.loads((tmp_path / "health.json").read_text())
-    assert health["iteration"] == 2 and health["seen_pixels"] == 2 * 32 * 32  # of one iteration
-    assert health["kept_share"] == 0 and "set SEMI.THRESHOLD to class" in health["problems"][0]
-    assert set(health["classes"]) == set(NAMES)
-    assert [class_health["guided"] for class_health in health["classes"].values()] == [False] * 3
-    assert sum(class_health["labelled_pixels"] for class_health in health["classes"].values()) > 0
-    assert 0 <= health["relevance_auc"] <= 1 and 1 <= health["active_classes_per_image"] <= 3
+    found = json.loads((tmp_path / "health.json").read_text())
+    assert found["iteration"] == 2 and found["seen_pixels"] == 2 * 32 * 32  # of one iteration
+    assert found["kept_share"] == 0 and "set SEMI.THRESHOLD to class" in found["problems"][0]
+    assert set(found["classes"]) == set(NAMES)
+    assert [class_health["guided"] for class_health in found["classes"].values()] == [False] * 3
+    assert sum(class_health["labelled_pixels"] for class_health in found["classes"].values()) > 0
+    assert 0 <= found["relevance_auc"] <= 1 and 1 <= found["active_classes_per_image"] <= 3
     assert trainer.step.guidance.unguided == {0, 1, 2} and logged["loss_clip_guidance"] == 0
     assert logged["health/problems"] == 1 and logged["health/kept_pixels/cat"] == 0
     messages = [record.getMessage() for record in caplog.records]
@@ -135,10 +138,33 @@ def test_health_and_pictures(train, tmp_path, caplog):
 def test_health_of_a_run_whose_pseudo_labels_are_all_kept(train, tmp_path):
     """Every labelled pixel has a prediction then, so the agreement is the teacher's accuracy, class by class."""
     _, _, logged = train(None, "SEMI.HEALTH_PERIOD", 2, "SEMI.CONFIDENCE", 0.0)
-    health = json.loads((tmp_path / "health.json").read_text())
-    kept = {name: class_health["kept_pixels"] for name, class_health in health["classes"].items()}
-    assert sum(kept.values()) <= health["seen_pixels"] and health["kept_share"] == 1
-    assert any(sentence.startswith("practically every pseudo-label") for sentence in health["problems"])
-    for name, class_health in health["classes"].items():
+    found = json.loads((tmp_path / "health.json").read_text())
+    kept = {name: class_health["kept_pixels"] for name, class_health in found["classes"].items()}
+    assert sum(kept.values()) <= found["seen_pixels"] and found["kept_share"] == 1
+    assert any(sentence.startswith("practically every pseudo-label") for sentence in found["problems"])
+    for name, class_health in found["classes"].items():
         assert class_health["agreement"] is None or 0 <= class_health["agreement"] <= 1
+        right, wrong = class_health["validation_right"], class_health["validation_wrong"]
+        assert right is None or right + wrong == pytest.approx(1)
         assert logged[f"health/kept_pixels/{name}"] == kept[name]
+
+
+def test_unlabeled_images_lose_weight_while_they_drive_classes_out(train, monkeypatch):
+    """Halved by two looks, then doubled by one: 1/2 of the share that the config gives them. A resumed run keeps it."""
+    answers = iter(([2], [2], []))
+    monkeypatch.setattr(health, "driven_out", lambda report: next(answers))
+    trainer, _, logged = train(
+        None, "SEMI.HEALTH_PERIOD", 1, "SEMI.ADAPT_WEIGHT", True, "SEMI.SUPERVISED_SHARE", 0.6, "SOLVER.MAX_ITER", 3
+    )
+    assert trainer.step.objective.supervised_share == pytest.approx(1 - 0.4 / 2)
+    assert logged["health/unlabeled_weight"] == 0.25  # the third look's images were learnt with it
+    (hook,) = (each for each in trainer._hooks if isinstance(each, health.HealthCheck))
+    state = hook.state_dict()
+    hook._take_weight(1.0)
+    hook.load_state_dict(state)
+    assert trainer.step.objective.supervised_share == pytest.approx(1 - 0.4 / 2)
+
+
+def test_adapting_the_weight_needs_looks_at_validation_images(make_cfg):
+    with pytest.raises(UserError, match="SEMI.ADAPT_WEIGHT.*SEMI.HEALTH_PERIOD.*DATASETS.TEST"):
+        check_training(make_cfg("SEMI.ADAPT_WEIGHT", True, "SEMI.HEALTH_PERIOD", 0, "DATASETS.TEST", ["camvid_val"]))

@@ -61,6 +61,35 @@ def test_a_warning_has_one_remedy_that_is_not_in_force(kept, settings):
     assert not (sick.confidence >= 0.99 and "raise" in advice)
 
 
+def on_validation_images(balance=0.0, **settings):
+    """Of 180 pixels of the bus whose pseudo-labels are kept, 30 are right and 150 are called background."""
+    kept = np.array([[5000, 0, 0], [0, 2000, 0], [150, 0, 30]])
+    return dataclasses.replace(
+        report([5000, 2000, 500]), validation=kept, validation_pixels=np.array([6000, 2500, 300]), balance=balance,
+        **settings,
+    )  # fmt: skip
+
+
+def test_classes_that_pseudo_labels_drive_out():
+    (problem,) = find_problems(on_validation_images())
+    assert problem.classes == ("bus",) and "'bus' (50 % wrong, 10 % right)" in problem.sentence
+    assert problem.sentence.endswith(": set LOSS.PIXEL_BALANCE to 0.5.")
+    written = on_validation_images().as_dict(3)["classes"]["bus"]
+    assert (written["validation_right"], written["validation_wrong"]) == (0.1, 0.5)
+
+
+def test_balanced_pseudo_labels_drive_out_less():
+    """With exponent 1/2 a pixel called bus weighs √(5150/30) = 13.1 times as much as one called background, so that
+    30 right ones are as good as 393."""
+    assert find_problems(on_validation_images(balance=0.5)) == []
+
+
+def test_only_classes_that_can_be_judged_are_driven_out():
+    unlabeled = dataclasses.replace(on_validation_images(), labeled_pixels=np.array([600, 300, 0]))
+    few = dataclasses.replace(on_validation_images(), validation=np.array([[500, 0, 0], [0, 200, 0], [90, 0, 3]]))
+    assert find_problems(unlabeled) == find_problems(few) == []
+
+
 def test_a_long_list_of_classes_is_shortened():
     names = tuple("abcdefgh")
     sick = HealthReport(names, np.array([9000] + [0] * 7), 10_000, np.full(8, 10), np.full(8, NAN), confidence=0.9)

@@ -87,9 +87,11 @@ def build_semi_supervised_loader(cfg, start_iter: int = 0) -> Loader:
     return Loader(make, lambda batch: count.check(unpack_streams(batch)), cfg.DATALOADER.TIMEOUT)
 
 
-def build_labeled_loader(cfg, batch_size: int) -> Iterator[Samples]:
-    """Endless batches of augmented labelled images, the same in every process, for calibration."""
-    dicts, mapper = load_labeled(cfg), _labeled_mapper(cfg)
+def build_labeled_loader(cfg, batch_size: int, dataset_name: str = "") -> Iterator[Samples]:
+    """Endless batches of augmented labelled images, the same in every process: of a dataset of ``DATASETS.TEST``, or of
+    those in training."""
+    dicts = load_dataset(dataset_name, "DATASETS.TEST") if dataset_name else load_labeled(cfg)
+    mapper = _labeled_mapper(cfg, dataset_name)
     seed = max(cfg.SEED, 0)
     stream = Stream("calibration", len(dicts), seed)
     for start in itertools.count(0, batch_size):
@@ -161,10 +163,10 @@ def _load_all(names: Sequence[str], key: str) -> Sequence[dict]:
     return PackedDicts(itertools.chain.from_iterable(load_dataset(name, key) for name in names))
 
 
-def _labeled_mapper(cfg) -> LabeledMapper:
-    train = cfg.DATASETS.TRAIN[0]
-    num_classes = len(cfg.MODEL.CLASS_NAMES or class_names_of(train))
-    return LabeledMapper.from_config(cfg, num_classes, ignore_label_of(train))
+def _labeled_mapper(cfg, dataset_name: str = "") -> LabeledMapper:
+    name = dataset_name or cfg.DATASETS.TRAIN[0]
+    num_classes = len(cfg.MODEL.CLASS_NAMES or class_names_of(name))
+    return LabeledMapper.from_config(cfg, num_classes, ignore_label_of(name))
 
 
 def _warn_of_doubtful_masks(dicts: Sequence[dict]) -> None:
