@@ -162,8 +162,8 @@ def find_problems(report: HealthReport) -> list[Problem]:
         return [Problem("everything", names, f"{'; '.join([everything, *facts])}: {_let_less_through(report)}.")]
     lost = driven_out(report)
     if lost:
-        names = tuple(report.class_names[c] for c in lost)
-        return [Problem("drive out", names, f"{_wrong_on_validation_images(report, lost)}: {_balance(report)}.")]
+        sentence = f"{_wrong_on_validation_images(report, lost)}: {_keep_them(report, lost)}."
+        return [Problem("drive out", tuple(report.class_names[c] for c in lost), sentence)]
     if swallowing:
         return [Problem("swallow the others", names, f"{'; '.join(facts)}: {_protect_small_classes(report)}.")]
     if vanishing:
@@ -217,8 +217,9 @@ def _wrong_on_validation_images(report: HealthReport, classes: Sequence[int]) ->
     )
 
 
-def _balance(report: HealthReport) -> str:
-    if report.balance < ENOUGH_BALANCE:
+def _keep_them(report: HealthReport, lost: Sequence[int]) -> str:
+    is_most = len(lost) > np.count_nonzero(report.labeled_pixels) / 2  # then the teacher has learnt hardly anything yet
+    if report.balance < ENOUGH_BALANCE and not is_most:
         return f"set LOSS.PIXEL_BALANCE to {ENOUGH_BALANCE:g}"
     return _train_on_labels_first(report)
 

@@ -78,6 +78,12 @@ def test_classes_that_pseudo_labels_drive_out():
     assert (written["validation_right"], written["validation_wrong"]) == (0.1, 0.5)
 
 
+def test_where_most_classes_are_driven_out_the_teacher_needs_time():
+    kept = np.array([[5000, 0, 0], [900, 100, 0], [150, 0, 30]])
+    (problem,) = find_problems(dataclasses.replace(on_validation_images(burn_in=70), validation=kept))
+    assert problem.classes == ("cat", "bus") and "SEMI.BURN_IN, now 70 iterations" in problem.sentence
+
+
 def test_balanced_pseudo_labels_drive_out_less():
     """With exponent 1/2 a pixel called bus weighs √(5150/30) = 13.1 times as much as one called background, so that
     30 right ones are as good as 393."""

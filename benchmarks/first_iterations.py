@@ -1,0 +1,122 @@
+"""What the twenty configs of the paper make of unlabelled photographs in their first iterations.
+
+    python -m benchmarks.first_iterations [--configs coco_232 pascal_92] [--iterations 30]
+
+The benchmarks' images and CLIP's weights are stood in for: by CamVid with 46 labels, and by the ImageNet encoder that
+HierVL brings. Images and batches are small, so that it runs on a CPU. Losses, weights, thresholds, decoders and
+learning rates are the config's, and so is the number of classes: those that CamVid lacks have the benchmark's names and
+never occur. Configs that differ in nothing of this are trained once. Shown are the share of pixels whose pseudo-label
+is kept, of how many classes, and how large the gradient of unlabelled images is beside that of labelled ones. Results
+are written to ``results/first_iterations.json``.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from detectron2.engine import HookBase
+from detectron2.utils.env import seed_all_rng
+from fvcore.common.config import CfgNode
+
+from hiervl.data.registered.datasets import CAMVID, class_names_of, register_all
+from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.engine.trainer import SemiSupervisedTrainer
+
+from .trainings import RESULTS, surroundings
+
+PATTERNS = ("pascal_*", "coco_*", "ade20k_*", "cityscapes_*")
+CONFIGS = [path.stem for pattern in PATTERNS for path in sorted(Path("configs").glob(f"{pattern}.yaml"))]
+STAND_IN = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.CLIP.NAME": "imagenet-lite",
+    "MODEL.CLIP.PRETRAINED": "imagenet-lite",
+    "MODEL.CLIP.BLOCKS": [],
+    "MODEL.RECOMPUTE": [],
+    "DATASETS.TRAIN": ("camvid_train_46",),
+    "DATASETS.UNLABELED": ("camvid_train_46_unlabeled",),
+    "DATASETS.TEST": ("camvid_val",),
+    "TEST.EVAL_PERIOD": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 50000,
+    "INPUT.SHORT_SIDE": 180,
+    "INPUT.CROP_SIZE": 160,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.UNLABELED_PER_BATCH": 2,
+    "SOLVER.EPOCHS": 0,
+    "SOLVER.MAX_ITER": 50000,  # the learning rate hardly falls
+    "SOLVER.AMP.ENABLED": False,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEED": 0,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="names in configs/")
+    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--period", type=int, default=15, help="iterations between two looks at the pseudo-labels")
+    parser.add_argument("--output", type=Path, default=Path("output/first_iterations"))
+    args = parser.parse_args()
+    register_all()
+    alike: dict[str, list[str]] = {}
+    for config in args.configs:
+        alike.setdefault(str(stand_in(config, args)), []).append(config)
+    rows = []
+    for configs in alike.values():
+        looks = first_iterations(stand_in(configs[0], args), args.iterations)
+        rows.append({"configs": configs, "looks": looks})
+        print(json.dumps(rows[-1]), flush=True)
+    results = {**surroundings(), "iterations": args.iterations, "rows": rows}
+    (RESULTS / "first_iterations.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def stand_in(config: str, args: argparse.Namespace) -> CfgNode:
+    """A config of the paper for CamVid's photographs on a CPU."""
+    cfg = load_config(f"configs/{config}.yaml", ["OUTPUT_DIR", str(args.output / config.partition("_")[0])])
+    cfg.defrost()
+    theirs = class_names_of(cfg.DATASETS.TEST[0])
+    names = [definition.name for definition in CAMVID.classes]
+    names += [name for name in theirs if name not in names]
+    cfg.MODEL.CLASS_NAMES = names[: len(theirs)]
+    cfg.merge_from_list([item for pair in STAND_IN.items() for item in pair])
+    cfg.SEMI.HEALTH_PERIOD = args.period
+    return prepare_config(cfg)
+
+
+def first_iterations(cfg: CfgNode, iterations: int) -> list[dict[str, float]]:
+    """Train for so long. → what ``health.json`` says, of every period."""
+    seed_all_rng(cfg.SEED)
+    Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    trainer = SemiSupervisedTrainer(cfg)
+    trainer.max_iter = iterations
+    looks = Looks(cfg)
+    trainer.register_hooks([looks])
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return looks.found
+
+
+class Looks(HookBase):
+    """Collects what the hook before it writes into ``health.json``."""
+
+    def __init__(self, cfg: CfgNode):
+        self.path, self.period = Path(cfg.OUTPUT_DIR) / "health.json", cfg.SEMI.HEALTH_PERIOD
+        self.found: list[dict[str, float]] = []
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.period:
+            return
+        health = json.loads(self.path.read_text())
+        classes = health["classes"].values()
+        self.found.append(
+            {
+                "iteration": health["iteration"],
+                "kept_share": round(health["kept_share"], 4),
+                "classes_kept": sum(each["kept_pixels"] > 0 for each in classes),
+                "gradient_ratio": round(health["gradient_ratio"], 3),
+                "problems": health["problems"],
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()
