@@ -138,7 +138,7 @@ def find_problems(report: HealthReport) -> list[Problem]:
             f"nothing: {_let_more_through(report)}."
         )
         return [Problem("nothing", (), sentence)]
-    if report.gradient_ratio < DROWNED:
+    if report.gradient_ratio < DROWNED * report.unlabeled_weight:
         sentence = (
             f"unlabelled images have hardly any weight: their gradient is {report.gradient_ratio:.3f} of that of the "
             "labelled ones. Raise SEMI.STRONG_WEIGHT or lower SEMI.SUPERVISED_SHARE."

@@ -96,6 +96,15 @@ def test_only_classes_that_can_be_judged_are_driven_out():
     assert find_problems(unlabeled) == find_problems(few) == []
 
 
+def test_unlabeled_images_without_weight():
+    """Below a twentieth of the labelled images' gradient; less where SEMI.ADAPT_WEIGHT has taken weight away."""
+    drowned = dataclasses.replace(report([5000, 2000, 500]), gradient_ratio=0.049)
+    (problem,) = find_problems(drowned)
+    assert problem.kind == "drowned" and "0.049" in problem.sentence
+    assert find_problems(dataclasses.replace(drowned, gradient_ratio=0.051)) == []
+    assert find_problems(dataclasses.replace(drowned, unlabeled_weight=0.5)) == []
+
+
 def test_a_long_list_of_classes_is_shortened():
     names = tuple("abcdefgh")
     sick = HealthReport(names, np.array([9000] + [0] * 7), 10_000, np.full(8, 10), np.full(8, NAN), confidence=0.9)
