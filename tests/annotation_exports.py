@@ -138,6 +138,11 @@ def per_class_suffix(root):
     return "LABELED: {IMAGES: photos, MASKS: masks}"
 
 
+def per_class_prefix(root):
+    per_class(root, "masks/{name}_{stem}.png")
+    return "LABELED: {IMAGES: photos, MASKS: masks}"
+
+
 def per_class_folder(root):
     per_class(root, "masks/{name}/{stem}.png")
     return "LABELED: {IMAGES: photos, MASKS: masks}"
@@ -459,7 +464,7 @@ def matlab_masks(root):
 EXPORTS = {
     function.__name__: function
     for function in (
-        labelme_beside, labelme_apart, per_class_suffix, per_class_folder, per_class_image_folder,
+        labelme_beside, labelme_apart, per_class_suffix, per_class_prefix, per_class_folder, per_class_image_folder,
         per_class_beside, label_studio_png, cvat,
         voc_colors, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
         via1, via2, png_masks, gif_masks, npy_masks, float_tiff_masks, matlab_masks,

@@ -8,7 +8,7 @@ import yaml
 from detectron2.data import DatasetCatalog
 
 from hiervl.data.folders.formats.opening import MASKS
-from hiervl.data.folders.layout import FolderLayout
+from hiervl.data.folders.layout import FolderLayout, paired_by_number
 from hiervl.data.preparation.survey import survey
 from hiervl.data.preparation.survey_classes import FoundClasses, find_classes
 from hiervl.data.preparation.survey_contents import Survey
@@ -72,6 +72,8 @@ def _try(config: Path, found: Survey, name: str) -> bool:
             pool, missing = layout.labeled, layout.missing_masks()
         unlabeled = sum(1 for _ in layout.unlabeled) if pool.samples else 0
         print(f"  {len(pool.samples)} images with annotations, {unlabeled} unlabelled")
+        if pool.by_number:
+            print(f"  {paired_by_number('labelled', pool)}")
         for key in ("VAL", "TEST"):
             separate = layout.separate(key)
             if separate is not None:

@@ -20,7 +20,7 @@ from hiervl.data.folders.dataset import nothing_left, single_class, single_class
 from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.formats.source import AnnotationSource
 from hiervl.data.folders.kinds import describe_unused
-from hiervl.data.folders.layout import FolderLayout, Pool, Sample
+from hiervl.data.folders.layout import FolderLayout, Pool, Sample, paired_by_number
 from hiervl.data.folders.masks import AUTO
 from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
@@ -171,6 +171,8 @@ def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
                 "their names.",
                 _names(pool.other),
             ))  # fmt: skip
+        if pool.by_number:
+            findings.append(Finding(NOTE, paired_by_number(split, pool)))
     return findings
 
 

@@ -74,6 +74,7 @@ class Pool(NamedTuple):
     other: list[Path] = []  # files among the images whose names do not fit DATASET.IMAGE_SUFFIX
     advice: Callable[[], str] = str  # a sentence on what the names of images and masks have in common
     masks: MaskSource | None = None  # of all samples, if they have one
+    by_number: dict[str, str] = {}  # stem of an image → its mask, for names that differ in zeros in front of numbers
 
 
 class FolderLayout:
@@ -174,6 +175,8 @@ class FolderLayout:
             raise UserError(f"{key}.IMAGES: {folder} holds no images{_what_else(folder)}.")
         match = match_masks if isinstance(source, MaskFolder) else match_annotations
         matching = match(list(files), list(source.keys), image_names, names)
+        if isinstance(source, AnnotationSource):
+            source.add_images({entry: files[stem] for stem, entry in matching.masks.items()})
         advice = functools.partial(
             how_to_pair, matching.missing or list(files), list(source.keys), self.class_map.class_names, names
         )
@@ -185,6 +188,7 @@ class FolderLayout:
             [path for stem, path in files.items() if stem not in fitting],
             advice,
             source,
+            {**matching.by_number, **(source.by_number if isinstance(source, ClassMasks) else {})},
         )
 
     def _mask_files(self) -> list[Path]:
@@ -388,6 +392,15 @@ class FolderLayout:
             entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
             found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
         return found
+
+
+def paired_by_number(split: str, pool: Pool) -> str:
+    """A sentence on the masks of a pool that are paired by numbers."""
+    image, mask = next(iter(pool.by_number.items()))
+    return (
+        f"{len(pool.by_number)} {split} images are paired with masks by the numbers in the names, whatever zeros stand "
+        f"in front, such as {image} with {mask}."
+    )
 
 
 def orientation_of_mask(sample: Sample, image: Frame) -> int | None:

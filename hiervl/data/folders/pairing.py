@@ -1,6 +1,7 @@
 """Match masks with images by name: name patterns, matching, and finding patterns in names."""
 
 import functools
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hiervl.data.folders.formats.image_names import folded_name
+from hiervl.data.folders.formats.image_names import folded_name, without_zeros
 from hiervl.utils.errors import UserError
 
 PLACE = "{}"  # in a pattern: the common part of the names of an image and its mask
@@ -42,6 +43,11 @@ class NamePattern:
     def __str__(self) -> str:
         return f"{self.head}{PLACE}{self.tail}" if self.head else self.tail
 
+    @property
+    def without_folder(self) -> "NamePattern":
+        """The pattern of the names alone."""
+        return NamePattern(_base(self.head), self.tail)
+
     def core(self, stem: str) -> str | None:
         """The relative path of a file without the pattern's head and tail; None if the name does not fit."""
         folder, slash, base = stem.rpartition("/")
@@ -64,14 +70,15 @@ class Matching(NamedTuple):
     masks: dict[str, str]  # stem of the image → key of its mask
     missing: list[str]  # stems of images without a mask
     extra: list[str]  # keys of masks without an image
+    by_number: dict[str, str] = {}  # those of ``masks`` whose names differ in the zeros in front of numbers
 
 
 def match_masks(
     images: Iterable[str], masks: Iterable[str], image_names: NamePattern = ANY, mask_names: NamePattern = ANY
 ) -> Matching:
     """Match stems of images with stems of masks: by the same path, else by the same name if it is unique. First
-    exactly, then ignoring case and the encoding of accents; last by paths that one side wrote as names, such as
-    day/1 and day_1.
+    exactly, then ignoring case and the encoding of accents; then by paths that one side wrote as names, such as
+    day/1 and day_1; last by numbers, such as img_7 and img_0007. What fits several images or masks is not matched.
 
     Args:
         images, masks: relative paths without suffix.
@@ -84,18 +91,24 @@ def match_masks(
     steps: list[Callable[[str], str]] = [_unchanged, _base, folded_name, _folded_base]
     if has_folders:
         steps += [functools.partial(_flat_name, separator) for separator in FOR_FOLDERS]
-    for simplify in steps:
+    by_number: dict[str, str] = {}
+    for simplify in (*steps, *NUMBERS):
         by_name = _unique(mask_cores, simplify)
         count = Counter(map(simplify, image_cores.values()))
-        for image, core in image_cores.items():
-            mask = by_name.get(simplify(core))
-            if image not in matched and mask is not None and count[simplify(core)] == 1:
-                matched[image] = mask
+        used = set(matched.values())
+        new = {
+            image: mask for image, core in image_cores.items()
+            if image not in matched and count[simplify(core)] == 1
+            and (mask := by_name.get(simplify(core))) is not None and mask not in used
+        }  # fmt: skip
+        matched.update(new)
+        by_number.update(new if simplify in NUMBERS else {})
     used = set(matched.values())
     return Matching(
         {image: matched[image] for image in image_cores if image in matched},
         [image for image in image_cores if image not in matched],
         [mask for mask in mask_cores if mask not in used],
+        by_number,
     )
 
 
@@ -106,12 +119,14 @@ def match_annotations(
     matching = match_masks(images, entries)
     if image_names == ANY and entry_names == ANY:
         return matching
-    more = match_masks(matching.missing, matching.extra, image_names, entry_names).masks
+    matched = match_masks(matching.missing, matching.extra, image_names, entry_names)
+    more = matched.masks
     masks, used = {**matching.masks, **more}, set(more.values())
     return Matching(
         {image: masks[image] for image in images if image in masks},
         [image for image in matching.missing if image not in more],
         [entry for entry in matching.extra if entry not in used],
+        {**matching.by_number, **matched.by_number},
     )
 
 
@@ -138,6 +153,17 @@ def _flat_name(separator: str, stem: str) -> str:
     return folded_name(stem.replace("/", separator))
 
 
+def _number(stem: str) -> str:
+    return without_zeros(folded_name(stem))
+
+
+def _number_of_base(stem: str) -> str:
+    return _number(_base(stem))
+
+
+NUMBERS = (_number, _number_of_base)
+
+
 # ---------------------------------------------------------------------------- patterns found in names
 
 
@@ -161,8 +187,25 @@ def find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | N
 
     A common part of the two names counts only if it is not part of a longer word or number in the mask's name, and, if
     several images have it, only for masks in a folder like the image's. Patterns that keep more of the image's name
-    come first.
+    come first. If there are none, zeros in front of numbers do not count.
     """
+    return _find_patterns(images, masks) or _find_patterns_by_number(images, masks)
+
+
+def _find_patterns_by_number(images: Sequence[str], masks: Sequence[str]) -> FoundNames | None:
+    plain_images, plain_masks = ({without_zeros(stem): stem for stem in stems} for stems in (images, masks))
+    if len(plain_images) < len(images) or len(plain_masks) < len(masks):
+        return None  # two names have one number
+    found = _find_patterns(list(plain_images), list(plain_masks))
+    if found is None:
+        return None
+    image, mask = plain_images[found.example[0]], plain_masks[found.example[1]]
+    if match_masks(images, masks, found.image, found.masks[0].without_folder).masks.get(image) != mask:
+        return None  # a number in the pattern itself has zeros in front
+    return found._replace(example=(image, mask))
+
+
+def _find_patterns(images: Sequence[str], masks: Sequence[str]) -> FoundNames | None:
     if len(images) < 2:
         return None
     some_images, some_masks = _some(images), _some(masks)
@@ -281,6 +324,9 @@ def how_to_pair(
             f"{len(doubled)} images have the name of another one in another folder, such as {doubled[0]}, and the "
             "masks' folders do not tell whose they are: put the masks into folders named as those of the images"
         )
+    same_number = _several_of_one_number(images, masks)
+    if same_number:
+        return same_number
     fitting = [mask for mask in masks if mask_names.core(mask) is not None]
     found = _patterns_of_flat_names(images, masks) or find_patterns(images, fitting) or find_patterns(images, masks)
     if found is None:
@@ -288,8 +334,7 @@ def how_to_pair(
     image, mask = found.example
     if len(found.masks) > 1:
         return _several_masks(found, class_names)
-    mask_pattern = NamePattern(_base(found.masks[0].head), found.masks[0].tail)
-    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", mask_pattern))
+    patterns = (("IMAGE_SUFFIX", found.image), ("MASK_SUFFIX", found.masks[0].without_folder))
     settings = " and ".join(f"DATASET.{key} to {names}" for key, names in patterns if str(names))
     return f"The names pair as {image} with {mask}: set {settings}" if settings else ""
 
@@ -309,6 +354,24 @@ def _doubled_names(images: Sequence[str], masks: Sequence[str]) -> list[str]:
     """Images whose name alone is that of a mask and of another image."""
     count, of_masks = Counter(map(_base, images)), set(map(_base, masks))
     return [image for image in images if count[_base(image)] > 1 and _base(image) in of_masks]
+
+
+def _several_of_one_number(images: Sequence[str], masks: Sequence[str]) -> str:
+    """A sentence on names that have the same number as several others, so that the number does not pair them."""
+    of_images, of_masks = (
+        {number: [stem for _, stem in own] for number, own in itertools.groupby(
+            sorted((_number_of_base(stem), stem) for stem in stems), key=lambda pair: pair[0]
+        )}
+        for stems in (images, masks)
+    )  # fmt: skip
+    for number, own in of_images.items():
+        others = of_masks.get(number, [])
+        if others and len(own) + len(others) > 2 and len({_folded_base(stem) for stem in (*own, *others)}) > 1:
+            return (
+                f"The number does not tell which mask belongs to which image: images {_quoted(own)}, masks "
+                f"{_quoted(others)}; give every mask the name of its image"
+            )
+    return ""
 
 
 def _several_masks(found: FoundNames, class_names: Sequence[str]) -> str:

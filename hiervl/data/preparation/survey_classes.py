@@ -11,10 +11,12 @@ from hiervl.data.classes.class_maps import IGNORED, Color
 from hiervl.data.classes.definitions import BACKGROUND_COLOR, distinct_color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.folders.formats.cvat import read_cvat
+from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
-from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_end, by_folder, by_image_folder
+from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_names_and_folders, read_name
 from hiervl.data.folders.formats.via import attribute_values, read_regions
 from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
+from hiervl.data.folders.pairing import match_masks
 from hiervl.data.preparation.survey_contents import NO_CLASSES, Survey
 from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError
@@ -110,7 +112,9 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
         else:
             files = find_files(result.path(place.images))
             source = {**IN_ONE_FILE, **PER_IMAGE}[result.form](path, NO_CLASSES, files)
-            keys = [key for key in source.keys if key in files]
+            pairs = match_masks(list(files), list(source.keys)).masks
+            source.add_images({key: files[stem] for stem, key in pairs.items()})
+            keys = list(pairs.values())
             sample = keys[:: max(1, len(keys) // MAX_READ)]
             names = [[shape.name for shape in source.read(key).shapes] for key in sample]
             if len(sample) < len(keys):
@@ -156,7 +160,7 @@ def _cvat_colors(result: Survey) -> dict[str, dict[str, list[int]]]:
 
 
 def _count_class_masks(result: Survey) -> tuple[Counter, Counter]:
-    """Count the masks of each class, by the end of their names or their folders."""
+    """Count the masks of each class, by their names or their folders."""
     objects: Counter = Counter()
     images: Counter = Counter()
     for place in result.places.values():
@@ -164,18 +168,10 @@ def _count_class_masks(result: Survey) -> tuple[Counter, Counter]:
         stems = set(find_files(result.path(place.images)))
         tags = [(match["task"], match["tag"]) for stem in masks if (match := LABEL_STUDIO_PNG.fullmatch(stem))]
         if place.masks == place.images:
-            masks = {
-                stem: path
-                for stem, path in masks.items()
-                if any(stem.startswith(f"{other}") for other in stems - {stem})
-            }
+            names = ImageNames(stems)
+            masks = {stem: path for stem, path in masks.items() if any(read_name(stem, names))}
             stems -= set(masks)
-        items = (
-            by_end(masks, stems, NO_CLASSES)
-            or by_folder(masks, stems, NO_CLASSES)
-            or by_image_folder(masks, stems, NO_CLASSES)
-            or []
-        )
+        items = by_names_and_folders(masks, stems, NO_CLASSES) or []
         parts = tags or [(item.image, item.part.strip("_-. /")) for item in items]
         objects.update(part for _, part in parts)
         images.update(part for _, part in set(parts))

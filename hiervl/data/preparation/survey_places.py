@@ -1,6 +1,5 @@
 """Match folders of images with annotations: by names inside annotation files, or by names of mask files."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG
 from hiervl.data.folders.formats.source import load_json, reading
-from hiervl.data.folders.pairing import NamePattern, find_patterns, match_masks
+from hiervl.data.folders.pairing import find_patterns, match_masks
 from hiervl.data.preparation.survey_contents import (
     LOOKED_AT,
     NO_CLASSES,
@@ -86,7 +85,7 @@ def _images_of(form: str, path: Path, photographs: dict[str, list[str]], root: P
             for stem in own
         ]
         names = ImageNames(stems)
-        hits = len({found for name in written if (found := names.find(name)) is not None})
+        hits = len({names.find(name) or names.by_number(name) for name in written} - {None})
         near = _nearness(place, relative)
         if hits and (hits, near) > (most, nearest):
             best, most, nearest = place, hits, near
@@ -172,11 +171,12 @@ def _named_as_images(places: Sequence[str], photographs: dict[str, list[str]]) -
     """Folders of masks that bear the names of images, each with the images' folder and the folder above: there is one
     mask per class in each."""
     images = {stem: folder for folder, stems in photographs.items() for stem in stems}
-    found = {}
+    names, found = ImageNames(images), {}
     for place in places:
         above, _, name = place.rpartition("/")
-        if name in images and images[name] != place:
-            found[place] = (images[name], above)
+        image = name if name in images else names.by_number(name)
+        if image is not None and images[image] != place:
+            found[place] = (images[image], above)
     return found if len(found) > 1 else {}
 
 
@@ -211,13 +211,13 @@ def _best_photographs(
     """The folder of photographs for a folder of masks, the name patterns, and whether an image has several masks."""
     found: list[tuple[tuple, tuple[str, tuple[str, str], bool]]] = []
     for other, stems in photographs.items():
-        common = len(set(masks) & set(stems))
+        common = len(match_masks(stems, masks).masks)
         if common and common >= MIN_SHARE * min(len(masks), len(stems)):
             found.append(((1, common, _nearness(other, place)), (other, ("", ""), False)))
     for other, stems in photographs.items() if not found else ():
         names = find_patterns(stems, masks)
         if names is not None:
-            pattern = NamePattern(os.path.basename(names.masks[0].head), names.masks[0].tail)
+            pattern = names.masks[0].without_folder
             common = len(match_masks(stems, masks, names.image, pattern).masks)
             lost = len(names.image.head + names.image.tail)  # of the images' names; the rest pairs by a shorter pattern
             key = (0, min(common, len(masks)), _nearness(other, place), -lost)

@@ -45,6 +45,33 @@ def test_paths_written_as_names(separator):
     assert match_masks(paths, masks, mask_names=pattern("gt_{}_mask")).masks == dict(zip(paths, masks))
 
 
+@pytest.mark.parametrize(
+    "image, mask",
+    [
+        ("{}", "{:03d}"),
+        ("{:03d}", "{}"),
+        ("img_{}", "IMG_{:04d}"),
+        ("a/clip.{:02d}", "b/clip.{:05d}"),
+        ("{0}-{0}", "{0:02d}-{0:03d}"),
+    ],
+)
+def test_numbers_pair_whatever_zeros_stand_in_front(image, mask):
+    images, masks = [image.format(n) for n in range(12)], [mask.format(n) for n in range(12)]
+    matching = match_masks(images, masks)
+    assert matching.masks == dict(zip(images, masks)) and not matching.extra
+    equal = {image for image, mask in zip(images, masks) if image.rsplit("/")[-1] == mask.rsplit("/")[-1].lower()}
+    assert matching.by_number.keys() == set(images) - equal
+
+
+def test_numbers_of_several_images_or_masks_and_decimal_places_pair_nothing():
+    for images, masks in ((["1", "01"], ["001"]), (["1"], ["01", "001"]), (["01", "1"], ["1", "001"])):
+        matching = match_masks(images, masks)
+        assert matching.masks == ({"1": "1"} if "1" in masks else {})
+        sentence = how_to_pair(matching.missing, masks)
+        assert sentence.startswith("The number does not tell") and "'001'" in sentence
+    assert match_masks(["t1.5"], ["t1.05"]).masks == {} and match_masks(["10"], ["1", "100"]).masks == {}
+
+
 def test_one_name_for_two_paths_decides_nothing():
     assert match_masks(["a/b_c", "a_b/c"], ["a_b_c"]).masks == {}
 
@@ -69,6 +96,7 @@ def test_a_pattern_has_one_place():
         ("{}", "{}_gt", "DATASET.MASK_SUFFIX to _gt"),
         ("{}_sat", "{}_mask", "DATASET.IMAGE_SUFFIX to _sat and DATASET.MASK_SUFFIX to _mask"),
         ("image_{}", "label_{}", "DATASET.IMAGE_SUFFIX to image_{} and DATASET.MASK_SUFFIX to label_{}"),
+        ("image_{}", "label_0{}", "DATASET.IMAGE_SUFFIX to image_{} and DATASET.MASK_SUFFIX to label_{}"),
         ("IMG_{}", "mask{}", "DATASET.IMAGE_SUFFIX to IMG_{} and DATASET.MASK_SUFFIX to mask{}"),
         ("bonn/x_{}_leftImg8bit", "bonn/x_{}_gtFine_labelIds", "IMAGE_SUFFIX to _leftImg8bit and"),
         ("scan-{}-raw", "deep/seg-{}-lbl", "IMAGE_SUFFIX to scan-{}-raw and DATASET.MASK_SUFFIX to seg-{}-lbl"),

@@ -12,6 +12,7 @@ from hiervl.utils.files import NO_UTF8
 
 UPLOAD_MARK = re.compile(r"[0-9a-f]{4,32}-(?=.)")  # Label Studio's prefix for the name of an uploaded file
 DRIVE = re.compile(r"[A-Za-z]:/")
+ZEROS = re.compile(r"(?<![0-9])(?<![0-9]\.)0+(?=[0-9])")  # in front of a number, but not after a decimal point
 
 
 class ImageNames:
@@ -24,6 +25,10 @@ class ImageNames:
         self.unique = {_base(stem): stem for stem in self.stems if bases[_base(stem)] == 1}
         folded = Counter(map(folded_name, self.unique))
         self.folded = {folded_name(base): stem for base, stem in self.unique.items() if folded[folded_name(base)] == 1}
+        numbers = Counter(without_zeros(folded_name(_base(stem))) for stem in self.stems)
+        self._numbered = {
+            number: stem for stem in self.stems if numbers[number := without_zeros(folded_name(_base(stem)))] == 1
+        }
 
     def find(self, written: str) -> str | None:
         """The stem of the image; None if there is none, or several.
@@ -43,6 +48,11 @@ class ImageNames:
                 if found is not None:
                     return found
         return None
+
+    def by_number(self, written: str) -> str | None:
+        """The only image whose name, without folders, differs at most in capitals and in the zeros in front of
+        numbers."""
+        return self._numbered.get(without_zeros(folded_name(_base(self.clean(written)))))
 
     @staticmethod
     def clean(written: str) -> str:
@@ -64,6 +74,11 @@ def folded_name(name: str) -> str:
     the file system's names are UTF-8 or Latin-1."""
     latin = NO_UTF8.sub(lambda found: chr(ord(found[0]) - 0xDC00), name)
     return unicodedata.normalize("NFC", latin).casefold()
+
+
+def without_zeros(name: str) -> str:
+    """The same for names that differ in the zeros in front of their numbers, such as img_7 and img_0007."""
+    return ZEROS.sub("", name)
 
 
 def _base(stem: str) -> str:

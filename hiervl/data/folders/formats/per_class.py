@@ -1,24 +1,26 @@
-"""One mask per class: an image has several masks of two values, distinguished by the end of their names or by folders.
+"""One mask per class: an image has several masks of two values, distinguished by parts of their names or by folders.
 
-``photo_cap.png`` and ``photo_stem.png``, or ``cap/photo.png`` and ``stem/photo.png``, or ``photo/cap.png`` and
-``photo/stem.png``. The end, the folder or the name is the class's name or its ``mask_name`` in the class file. Label
+``photo_cap.png`` and ``photo_stem.png``, or ``cap_photo.png`` and ``stem_photo.png``, or ``cap/photo.png`` and
+``stem/photo.png``, or ``photo/cap.png`` and ``photo/stem.png``. The part of the name, or the folder, is the class's
+name or its ``mask_name`` in the class file. Label
 Studio's PNG export is also of this kind (``task-7-annotation-9-by-1-tag-cap-0.png``); the project's JSON export says
 which image a task has.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
-from hiervl.data.folders.formats.image_names import ImageNames
+from hiervl.data.folders.formats.image_names import ImageNames, without_zeros
 from hiervl.data.folders.formats.label_studio import image_of, read_tasks
 from hiervl.data.folders.formats.source import reading
 from hiervl.data.folders.kinds import LABEL_STUDIO, kind_of_file
 from hiervl.data.folders.masks import LABEL, MAX_LISTED, RawMask
+from hiervl.data.folders.pairing import PLACE
 from hiervl.data.loading import readers
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
@@ -26,6 +28,7 @@ from hiervl.utils.text import listed
 KIND = "one mask per class"
 SEPARATORS = "_-. /"
 LABEL_STUDIO_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<tag>.+)-\d+")
+NAMES = tuple((image_first, by_number) for by_number in (False, True) for image_first in (True, False))
 OVERLAPS = "pixels belong to several classes: the last of them in the class file counts"
 
 
@@ -33,8 +36,9 @@ class ClassMask(NamedTuple):
     """A file that shows one class of one image."""
 
     image: str  # stem of the image
-    part: str  # what names the class: the end of the name, or the folder
+    part: str  # what names the class: the rest of the name, or the folder
     path: Path
+    by_number: bool = False  # the name differs from the image's in the zeros in front of numbers
 
 
 class ClassMasks:
@@ -54,6 +58,7 @@ class ClassMasks:
         self.class_map, self.images = class_map, images
         entries = entries_by_part(class_map)
         order = {name: place for place, name in enumerate(class_map.names)}
+        self.by_number: dict[str, str] = {}  # stem of the image → a mask that is its own by the number alone
         unknown: dict[str, int] = {}
         masks: dict[str, list[tuple[str, Path]]] = {}
         for item in found:
@@ -62,6 +67,8 @@ class ClassMasks:
                 unknown[item.part] = unknown.get(item.part, 0) + 1
             else:
                 masks.setdefault(item.image, []).append((name, item.path))
+            if item.by_number:
+                self.by_number[item.image] = str(item.path)
         if unknown:
             raise UserError(_not_classes(unknown, class_map))
         self.keys = {image: sorted(own, key=lambda pair: order[pair[0]]) for image, own in sorted(masks.items())}
@@ -177,8 +184,14 @@ def find_class_masks(
         return _label_studio_masks(studio, masks, images)
     if beside:
         return _among_images(masks, images, class_map)
-    ways = (by_end, by_folder, by_image_folder)
-    return next((read for way in ways if (read := way(masks, images, class_map))), None)
+    return by_names_and_folders(masks, images, class_map)
+
+
+def by_names_and_folders(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+    """The first way to read their names and folders that fits."""
+    return next(
+        (found for way in (by_name, by_folder, by_image_folder) if (found := way(masks, images, class_map))), None
+    )
 
 
 def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
@@ -186,48 +199,80 @@ def _among_images(masks: Mapping[str, Path], images: set[str], class_map: ClassM
     entries, names = entries_by_part(class_map), ImageNames(images)
     found = []
     for stem, path in masks.items():
-        image = _image_before(stem, names)
-        if image is not None and normal(image[1]) in entries:
-            found.append(ClassMask(*image, path))
+        split = next((split for split in read_name(stem, names) if normal(split.part) in entries), None)
+        if split is not None:
+            found.append(ClassMask(split.image, split.part, path, split.by_number))
     return found or None
 
 
-def by_end(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
-    """Masks such as ``photo_cap`` of the image ``photo``. Masks with the image's own name are not of this kind."""
-    names = ImageNames(images)
-    found = [(_image_before(stem, names), path) for stem, path in masks.items() if stem not in images]
-    if len(found) < len(masks) or any(image is None for image, _ in found):
+def by_name(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
+    """Masks such as ``photo_cap`` or ``cap_photo`` of the image ``photo``. Masks with the image's own name are not of
+    this kind. If several readings are possible, the one counts in which all parts are classes, else the first."""
+    if any(stem in images for stem in masks):
         return None
-    result = [ClassMask(*image, path) for image, path in found if image is not None]
-    return result if _is_per_class(result, class_map) else None
+    names, entries = ImageNames(images), entries_by_part(class_map)
+    readings = []
+    for way in NAMES:
+        splits = [(_split_name(stem, names, *way), path) for stem, path in masks.items()]
+        found = [ClassMask(split.image, split.part, path, split.by_number) for split, path in splits if split]
+        if len(found) == len(masks) and _is_per_class(found, class_map):
+            readings.append(found)
+    of_classes = (found for found in readings if all(normal(item.part) in entries for item in found))
+    return next(of_classes, readings[0] if readings else None)
 
 
-def _image_before(stem: str, names: ImageNames) -> tuple[str, str] | None:
-    """The image whose name is the longest beginning of the mask's name, and the rest of the name."""
+class SplitName(NamedTuple):
+    """The name of a mask, divided."""
+
+    image: str
+    part: str
+    by_number: bool
+
+
+def read_name(stem: str, names: ImageNames) -> Iterator[SplitName]:
+    """All ways to divide the name of a mask into that of an image and a part."""
+    return (split for way in NAMES if (split := _split_name(stem, names, *way)) is not None)
+
+
+def _split_name(stem: str, names: ImageNames, image_first: bool, by_number: bool) -> SplitName | None:
+    """The image whose name is the longest beginning (or end) of the mask's name, and the rest of the name.
+
+    Args:
+        image_first: the image's name is the beginning.
+        by_number: zeros in front of numbers may differ.
+    """
     folder, _, base = stem.rpartition("/")
-    for end in range(len(base) - 1, 0, -1):
-        if base[end] in SEPARATORS and base[end:].strip(SEPARATORS):
-            image = names.stems & {f"{folder}/{base[:end]}" if folder else base[:end]}
-            found = next(iter(image), None) or names.unique.get(base[:end])
+    places = [place for place, character in enumerate(base) if character in SEPARATORS]
+    parts = [(base[:place], base[place:]) for place in reversed(places)]
+    if not image_first:
+        parts = [(base[place + 1 :], base[: place + 1]) for place in places]
+    for image, part in parts:
+        if image and part.strip(SEPARATORS):
+            path = f"{folder}/{image}" if folder else image
+            exact = path if path in names.stems else names.unique.get(image)
+            found = exact or (names.by_number(image) if by_number else None)
             if found is not None:
-                return found, base[end:]
+                return SplitName(found, part, exact is None)
     return None
 
 
 def by_folder(masks: Mapping[str, Path], images: set[str], class_map: ClassMap) -> list[ClassMask] | None:
     """Masks such as ``cap/photo`` of the image ``photo``. The folder may be at any place in the path."""
-    if all(stem in images for stem in masks):
-        return None
+    if {without_zeros(stem) for stem in masks} <= {without_zeros(stem) for stem in images}:
+        return None  # each of them is the mask of the image of the same path
     names = ImageNames(images)
     found = []
     for stem, path in masks.items():
         parts = stem.split("/")
         for place in range(len(parts) - 1):
-            rest = "/".join(parts[:place] + parts[place + 1 :])
-            if rest not in images and place == len(parts) - 2:
-                rest = names.unique.get(parts[-1], "")
+            rest: str | None = "/".join(parts[:place] + parts[place + 1 :])
+            exact = rest in images
+            if not exact and place == len(parts) - 2:
+                rest = names.unique.get(parts[-1])
+                exact = rest is not None
+                rest = rest or names.by_number(parts[-1])
             if rest in images:
-                found.append(ClassMask(rest, parts[place], path))
+                found.append(ClassMask(rest, parts[place], path, not exact))
                 break
     return found if _is_per_class(found, class_map) else None
 
@@ -238,10 +283,11 @@ def by_image_folder(masks: Mapping[str, Path], images: set[str], class_map: Clas
     found = []
     for stem, path in masks.items():
         folder, _, part = stem.rpartition("/")
-        image = names.find(folder) if folder else None
+        exact = names.find(folder) if folder else None
+        image = exact or (names.by_number(folder) if folder else None)
         if image is None or (entries and normal(part) not in entries):
             return None
-        found.append(ClassMask(image, part, path))
+        found.append(ClassMask(image, part, path, exact is None))
     return found or None
 
 
@@ -291,8 +337,9 @@ def _not_classes(unknown: Mapping[str, int], class_map: ClassMap) -> str:
     shown = ", ".join(f"{part} ({count} files)" for part, count in sorted(unknown.items())[:MAX_LISTED])
     more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
     example = min(unknown)
+    pattern = example + PLACE if example[:1] not in SEPARATORS and example[-1:] in SEPARATORS else example
     return (
         f"images have several masks, told apart by {shown}{more}: if each shows one class, write which into "
         f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is not a "
-        "class); if one of them shows all classes, set DATASET.MASK_SUFFIX to its end."
+        f"class); if one of them shows all classes, name it by DATASET.MASK_SUFFIX, such as {pattern}."
     )

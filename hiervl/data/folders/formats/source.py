@@ -96,6 +96,10 @@ class AnnotationSource:
         self.notes: list[str] = []
         self._warned: set[str] = set()
 
+    def add_images(self, images: Mapping[str, Path]) -> None:
+        """Add images by the keys of their annotations, where these differ from the images' own names."""
+        self.images = {**images, **self.images}
+
     # ---- a subclass's part --------------------------------------------------------------------------------------
 
     def annotation(self, key: str) -> Annotation:
