@@ -451,6 +451,21 @@ def npy_masks(root):
     return mask_files(root, lambda path, labels: np.save(f"{path}.npy", labels.astype(np.int64)))
 
 
+def npy_per_class(root):
+    per_class(root, "masks/{stem}_{name}.png")
+    for path in (root / "masks").iterdir():
+        np.save(path.with_suffix(".npy"), np.array(Image.open(path)) > 0)
+        path.unlink()
+    return "LABELED: {IMAGES: photos, MASKS: masks}"
+
+
+def npy_stacks(root):
+    def save(path, labels):
+        np.save(f"{path}.npy", np.stack([labels == label for label in range(3)]))
+
+    return mask_files(root, save)
+
+
 def float_tiff_masks(root):
     return mask_files(root, lambda path, labels: Image.fromarray(labels.astype(np.float32)).save(f"{path}.tif"))
 
@@ -467,6 +482,6 @@ EXPORTS = {
         labelme_beside, labelme_apart, per_class_suffix, per_class_prefix, per_class_folder, per_class_image_folder,
         per_class_beside, label_studio_png, cvat,
         voc_colors, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
-        via1, via2, png_masks, gif_masks, npy_masks, float_tiff_masks, matlab_masks,
+        via1, via2, png_masks, gif_masks, npy_masks, npy_per_class, npy_stacks, float_tiff_masks, matlab_masks,
     )
 }  # fmt: skip

@@ -15,6 +15,7 @@ from PIL import Image
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array, whole_numbers
+from hiervl.data.folders.formats.class_layers import OVERLAPS, layers_of_stack, numbers_of_stack, paint_layers
 from hiervl.data.loading import readers
 from hiervl.data.loading.turns import UPRIGHT
 from hiervl.utils.errors import UserError
@@ -82,12 +83,14 @@ class MaskFolder:
     def stamp(self, key: str) -> tuple:
         """Changes when the mask or the meaning of its values changes."""
         status = self.keys[key].stat()
-        meaning = (
+        meaning: tuple = (
             self.form,
             self.variable,
             sorted(self.class_map.values.items()),
             sorted(self.class_map.colors.items()),
         )
+        if self.keys[key].suffix.lower() in ARRAY_SUFFIXES:  # which may have a map per class
+            meaning = (*meaning, list(self.class_map.names.items()), self.class_map.background)
         return str(self.keys[key].absolute()), status.st_mtime_ns, status.st_size, meaning
 
     def frame(self, key: str, image: readers.Frame) -> readers.Frame | None:
@@ -119,7 +122,7 @@ class MaskFolder:
         """
         path = self.keys[key]
         if path.suffix.lower() in ARRAY_SUFFIXES:
-            return RawMask(INDEX, read_array(path, self.variable))
+            return self._raw_array(path)
         image = readers.open_image(str(path))
         if image.mode == "F":
             return RawMask(INDEX, whole_numbers(np.array(image), str(path)))
@@ -135,6 +138,15 @@ class MaskFolder:
         if is_gray and (self.form == INDEX or not self.class_map.colors):
             return RawMask(INDEX, rgb[:, :, 0])  # indices that were saved as grey colours
         return RawMask(COLOR, rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2])
+
+    def _raw_array(self, path: Path) -> RawMask:
+        values = read_array(path, self.variable)
+        if values.ndim == 2:
+            return RawMask(INDEX, values)
+        if not self.class_map.names:
+            return RawMask(INDEX, numbers_of_stack(values))
+        labels, overlapping = paint_layers(layers_of_stack(values, self.class_map, str(path)), self.class_map)
+        return RawMask(LABEL, labels, remarks={OVERLAPS: overlapping} if overlapping else {})
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Label map (H, W) uint8, 255 where pixels do not count; no instances.

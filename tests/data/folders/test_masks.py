@@ -84,3 +84,50 @@ def test_wrong_masks_are_user_errors(tmp_path, class_map):
         MaskFolder(tmp_path / "masks", class_map).labels("a", (3, 2))
     with pytest.raises(UserError, match="MASK_VALUES is 'index'"):
         MaskFolder(tmp_path / "masks", class_map, "index").raw("a")
+
+
+# ---------------------------------------------------------------------------- arrays with a map per class
+
+BLOCK = np.ones((5, 5), dtype=int)
+OBJECTS = np.kron([[[0, 0, 1], [0, 1, 0]], [[0, 0, 0], [1, 1, 0]]], BLOCK)  # cap and stem, which share a block
+GROUND = np.kron([[[1, 1, 0], [0, 0, 1]]], BLOCK)
+ALL, BARE = np.concatenate([GROUND, OBJECTS]), np.concatenate([0 * GROUND, OBJECTS])
+EXPECTED = [[0, 0, 1], [2, 2, 0]]
+THREE = CLASSES[: CLASSES.index("  - {name: void")]
+
+
+def stack_in(folder, classes, name, save):
+    (folder / "classes.yaml").write_text(classes)
+    (folder / "masks").mkdir()
+    save(folder / "masks" / name)
+    return MaskFolder(folder / "masks", read_class_map(folder / "classes.yaml"))
+
+
+@pytest.mark.parametrize(
+    "classes, stack, expected",
+    [
+        (THREE, OBJECTS, EXPECTED),  # without the background; the last class counts
+        (THREE, OBJECTS.transpose(1, 2, 0).astype(bool), EXPECTED),
+        (THREE, ALL.astype(float), EXPECTED),
+        (THREE.replace(" background: true,", ""), BARE, [[255, 255, 1], [2, 2, 255]]),
+        (THREE, BARE, "75 pixels are in none of them, not even in that of 'ground'"),
+        (THREE, ALL * 255, "may be colours or a mask per class"),
+        (CLASSES, OBJECTS, "an array of 2×10×15 with the values 0 and 1, which is no .* has 4 entries"),
+        (THREE, OBJECTS[:, :, :2], "whose first or last axis may be the classes"),
+        (THREE, OBJECTS + ALL[:2], "of 2×10×15 with values from 0 to 2: if that is a channel per class"),
+    ],
+)
+def test_an_array_with_a_map_per_class(tmp_path, classes, stack, expected):
+    masks = stack_in(tmp_path, classes, "a.npy", lambda path: np.save(path, stack))
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            masks.labels("a", (10, 15))
+    else:
+        assert np.array_equal(masks.labels("a", (10, 15))[0], np.kron(expected, BLOCK))
+
+
+def test_a_stack_in_a_matlab_file(tmp_path):
+    from scipy.io import savemat
+
+    masks = stack_in(tmp_path, THREE, "a.mat", lambda path: savemat(path, {"masks": OBJECTS.transpose(1, 2, 0)}))
+    assert np.array_equal(masks.labels("a", (10, 15))[0], np.kron(EXPECTED, BLOCK))

@@ -15,7 +15,8 @@ DEPTH = 4  # how deep structures in a .mat file are searched
 
 
 def read_array(path: Path, variable: str = "") -> np.ndarray:
-    """The map of whole numbers (H, W) in a file: int32. NaN becomes 255, which is ignored.
+    """The map of whole numbers (H, W) in a file: int32. NaN becomes 255, which is ignored. If there is none, the only
+    array of three axes, if it holds two values, 0 and another one.
 
     Args:
         variable: name of the map, such as ``LabelMap`` or ``GTcls.Segmentation``; "": the only one.
@@ -25,18 +26,22 @@ def read_array(path: Path, variable: str = "") -> np.ndarray:
     """
     try:
         content = _load(path)
-        found = dict(_maps(content))
+        arrays = dict(_arrays(content))
     except UserError:
         raise
     except Exception as error:  # NumPy and SciPy raise many kinds of errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as an array ({reason}): save it again.") from None
     if variable:
-        found = {name: values for name, values in found.items() if name == variable}
+        arrays = {name: values for name, values in arrays.items() if name == variable}
+    found = {name: values for name, values in arrays.items() if values.ndim == 2}
+    stacks = {name: values for name, values in arrays.items() if values.ndim == 3}
+    if not found and len(stacks) == 1 and _has_two_values(next(iter(stacks.values()))):
+        found = stacks
     if len(found) != 1:
         names = ", ".join(f"{name} {values.shape[0]}×{values.shape[1]}" for name, values in found.items())
         what = f"several maps of numbers ({names}): name one in DATASET.MASK_VARIABLE" if found else (
-            f"no map of numbers (height, width){f' of the name {variable}' if variable else ''}{_deeper(content)}"
+            f"no map of numbers (height, width){f' of the name {variable}' if variable else ''}{_deeper(stacks)}"
         )  # fmt: skip
         raise UserError(f"{path} holds {what}.")
     return whole_numbers(next(iter(found.values())), str(path))
@@ -79,31 +84,39 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a MATLAB file of version 7.3: save it in MATLAB with '-v7'.") from None
 
 
-def _deeper(content: dict[str, Any]) -> str:
-    """For a sentence that says that there is no map: an array with a channel per class, which it holds instead."""
-    deep = {name: value for name, value in content.items() if isinstance(value, np.ndarray) and value.ndim == 3}
-    for name, value in deep.items():
+def _has_two_values(values: np.ndarray) -> bool:
+    """Whether an array holds 0 and one other value at most, above 0."""
+    highest = values.max()
+    return bool(highest >= 0 and ((values == 0) | (values == highest)).all())
+
+
+def _deeper(stacks: dict[str, np.ndarray]) -> str:
+    """For a sentence that says that there is no map: an array of three axes, which it holds instead."""
+    for name, value in stacks.items():
         axis = int(np.argmin(value.shape))
         size = "×".join(map(str, value.shape))
-        return f", but '{name}' of {size}: if that is a channel per class, save the class of each pixel, argmax({axis})"
+        return (
+            f", but '{name}' of {size} with values from {value.min():g} to {value.max():g}: if that is a channel per "
+            f"class, save the class of each pixel, argmax({axis}); if it is a picture, save it as PNG"
+        )
     return ""
 
 
-def _maps(content: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(content: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     for name, value in content.items():
         if not name.startswith("__"):
-            yield from _maps_in(name, value, DEPTH)
+            yield from _arrays_in(name, value, DEPTH)
 
 
-def _maps_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Maps in an array, or in the fields of a structure."""
+def _arrays_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Arrays of numbers of two or three axes in an array, or in the fields of a structure."""
     if not isinstance(value, np.ndarray) or depth == 0:
         return
     if value.dtype.names and value.size == 1:
         for field in value.dtype.names:
-            yield from _maps_in(f"{name}.{field}", value.flat[0][field], depth - 1)
+            yield from _arrays_in(f"{name}.{field}", value.flat[0][field], depth - 1)
     elif value.dtype.kind in "biuf":
         if value.ndim == 3 and 1 in (value.shape[0], value.shape[2]):
             value = value.reshape([length for place, length in enumerate(value.shape) if length > 1 or place == 1])
-        if value.ndim == 2 and min(value.shape) > 1 and value.size <= MAX_PIXELS:
+        if value.ndim in (2, 3) and min(value.shape) > 1 and value.size <= MAX_PIXELS:
             yield name, value

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.classes.class_maps import ClassMap
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array
+from hiervl.data.folders.formats.class_layers import OVERLAPS, paint_layers
 from hiervl.data.folders.formats.image_names import ImageNames, without_zeros
 from hiervl.data.folders.formats.label_studio import image_of, read_tasks
 from hiervl.data.folders.formats.source import reading
@@ -22,6 +24,7 @@ from hiervl.data.folders.kinds import LABEL_STUDIO, kind_of_file
 from hiervl.data.folders.masks import LABEL, MAX_LISTED, RawMask
 from hiervl.data.folders.pairing import PLACE
 from hiervl.data.loading import readers
+from hiervl.data.loading.turns import UPRIGHT
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
@@ -29,7 +32,6 @@ KIND = "one mask per class"
 SEPARATORS = "_-. /"
 LABEL_STUDIO_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<tag>.+)-\d+")
 NAMES = tuple((image_first, by_number) for by_number in (False, True) for image_first in (True, False))
-OVERLAPS = "pixels belong to several classes: the last of them in the class file counts"
 
 
 class ClassMask(NamedTuple):
@@ -88,7 +90,13 @@ class ClassMasks:
         return self.kind, files, sorted(self.class_map.names.items()), self.class_map.background
 
     def frame(self, key: str, image: readers.Frame) -> readers.Frame | None:
-        return readers.frame_or_none(self.keys[key][0][1])
+        path = self.keys[key][0][1]
+        if path.suffix.lower() not in ARRAY_SUFFIXES:
+            return readers.frame_or_none(path)
+        if image.orientation in (None, UPRIGHT):
+            return None
+        height, width = read_binary(path).shape
+        return readers.Frame((height, width), None)
 
     def as_it_is(self, key: str) -> bool:
         return False
@@ -112,24 +120,19 @@ class ClassMasks:
 
     def _paint(self, key: str) -> tuple[np.ndarray, int]:
         """The label map, and the number of pixels with several classes."""
-        background = self.class_map.background
-        outside = IGNORED if background is None else background
-        labels = claimed = np.zeros((0, 0), dtype=np.uint8)
-        for index, (name, path) in enumerate(self.keys[key]):
+        return paint_layers(self._layers(key), self.class_map)
+
+    def _layers(self, key: str) -> Iterator[tuple[str, np.ndarray]]:
+        size = None
+        for name, path in self.keys[key]:
             mask = read_binary(path)
-            if index == 0:
-                labels = np.full(mask.shape, outside, dtype=np.uint8)
-                claimed = np.zeros(mask.shape, dtype=np.uint8)
-            if mask.shape != labels.shape:
+            size = size or mask.shape
+            if mask.shape != size:
                 raise UserError(
                     f"{path} is {mask.shape[1]}×{mask.shape[0]} pixels, but another mask of its image is "
-                    f"{labels.shape[1]}×{labels.shape[0]}: export them in one size."
+                    f"{size[1]}×{size[0]}: export them in one size."
                 )
-            label = self.class_map.names[name]
-            labels[mask] = label
-            if label not in (IGNORED, background):
-                claimed += mask
-        return labels, int((claimed > 1).sum())
+            yield name, mask
 
 
 def read_binary(path: Path) -> np.ndarray:
@@ -138,10 +141,15 @@ def read_binary(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is broken or holds more values.
     """
-    image = readers.open_image(str(path))
-    values = np.array(image if image.mode in readers.INDEX_MODES else image.convert("RGB"))
-    if values.ndim == 3:
-        values = values.max(axis=2)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        values = read_array(path)
+        if values.ndim == 3:
+            size = "×".join(map(str, values.shape))
+            raise UserError(f"{path} holds an array of {size}, but a mask of one class is one map (height, width).")
+    else:
+        image = readers.open_image(str(path))
+        values = np.array(image if image.mode in readers.INDEX_MODES else image.convert("RGB"))
+        values = values.max(axis=2) if values.ndim == 3 else values
     shown = np.unique(values)
     if len(shown) > 2 or (len(shown) == 2 and shown[0] != 0):
         raise UserError(
