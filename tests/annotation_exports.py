@@ -5,6 +5,7 @@ section DATASET that name them.
 """
 
 import base64
+import csv
 import io
 import json
 import zlib
@@ -316,6 +317,20 @@ def label_studio_min(root):
     return "LABELED: {IMAGES: photos, MASKS: project-1-min.json}"
 
 
+def label_studio_csv(root):
+    """A row for each annotation; texts are quoted, and regions are JSON."""
+    label_studio_min(root)
+    path = root / "project-1-min.json"
+    tasks = json.loads(path.read_text())
+    tasks = [{**task, "annotator": "a@b.c", "updated_at": "2024-05-02", "lead_time": 3.5} for task in tasks]
+    with open(path.with_suffix(".csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, sorted(tasks[0]), quoting=csv.QUOTE_NONNUMERIC)
+        writer.writeheader()
+        writer.writerows({**task, "label": json.dumps(task["label"])} for task in tasks)
+    path.unlink()
+    return "LABELED: {IMAGES: photos, MASKS: project-1-min.csv}"
+
+
 # ---------------------------------------------------------------------------- YOLO, Roboflow
 
 
@@ -481,7 +496,8 @@ EXPORTS = {
     for function in (
         labelme_beside, labelme_apart, per_class_suffix, per_class_prefix, per_class_folder, per_class_image_folder,
         per_class_beside, label_studio_png, cvat,
-        voc_colors, voc_palette, label_studio, label_studio_min, yolo, roboflow_masks, roboflow_coco, supervisely,
+        voc_colors, voc_palette, label_studio, label_studio_min, label_studio_csv,
+        yolo, roboflow_masks, roboflow_coco, supervisely,
         via1, via2, png_masks, gif_masks, npy_masks, npy_per_class, npy_stacks, float_tiff_masks, matlab_masks,
     )
 }  # fmt: skip

@@ -6,6 +6,7 @@
 import itertools
 import json
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -46,6 +47,8 @@ CVAT_IMAGES = Kind("cvat_images", "CVAT for images XML", FILE)
 CVAT_VIDEO = Kind("cvat_video", "CVAT for video XML", "export the task from CVAT as CVAT for images 1.1")
 LABEL_STUDIO = Kind("label_studio", "Label Studio JSON", FILE)
 LABEL_STUDIO_MIN = Kind("label_studio_min", "Label Studio JSON-MIN", LABEL_STUDIO.advice)
+LABEL_STUDIO_CSV = Kind("label_studio_csv", "Label Studio CSV", LABEL_STUDIO.advice)
+LABEL_STUDIO_COLUMNS = {"annotation_id", "annotator", "lead_time"}  # in every CSV export
 VIA = Kind("via", "VGG Image Annotator (VIA) JSON", FILE)
 VIA3 = Kind("via3", "VGG Image Annotator 3 JSON", "export the annotations in COCO format")
 VIA_CSV = Kind("via_csv", "VGG Image Annotator (VIA) CSV", "export it from VIA as JSON")
@@ -79,7 +82,7 @@ def kind_of_file(path: str | Path) -> Kind | None:
             return kind_of_json(read_json(path))
         if suffix == ".xml":
             return _kind_of_xml(path)
-        if suffix in (".txt", ".csv", ".yaml", ".yml"):
+        if suffix in (".txt", ".csv", ".tsv", ".yaml", ".yml"):
             with open(path, encoding=text_encoding(path)) as file:
                 lines = [line.strip() for line, _ in zip(file, range(TEXT_LINES))]
             return _kind_of_text(lines, suffix)
@@ -168,7 +171,9 @@ def _kind_of_text(lines: Sequence[str], suffix: str) -> Kind | None:
         return YOLO_DATA if "names" in keys and keys & {"nc", "train", "val", "path"} else None
     if first.startswith(("filename,file_size,", "#filename,file_size,")):
         return VIA_CSV
-    if suffix == ".csv":
+    if suffix in (".csv", ".tsv"):
+        if LABEL_STUDIO_COLUMNS <= {column.strip('" ') for column in re.split("[,;\t]", first)}:
+            return LABEL_STUDIO_CSV
         return CLASSES_CSV if first.startswith("pixel value") else None
     if first.startswith("# label:color_rgb"):
         return LABELMAP

@@ -18,6 +18,7 @@ FILES = {
     "via3": ("a.json", {"project": {}, "config": {}, "attribute": {}, "file": {}, "metadata": {}, "view": {}}),
     "label_studio": ("a.json", [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": []}]}]),
     "label_studio_min": ("a.json", [{"image": "a.jpg", "id": 1, "label": [], "annotator": 1, "annotation_id": 4}]),
+    "label_studio_csv": ("a.csv", '"annotation_id","annotator","created_at","id","image","label","lead_time"\n'),
     "supervisely": ("a.jpg.json", {"description": "", "size": {"height": 4, "width": 4}, "objects": [], "tags": []}),
     "cityscapes": ("a.json", {"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "road", "polygon": POLYGON}]}),
     "datumaro": ("a.json", {"info": {}, "categories": {}, "items": []}),

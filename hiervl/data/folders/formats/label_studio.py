@@ -1,4 +1,4 @@
-"""Label Studio: JSON (and JSON-MIN) of a project, one file of all tasks.
+"""Label Studio: JSON of a project, one file of all tasks; JSON-MIN, and CSV and TSV, whose cells hold JSON-MIN.
 
 Polygons, rectangles, ellipses (in percent of the image) and brush strokes (packed run lengths) are read. Later regions
 lie on top. If an image has several annotations, the one marked as ground truth counts, else the newest. Predictions do
@@ -6,6 +6,9 @@ not count. Described in Label Studio's documentation, "Export annotations"; the 
 ``@thi.ng/rle-pack``. label-studio-converter reads it too, but does not give objects by image and brings the SDK.
 """
 
+import csv
+import io
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from hiervl.data.folders.formats import shapes
 from hiervl.data.folders.formats.shapes import Shape
 from hiervl.data.folders.formats.source import Annotation, AnnotationList, load_json, reading
 from hiervl.data.loading.readers import MAX_PIXELS
+from hiervl.utils.files import read_text
 
 KIND = "Label Studio JSON"
 DRAWN = ("polygon", "rectangle", "ellipse", "brush")
@@ -33,10 +37,14 @@ class LabelStudioFile(AnnotationList):
     def __init__(self, path, class_map, images):
         super().__init__(path, class_map, images)
         with reading(str(path), KIND):
+            of_task: dict[Any, list[dict[str, Any]]] = {}
             for task in read_tasks(path):
                 annotations = annotations_of(task)
-                if annotations:
+                if "annotation_id" in task and task.get("id") in of_task:  # an entry for each annotation of the task
+                    of_task[task["id"]].extend(annotations)
+                elif annotations:
                     self.add_entry(image_of(task, self.image_names), annotations)
+                    of_task[task.get("id")] = annotations
 
     def annotation(self, key: str) -> Annotation:
         annotations = self.keys[key]
@@ -55,11 +63,31 @@ class LabelStudioFile(AnnotationList):
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:
     """The tasks of an export. A single task becomes a list of one."""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _tasks_of_table(path)
     content = load_json(path)
     tasks = [content] if isinstance(content, dict) else content
     if not all(isinstance(task, dict) for task in tasks):
         raise ValueError("its tasks are not objects")
     return tasks
+
+
+def _tasks_of_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, in the form of JSON-MIN: lists of regions are JSON in a cell."""
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # brush strokes are long
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count)))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    return [{name: _value_of_cell(name, cell) for name, cell in row.items()} for row in rows]
+
+
+def _value_of_cell(name: str, cell: Any) -> Any:
+    if name == "annotation_id":
+        return int(cell)
+    return json.loads(cell) if isinstance(cell, str) and cell.startswith("[") else cell
 
 
 def annotations_of(task: dict[str, Any]) -> list[dict[str, Any]]:
@@ -76,7 +104,9 @@ def annotations_of(task: dict[str, Any]) -> list[dict[str, Any]]:
         for value in task.values() if isinstance(value, list)
         for region in value if isinstance(region, dict) and _type_of_value(region)
     ]  # fmt: skip
-    return [{"result": regions}] if regions or "annotation_id" in task else []
+    if not regions and "annotation_id" not in task:
+        return []
+    return [{"result": regions, "id": task.get("annotation_id"), "updated_at": task.get("updated_at")}]
 
 
 def chosen(annotations: list[dict[str, Any]]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ OF_KIND: dict[Kind, str] = {
     kinds.CVAT_VIDEO: "cvat",  # its reader says how to export it
     kinds.LABEL_STUDIO: "label_studio",
     kinds.LABEL_STUDIO_MIN: "label_studio",
+    kinds.LABEL_STUDIO_CSV: "label_studio",
     kinds.VIA: "via",
     kinds.LABELME: "labelme",
     kinds.SUPERVISELY: "supervisely",
@@ -105,7 +106,7 @@ def _only_file(folder: Path, form: str) -> Path:
     files = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in (".json", ".xml") and OF_KIND.get(kinds.kind_of_file(path)) == form  # type: ignore[arg-type]
+        if path.suffix.lower() in (".json", ".xml", ".csv", ".tsv") and OF_KIND.get(kinds.kind_of_file(path)) == form  # type: ignore[arg-type]
     ]
     if len(files) != 1:
         names = ", ".join(path.name for path in files)

@@ -213,6 +213,20 @@ def test_label_studio_takes_the_newest_annotation_or_the_ground_truth(tmp_path):
     assert sentences(layout) == ["warning: 2 annotations are left out, because their image has a newer one."]
 
 
+def test_label_studio_csv_has_a_row_for_each_annotation(tmp_path):
+    open_export(tmp_path, "label_studio_csv")
+    path = tmp_path / "project-1-min.csv"
+    first, *rows = path.read_text().splitlines()
+    older = rows[1].replace("41,", "9,", 1).replace(',1,"/data', ',0,"/data').replace("shot 1", "shot 0")
+    path.write_text("\n".join([first, older, *rows]))
+    layout = open_own(tmp_path)
+    assert np.array_equal(labels(layout), exports.label_map(0))
+    assert sentences(layout) == ["warning: 1 annotations are left out, because their image has a newer one."]
+    path.write_text("\n".join([first, rows[0].replace("}]", "")]))
+    with pytest.raises(UserError, match="project-1-min.csv cannot be read as Label Studio .*: export or save it again"):
+        open_own(tmp_path).labeled  # noqa: B018
+
+
 def test_packed_runs_and_their_ends():
     values = np.array([1, 1, 1, 2, 3, 3] + [4] * 300 + [5], dtype=np.uint8)
     packed = exports.pack_runs(values)
