@@ -14,6 +14,7 @@ from hiervl.data.preparation.survey_classes import FoundClasses, find_classes
 from hiervl.data.preparation.survey_contents import Survey
 from hiervl.engine.run_config import load_config, require_own_dataset
 from hiervl.utils.errors import UserError
+from hiervl.utils.files import typed_path
 
 HELP = "look at a folder of images and write my.yaml and classes.yaml for it"
 
@@ -29,8 +30,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """0: the files are written, and the images can be read with them; 1: they are written, but something is missing."""
-    folder = Path(args.folder).expanduser()
-    output = Path(args.output).expanduser() if args.output else folder
+    folder = typed_path(args.folder)
+    output = typed_path(args.output) if args.output else folder
     config, classes = output / CONFIG, output / CLASSES
     present = [str(path) for path in (config, classes) if path.exists()]
     if present:

@@ -8,7 +8,7 @@ from hiervl.config.keys import leaves
 from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
-from hiervl.utils.files import read_text
+from hiervl.utils.files import read_text, typed_path
 
 # An installed HierVL has its configs inside the package; a checkout has them beside it.
 _PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 2)]
@@ -31,7 +31,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: there is no such file; the message names the most similar one.
     """
-    path = Path(name)
+    path = typed_path(name)
     shipped = SHIPPED / Path(name.removeprefix("configs/"))
     for candidate in (path, shipped):
         if candidate.is_file():

@@ -48,6 +48,14 @@ def whole_file(path: str | Path, *, ending: str = "", durable: bool = False) -> 
         _flush_folder(path.parent)
 
 
+def typed_path(text: str) -> Path:
+    """A path as people type or paste it: ``~`` is the home folder. Blanks and quotation marks around it do not count
+    where there is nothing of that very name."""
+    path = Path(os.path.expanduser(text))
+    bare = text.strip().strip("\"'").strip()
+    return path if not bare or os.path.lexists(path) else Path(os.path.expanduser(bare))
+
+
 def text_encoding(path: str | Path) -> str:
     """How a text file is encoded: UTF-16 where its mark says so, as PowerShell writes; UTF-8 where it is that, with a
     mark or without; else Windows-1252, as older programs write.

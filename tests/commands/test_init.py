@@ -1,5 +1,7 @@
 """``init``: from a folder without any description to a dataset that can be trained on."""
 
+import re
+
 import annotation_exports as exports
 import numpy as np
 import pytest
@@ -159,11 +161,36 @@ def test_folders_that_cannot_be_used(tmp_path, capsys):
     exports.cvat(tmp_path / "broken")
     text = (tmp_path / "broken/annotations.xml").read_text()
     (tmp_path / "broken/annotations.xml").write_text(text[: len(text) // 2])
+    exports.voc_palette(tmp_path / "good")
+    (tmp_path / "good.zip").write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "film.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom" + bytes(40))
+    (tmp_path / "notes.docx~").write_text("x")
     for name, sentence in (
         ("absent", "there is no folder"),
+        ("godo", f"there is no folder {tmp_path}/godo; did you mean {tmp_path}/good"),
+        ("good.zip", "good.zip is an archive, not a folder: unpack it and name the folder."),
+        ("film.mp4", "film.mp4 is a video, not a folder: extract frames"),
+        (
+            "photos/shot 0.jpg",
+            f"is an image, not a folder: name the folder that .* such as {tmp_path}/photos.",
+        ),
+        (
+            "broken/annotations.xml",
+            f"is a file of CVAT for .*, not a folder: name the folder .* {tmp_path}/broken.",
+        ),
+        ("notes.docx~", f"is a file, not a folder: name the folder that holds your images .* {tmp_path}."),
         ("empty", "holds no images"),
         ("photos", "neither masks nor annotations of a kind that is known belong to them"),
         ("broken", "annotations.xml cannot be read as CVAT for images XML 1.1"),
     ):
         assert main(["init", str(tmp_path / name)]) == 2
-        assert sentence in capsys.readouterr().err
+        assert re.search(sentence, capsys.readouterr().err), name
+
+
+@pytest.mark.parametrize("typed", ["{} ", "'{}'", ' "{}/" ', "~/mushrooms"])
+def test_a_folder_as_it_is_pasted(tmp_path, typed, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mushrooms").mkdir()
+    exports.png_masks(tmp_path / "mushrooms")
+    assert main(["init", typed.format(tmp_path / "mushrooms")]) == 0
+    assert (tmp_path / "mushrooms" / "my.yaml").is_file()

@@ -31,14 +31,18 @@ def find_folder(root: Path, folder: str, key: str) -> Path:
         return path
     if path.is_file():
         raise refuse_file(path, key)
-    raise UserError(f"{key}: there is no folder {path}{_end_of_sentence(path)}")
+    raise UserError(f"{key}: there is no folder {path}{or_similar(path)}")
 
 
-def _end_of_sentence(path: Path) -> str:
+def or_similar(path: Path) -> str:
     """The end of a sentence about a missing ``path``: names a similar one beside it, if there is one."""
     if not path.parent.is_dir():
         return f" (nor {path.parent})."
-    close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return "."
+    close = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / close[0]}?" if close else "."
 
 
@@ -143,7 +147,7 @@ def read_list(path: Path, key: str) -> Iterator[str]:
                     yield line
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"{key}: the list {path} cannot be read ({reason}){_end_of_sentence(path)}") from None
+        raise UserError(f"{key}: the list {path} cannot be read ({reason}){or_similar(path)}") from None
     if not count:
         raise UserError(f"{key}: the list {path} names no image: write one per line.")
     if expected not in (None, digest.hexdigest()):

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 from hiervl.data.folders import kinds
+from hiervl.data.folders.files import or_similar
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS
-from hiervl.data.loading.file_types import IMAGE_SUFFIXES
+from hiervl.data.loading.file_types import IMAGE_SUFFIXES, type_of_file
 from hiervl.data.preparation.survey_contents import (
     Contents,
     Place,
@@ -30,11 +31,11 @@ def survey(folder: Path, mask_suffix: str = "") -> Survey:
         mask_suffix: end of the names of the masks to use, if an image has several; "": it has one.
 
     Raises:
-        UserError: there is no such folder; it has no images or no known annotations; or an image has several masks and
+        UserError: it is no folder; it has no images or no known annotations; or an image has several masks and
             ``mask_suffix`` is empty.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}.")
+        raise _no_folder(folder)
     contents = scan(folder)
     if mask_suffix:
         keep_masks(contents, mask_suffix)
@@ -55,6 +56,18 @@ def survey(folder: Path, mask_suffix: str = "") -> Survey:
     _find_lists(contents, result)
     _find_unlabeled(contents, result)
     return result
+
+
+def _no_folder(path: Path) -> UserError:
+    """The error for a file, or for nothing, where a folder is expected."""
+    if not path.exists():
+        return UserError(f"there is no folder {path}{or_similar(path)}")
+    what = kinds.name_of_file(path)[0] or "a file"
+    file_type = type_of_file(path)
+    advice = file_type.advice if file_type is not None and file_type.advice else (
+        f"name the folder that holds your images and annotations, such as {path.absolute().parent}"
+    )  # fmt: skip
+    return UserError(f"{path} is {what}, not a folder: {advice}.")
 
 
 # ---------------------------------------------------------------------------- parts
