@@ -181,7 +181,9 @@ def _kind_of_text(lines: Sequence[str], suffix: str) -> Kind | None:
         rows = [[float(word) for word in line.split()] for line in lines]
     except ValueError:
         return None
-    if not all(len(row) >= 5 and row[0] == int(row[0]) and all(-1 <= v <= 2 for v in row[1:]) for row in rows):
+    are_polygons = all(len(row) >= 7 and len(row) % 2 and min(row) >= 0 for row in rows)  # perhaps in pixels
+    are_shares = all(len(row) >= 5 and all(-1 <= value <= 2 for value in row[1:]) for row in rows)
+    if not (are_polygons or are_shares) or any(row[0] != row[0] // 1 for row in rows):
         return None
     return YOLO_POLYGONS if any(len(row) >= 7 for row in rows) else YOLO_BOXES
 

@@ -22,7 +22,7 @@ from hiervl.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
-DRAWING = 3  # raise it if shapes are drawn or matched differently, so that masks are converted again
+DRAWING = 4  # raise it if shapes are drawn or matched differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
 

@@ -1,12 +1,14 @@
 """YOLO segmentation: a text file per image with a line ``CLASS x y x y …`` per object, in shares of the image's size.
 
 The export says what the class numbers mean: ``data.yaml``, or ``classes.txt`` with a name per line. Small objects lie
-on top of large ones, because the format has no order. A line of four numbers is a box; its area does not count.
+on top of large ones, because the format has no order. A line of four numbers is a box; its area does not count. Files
+that some converters write have pixels instead of shares; they are read where nothing else is possible.
 Described in Ultralytics' documentation, "Instance Segmentation Datasets Overview".
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,9 @@ from hiervl.utils.files import read_text
 
 KIND = "YOLO segmentation text"
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
+LARGEST_SHARE = 1.5  # what is beyond is no share that was rounded or drawn over the border
+IN_PIXELS = "files have coordinates in pixels instead of shares of the size, and are read so"
+BOX = 2  # pairs of numbers in a line
 LEVELS = 3  # how many folders above the labels are searched for names
 NO_LABELS = (*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "labels.txt")
 
@@ -56,24 +61,60 @@ class YoloFiles(AnnotationFiles):
         return {*super().files(), *([self.names_file] if self.names_file else [])}
 
     def annotation(self, key: str) -> Annotation:
-        lines = read_text(self.keys[key]).splitlines()
+        lines = enumerate(read_text(self.keys[key]).splitlines(), start=1)
+        objects = [_read_line(number, line.split()) for number, line in lines if line.strip()]
         size = image_size(self.images[key])
-        found = [self._shape(line.split(), size) for line in lines if line.strip()]
+        in_pixels = are_pixels(objects, size)
+        scale = (1, 1) if in_pixels else (size[1], size[0])
+        found = [self._shape(item.label, item.pairs * scale) for item in objects]
         found.sort(key=lambda pair: -pair[0])
-        return Annotation([shape for _, shape in found])
+        return Annotation([shape for _, shape in found], remarks={IN_PIXELS: 1} if in_pixels else {})
 
-    def _shape(self, words: Sequence[str], size: tuple[int, int]) -> tuple[float, Shape]:
+    def _shape(self, number: int, pairs: np.ndarray) -> tuple[float, Shape]:
         """The object and its area in pixels."""
-        number, values = int(float(words[0])), np.array(words[1:], dtype=np.float64)
         name = self.names.get(number, f"number {number}")
-        if len(values) == 4:
-            x, y, width, height = values * (size[1], size[0], size[1], size[0])
+        if len(pairs) == BOX:
+            (x, y), (width, height) = pairs
             left, top = x - width / 2, y - height / 2
             return width * height, shapes.box(name, left, top, left + width, top + height, problem=shapes.ONLY_BOXES)
-        if len(values) % 2:
-            raise ValueError(f"a line of {len(values)} coordinates")
-        points = values.reshape(-1, 2) * (size[1], size[0])
-        return _area(points), shapes.polygon(name, points)
+        return _area(pairs), shapes.polygon(name, pairs)
+
+
+class Line(NamedTuple):
+    """A line of a file: the object's class and its points (N, 2), or the centre and size of its box (2, 2)."""
+
+    number: int
+    label: int
+    pairs: np.ndarray
+
+
+def _read_line(number: int, words: Sequence[str]) -> Line:
+    values = np.array(words[1:], dtype=np.float64)
+    if len(values) % 2:
+        raise ValueError(f"line {number} has {len(values)} coordinates")
+    return Line(number, int(float(words[0])), values.reshape(-1, 2))
+
+
+def are_pixels(objects: Sequence[Line], size: tuple[int, int]) -> bool:
+    """Whether the coordinates of a file are pixels: most of them are too large for shares, and all lie in the image.
+
+    Args:
+        size: height and width of the image.
+
+    Raises:
+        ValueError: they are neither shares nor pixels; names the line.
+    """
+    large = next((item for item in objects if item.pairs.max(initial=0) > LARGEST_SHARE), None)
+    if large is None:
+        return False
+    pairs = np.concatenate([item.pairs for item in objects])
+    is_within = (pairs >= 0).all() and (pairs <= (size[1], size[0])).all()
+    if is_within and (np.median(pairs, axis=0) > LARGEST_SHARE).all():
+        return True
+    raise ValueError(
+        f"line {large.number} has the coordinate {large.pairs.max():g}, which is no share of the image's size, and the "
+        f"lines together are not pixels of its {size[1]}×{size[0]}"
+    )
 
 
 def find_names_file(folder: Path) -> Path | None:

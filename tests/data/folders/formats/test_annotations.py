@@ -257,6 +257,40 @@ def test_yolo_without_names_is_refused_and_boxes_do_not_count(tmp_path):
         open_own(tmp_path).labeled  # noqa: B018
 
 
+def in_pixels(line):
+    """A line of YOLO with pixels of the image of 32×24 instead of shares."""
+    number, *values = line.split()
+    return " ".join([number, *(f"{float(value) * (24 if place % 2 else 32):g}" for place, value in enumerate(values))])
+
+
+def test_yolo_in_pixels_is_read_where_it_is_certain(tmp_path):
+    layout = open_export(tmp_path, "yolo")
+    expected = labels(layout)
+    for file in (tmp_path / "labels/train").iterdir():
+        file.write_text("\n".join(map(in_pixels, file.read_text().splitlines())))
+    layout = open_own(tmp_path)
+    assert np.array_equal(labels(layout), expected)
+    assert sentences(layout) == [
+        "warning: 6 files have coordinates in pixels instead of shares of the size, and are read so."
+    ]
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("0 0.1 0.1 1.7 0.1 0.5 1.6", "line 3 has the coordinate 1.7, which is no share"),  # among shares
+        ("0 4 4 40 4 20 20", "line 3 has the coordinate 40, .* not pixels of its 32×24"),
+        ("0 0.1 0.1 0.5 0.1 0.5", "line 3 has 5 coordinates"),
+    ],
+)
+def test_yolo_with_wrong_coordinates_is_refused(tmp_path, line, reason):
+    open_export(tmp_path, "yolo")
+    file = tmp_path / "labels/train/shot 0.txt"
+    file.write_text(f"{file.read_text().rstrip()}\n{line}\n")
+    with pytest.raises(UserError, match=f"shot 0.txt cannot be read as YOLO segmentation text .{reason}"):
+        labels(open_own(tmp_path))
+
+
 def test_two_formats_in_one_folder_are_not_guessed(tmp_path):
     layout = open_export(tmp_path, "labelme_apart")
     exports.Image.fromarray(exports.label_map(0)).save(tmp_path / "labels/shot 0.png")
