@@ -26,6 +26,7 @@ from hiervl.config.safe_yaml import load_yaml
 from hiervl.config.unread import refuse_unread_keys
 from hiervl.data.checking.check import refuse_errors
 from hiervl.data.checking.registered_layout import RegisteredLayout
+from hiervl.data.checking.unreadable import refuse_unreadable
 from hiervl.data.folders.dataset import register_from_config, settle_parts
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.loading.loaders import iterations_per_epoch
@@ -174,6 +175,8 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
             refuse_errors(layout)
             for sentence in settle_parts(cfg, layout):
                 _say(f"warning: {sentence}.")
+            if _reads_unlabeled(cfg, layout):
+                refuse_unreadable(layout, cfg.DATALOADER.MAX_DAMAGED)
         _check_dataset_names(cfg)
         if not (cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH):
             _say(f"This training is supervised only: {_why_supervised(cfg, layout)}.")
@@ -196,6 +199,11 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
 def _say(sentence: str) -> None:
     if comm.is_main_process():
         print(sentence, flush=True)
+
+
+def _reads_unlabeled(cfg: CfgNode, layout: FolderLayout) -> bool:
+    is_wanted = cfg.SEMI.ENABLED and cfg.SOLVER.UNLABELED_PER_BATCH > 0
+    return is_wanted and f"{layout.source.name}_unlabeled" in cfg.DATASETS.UNLABELED
 
 
 def _why_supervised(cfg: CfgNode, layout: FolderLayout | None) -> str:
