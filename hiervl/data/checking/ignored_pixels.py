@@ -73,10 +73,22 @@ def ignored_beside_unknown(statistics: ValueStatistics, unknown: list[int]) -> t
     )
 
 
-def _share_ignored(statistics: ValueStatistics) -> str:
+def ignored_by_default(statistics: ValueStatistics) -> str:
+    """Beside other values that the class file does not name: that 255 is none of them; "" if no pixel is 255."""
+    if IGNORED not in statistics.counts[INDEX] or IGNORED in statistics.class_map.values:
+        return ""
+    return f" (255, {_percent_ignored(statistics)} of the pixels, is ignored by default)"
+
+
+def _percent_ignored(statistics: ValueStatistics) -> str:
     share = share_of(statistics.counts[INDEX], IGNORED)
-    shown = f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
-    return f"{shown} of the masks' pixels are 255, which is ignored unless the class file names it"
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+def _share_ignored(statistics: ValueStatistics) -> str:
+    return (
+        f"{_percent_ignored(statistics)} of the masks' pixels are 255, which is ignored unless the class file names it"
+    )
 
 
 def ignored_value(statistics: ValueStatistics) -> list[Finding]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from hiervl.data.checking.ignored_pixels import (
     ignored_beside_unknown,
+    ignored_by_default,
     ignored_value,
     may_be_a_class,
     void_classes,
@@ -90,7 +91,13 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
     files = tuple(sorted(statistics.unknown[INDEX]))
     count = len(class_map.values)
     what = f"masks hold {describe_codes(INDEX, unknown)}, which {class_map.path} does not name"
-    if sorted(class_map.values) == list(range(count)) and unknown == [count]:
+    not_classes = set() if class_map.known_values()[IGNORED] != IGNORED else {IGNORED}
+    absent = sorted(set(class_map.values) - set(used) - not_classes)
+    is_renumbered = any(value != 0 for value in absent)
+    ignored, pictures = ignored_beside_unknown(statistics, unknown) if is_renumbered else ("", ())
+    if not ignored:
+        what += ignored_by_default(statistics)
+    if sorted(class_map.values) == list(range(count)) and unknown == [count] and not is_renumbered:
         ways, readings = one_value_more(class_map, {value: statistics.counts[INDEX][value] for value in used})
         return Finding(ERROR, f"{what}{ways}{with_entries(class_map)}.", files, readings)
     if unknown[0] < 0:
@@ -114,18 +121,16 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             "(JPEG, smooth resizing); export index PNGs again, or correct DATASET.LABELED.MASKS.",
             files,
         )
-    not_classes = set() if class_map.known_values()[IGNORED] != IGNORED else {IGNORED}
-    absent = sorted(set(class_map.values) - set(used) - not_classes)
-    if any(value != 0 for value in absent):
-        ignored, readings = ignored_beside_unknown(statistics, unknown)
+    if is_renumbered:
         return Finding(
             ERROR,
             f"{what}, while {describe_codes(INDEX, absent)} never occur"
-            f"{'' if len(absent) > 1 else 's'}: the masks number the classes otherwise; write into every entry the "
-            f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; correct the masks if "
-            f"it is not a class{ignored}{with_entries(class_map)}.",
+            f"{'' if len(absent) > 1 else 's'}: if the masks number the classes otherwise, write into every entry the "
+            f"value that stands for it, such as `label: {unknown[0]}`, and look at the overlays; if it is a class that "
+            "the file lacks, add an entry with that `label`; correct the masks if it is not a class"
+            f"{ignored}{with_entries(class_map)}.",
             files,
-            readings,
+            pictures,
         )
     return Finding(
         ERROR,

@@ -113,6 +113,20 @@ def last_class_forgotten(own):
     return "error", ["the value 3", "a class is missing: add an entry for 3"], "masks/00.png"
 
 
+def last_class_forgotten_beside_borders(own):
+    own.masks(lambda labels: np.where(np.arange(64) > 60, 3, np.where(labels == 0, 255, labels)).astype(np.uint8))
+    own.mask(FIRST, own.labels())
+    phrases = ["the value 3,", "(255, 31% of the pixels, is ignored by default)", "an entry for 3"]
+    return "error", phrases, "masks/01.png"
+
+
+def a_value_left_out_beside_borders(own):
+    """3 may be the class of 2, or a class that the file lacks."""
+    own.masks(lambda labels: np.where(labels == 2, 3, np.where(np.arange(64) < 6, 255, labels)).astype(np.uint8))
+    phrases = ["the value 3,", "2 never occurs", "`label: 3`", "add an entry", "9.4% of .* are 255", "two readings"]
+    return "error", phrases, "masks/00.png"
+
+
 def entries_shifted_by_an_ignored_one(own):
     """As bad advice leaves it: no value is unknown, but the background of the pictures does not count."""
     (own.root / "classes.yaml").write_text(
@@ -173,9 +187,9 @@ def colors_that_differ_a_little(own):
 
 def a_channel_per_class(own):
     for path in sorted((own.root / "labelled/masks").iterdir()):
-        np.save(path.with_suffix(".npy"), np.eye(3, dtype=np.float32)[np.array(Image.open(path))])
+        np.save(path.with_suffix(".npy"), 0.9 * np.eye(3, dtype=np.float32)[np.array(Image.open(path))] + 0.03)
         path.unlink()
-    return "error", ["10 masks cannot be read", "64×64×3", "argmax(2)"], "masks/00.npy"
+    return "error", ["10 masks cannot be read", "64×64×3 with values from 0.03 to 0.93", "argmax(2)"], "masks/00.npy"
 
 
 def rgb_turned_gray(own):
@@ -252,7 +266,7 @@ def only_boxes(own):
 
 
 def no_pixel_of_the_image(own):
-    return _only(own, "1 1.5 1.5 1.9 1.5 1.9 1.9\n", "10 objects cover no pixel")
+    return _only(own, "1 1.1 1.1 1.4 1.1 1.4 1.4\n", "10 objects cover no pixel")
 
 
 def _only(own, label, problem):
@@ -335,7 +349,8 @@ def unlabeled_in_another_light(own):
 FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     last_class_is_255, classes_are_128_and_255, class_of_255_is_1_in_the_masks, negative_value,
-    labels_from_1, background_not_listed, last_class_forgotten, entries_shifted_by_an_ignored_one,
+    labels_from_1, background_not_listed, last_class_forgotten, last_class_forgotten_beside_borders,
+    a_value_left_out_beside_borders, entries_shifted_by_an_ignored_one,
     binary_masks_for_several_classes, values_spread_over_the_grays, colors_with_red_and_blue_exchanged,
     label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
     index_saved_as_gray_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
