@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hiervl.data.loading.file_types import IMAGE, IMAGE_SUFFIXES, type_of_file
+from hiervl.data.loading.file_types import IMAGE, IMAGE_SUFFIXES, suffix_of, type_of_file
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text, text_encoding
 
@@ -217,7 +217,7 @@ def unused_files(
     """
     by_suffix: dict[str, list[str]] = {}
     for path in _visible_files(folder, apart_from):
-        suffix = os.path.splitext(path)[1].lower()
+        suffix = suffix_of(path)
         if suffix not in used:
             by_suffix.setdefault(suffix, []).append(path)
     found = [_unused_files(suffix, files) for suffix, files in by_suffix.items()]

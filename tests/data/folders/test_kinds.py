@@ -84,6 +84,31 @@ def test_files_that_begin_as_a_tiff_are_not_to_be_renamed(tmp_path, name):
     assert "suffix" not in sentence and ("develop it" in sentence or "cut it into tiles" in sentence)
 
 
+@pytest.mark.parametrize(
+    "name, content, sentence",
+    [
+        ("scan.nii.gz", b"\x1f\x8b", "1 .nii.gz (medical volume: export the slices as PNG"),
+        ("scan.nii", bytes(400), "1 .nii (medical volume: export"),
+        ("scan.DCM", bytes(400), "1 .dcm (DICOM file: export the slices"),
+        ("photo.jpeg2000", b"\xff\x4f\xff\x51", "1 .jpeg2000 (JPEG 2000 image: convert to JPEG or PNG"),
+        ("cells.czi", b"ZISRAWFILE", "1 .czi (microscope's file: export its images"),
+        ("layers.psd", b"8BPS", "1 .psd (Photoshop file: export it as PNG"),
+        ("light.exr", b"\x76\x2f\x31\x01", "1 .exr (OpenEXR image: save it as PNG"),
+        ("film.webm", b"\x1a\x45\xdf\xa3", "1 .webm (video: extract frames"),
+        ("film", b"\x1a\x45\xdf\xa3", "1 without a suffix (video: extract frames"),
+        ("all.tar.gz", b"\x1f\x8b", "1 .tar.gz (archive: unpack it"),
+        ("all.rar", b"Rar!", "1 .rar (archive: unpack it"),
+        ("train.parquet", b"PAR1", "1 .parquet (table of a data set: save its images and masks as files"),
+        ("masks.h5", b"\x89HDF\r\n\x1a\n", "1 .h5 (HDF5 file: save the arrays as PNG"),
+        ("masks.pkl", b"\x80\x04", "1 .pkl (Python pickle: it may run programs and is never opened; save"),
+        ("labels.xlsx", b"PK\x03\x04", "1 .xlsx (office document)"),
+    ],
+)
+def test_files_of_other_fields_are_named_with_a_way_to_use_them(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    assert kinds.describe_unused(kinds.unused_files(tmp_path)).startswith(sentence)
+
+
 @pytest.mark.parametrize("name", ["a.JPG.crdownload", "a.jpg.part"])
 def test_unfinished_downloads_are_to_be_downloaded_again(tmp_path, name):
     Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(tmp_path / name, format="JPEG")
