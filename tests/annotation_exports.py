@@ -481,6 +481,13 @@ def npy_stacks(root):
     return mask_files(root, save)
 
 
+def npy_stacks_of_objects(root):
+    def save(path, labels):
+        np.save(f"{path}.npy", np.stack([labels == label for label in (1, 2)], axis=2))
+
+    return mask_files(root, save)
+
+
 def float_tiff_masks(root):
     return mask_files(root, lambda path, labels: Image.fromarray(labels.astype(np.float32)).save(f"{path}.tif"))
 
@@ -498,6 +505,7 @@ EXPORTS = {
         per_class_beside, label_studio_png, cvat,
         voc_colors, voc_palette, label_studio, label_studio_min, label_studio_csv,
         yolo, roboflow_masks, roboflow_coco, supervisely,
-        via1, via2, png_masks, gif_masks, npy_masks, npy_per_class, npy_stacks, float_tiff_masks, matlab_masks,
+        via1, via2, png_masks, gif_masks, npy_masks, npy_per_class, npy_stacks, npy_stacks_of_objects,
+        float_tiff_masks, matlab_masks,
     )
 }  # fmt: skip

@@ -36,6 +36,10 @@ def find_config(name: str) -> Path:
     for candidate in (path, shipped):
         if candidate.is_file():
             return candidate
+    if path.is_dir():
+        written = path / "my.yaml"
+        way = f"did you mean {written}?" if written.is_file() else f"`python -m hiervl init {path}` writes one for it."
+        raise UserError(f"{path} is a folder, not a config file: {way}")
     for folder in (path.parent, shipped.parent):
         names = [entry.name for entry in folder.glob("*.yaml")] if folder.is_dir() else []
         matches = difflib.get_close_matches(path.name, names, n=1)

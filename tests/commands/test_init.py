@@ -141,6 +141,30 @@ def test_one_of_several_masks_has_to_be_named(tmp_path, capsys):
     assert len(layout.division["train"]) == 6 and layout.source.mask_suffix == "_gtFine_labelIds"
 
 
+def test_pictures_among_the_masks_do_not_hide_them(tmp_path):
+    folder = tmp_path / "mushrooms"
+    exports.png_masks(folder)
+    exports.write_images(folder / "masks", ".jpg", [f"{stem}_overlay" for stem in exports.STEMS])
+    layout = init(folder)
+    assert layout.source.masks == "masks" and len(layout.labeled.samples) == len(exports.STEMS)
+
+
+def test_a_map_without_pixels_has_an_entry_too(tmp_path):
+    folder = tmp_path / "mushrooms"
+    exports.mask_files(
+        folder, lambda path, labels: np.save(f"{path}.npy", np.stack([labels == label for label in range(5)]))
+    )
+    assert init(folder).class_map.class_names == [f"value {number}" for number in range(5)]
+
+
+def test_names_without_a_background_in_a_list(tmp_path):
+    folder = tmp_path / "mushrooms"
+    exports.yolo(folder)
+    (folder / "data.yaml").unlink()
+    (folder / "classes.txt").write_text("cap\nstem\n")
+    assert init(folder).class_map.values == {0: 0, 1: 1, 2: 2}
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     folder = tmp_path / "mushrooms"
     folder.mkdir()
@@ -164,6 +188,11 @@ def test_folders_that_cannot_be_used(tmp_path, capsys):
     exports.voc_palette(tmp_path / "good")
     (tmp_path / "good.zip").write_bytes(b"PK\x03\x04" + bytes(40))
     (tmp_path / "film.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom" + bytes(40))
+    exports.write_images(tmp_path / "pictures/photos", ".jpg", ["np"])
+    (tmp_path / "pictures/masks").mkdir()
+    np.save(tmp_path / "pictures/masks/np.npy", np.arange(24 * 32 * 3).reshape(24, 32, 3) % 10)
+    exports.write_images(tmp_path / "volumes" / "photos", ".jpg")
+    (tmp_path / "volumes" / "0.nii.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "notes.docx~").write_text("x")
     for name, sentence in (
         ("absent", "there is no folder"),
@@ -180,6 +209,8 @@ def test_folders_that_cannot_be_used(tmp_path, capsys):
         ),
         ("notes.docx~", f"is a file, not a folder: name the folder that holds your images .* {tmp_path}."),
         ("empty", "holds no images"),
+        ("pictures", "np.npy holds no map of numbers .* with values from 0 to 9"),
+        ("volumes", r"belong to them; not read: 1 .nii.gz \(medical volume: export the slices as PNG"),
         ("photos", "neither masks nor annotations of a kind that is known belong to them"),
         ("broken", "annotations.xml cannot be read as CVAT for images XML 1.1"),
     ):

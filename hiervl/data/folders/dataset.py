@@ -12,6 +12,8 @@ from typing import NamedTuple
 from detectron2.data import DatasetCatalog
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.formats.class_layers import IN_ORDER, OVERLAPS
+from hiervl.data.folders.formats.yolo import IN_PIXELS
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
 from hiervl.data.registered.catalogs import register_in_catalogs, remove_from_catalogs
@@ -111,6 +113,9 @@ def settle_parts(cfg, layout: FolderLayout) -> list[str]:
     return sentences
 
 
+READ_ALL_THE_SAME = (OVERLAPS, IN_ORDER, IN_PIXELS)  # remarks on objects that are not left out
+
+
 def single_class(name: str) -> str:
     """A sentence: there is nothing to learn with a single class."""
     return (
@@ -123,6 +128,8 @@ def single_class_shown(name: str, left_out: Iterable[Mapping[str, int]] = ()) ->
     """A sentence: only one class is labelled. ``left_out``: problems of objects that are left out, with their numbers,
     for each mask."""
     counts = sum(map(Counter, left_out), Counter())
+    for remark in READ_ALL_THE_SAME:
+        del counts[remark]
     what = f"all masks together show a single class ('{name}')"
     if counts:
         problems = "; ".join(f"{count} {problem}" for problem, count in sorted(counts.items()))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
+from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.kinds import is_hidden, refuse_file
 from hiervl.data.loading.bands import TIFF_SUFFIXES, has_rasterio, tiff_size
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
@@ -169,6 +170,7 @@ def _bytes_of(name: str) -> bytes:
 
 def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: str) -> list[str]:
     """The stems of the lines in a list: a line is a relative path with or without suffix, or the bare stem if unique.
+    Capitals, and zeros in front of numbers, may differ where only one image fits.
 
     Raises:
         UserError: a line matches no image, or several.
@@ -178,12 +180,15 @@ def choose_names(names: Iterable[str], stems: Iterable[str], path: Path, key: st
     by_base: dict[str, list[str]] = {}
     for stem in stems:
         by_base.setdefault(_base(stem), []).append(stem)
+    image_names = ImageNames(stems)
     chosen = []
     for name in names:
         stem = name.replace("\\", "/")
         if Path(stem).suffix.lower() in IMAGE_SUFFIXES:
             stem = stem[: -len(Path(stem).suffix)]
         candidates = [stem] if stem in known else by_base.get(_base(stem), [])
+        if not candidates:
+            candidates = [found for found in (image_names.find(stem) or image_names.by_number(stem),) if found]
         if len(candidates) != 1:
             close = difflib.get_close_matches(stem, stems, n=1)
             hint = f"; did you mean {close[0]}?" if close and not candidates else ""

@@ -15,7 +15,15 @@ from PIL import Image
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array, whole_numbers
-from hiervl.data.folders.formats.class_layers import OVERLAPS, layers_of_stack, numbers_of_stack, paint_layers
+from hiervl.data.folders.formats.class_layers import (
+    IN_ORDER,
+    MAPS,
+    OVERLAPS,
+    UNCOVERED,
+    layers_of_stack,
+    numbers_of_stack,
+    paint_layers,
+)
 from hiervl.data.loading import readers
 from hiervl.data.loading.turns import UPRIGHT
 from hiervl.utils.errors import UserError
@@ -144,9 +152,10 @@ class MaskFolder:
         if values.ndim == 2:
             return RawMask(INDEX, values)
         if not self.class_map.names:
-            return RawMask(INDEX, numbers_of_stack(values))
+            numbers, bare = numbers_of_stack(values)
+            return RawMask(INDEX, numbers, remarks={MAPS: min(values.shape[0], values.shape[2]), UNCOVERED: bare})
         labels, overlapping = paint_layers(layers_of_stack(values, self.class_map, str(path)), self.class_map)
-        return RawMask(LABEL, labels, remarks={OVERLAPS: overlapping} if overlapping else {})
+        return RawMask(LABEL, labels, remarks={IN_ORDER: 1, **({OVERLAPS: overlapping} if overlapping else {})})
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Label map (H, W) uint8, 255 where pixels do not count; no instances.

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from hiervl.data.folders import kinds
-from hiervl.data.folders.files import or_similar
+from hiervl.data.folders.files import MASK_SUFFIXES, or_similar
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES, type_of_file
 from hiervl.data.preparation.survey_contents import (
@@ -47,6 +47,8 @@ def survey(folder: Path, mask_suffix: str = "") -> Survey:
     if not found:
         counts = ", ".join(f"{len(stems)} in {place or '.'}" for place, stems in list(contents.images.items())[:5])
         reason = f" ({'; '.join(result.notes)})" if result.notes else ""
+        others = kinds.describe_unused(unused for unused in kinds.unused_files(folder, MASK_SUFFIXES) if unused.advice)
+        reason += f"; not read: {others}" if others else ""
         raise UserError(
             f"{folder} holds images ({counts}), but neither masks nor annotations of a kind that is known belong to "
             f"them{reason}: docs/data.md lists the formats."

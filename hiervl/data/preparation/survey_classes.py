@@ -9,15 +9,16 @@ from typing import Any
 from hiervl.data.classes.class_lists import BACKGROUND_ENTRY, BACKGROUNDS, IGNORE_NAME, read_class_names
 from hiervl.data.classes.class_maps import IGNORED, Color
 from hiervl.data.classes.definitions import BACKGROUND_COLOR, distinct_color
-from hiervl.data.folders.files import MASK_SUFFIXES, find_files
+from hiervl.data.folders.files import MASK_SUFFIXES, find_files, list_files
+from hiervl.data.folders.formats.class_layers import MAPS, UNCOVERED
 from hiervl.data.folders.formats.cvat import read_cvat
 from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_names_and_folders, read_name
 from hiervl.data.folders.formats.via import attribute_values, read_regions
 from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
-from hiervl.data.folders.pairing import match_masks
-from hiervl.data.preparation.survey_contents import NO_CLASSES, Survey
+from hiervl.data.folders.pairing import NamePattern, match_masks
+from hiervl.data.preparation.survey_contents import NO_CLASSES, Place, Survey
 from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError
 
@@ -52,6 +53,8 @@ def find_classes(result: Survey) -> FoundClasses:
     found = FoundClasses(source="the annotations" if result.form != PER_CLASS else "the masks' names")
     objects, images = _count_class_masks(result) if result.form == PER_CLASS else _count_annotations(result, found)
     listed = _listed(result, objects, found)
+    for entry in listed:
+        entry.pop("label", None)  # names count here; numbers of objects would be those of a background in front
     known = {entry["name"] for entry in listed}
     colors = _cvat_colors(result) if result.form == "cvat" else {}
     missing = [{"name": name, **colors.get(name, {})} for name, _ in objects.most_common() if name not in known]
@@ -187,20 +190,27 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
     values: Counter = Counter()  # number of masks with each value
     pixels: Counter = Counter()
     palette: dict[int, Color] = {}
-    form, read = "", 0
+    form, read, maps, bare = "", 0, 0, 0
+    errors: list[UserError] = []
     for place in result.places.values():
         source = MaskFolder(result.path(place.masks), NO_CLASSES)
-        keys = [key for key in source.keys if key.endswith(result.mask_suffix) or "{}" in result.mask_suffix]
+        keys = _keys_of_masks(result, place, source)
         for key in keys[:: max(1, len(keys) // MAX_READ)]:
             try:
                 raw = source.raw(key)
             except UserError as error:
-                found.notes.append(str(error).rstrip("."))
+                errors.append(error)
                 continue
             form, read = raw.form, read + 1
+            maps, bare = max(maps, raw.remarks.get(MAPS, 0)), bare + raw.remarks.get(UNCOVERED, 0)
             palette.update(raw.palette or {})
             values.update(raw.counts().keys())
             pixels.update(raw.counts())
+    if errors and not read:
+        raise errors[0]
+    if errors:
+        others = f"; nor can {len(errors) - 1} more masks be read" if errors[1:] else ""
+        found.notes.append(str(errors[0]).rstrip(".") + others)
     shown: dict[Any, int]  # by colour or by number, as in the masks
     shares: Counter[Any] = pixels
     value: Any
@@ -209,7 +219,7 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         shares = Counter({decode_color(code): count for code, count in pixels.items()})
         entries = _named(result, found, {"color": list(shown)})
     else:
-        shown = {value: count for value, count in values.items()}
+        shown = {**dict.fromkeys(range(maps + (bare > 0) if maps else 0), 0), **values}
         entries = _named(result, found, {"label": list(shown)})
     key = "color" if form == COLOR else "label"
     known = {tuple(entry[key]) if key == "color" else entry[key] for entry in entries if key in entry}
@@ -217,6 +227,7 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         if value not in known and not (key == "label" and value == IGNORED and len(shown) > 2):
             name = f"colour {' '.join(map(str, value))}" if key == "color" else f"value {value}"
             entry = {"name": name, key: list(value) if key == "color" else value}
+            entry |= {"background": True} if bare and value == 0 else {}
             if key == "label" and value in palette and len(set(palette.values())) > 2:
                 entry["color"] = list(palette[value])
             entries.append(entry)
@@ -232,6 +243,14 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         found.notes.append("the masks do not say what their values mean: write the names into the class file")
     found.entries = entries
     return _finished(found)
+
+
+def _keys_of_masks(result: Survey, place: Place, source: MaskFolder) -> list[str]:
+    """The masks that belong to images; other pictures may lie among them."""
+    names = NamePattern.parse(result.image_suffix, ""), NamePattern.parse(result.mask_suffix, "")
+    folder = result.path(place.images)
+    stems = [Path(path).relative_to(folder).with_suffix("").as_posix() for path in list_files(folder)]
+    return list(match_masks(stems, list(source.keys), *names).masks.values()) or list(source.keys)
 
 
 def _named(result: Survey, found: FoundClasses, shown: Mapping[str, Sequence]) -> list[dict[str, Any]]:

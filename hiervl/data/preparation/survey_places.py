@@ -139,14 +139,18 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
                 pairs.append((place, place))
                 per_class |= pattern == PER_CLASS
                 patterns[pattern if pattern != PER_CLASS else ("", "")] += 1
-            continue
-        masks = contents.images[place]
+                continue
+        # Other pictures may lie among the masks, such as overlays.
+        masks = contents.images[place] if share == 1 else [
+            path.stem for path in contents.files[place] if looks_like_a_mask(path)
+        ]  # fmt: skip
         if any(map(LABEL_STUDIO_PNG.fullmatch, masks)):
             images = max(photographs, key=lambda other: len(photographs[other]))
             pairs.append((images, place))
             per_class = True
             continue
-        match = _best_photographs(place, masks, photographs)
+        others = {other: stems for other, stems in photographs.items() if other != place}
+        match = _best_photographs(place, masks, others)
         if match is not None:
             images, pattern, is_per_class = match
             pairs.append((images, place))

@@ -111,6 +111,9 @@ def test_names_of_a_list(tmp_path):
     stems = ["a/1", "b/1", "c/img.v2"]
     path = tmp_path / "list.txt"
     assert choose_names(["a/1.jpg", "b\\1", "img.v2.png", "a/1"], stems, path, "KEY") == ["a/1", "b/1", "c/img.v2"]
+    assert choose_names(["Img_07.JPG"], ["IMG_7", "IMG_8"], path, "KEY") == ["IMG_7"]
+    with pytest.raises(UserError, match="'07' in .*list.txt is not an image"):
+        choose_names(["07"], ["7", "007"], path, "KEY")
     with pytest.raises(UserError, match="'1' in .*list.txt fits several images"):
         choose_names(["1"], stems, path, "KEY")
     with pytest.raises(UserError, match="'c/img' in .* is not an image with a mask; did you mean c/img.v2[?]"):

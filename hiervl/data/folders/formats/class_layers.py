@@ -8,6 +8,8 @@ from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.utils.errors import UserError
 
 OVERLAPS = "pixels belong to several classes: the last of them in the class file counts"
+IN_ORDER = "arrays hold a map per class, which are read in the order of the class file: look at the overlays"
+MAPS, UNCOVERED = "maps of an array", "pixels are in none of the maps of an array"
 SAVE_NUMBERS = "save one map (height, width) with the number of the class per pixel"
 COLOR_CHANNELS = (3, 4)
 
@@ -57,7 +59,8 @@ def layers_of_stack(stack: np.ndarray, class_map: ClassMap, name: str) -> list[t
     if not axes:
         raise UserError(
             f"{what}, which is no mask per class: {class_map.path} has {len(entries)} entries; write one for each map, "
-            f"in their order, or {SAVE_NUMBERS}."
+            "in their order, and one with `background: true` if pixels of none are the background, or "
+            f"{SAVE_NUMBERS}."
         )
     if len(axes) > 1:
         raise UserError(f"{what}, whose first or last axis may be the classes: {SAVE_NUMBERS}.")
@@ -74,13 +77,18 @@ def layers_of_stack(stack: np.ndarray, class_map: ClassMap, name: str) -> list[t
     return list(zip(chosen, maps))
 
 
-def numbers_of_stack(stack: np.ndarray) -> np.ndarray:
-    """The number of the map that each pixel is set in, (H, W) int32, as long as the classes are unknown: from 0, or
-    from 1 where pixels are in none. The shorter one of the first and the last axis counts the maps."""
+def numbers_of_stack(stack: np.ndarray) -> tuple[np.ndarray, int]:
+    """The number of the map that each pixel is set in, as long as the classes are unknown. The shorter one of the first
+    and the last axis counts the maps.
+
+    Returns:
+        numbers (H, W) int32: from 0, or from 1 where pixels are in none, which are 0; and how many are in none.
+    """
     maps = np.moveaxis(stack != 0, 0 if stack.shape[0] <= stack.shape[2] else 2, 0)
     numbers = maps.argmax(axis=0).astype(np.int32)
     covered = maps.any(axis=0)
-    return numbers if covered.all() else np.where(covered, numbers + 1, 0).astype(np.int32)
+    bare = int((~covered).sum())
+    return (np.where(covered, numbers + 1, 0).astype(np.int32) if bare else numbers), bare
 
 
 def _other(stack: np.ndarray) -> int:
