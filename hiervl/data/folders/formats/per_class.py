@@ -2,9 +2,8 @@
 
 ``photo_cap.png`` and ``photo_stem.png``, or ``cap_photo.png`` and ``stem_photo.png``, or ``cap/photo.png`` and
 ``stem/photo.png``, or ``photo/cap.png`` and ``photo/stem.png``. The part of the name, or the folder, is the class's
-name or its ``mask_name`` in the class file. Label
-Studio's PNG export is also of this kind (``task-7-annotation-9-by-1-tag-cap-0.png``); the project's JSON export says
-which image a task has.
+name or its ``mask_name`` in the class file. Label Studio's PNG export is also of this kind
+(``task-7-annotation-9-by-1-tag-cap-0.png``); the project's JSON export says which image a task has.
 """
 
 import re
@@ -55,7 +54,7 @@ class ClassMasks:
     def __init__(self, found: Iterable[ClassMask], class_map: ClassMap, images: Mapping[str, Path]):
         """
         Raises:
-            UserError: a file's class is not in the class file.
+            UserError: a file's class is not in the class file, or two files of a class have one number.
         """
         self.class_map, self.images = class_map, images
         entries = entries_by_part(class_map)
@@ -73,6 +72,8 @@ class ClassMasks:
                 self.by_number[item.image] = str(item.path)
         if unknown:
             raise UserError(_not_classes(unknown, class_map))
+        for image in self.by_number:
+            _refuse_doubled(image, masks[image])
         self.keys = {image: sorted(own, key=lambda pair: order[pair[0]]) for image, own in sorted(masks.items())}
 
     def mask_files(self) -> list[Path]:
@@ -133,6 +134,18 @@ class ClassMasks:
                     f"{size[1]}×{size[0]}: export them in one size."
                 )
             yield name, mask
+
+
+def _refuse_doubled(image: str, masks: list[tuple[str, Path]]) -> None:
+    """Raise a UserError if two masks of an image show one class, since the number alone says that they are its own."""
+    first: dict[str, Path] = {}
+    for name, path in masks:
+        if name in first:
+            raise UserError(
+                f"{first[name]} and {path} both show '{name}' and have the number of the image {image}: give every "
+                "mask the name of its image."
+            )
+        first[name] = path
 
 
 def read_binary(path: Path) -> np.ndarray:

@@ -351,6 +351,14 @@ def test_masks_of_a_class_that_overlap_or_are_no_masks(tmp_path):
         labels(open_own(tmp_path), "shot 0")
 
 
+def test_two_masks_of_a_class_with_one_number_are_refused(tmp_path):
+    layout = open_export(tmp_path, "per_class_prefix")
+    path = tmp_path / "masks/cap_shot 1.png"
+    (tmp_path / "masks/cap_shot 001.png").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="both show 'cap' and have the number of the image shot 1"):
+        layout.labeled  # noqa: B018
+
+
 def test_label_studio_pngs_need_the_export(tmp_path):
     layout = open_export(tmp_path, "label_studio_png")
     (tmp_path / "project-1.json").unlink()
