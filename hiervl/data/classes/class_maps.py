@@ -5,7 +5,7 @@ Besides the keys of :mod:`hiervl.data.classes.definitions` an entry may have
 * ``label``: the mask value (or a list of values) of the class; default: the entry's place in the file, from 0;
 * ``ignore: true``: this entry is not a class, and its pixels do not count;
 * ``merge_into: NAME``: pixels of this entry belong to the class NAME; its ``phrases``, if given, are added to NAME's.
-* ``mask_name``: if every class has its own masks, the end of their file names, or their folder; default: the entry's
+* ``mask_name``: if every class has its own masks, the part of their file names, or their folder; default: the entry's
   name.
 
 ``color`` is both the colour in pictures and, in RGB masks, the colour that stands for the entry.

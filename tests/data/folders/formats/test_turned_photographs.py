@@ -48,7 +48,9 @@ def test_the_size_tells(tmp_path, name, frame):
         labels, instances = layout.label_files(sample)
         if instances is not None:
             assert np.array_equal(np.array(Image.open(instances)) > 0, expected[stem] > 0)
-    findings = [finding.sentence for finding in check(layout).findings]
+    findings = [
+        finding.sentence for finding in check(layout).findings if "hold a map per class" not in finding.sentence
+    ]
     assert all("before its EXIF rotation, and are turned with it" in sentence for sentence in findings)
     assert len(findings) == (frame == "stored")
 
