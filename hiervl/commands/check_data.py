@@ -10,7 +10,7 @@ from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.statistics import Finding
 from hiervl.data.classes.class_maps import IGNORED
 from hiervl.data.classes.definitions import distinct_color
-from hiervl.data.folders.layout import Sample
+from hiervl.data.folders.pools import Sample
 from hiervl.data.folders.stratified import stratified_order
 from hiervl.engine.presets import apply_preset, format_choices
 from hiervl.engine.run_config import find_layout, load_config, settle_device

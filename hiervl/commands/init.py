@@ -8,7 +8,8 @@ import yaml
 from detectron2.data import DatasetCatalog
 
 from hiervl.data.folders.formats.opening import MASKS
-from hiervl.data.folders.layout import FolderLayout, paired_by_number
+from hiervl.data.folders.layout import FolderLayout
+from hiervl.data.folders.pools import paired_by_number
 from hiervl.data.preparation.survey import survey
 from hiervl.data.preparation.survey_classes import FoundClasses, find_classes
 from hiervl.data.preparation.survey_contents import Survey

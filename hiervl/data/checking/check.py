@@ -20,8 +20,9 @@ from hiervl.data.folders.dataset import nothing_left, single_class, single_class
 from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.formats.source import AnnotationSource
 from hiervl.data.folders.kinds import describe_unused
-from hiervl.data.folders.layout import FolderLayout, Pool, Sample, paired_by_number
+from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.masks import AUTO
+from hiervl.data.folders.pools import Pool, Sample, paired_by_number
 from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError

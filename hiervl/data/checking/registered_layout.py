@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
+from hiervl.data.folders.converted import cache_folder
 from hiervl.data.folders.facts import FactsStore, MaskFacts, file_stamp, read_mask_facts
-from hiervl.data.folders.layout import Pool, Sample, cache_folder
 from hiervl.data.folders.masks import INDEX, RawMask
+from hiervl.data.folders.pools import Pool, Sample
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.data.loading.readers import Frame, frame_or_none, read_image, read_label, read_stored
 from hiervl.data.registered.catalogs import definitions_of

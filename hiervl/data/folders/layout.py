@@ -1,80 +1,41 @@
 """The files of a dataset in the user's own folders: find, match, and divide them into train, val, test and unlabelled.
 
-``source.py`` says where they are; ``dataset.py`` registers them in Detectron2.
+``source.py`` says where they are, ``pools.py`` matches images with masks; ``dataset.py`` registers them in Detectron2.
 """
 
 import functools
-import hashlib
 import itertools
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, read_class_map
+from hiervl.data.folders.converted import cache_folder, converted_files
 from hiervl.data.folders.facts import FactsStore, MaskFacts, processes, read_mask_facts
 from hiervl.data.folders.files import (
     MASK_SUFFIXES,
     choose_names,
-    find_files,
     find_folder,
-    image_frame,
     list_files,
     read_list,
 )
-from hiervl.data.folders.formats.coco import CocoFile
-from hiervl.data.folders.formats.opening import MASKS, open_annotations
-from hiervl.data.folders.formats.per_class import ClassMasks
 from hiervl.data.folders.formats.source import AnnotationSource, MaskSource
-from hiervl.data.folders.kinds import CLASS_LISTS, Unused, describe_unused, unused_files
-from hiervl.data.folders.masks import AUTO, MaskFolder, label_of_code
-from hiervl.data.folders.pairing import (
-    ANY,
-    MIN_SHARE,
-    SEPARATORS,
-    NamePattern,
-    how_to_pair,
-    match_annotations,
-    match_masks,
-)
+from hiervl.data.folders.kinds import CLASS_LISTS, Unused, unused_files
+from hiervl.data.folders.masks import MaskFolder, label_of_code
+from hiervl.data.folders.pools import Pool, Sample, files_of_masks, files_read, find_pool, what_else
 from hiervl.data.folders.source import FolderSource, Part
 from hiervl.data.folders.stratified import choose_validation
 from hiervl.data.loading.bands import Bands
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
-from hiervl.data.loading.readers import Frame, read_image, read_label
-from hiervl.data.loading.turns import fitting_orientation, turned, turned_size
-from hiervl.data.loading.writers import write_map
+from hiervl.data.loading.readers import read_image, read_label
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files
 
 logger = logging.getLogger(__name__)
-
-CACHE_VARIABLE = "XDG_CACHE_HOME"
-
-
-class Sample(NamedTuple):
-    """An image and its mask (the mask's key in its source)."""
-
-    image: Path
-    masks: MaskSource
-    key: str
-
-
-class Pool(NamedTuple):
-    """Images with masks, by stem, and files without a partner."""
-
-    samples: dict[str, Sample]
-    missing: list[Path]  # images without a mask
-    extra: list[str]  # names of masks without an image
-    other: list[Path] = []  # files among the images whose names do not fit DATASET.IMAGE_SUFFIX
-    advice: Callable[[], str] = str  # a sentence on what the names of images and masks have in common
-    masks: MaskSource | None = None  # of all samples, if they have one
-    by_number: dict[str, str] = {}  # stem of an image → its mask, for names that differ in zeros in front of numbers
 
 
 class FolderLayout:
@@ -103,7 +64,7 @@ class FolderLayout:
     @functools.cached_property
     def labeled(self) -> Pool:
         """All images of LABELED with their masks, including those of fractions and lists."""
-        return self._pool(self.source.images, self.source.masks, "DATASET.LABELED")
+        return find_pool(self.source, self.class_map, self.source.images, self.source.masks, "DATASET.LABELED")
 
     @functools.cached_property
     def unlabeled_files(self) -> Sequence[str]:
@@ -122,7 +83,7 @@ class FolderLayout:
         for file in list_files(os.path.abspath(folder)):
             yield file
         if file is None:
-            raise UserError(f"DATASET.UNLABELED: {folder} holds no images{_what_else(folder)}.")
+            raise UserError(f"DATASET.UNLABELED: {folder} holds no images{what_else(folder)}.")
 
     def missing_masks(self) -> list[Path]:
         """Images of LABELED without a mask that are not in UNLABELED either."""
@@ -143,56 +104,13 @@ class FolderLayout:
     def _separate(self) -> dict[str, Pool]:
         parts = {"VAL": self.source.val, "TEST": self.source.test}
         return {
-            key: self._pool(part[0], part[1], f"DATASET.{key}")
+            key: find_pool(self.source, self.class_map, part[0], part[1], f"DATASET.{key}")
             for key, part in parts.items()
             if isinstance(part, (list, tuple))
         }
 
-    def _pool(self, images: str, masks: str, key: str) -> Pool:
-        folder = find_folder(self.source.root, images, f"{key}.IMAGES")
-        mask_path = (self.source.root / masks).expanduser()
-        image_names, names = self.source.image_names, self.source.mask_names
-        is_same = mask_path.is_dir() and mask_path.samefile(folder)
-        has_masks = mask_path.is_dir() and any(
-            names.core(stem) is not None or not is_same for stem in find_files(mask_path, MASK_SUFFIXES)
-        )
-        own = find_files(folder)
-        # Annotations may call an image by its own name or by the name that the patterns give it.
-        called = own if has_masks else {**_names_in_annotations(own, image_names, names), **own}
-        form = MASKS if self.source.format == AUTO and self.source.mask_suffix and has_masks else self.source.format
-        source = open_annotations(mask_path, called, self.class_map, form, beside=is_same)
-        if source is None and mask_path.suffix.lower() == ".json":
-            source = CocoFile(mask_path, self.class_map, called)
-        if source is None:
-            mask_folder = find_folder(self.source.root, masks, f"{key}.MASKS")
-            if names == ANY and mask_folder.resolve() == folder.resolve():
-                raise _images_and_masks_together(folder)
-            source = MaskFolder(mask_folder, self.class_map, self.source.mask_values, self.source.mask_variable)
-            if not source.keys:
-                raise UserError(f"{key}.MASKS: {mask_folder} holds no masks that can be read{_what_else(mask_folder)}.")
-        files = find_files_beside_masks(folder, source, names)
-        if not files:
-            raise UserError(f"{key}.IMAGES: {folder} holds no images{_what_else(folder)}.")
-        match = match_masks if isinstance(source, MaskFolder) else match_annotations
-        matching = match(list(files), list(source.keys), image_names, names)
-        if isinstance(source, AnnotationSource):
-            source.add_images({entry: files[stem] for stem, entry in matching.masks.items()})
-        advice = functools.partial(
-            how_to_pair, matching.missing or list(files), list(source.keys), self.class_map.class_names, names
-        )
-        fitting = {*matching.masks, *matching.missing}
-        return Pool(
-            {stem: Sample(files[stem], source, mask) for stem, mask in matching.masks.items()},
-            [files[stem] for stem in matching.missing],
-            [source.name(mask) for mask in matching.extra],
-            [path for stem, path in files.items() if stem not in fitting],
-            advice,
-            source,
-            {**matching.by_number, **(source.by_number if isinstance(source, ClassMasks) else {})},
-        )
-
     def _mask_files(self) -> list[Path]:
-        return [path for masks in self._mask_sources() for path in _files_of_masks(masks, self.source.mask_names)]
+        return [path for masks in self._mask_sources() for path in files_of_masks(masks, self.source.mask_names)]
 
     def unused(self) -> list[tuple[Path, Unused]]:
         """Files in the folders of the configuration that are read neither as images nor as annotations."""
@@ -201,7 +119,7 @@ class FolderLayout:
         of_masks = self._folders(masks for _, masks in pairs)
         others = self._folders([*(images for images, _ in pairs), *self.source.unlabeled])
         sources = list(self._mask_sources())
-        files = itertools.chain.from_iterable(_files_read(masks, self.source.mask_names) for masks in sources)
+        files = itertools.chain.from_iterable(files_read(masks, self.source.mask_names) for masks in sources)
         real_folder = functools.cache(os.path.realpath)
         read = {os.path.join(real_folder(path.parent), path.name) for path in files}
         reads_annotations = any(not isinstance(masks, MaskFolder) for masks in sources)
@@ -335,7 +253,11 @@ class FolderLayout:
     @functools.cached_property
     def store(self) -> FactsStore:
         """The store of facts about files."""
-        return FactsStore(cache_folder(self.source.cache) / self.source.name)
+        return FactsStore(self._cache)
+
+    @property
+    def _cache(self) -> Path:
+        return cache_folder(self.source.cache) / self.source.name
 
     def label(self, sample: Sample, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """Label map (H, W), 255 where pixels do not count.
@@ -352,23 +274,7 @@ class FolderLayout:
         Raises:
             UserError: as the source's ``labels``; or the cache cannot be written.
         """
-        if sample.masks.as_it_is(sample.key):
-            return sample.masks.name(sample.key), None
-        image = image_frame(sample.image)
-        orientation = orientation_of_mask(sample, image)
-        stamp = (sample.masks.stamp(sample.key), orientation)
-        digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
-        folder = cache_folder(self.source.cache) / self.source.name
-        base = f"{sample.image.stem}-{digest}"
-        label_file, instance_file = folder / f"{base}.png", folder / f"{base}-instances.png"
-        has_instances = sample.masks.has_instances
-        if not label_file.is_file() or (has_instances and not instance_file.is_file()):
-            height, width = turned_size(turned_size(*image), orientation)  # of the stored mask
-            labels, instances = sample.masks.labels(sample.key, (height, width))
-            _save(turned(labels, orientation), label_file, orientation)
-            if instances is not None:
-                _save(turned(instances, orientation), instance_file, orientation)
-        return str(label_file), str(instance_file) if has_instances else None
+        return converted_files(sample, self._cache)
 
     def _label_files_or_error(self, sample: Sample) -> tuple[str, str | None] | UserError:
         try:
@@ -392,28 +298,6 @@ class FolderLayout:
             entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
             found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
         return found
-
-
-def paired_by_number(split: str, pool: Pool) -> str:
-    """A sentence on the masks of a pool that are paired by numbers."""
-    image, mask = next(iter(pool.by_number.items()))
-    return (
-        f"{len(pool.by_number)} {split} images are paired with masks by the numbers in the names, whatever zeros stand "
-        f"in front, such as {image} with {mask}."
-    )
-
-
-def orientation_of_mask(sample: Sample, image: Frame) -> int | None:
-    """How a mask is to be turned to lie on its image, see ``turns.py``.
-
-    Raises:
-        UserError: an annotation cannot be read.
-    """
-    mask = sample.masks.frame(sample.key, image)
-    if mask is None:
-        return None
-    upright = turned_size(image.size, image.orientation)
-    return fitting_orientation(mask.size, mask.orientation, upright, image.orientation)
 
 
 def _listed_files(root: str, path: Path) -> Iterator[str]:
@@ -446,84 +330,3 @@ def _listed_file(root: str, name: str) -> tuple[str, bool]:
         return file, True
     other = os.path.normpath(file.replace("\\", "/"))
     return (other, True) if os.path.isfile(other) else (file, False)
-
-
-def _what_else(folder: Path) -> str:
-    """For a sentence about a folder without usable files: what it contains."""
-    others = describe_unused(unused_files(folder))
-    return f", but {others}" if others else ""
-
-
-def _images_and_masks_together(folder: Path) -> UserError:
-    """Raise: no key says which files are masks. Perhaps there are only annotation files."""
-    tail = _common_tail([os.path.splitext(path)[0] for path in list_files(folder, MASK_SUFFIXES)])
-    annotations = [unused for unused in unused_files(folder) if unused.kind and unused.kind not in CLASS_LISTS]
-    if annotations and not tail:
-        return UserError(
-            f"{folder}, named for both images and masks, holds no masks but {describe_unused(annotations)}."
-        )
-    setting = (
-        f", if they are the files whose names end in {tail}, set DATASET.MASK_SUFFIX to {tail}" if tail else
-        " set DATASET.MASK_SUFFIX to what their names have in addition"
-    )  # fmt: skip
-    return UserError(f"{folder} holds both images and masks: move the masks into a folder of their own, or{setting}.")
-
-
-def _common_tail(stems: Sequence[str]) -> str:
-    """What most files have behind the name of another file, such as ``_mask``; "": nothing."""
-    known = set(stems)
-    tails = Counter(
-        stem[length:] for stem in stems
-        for length, character in enumerate(stem) if character in SEPARATORS and stem[:length] in known
-    )  # fmt: skip
-    (tail, count), (_, next_count) = [*tails.most_common(2), ("", 0), ("", 0)][:2]
-    return tail if next_count < count and count >= MIN_SHARE * (len(stems) - count) else ""
-
-
-def _names_in_annotations(files: Mapping[str, Path], image_names: NamePattern, names: NamePattern) -> dict[str, Path]:
-    """The images by the names that the patterns give their annotations."""
-    cores = {image_names.core(stem): path for stem, path in files.items()}
-    return {names.around(core): path for core, path in cores.items() if core is not None}
-
-
-def find_files_beside_masks(folder: Path, masks: MaskSource, mask_names: NamePattern) -> dict[str, Path]:
-    """Images of a folder, without masks in the same folder."""
-    files = find_files(folder)
-    own = {Path(os.path.abspath(path)) for path in _files_of_masks(masks, mask_names)}
-    return {stem: path for stem, path in files.items() if Path(os.path.abspath(path)) not in own}
-
-
-def _files_of_masks(masks: MaskSource, mask_names: NamePattern) -> list[Path]:
-    """Mask files, which may be in the folder of the images."""
-    if isinstance(masks, ClassMasks):
-        return masks.mask_files()
-    if not isinstance(masks, MaskFolder):
-        return []
-    return [path for key, path in masks.keys.items() if mask_names.core(key) is not None]
-
-
-def _files_read(masks: MaskSource, mask_names: NamePattern) -> Iterable[Path]:
-    """All files that a source reads."""
-    return masks.files() if isinstance(masks, AnnotationSource) else _files_of_masks(masks, mask_names)
-
-
-def cache_folder(chosen: str = "") -> Path:
-    """The folder for converted masks."""
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache").expanduser() / "hiervl"
-
-
-def _save(values: np.ndarray, path: Path, orientation: int | None) -> None:
-    """Save a converted mask. Several processes may write it at once.
-
-    ``orientation``: the rotation that was applied. If it was known, the file's EXIF data says upright.
-    """
-    try:
-        # Written once, read in every epoch: with this compression, reading takes a fifth of the time.
-        write_map(path, values, says_upright=orientation is not None, compress_level=1)
-    except OSError as error:
-        raise UserError(
-            f"the converted mask {path} cannot be written ({error.strerror or error}): set DATASET.CACHE to a folder "
-            "you may write to."
-        ) from None
