@@ -113,7 +113,7 @@ class HealthCheck(HookBase):
         self.trainer.storage.put_scalars(**report.scalars(), smoothing_hint=False)
         with going_on_without(FILE):
             write_results(report.as_dict(iteration), str(Path(self.cfg.OUTPUT_DIR) / FILE))
-        if self.cfg.SEMI.ADAPT_WEIGHT:
+        if self.cfg.SEMI.ADAPT_WEIGHT and report.seen_pixels:  # not while labelled images are learnt alone
             factor = 0.5 if driven_out(report) else 2.0
             weight = min(max(self.unlabeled_weight * factor, LEAST_WEIGHT), 1.0)
             if weight != self.unlabeled_weight:

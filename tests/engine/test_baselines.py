@@ -165,6 +165,12 @@ def test_unlabeled_images_lose_weight_while_they_drive_classes_out(train, monkey
     assert trainer.step.objective.supervised_share == pytest.approx(1 - 0.4 / 2)
 
 
+def test_unlabeled_images_that_are_not_learnt_yet_lose_no_weight(train, monkeypatch):
+    monkeypatch.setattr(health, "driven_out", lambda report: [2])
+    trainer, _, _ = train(None, "SEMI.HEALTH_PERIOD", 1, "SEMI.ADAPT_WEIGHT", True, "SEMI.BURN_IN", 2)
+    assert trainer.step.objective.supervised_share == 0.5
+
+
 def test_adapting_the_weight_needs_looks_at_validation_images(make_cfg):
     with pytest.raises(UserError, match="SEMI.ADAPT_WEIGHT.*SEMI.HEALTH_PERIOD.*DATASETS.TEST"):
         check_training(make_cfg("SEMI.ADAPT_WEIGHT", True, "SEMI.HEALTH_PERIOD", 0, "DATASETS.TEST", ["camvid_val"]))
