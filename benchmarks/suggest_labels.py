@@ -4,9 +4,10 @@
     python -m benchmarks.suggest_labels --only-tables
 
 For every seed: some images at random and a network trained on their labels; then further images, suggested by that
-network or at random, from all others; then a network from scratch on both, evaluated on the validation images. Within a
-seed both share the first images, the first network and the seed of the training. Labels are given as a user gives
-them: by a section DATASET whose LABELED.LIST grows.
+network or at random, from all others; then a network from scratch on both, evaluated on the validation images: of
+CamVid those that are held out of the training photographs, because its own are one sequence. Within a seed both share
+the first images, the first network and the seed of the training. Labels are given as a user gives them: by a section
+DATASET whose LABELED.LIST grows.
 
 Runs what is missing and keeps what is there: one JSON a training in benchmarks/results/suggest_labels/{data}. Then
 writes the table into docs/results.md.
@@ -69,12 +70,20 @@ class Run(NamedTuple):
 # ---------------------------------------------------------------------------- running
 
 
+def held_out_names(dataset: datasets.FolderDataset) -> list[str]:
+    """Names of the training images that are kept for validation; none: the dataset's own validation images serve."""
+    return sorted(entry["image_id"] for entry in datasets.load_inner_val(dataset)) if dataset.inner_val else []
+
+
 def write_config(data: str, folder: Path, labeled: Sequence[str]) -> Path:
     """The YAML that a user with these labelled images would write."""
     protocol = PROTOCOLS[data]
     folder.mkdir(parents=True, exist_ok=True)
     write_classes(folder / "classes.yaml", protocol.dataset.classes)
     write_list(folder / "labelled.txt", sorted(labeled))
+    held_out = held_out_names(protocol.dataset)
+    if held_out:
+        write_list(folder / "val.txt", held_out)
     settings = {
         "_BASE_": f"{protocol.config}.yaml",
         "DATASETS": {"TRAIN": (), "UNLABELED": (), "TEST": ()},
@@ -82,7 +91,7 @@ def write_config(data: str, folder: Path, labeled: Sequence[str]) -> Path:
             "NAME": f"{data}_folders",
             "ROOT": str(datasets.dataset_root() / data),
             "LABELED": {"IMAGES": "images/train", "MASKS": "labels/train", "LIST": str(folder / "labelled.txt")},
-            "VAL": {"IMAGES": "images/val", "MASKS": "labels/val"},
+            "VAL": str(folder / "val.txt") if held_out else {"IMAGES": "images/val", "MASKS": "labels/val"},
             "CLASSES": "classes.yaml",
         },
         "SEMI": {"ENABLED": False},
@@ -155,7 +164,8 @@ def measure(data: str, seed: int, output: Path, threads: int) -> None:
         return
     for split in ("train", "val"):
         datasets.load_split(protocol.dataset, split)  # generates what is generated
-    names = sorted(datasets.find_images(datasets.dataset_root() / data / "images" / "train"))
+    held_out = set(held_out_names(protocol.dataset))
+    names = sorted(set(datasets.find_images(datasets.dataset_root() / data / "images" / "train")) - held_out)
     first = random.Random(f"first {seed}").sample(names, protocol.first)
     train(Run(data, seed, START), first, folder / START, threads)
     for arm in missing:
