@@ -216,10 +216,20 @@ def voc_colors(root):
     palette = np.array([COLORS[label] for label in range(3)], dtype=np.uint8)
     for number, stem, _ in scenes():
         Image.fromarray(palette[label_map(number)]).save(root / f"SegmentationClass/{stem}.png")
+    write_object_masks(root)
     (root / "ImageSets/Segmentation/default.txt").write_text("\n".join(STEMS))
     lines = ["# label:color_rgb:parts:actions", *(f"{NAMES[i]}:{','.join(map(str, COLORS[i]))}::" for i in range(3))]
     (root / "labelmap.txt").write_text("\n".join(lines) + "\n")
     return "LABELED: {IMAGES: JPEGImages, MASKS: SegmentationClass}"
+
+
+def write_object_masks(root):
+    """Beside the masks of classes, as in every export: the objects' numbers by the same names."""
+    (root / "SegmentationObject").mkdir()
+    for number, stem, _ in scenes():
+        image = Image.fromarray((label_map(number) > 0).astype(np.uint8), mode="P")
+        image.putpalette([0, 0, 0, 128, 0, 0])
+        image.save(root / f"SegmentationObject/{stem}.png")
 
 
 def voc_palette(root):
@@ -231,6 +241,7 @@ def voc_palette(root):
         image = Image.fromarray(label_map(number), mode="P")
         image.putpalette([channel for label in range(3) for channel in COLORS[label]])
         image.save(root / f"SegmentationClass/{stem}.png")
+    write_object_masks(root)
     (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(STEMS[:4]))
     (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(STEMS[4:]))
     return "LABELED: {IMAGES: JPEGImages, MASKS: SegmentationClass, LIST: ImageSets/Segmentation/train.txt}\n  " + (

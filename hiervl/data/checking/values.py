@@ -227,9 +227,11 @@ def _palette_order(statistics: ValueStatistics) -> list[Finding]:
     wrong = []
     for name, (codes, palette) in statistics.palettes.items():
         by_color = {code: colors.get(encode_color(palette[code])) for code in codes if code in palette}
-        if len(by_color) > 1 and None not in by_color.values():
-            if any(label != by_index.get(code) for code, label in by_color.items()):
-                wrong.append(name)
+        known = {code: label for code, label in by_color.items() if label is not None}
+        differing = [code for code, label in known.items() if label != by_index.get(code)]
+        # One colour of a class may be chance, unless all colours are those of classes.
+        if len(differing) > 1 or (differing and len(known) == len(by_color) > 1):
+            wrong.append(name)
     if not wrong:
         return []
     palette = statistics.palettes[wrong[0]][1]

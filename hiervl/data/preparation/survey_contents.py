@@ -25,6 +25,8 @@ SPLIT_WORDS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+# Pascal VOC and CVAT: masks of classes, and beside them masks of objects of the same names, which say no classes.
+CLASS_FOLDER, OBJECT_FOLDER = "SegmentationClass", "SegmentationObject"
 SKIPPED = ("output", "outputs", "runs", "node_modules", "__pycache__", "__MACOSX")
 LOOKED_AT = 12  # how many images of a folder are opened to distinguish photographs from masks
 FEW_VALUES = 64  # most values or colours of a mask
@@ -85,6 +87,8 @@ def scan(folder: Path) -> Contents:
     contents = Contents()
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not kinds.is_hidden(name) and name not in SKIPPED)
+        if CLASS_FOLDER in folders and OBJECT_FOLDER in folders:
+            folders.remove(OBJECT_FOLDER)
         relative = Path(place).relative_to(folder).as_posix().removeprefix(".")
         others: dict[str, list[Path]] = {}
         for name in sorted(names):

@@ -250,6 +250,19 @@ def palette_in_another_order(own):
     return "error", ["in another order", "MASK_VALUES to color"], "masks/00.png"
 
 
+def palette_in_another_order_beside_borders(own):
+    """As VOC's masks: 255 at the borders, in a colour that is no class's."""
+    palette_in_another_order(own)
+    for path in sorted((own.root / "labelled/masks").iterdir()):
+        image = Image.open(path)
+        values = np.array(image)
+        values[0] = 255
+        border = Image.fromarray(values, mode="P")
+        border.putpalette([*image.getpalette()[:9], *(0,) * (3 * 252), 224, 224, 192])
+        border.save(path)
+    return "error", ["in another order", "MASK_VALUES to color"], "masks/00.png"
+
+
 def single_class(own):
     (own.root / "classes.yaml").write_text("classes: [cap]")
     own.masks(np.zeros_like)
@@ -354,7 +367,8 @@ FAULTS = [
     binary_masks_for_several_classes, values_spread_over_the_grays, colors_with_red_and_blue_exchanged,
     label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
     index_saved_as_gray_rgb, class_without_color, black_without_an_entry, unknown_color, blurred_masks,
-    photographs_as_masks, palette_in_another_order, single_class, single_class_shown, absent_from_train,
+    photographs_as_masks, palette_in_another_order, palette_in_another_order_beside_borders,
+    single_class, single_class_shown, absent_from_train,
     only_boxes, no_pixel_of_the_image,
     absent_from_val, copies_across_splits, corrupt_image, corrupt_unlabeled_image, corrupt_mask, other_size,
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colors, colors_that_differ_a_little,

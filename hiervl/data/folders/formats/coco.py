@@ -51,7 +51,7 @@ class CocoFile(AnnotationList):
             by_id: dict[str, list[dict]] = {}
             for annotation in content["annotations"]:
                 by_id.setdefault(_id_text(annotation["image_id"]), []).append(annotation)
-            self.categories = {_id_text(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+            self.categories = self._names_by_id(content["categories"])
             files = self._files_by_id(content["images"], by_id)
             written = _same_ids(by_id, files)
             for image in content["images"]:
@@ -66,6 +66,22 @@ class CocoFile(AnnotationList):
         if lost:
             self._report_lost(lost)
         self._refuse_boxes(content["annotations"])
+
+    def _names_by_id(self, categories: Sequence[dict]) -> dict[str, str]:
+        """The name of each category id.
+
+        Raises:
+            UserError: two categories have the same id.
+        """
+        names: dict[str, str] = {}
+        for category in categories:
+            number, name = _id_text(category["id"]), str(category["name"])
+            if names.setdefault(number, name) != name:
+                raise UserError(
+                    f"{self.path} gives the id {number} to two categories, {names[number]} and {name}, so that objects "
+                    "may be of either: export it again with a separate id for each category."
+                )
+        return names
 
     def _files_by_id(self, images: Sequence[dict], by_id: Mapping[str, list[dict]]) -> dict[str, str]:
         """The file of each image id.

@@ -10,7 +10,7 @@ from hiervl.data.folders.formats.coco import CocoFile
 from hiervl.data.folders.formats.cvat import CvatFile
 from hiervl.data.folders.formats.label_studio import LabelStudioFile
 from hiervl.data.folders.formats.labelme import LabelmeFiles
-from hiervl.data.folders.formats.per_class import ClassMasks, find_class_masks
+from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, ClassMasks, find_class_masks
 from hiervl.data.folders.formats.source import MaskSource
 from hiervl.data.folders.formats.supervisely import SuperviselyFiles
 from hiervl.data.folders.formats.via import ViaFile
@@ -90,7 +90,10 @@ def find_annotations(path: Path, beside: bool) -> tuple[str, Path] | None:
             found.setdefault(OF_KIND[unused.kind], []).extend(unused.files)
     if not found:
         return None
-    has_masks = not beside and bool(find_files(path, MASK_SUFFIXES))
+    mask_files = {} if beside else find_files(path, MASK_SUFFIXES)
+    if set(found) == {"label_studio"} and any(LABEL_STUDIO_PNG.fullmatch(file.stem) for file in mask_files.values()):
+        return None  # one mask per class: the JSON beside them says which image a task has
+    has_masks = bool(mask_files)
     if len(found) > 1 or has_masks:
         what = [*sorted(found), *(["masks"] if has_masks else [])]
         raise UserError(

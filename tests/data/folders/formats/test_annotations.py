@@ -366,6 +366,15 @@ def test_label_studio_pngs_need_the_export(tmp_path):
         layout.labeled  # noqa: B018
 
 
+def test_label_studio_pngs_beside_the_export(tmp_path):
+    layout = open_export(tmp_path, "label_studio_png")
+    expected = {stem: labels(layout, stem) for stem in layout.labeled.samples}
+    (tmp_path / "project-1.json").rename(tmp_path / "masks/project-1.json")
+    layout = open_own(tmp_path)
+    assert set(layout.labeled.samples) == set(expected)
+    assert all(np.array_equal(labels(layout, stem), expected[stem]) for stem in expected)
+
+
 def test_ordinary_masks_are_not_taken_for_masks_of_a_class(tmp_path):
     """Images whose names begin with another's, and masks in folders of their own."""
     exports.write_images(tmp_path / "photos", ".jpg", ["a", "a_1", "a_1_cap"])

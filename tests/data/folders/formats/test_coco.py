@@ -111,6 +111,18 @@ def test_two_images_of_one_id_are_refused(tmp_path, class_map):
         CocoFile(path, class_map)
 
 
+def test_two_categories_of_one_id_are_refused(tmp_path, class_map):
+    path = coco_of_ids(tmp_path / "masks.json", [1, 2], [1, 2])
+    content = json.loads(path.read_text())
+    content["categories"] += [{"id": 1.0, "name": "cap"}]  # written twice, which says nothing else
+    path.write_text(json.dumps(content))
+    assert CocoFile(path, class_map).categories == {"1": "cap"}
+    content["categories"] += [{"id": 1, "name": "stem"}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="gives the id 1 to two categories, cap and stem"):
+        CocoFile(path, class_map)
+
+
 def test_run_lengths_in_every_wrapping(tmp_path, class_map):
     """As a text, as bytes that str() was applied to, as numbers, and several for one object."""
     mask = np.zeros((6, 8), dtype=np.uint8, order="F")
