@@ -12,6 +12,7 @@ from hiervl.data.classes.class_lists import has_entries
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 
 MOSTLY = 0.5
+MOST_PLACES = 3  # of a forgotten class that are drawn, beside the end
 # Names of a first entry for everything that is not an object, even if it is not marked as background.
 BACKGROUND_NAMES = {
     "background", "bg", "void", "unlabeled", "unlabelled", "ignore", "ignored", "none", "nothing", "other", "others",
@@ -78,10 +79,18 @@ def one_value_more(class_map: ClassMap, counts: dict[int, int]) -> tuple[str, tu
     add = f"add an entry for {count} at the end (or where the forgotten class belongs: all entries below it move on)"
     shifted = {value + 1: name for value, name in names.items()}
     share = share_of(counts, 0)
+    in_front = Reading("an entry for 0 is missing in front", {0: NEW_BACKGROUND, **shifted})
     if 0 in counts and is_background(class_map, 0):
-        return f": a class is missing: {add}", (at_the_end,)
+        if any(share_of(counts, value) > MOSTLY for value in names if value != 0):
+            put = (
+                f"0 ({share:.0%} of the pixels) is not '{names.get(0, 'ignored')}', but an entry that the file lacks: "
+                "put it in front, such as `{name: void, ignore: true}`"
+            )
+            return _two_ways("one more than its entries (off by one)", [(put, in_front), (add, at_the_end)])
+        elsewhere = [_missing_at(value, names) for value in range(count - 1, 0, -1)][:MOST_PLACES]
+        compare = ". The pictures show it at several places: compare them before you change the class file"
+        return f": a class is missing: {add}{compare if elsewhere else ''}", (at_the_end, *elsewhere)
     if 0 in counts:
-        in_front = Reading("an entry for 0 is missing in front", {0: NEW_BACKGROUND, **shifted})
         put = (
             f"0 ({share:.0%} of the pixels) is a background that the file lacks: put "
             "`{name: background, background: true}` in front, or `{name: void, ignore: true}` if it does not count"
@@ -92,6 +101,12 @@ def one_value_more(class_map: ClassMap, counts: dict[int, int]) -> tuple[str, tu
     put = f"the masks count from 1: write `label: 1` to `label: {count}` into the class file"
     ways = [(put, from_1), (f"0 merely does not occur, and a class is missing: {add}", at_the_end)]
     return _two_ways("while 0 never occurs (off by one)", ways)
+
+
+def _missing_at(value: int, names: dict[int, str]) -> Reading:
+    """The class of a value was forgotten among the others, so that those behind it have a value too low."""
+    moved = {other + (other >= value): name for other, name in names.items()}
+    return Reading(f"an entry for {value} is missing", {**moved, value: NEW_CLASS})
 
 
 def zero_never_occurs(class_map: ClassMap) -> tuple[str, tuple[Reading, ...]]:

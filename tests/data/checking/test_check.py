@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from hiervl.data.checking.check import check
+from hiervl.data.checking.readings import NEW_CLASS
 from hiervl.data.checking.values import _gray
 from hiervl.data.folders.dataset import settle_parts
 from hiervl.engine.run_config import load_config, require_own_dataset
@@ -111,6 +112,14 @@ def last_class_forgotten(own):
     """The background is declared, so nothing is missing in front of it."""
     own.masks(lambda labels: np.where(np.arange(64) > 60, 3, labels).astype(np.uint8))
     return "error", ["the value 3", "a class is missing: add an entry for 3"], "masks/00.png"
+
+
+def void_forgotten_in_front(own):
+    """The background is declared as the first class, but most pixels have the value behind it."""
+    columns = np.arange(64)
+    own.masks(lambda labels: np.where(columns < 2, 0, np.where(columns < 36, 1, labels + 1)).astype(np.uint8))
+    phrases = ["the value 3", "is not 'background', but an entry", "in front", "add an entry for 3", "two readings"]
+    return "error", phrases, "masks/00.png"
 
 
 def last_class_forgotten_beside_borders(own):
@@ -363,6 +372,7 @@ FAULTS = [
     missing_mask, missing_all_for_a_suffix, extra_mask, value_outside_the_classes, foreground_255, mostly_255,
     last_class_is_255, classes_are_128_and_255, class_of_255_is_1_in_the_masks, negative_value,
     labels_from_1, background_not_listed, last_class_forgotten, last_class_forgotten_beside_borders,
+    void_forgotten_in_front,
     a_value_left_out_beside_borders, entries_shifted_by_an_ignored_one,
     binary_masks_for_several_classes, values_spread_over_the_grays, colors_with_red_and_blue_exchanged,
     label_0_never_used, label_0_always, rgb_taken_for_index, rgb_turned_gray, rgb_turned_gray_by_whole_numbers,
@@ -374,6 +384,16 @@ FAULTS = [
     unrotated_mask, half_turned_photograph, dark_16_bit, smooth_edges_of_few_colors, colors_that_differ_a_little,
     a_channel_per_class, unlabeled_in_another_light,
 ]  # fmt: skip
+
+
+def test_a_forgotten_class_is_drawn_at_every_place(own):
+    last_class_forgotten(own)
+    (finding,) = [found for found in findings(own) if found.readings]
+    assert [reading.names for reading in finding.readings] == [
+        {0: "background", 1: "cap", 2: "stem", 3: NEW_CLASS},
+        {0: "background", 1: "cap", 2: NEW_CLASS, 3: "stem"},
+        {0: "background", 1: NEW_CLASS, 2: "cap", 3: "stem"},
+    ]
 
 
 @pytest.mark.parametrize(
