@@ -3,8 +3,9 @@
 import difflib
 from collections import Counter
 
-from hiervl.data.checking.readings import with_entries
+from hiervl.data.checking.readings import MOSTLY, with_entries
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
+from hiervl.data.folders.formats.class_layers import OVERLAPS
 from hiervl.data.folders.masks import describe_names
 
 
@@ -22,8 +23,22 @@ def object_findings(statistics: ValueStatistics) -> list[Finding]:
         ))  # fmt: skip
     for problem, count in sorted(_total(statistics.remarks).items()):
         files = tuple(sorted(name for name, counts in statistics.remarks.items() if problem in counts))
-        findings.append(Finding(WARNING, f"{count} {problem}.", files))
+        inverted = _inverted(count, statistics, files) if problem == OVERLAPS else None
+        findings.append(inverted or Finding(WARNING, f"{count} {problem}.", files))
     return findings
+
+
+def _inverted(count: int, statistics: ValueStatistics, files: tuple[str, ...]) -> Finding | None:
+    """Masks of one class each that are set where the class is not: most pixels then belong to several classes."""
+    pixels = sum(sum(counts.values()) for counts in statistics.counts.values())
+    if count <= MOSTLY * pixels:
+        return None
+    return Finding(
+        ERROR,
+        f"{count / pixels:.0%} of the pixels belong to several classes: the masks look inverted, black where the class "
+        "is; export them with 0 (black) where it is not.",
+        files,
+    )
 
 
 def _total(by_file: dict[str, dict[str, int]]) -> Counter:

@@ -334,6 +334,14 @@ def test_masks_of_a_class_by_other_names(tmp_path):
     assert np.array_equal(labels(open_own(tmp_path)), exports.label_map(0))
 
 
+def test_masks_of_a_class_that_are_set_where_it_is_not(tmp_path):
+    layout = open_export(tmp_path, "per_class_suffix")
+    for path in (tmp_path / "masks").iterdir():
+        exports.Image.fromarray(255 - np.array(exports.Image.open(path))).save(path)
+    (error,) = [sentence for sentence in sentences(layout) if sentence.startswith("error")]
+    assert "of the pixels belong to several classes: the masks look inverted" in error
+
+
 def test_masks_of_a_class_that_overlap_or_are_no_masks(tmp_path):
     layout = open_export(tmp_path, "per_class_suffix")
     cap = tmp_path / "masks/shot 0_cap.png"
