@@ -189,6 +189,7 @@ class FolderLayout:
         if isinstance(part, str):
             path = self.source.root / part
             names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
+            _warn_of_taken([stem for stem in names if stem not in pool], key, "test")
             return {stem: pool[stem] for stem in names if stem in pool}
         assert isinstance(part, (int, float))  # separate folders are not drawn from the pool
         stems = list(pool)
@@ -203,9 +204,7 @@ class FolderLayout:
         key = "DATASET.LABELED.LIST"
         path = self.source.root / self.source.labeled_list
         names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
-        taken = [stem for stem in names if stem not in pool]
-        if taken:
-            logger.warning("%s: %d of the images are for validation or test and left out.", key, len(taken))
+        _warn_of_taken([stem for stem in names if stem not in pool], key, "validation or test")
         listed = set(names)
         return (
             {stem: sample for stem, sample in pool.items() if stem in listed},
@@ -298,6 +297,14 @@ class FolderLayout:
             entry = {"file_name": str(sample.image), "image_id": stem, "sem_seg_file_name": label_file}
             found.append({**entry, "instance_file_name": instance_file} if instance_file else entry)
         return found
+
+
+def _warn_of_taken(names: Sequence[str], key: str, use: str) -> None:
+    """Images of a list that are left out, because another part of the dataset has them."""
+    if names:
+        logger.warning(
+            "%s: %d of the images are for %s too, such as %s, and left out here.", key, len(names), use, names[0]
+        )
 
 
 def _listed_files(root: str, path: Path) -> Iterator[str]:

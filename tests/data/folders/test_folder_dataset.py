@@ -99,6 +99,19 @@ def test_validation_by_fraction_list_or_folders(own):
     assert parts["val"] == [] and len(parts["train"]) == 10
 
 
+def test_images_of_a_list_that_another_part_has_are_named(own, caplog):
+    """Test images come first, then those for validation, then those for training."""
+    write_list(own.root / "test.txt", ["03"])
+    write_list(own.root / "val.txt", ["03", "07"])
+    write_list(own.root / "labels.txt", ["00", "07"])
+    listed = "LABELED: {IMAGES: labelled/images, MASKS: labelled/masks, LIST: labels.txt}\n"
+    parts = division(own, listed + "VAL: val.txt\nTEST: test.txt")
+    assert (parts["test"], parts["val"], parts["train"]) == (["03"], ["07"], ["00"])
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "DATASET.VAL: 1 of the images are for test too, such as 03, and left out here."
+    assert second.startswith("DATASET.LABELED.LIST: 1 of the images are for validation or test too, such as 07")
+
+
 def test_fraction_gives_every_class_to_both_sides(own):
     """stem is in two images only, cap in two others."""
     own.masks(np.zeros_like)
