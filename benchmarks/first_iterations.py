@@ -22,7 +22,7 @@ from hiervl.data.registered.datasets import CAMVID, class_names_of, register_all
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.trainer import SemiSupervisedTrainer
 
-from .trainings import RESULTS, surroundings
+from .trainings import RESULTS, write_results
 
 PATTERNS = ("pascal_*", "coco_*", "ade20k_*", "cityscapes_*")
 CONFIGS = [path.stem for pattern in PATTERNS for path in sorted(Path("configs").glob(f"{pattern}.yaml"))]
@@ -65,8 +65,7 @@ def main() -> None:
         looks = first_iterations(stand_in(configs[0], args), args.iterations)
         rows.append({"configs": configs, "looks": looks})
         print(json.dumps(rows[-1]), flush=True)
-    results = {**surroundings(), "iterations": args.iterations, "rows": rows}
-    (RESULTS / "first_iterations.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_results(RESULTS / "first_iterations.json", [], iterations=args.iterations, rows=rows)
 
 
 def stand_in(config: str, args: argparse.Namespace) -> CfgNode:
