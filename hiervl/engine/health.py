@@ -135,7 +135,8 @@ class HealthCheck(HookBase):
         return {"unlabeled_weight": self.unlabeled_weight} if self.cfg.SEMI.ADAPT_WEIGHT else {}
 
     def load_state_dict(self, state: dict) -> None:
-        self._take_weight(state["unlabeled_weight"])
+        if self.cfg.SEMI.ADAPT_WEIGHT:
+            self._take_weight(state["unlabeled_weight"])
 
 
 @torch.no_grad()

@@ -159,9 +159,9 @@ def test_unlabeled_images_lose_weight_while_they_drive_classes_out(train, monkey
     assert trainer.step.objective.supervised_share == pytest.approx(1 - 0.4 / 2)
     assert logged["health/unlabeled_weight"] == 0.25  # the third look's images were learnt with it
     (hook,) = (each for each in trainer._hooks if isinstance(each, health.HealthCheck))
-    state = hook.state_dict()
+    state = trainer.state_dict()
     hook._take_weight(1.0)
-    hook.load_state_dict(state)
+    trainer.load_state_dict(state)
     assert trainer.step.objective.supervised_share == pytest.approx(1 - 0.4 / 2)
 
 

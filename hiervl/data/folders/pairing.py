@@ -17,7 +17,7 @@ SAMPLED = 20  # images whose masks, and masks whose images, are looked for when 
 MIN_SHARE = 0.5  # of them that have to find a partner
 SEPARATORS = "_-. "
 FOR_FOLDERS = ("_", "-", "__", ".", " ")  # what tools write for / when they put files of several folders into one
-LABEL_STUDIO_PNG = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(.+)-\d+")
+LABEL_STUDIO_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<tag>.+)-\d+")
 MAX_NAMED = 5
 
 
@@ -312,7 +312,7 @@ def how_to_pair(
         images, masks: relative paths without suffix.
         mask_names: the pattern that is set; other masks are used if these give no result.
     """
-    tags = Counter(match[1] for mask in masks if (match := LABEL_STUDIO_PNG.fullmatch(_base(mask))))
+    tags = Counter(match["tag"] for mask in masks if (match := LABEL_STUDIO_PNG.fullmatch(_base(mask))))
     if tags:
         return (
             f"The masks are Label Studio's export of brushes as PNG, one mask of two values for each class "

@@ -14,10 +14,10 @@ from hiervl.data.folders.formats.class_layers import MAPS, UNCOVERED
 from hiervl.data.folders.formats.cvat import read_cvat
 from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
-from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, by_names_and_folders, read_name
+from hiervl.data.folders.formats.per_class import by_names_and_folders, read_name
 from hiervl.data.folders.formats.via import attribute_values, read_regions
 from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
-from hiervl.data.folders.pairing import NamePattern, match_masks
+from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, match_masks
 from hiervl.data.preparation.survey_contents import NO_CLASSES, Place, Survey
 from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError

@@ -10,12 +10,13 @@ from hiervl.data.folders.formats.coco import CocoFile
 from hiervl.data.folders.formats.cvat import CvatFile
 from hiervl.data.folders.formats.label_studio import LabelStudioFile
 from hiervl.data.folders.formats.labelme import LabelmeFiles
-from hiervl.data.folders.formats.per_class import LABEL_STUDIO_PNG, ClassMasks, find_class_masks
+from hiervl.data.folders.formats.per_class import ClassMasks, find_class_masks
 from hiervl.data.folders.formats.source import MaskSource
 from hiervl.data.folders.formats.supervisely import SuperviselyFiles
 from hiervl.data.folders.formats.via import ViaFile
 from hiervl.data.folders.formats.yolo import YoloFiles
 from hiervl.data.folders.kinds import Kind
+from hiervl.data.folders.pairing import LABEL_STUDIO_PNG
 from hiervl.utils.errors import UserError
 
 AUTO, MASKS, PER_CLASS = "auto", "masks", "per_class"

@@ -21,7 +21,7 @@ from hiervl.data.folders.formats.label_studio import image_of, read_tasks
 from hiervl.data.folders.formats.source import reading
 from hiervl.data.folders.kinds import LABEL_STUDIO, kind_of_file
 from hiervl.data.folders.masks import LABEL, MAX_LISTED, RawMask
-from hiervl.data.folders.pairing import PLACE
+from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, PLACE
 from hiervl.data.loading import readers
 from hiervl.data.loading.turns import UPRIGHT
 from hiervl.utils.errors import UserError
@@ -29,7 +29,6 @@ from hiervl.utils.text import listed
 
 KIND = "one mask per class"
 SEPARATORS = "_-. /"
-LABEL_STUDIO_PNG = re.compile(r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<tag>.+)-\d+")
 NAMES = tuple((image_first, by_number) for by_number in (False, True) for image_first in (True, False))
 
 
