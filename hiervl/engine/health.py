@@ -174,7 +174,7 @@ def examine(cfg, step: SemiSupervisedStep) -> HealthReport:
         validation=validation,
         validation_pixels=validation_pixels,
         balance=step.objective.balance,
-        confidence=step.threshold.threshold,
+        confidence=float("nan") if step.threshold.mode == "adaptive" else step.threshold.threshold,
         burn_in=cfg.SEMI.BURN_IN,
         has_class_thresholds=cfg.SEMI.THRESHOLD != "fixed",
     )

@@ -46,7 +46,8 @@ class HealthReport:
             chance).
         relevance_present, relevance_absent: mean relevance of present and of absent classes.
         active_classes: mean number of active classes of a labelled image.
-        confidence, burn_in: SEMI.CONFIDENCE and BURN_IN, for the messages.
+        confidence: SEMI.CONFIDENCE, for the messages; nan if nothing reads it (THRESHOLD "adaptive").
+        burn_in: SEMI.BURN_IN, for the messages.
         has_class_thresholds: SEMI.THRESHOLD is "class" or "adaptive".
         gradient_ratio: gradient norm of unlabelled images divided by that of labelled images, in one iteration.
     """

@@ -162,10 +162,12 @@ def _how_to_keep_more(run: RunData) -> str:
     done = max((max(points) for points in run.curves.values() if points), default=0) + 1
     if done < most / 2:
         return f", which may change: {done} of {most} iterations are done"
-    if run.setting("SEMI.THRESHOLD", "fixed") == "fixed":
+    threshold, confidence = run.setting("SEMI.THRESHOLD", "fixed"), run.setting("SEMI.CONFIDENCE", 1.0)
+    if threshold == "fixed":
         return ": set SEMI.THRESHOLD to class"
-    confidence = run.setting("SEMI.CONFIDENCE", 1.0)
-    return f": lower SEMI.CONFIDENCE ({confidence:g})" if confidence > LEAST_CONFIDENCE else ": label more images"
+    if threshold == "class" and confidence > LEAST_CONFIDENCE:  # "adaptive" does not read it
+        return f": lower SEMI.CONFIDENCE ({confidence:g})"
+    return ": label more images"
 
 
 def _pseudo_labels(run: RunData) -> dict[str, Any] | None:

@@ -50,7 +50,15 @@ def test_problems_by_hand(kept, kind, classes, words):
 
 
 @pytest.mark.parametrize("kept", [(4, 3, 2), (6000, 3000, 995), (5000, 2000, 6), (9000, 300, 240), (9990, 1, 1)])
-@pytest.mark.parametrize("settings", [{}, {"has_class_thresholds": True}, {"confidence": 0.99, "burn_in": 50}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"has_class_thresholds": True},
+        {"confidence": 0.99, "burn_in": 50},
+        {"has_class_thresholds": True, "confidence": NAN, "burn_in": 50},  # THRESHOLD adaptive
+    ],
+)
 def test_a_warning_has_one_remedy_that_is_not_in_force(kept, settings):
     sick = dataclasses.replace(report(kept), **settings)
     (problem,) = find_problems(sick)
@@ -59,6 +67,7 @@ def test_a_warning_has_one_remedy_that_is_not_in_force(kept, settings):
     assert len(remedies) == 1, advice
     assert not (sick.has_class_thresholds and "SEMI.THRESHOLD" in advice)
     assert not (sick.confidence >= 0.99 and "raise" in advice)
+    assert not (np.isnan(sick.confidence) and "SEMI.CONFIDENCE" in advice)
 
 
 def on_validation_images(balance=0.0, **settings):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .parity import Run
 
 UNSCRIPTED = ("device", "layout", "pin_memory")  # arguments that keep their default in TorchScript
+# What the graph calls on sizes, and what TorchScript calls it
+OF_SIZES = {
+    torch.sym_float: float, torch.sym_int: int, torch.sym_max: max, torch.sym_min: min, torch.sym_not: operator.not_
+}  # fmt: skip
 METADATA = "hiervl.json"  # name of the description inside TorchScript and torch.export files
 OPSET = 20  # the first with GridSample's current names; ONNX Runtime 1.17 and later
 
@@ -112,8 +117,8 @@ def _scriptable(program: ExportedProgram) -> fx.GraphModule:
             node.target = node.target.overloadpacket  # TorchScript chooses the overload itself
             # TorchScript does not know "device(type='cpu')"; it makes tensors on the CPU anyway.
             node.kwargs = {key: value for key, value in node.kwargs.items() if key not in UNSCRIPTED}
-        elif node.target is torch.sym_float:
-            node.target = float
+        elif node.target in OF_SIZES:
+            node.target = OF_SIZES[node.target]
         elif node.op == "output":
             node.args = tuple(node.args[0])  # one tensor, not a tuple of one
     graph.set_codegen(fx.graph.CodeGen())
