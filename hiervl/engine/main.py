@@ -18,10 +18,11 @@ from hiervl.config.files import find_config
 from hiervl.config.keys import keys_of_user
 from hiervl.engine.comparison import train_both
 from hiervl.engine.earlier_run import refuse_earlier_run, remove_earlier_run
+from hiervl.engine.failures import out_of_memory
 from hiervl.engine.launch import launch
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.engine.run_lock import RunLock
-from hiervl.engine.trainer import SemiSupervisedTrainer, out_of_memory
+from hiervl.engine.trainer import SemiSupervisedTrainer
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import write_bytes, write_text
 from hiervl.utils.freed_memory import keep_freed_memory

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hiervl.data.classes.records import to_records
 from hiervl.data.loading.loaders import build_semi_supervised_loader, build_test_loader
 from hiervl.data.registered.catalogs import definitions_of
-from hiervl.data.registered.datasets import class_names_of, ignore_label_of, load_dataset
-from hiervl.engine.launch import is_lost_connection, peer_failure
+from hiervl.data.registered.datasets import class_names_of, ignore_label_of
 from hiervl.engine.run_config import config_from_text
 from hiervl.engine.run_record import read_record, resume_command, start_record
 from hiervl.evaluation import SemanticEvaluator, SlidingWindowSegmenter, write_results
@@ -36,7 +35,6 @@ from hiervl.semi_supervised.knowledge import silence_prior
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.utils.checkpoint_file import load_network
 from hiervl.utils.errors import UserError
-from hiervl.utils.text import listed
 from hiervl.utils.tolerance import going_on_without
 from hiervl.visualization.gallery import EvaluationGallery
 from hiervl.visualization.pictures import draw_comparisons
@@ -45,6 +43,7 @@ from hiervl.visualization.run_data import evaluation_file
 from hiervl.visualization.training_pictures import TrainingPictures
 
 from .checkpoint import RandomState, SegmentationCheckpointer
+from .failures import UserStop, past_detectron2
 from .health import HealthCheck
 from .hooks import (
     BestCheckpoint,
@@ -59,9 +58,10 @@ from .hooks import (
 )
 from .interruption import StopRequest
 from .loggers import build_loggers, drop_logged
-from .loop import OptimizationLoop, amp_type
+from .loop import OptimizationLoop
 from .replay import dump_step, read_step, replay_step
 from .solver import build_lr_scheduler, build_optimizer
+from .test_sets import check_test_classes, check_test_labels, evaluation_precision
 
 logger = logging.getLogger(__name__)
 
@@ -252,13 +252,13 @@ class SemiSupervisedTrainer(DefaultTrainer):
         SIGTERM or SIGINT end it after the current iteration, when that is saved.
         """
         for name in self.cfg.DATASETS.TEST:  # errors of an evaluation should appear before the first iteration
-            _check_test_classes(self.cfg, name, self.student.class_names)
-            _check_test_labels(name)
+            check_test_classes(self.cfg, name, self.student.class_names)
+            check_test_labels(name)
         self._trainer.read_from(self.build_train_loader(self.cfg, self.start_iter))
         try:
             with self.stop_request:
                 TrainerBase.train(self, self.start_iter, self.max_iter)
-        except _UserStop as stop:
+        except UserStop as stop:
             raise stop.error from None
         except Stopped as stopped:
             self.was_stopped = True
@@ -271,9 +271,9 @@ class SemiSupervisedTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """One iteration; where it has to end the training, what the ones before it have made is saved first."""
         try:
-            with _past_detectron2():
+            with past_detectron2():
                 super().run_step()
-        except _UserStop:
+        except UserStop:
             path = self._checkpoints.save_before_failing()
             if path is not None:
                 print(
@@ -282,7 +282,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             raise
 
     def after_step(self) -> None:
-        with _past_detectron2():
+        with past_detectron2():
             super().after_step()
 
     def state_dict(self) -> dict:
@@ -341,8 +341,8 @@ class SemiSupervisedTrainer(DefaultTrainer):
             raise ValueError(f"{len(evaluators)} evaluators for {len(cfg.DATASETS.TEST)} datasets (DATASETS.TEST)")
         results = {}
         for index, name in enumerate(cfg.DATASETS.TEST):
-            _check_test_classes(cfg, name, model.class_names)
-            _check_test_labels(name)
+            check_test_classes(cfg, name, model.class_names)
+            check_test_labels(name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             watched = DatasetEvaluators([evaluator, *cls.build_gallery(cfg, name, evaluator)])
             segmenter.class_maps = getattr(evaluator, "reads_class_maps", True)
@@ -394,24 +394,6 @@ class SemiSupervisedTrainer(DefaultTrainer):
         return results
 
 
-def _check_test_classes(cfg, dataset_name: str, class_names: list[str]) -> None:
-    names = list(cfg.MODEL.CLASS_NAMES) or class_names_of(dataset_name)
-    if len(names) != len(class_names):
-        raise UserError(
-            f"DATASETS.TEST: '{dataset_name}' has {len(names)} classes, but the network was built for "
-            f"{len(class_names)} ({listed(class_names)}): name a test set of the same classes."
-        )
-
-
-def _check_test_labels(dataset_name: str) -> None:
-    for entry in load_dataset(dataset_name, "DATASETS.TEST"):
-        if "sem_seg_file_name" not in entry:
-            raise UserError(
-                f"DATASETS.TEST: '{dataset_name}' holds {entry['file_name']}, which has no label to compare with: name "
-                "a dataset with labels."
-            )
-
-
 def _take_from_main_process(tensors: list[torch.Tensor]) -> None:
     """All processes continue with the main one's values, in case their machines round differently."""
     if comm.get_world_size() > 1:
@@ -427,39 +409,3 @@ def _distributed(step: SemiSupervisedStep) -> nn.Module:
     model = DistributedDataParallel(step, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=True)
     weights_changed(step, frozen=True)  # they already have the main process's values
     return model
-
-
-def evaluation_precision(cfg) -> torch.autocast:
-    """Mixed precision as in training, but only on CUDA."""
-    is_mixed = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
-    return torch.autocast("cuda", dtype=amp_type(cfg.SOLVER.AMP.DTYPE), enabled=is_mixed)
-
-
-class _UserStop(BaseException):
-    """Carries a UserError through Detectron2's loop, which would log it with a traceback."""
-
-    def __init__(self, error: UserError):
-        super().__init__(str(error))
-        self.error = error
-
-
-def out_of_memory() -> UserError:
-    """For a full GPU at an unknown place; the iteration and the evaluation give more detailed errors themselves."""
-    return UserError(
-        "the GPU's memory is exhausted: end other programs that use it (nvidia-smi lists them) or lower "
-        "INPUT.CROP_SIZE; continue with --resume."
-    )
-
-
-@contextlib.contextmanager
-def _past_detectron2() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise _UserStop(error) from None
-    except torch.cuda.OutOfMemoryError as error:
-        raise _UserStop(out_of_memory()) from error
-    except RuntimeError as error:
-        if not is_lost_connection(error):
-            raise
-        raise _UserStop(peer_failure()) from error

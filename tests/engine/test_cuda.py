@@ -70,7 +70,7 @@ def test_predictions_come_from_the_device(make_network, monkeypatch, overrides):
 
 
 def test_evaluation_has_the_precision_of_the_training_on_cuda_alone(make_cfg, monkeypatch):
-    from hiervl.engine.trainer import evaluation_precision
+    from hiervl.engine.test_sets import evaluation_precision
 
     monkeypatch.setattr(torch.amp.autocast_mode, "is_autocast_available", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)

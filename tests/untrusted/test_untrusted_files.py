@@ -188,10 +188,10 @@ def test_values_that_cannot_work(tmp_path, key, value, words):
 
 
 def test_test_set_without_labels(camvid_root):
-    from hiervl.engine.trainer import _check_test_labels
+    from hiervl.engine.test_sets import check_test_labels
 
     with pytest.raises(UserError, match="DATASETS.TEST: 'camvid_train_12_unlabeled' holds .*png, which has no label"):
-        _check_test_labels("camvid_train_12_unlabeled")
+        check_test_labels("camvid_train_12_unlabeled")
 
 
 @pytest.fixture
