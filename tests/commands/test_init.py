@@ -225,3 +225,19 @@ def test_a_folder_as_it_is_pasted(tmp_path, typed, monkeypatch):
     exports.png_masks(tmp_path / "mushrooms")
     assert main(["init", typed.format(tmp_path / "mushrooms")]) == 0
     assert (tmp_path / "mushrooms" / "my.yaml").is_file()
+
+
+def test_a_list_of_two_classes_does_not_name_two_other_values(tmp_path, capsys):
+    """0 and 255 may be either of the classes, so that no third one is made up."""
+    exports.write_images(tmp_path / "images", ".jpg")
+    (tmp_path / "masks").mkdir()
+    for number, stem in enumerate(exports.STEMS):
+        Image.fromarray(np.where(exports.label_map(number) > 0, 0, 255).astype(np.uint8)).save(
+            tmp_path / f"masks/{stem}.png"
+        )
+    (tmp_path / "classes.txt").write_text("background\ncap\n")
+    layout = init(tmp_path)
+    assert layout.class_map.class_names == ["background", "cap"]
+    assert "0 and 255, but classes.txt does not say which of its classes each is" in capsys.readouterr().out
+    (found,) = check(layout).findings
+    assert "two readings are possible: (1) 0 is 'cap' and 255 is 'background'" in found.sentence

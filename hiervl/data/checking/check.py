@@ -1,7 +1,6 @@
 """Checks a dataset before training, and explains every problem that it finds (``check-data``)."""
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,11 @@ from hiervl.data.checking.light import light_findings
 from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.statistics import ERROR, NOTE, WARNING, Finding, ValueStatistics
+from hiervl.data.checking.two_values import PROVISIONAL_NAME, classes_of_two_values, rare_background
 from hiervl.data.checking.values import registered_findings, value_findings
 from hiervl.data.folders.dataset import nothing_left, single_class, single_class_shown
 from hiervl.data.folders.files import image_frame
+from hiervl.data.folders.formats.per_class import ClassMasks
 from hiervl.data.folders.formats.source import AnnotationSource
 from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout
@@ -33,7 +34,6 @@ LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
 MOST_DECODED = 500  # images at the start of a training
 DARK = 16  # an image that is nowhere brighter uses only a small part of its range
-PROVISIONAL_NAME = re.compile(r"value \d+|colour \d+ \d+ \d+")  # of ``init``
 LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
@@ -296,7 +296,8 @@ def _read_masks(report: Report, layout: Layout, pools: dict[str, Pool]) -> list[
     if doubtful:
         findings.append(Finding(WARNING, f"{DOUBTFUL}.", tuple(doubtful)))
     if isinstance(layout, FolderLayout):
-        report.perhaps_255 = classes_that_255_may_be(statistics)
+        report.perhaps_255 = classes_of_two_values(statistics) or classes_that_255_may_be(statistics)
+        findings += rare_background(statistics, any(isinstance(pool.masks, ClassMasks) for pool in pools.values()))
     value_check = value_findings if isinstance(layout, FolderLayout) else registered_findings
     return findings + object_findings(statistics) + value_check(statistics)
 

@@ -21,6 +21,7 @@ from hiervl.data.checking.readings import (
     zero_never_occurs,
 )
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
+from hiervl.data.checking.two_values import two_value_findings
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.masks import (
     AUTO,
@@ -47,11 +48,10 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
     used = sorted(statistics.counts[INDEX])
     if not used:
         return findings
-    if unknown:
+    of_two = [] if unknown and _are_grays(statistics) else two_value_findings(statistics)
+    if unknown and not of_two:
         findings.append(_unknown_values(statistics, unknown, used))
-    findings.extend(
-        _binary(statistics, used) or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics)
-    )
+    findings.extend(of_two or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics))
     if not unknown and used == [0]:
         findings.append(Finding(
             ERROR,
@@ -249,38 +249,6 @@ def _palette_order(statistics: ValueStatistics) -> list[Finding]:
             Reading("the palette's colours count", names_by_color),
             Reading("the numbers count", names_of_values(class_map)),
         ),
-    )]  # fmt: skip
-
-
-def _binary(statistics: ValueStatistics, used: list[int]) -> list[Finding]:
-    """Masks of 0 and 255. 255 does not count unless the class file names it."""
-    class_map = statistics.class_map
-    if IGNORED not in used or not set(used) <= {0, IGNORED} or IGNORED in class_map.values:
-        return []
-    files = statistics.files_with(INDEX, [IGNORED])
-    objects = [definition.name for definition in class_map.classes if not definition.background]
-    if len(objects) > 1 and len(class_map.classes) > 2:
-        return [Finding(
-            ERROR,
-            f"masks hold only 0 and 255, but the class file has {len(objects)} classes beside the background: such a "
-            "mask shows where something is, not what. If each class has masks of its own, they have to be joined; "
-            "else export masks with the index of the class per pixel.",
-            files,
-        )]  # fmt: skip
-    name = objects[-1] if objects else class_map.classes[-1].name
-    ground = class_map.background
-    where = (
-        f"`label: 0` into that of '{class_map.classes[ground].name}'"
-        if ground is not None
-        else "`{name: background, background: true, label: 0}` in front"
-        if len(class_map.classes) == 1
-        else f"`label: 0` into that of '{class_map.classes[0].name}'"
-    )
-    return [Finding(
-        ERROR,
-        "masks hold only 0 and 255, and 255 does not count unless the class file names it: if 255 is the foreground, "
-        f"write `label: 255` into its entry ('{name}'), and {where}{with_entries(class_map)}.",
-        files,
     )]  # fmt: skip
 
 

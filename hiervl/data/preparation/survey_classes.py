@@ -1,7 +1,7 @@
 """Find the classes of a dataset without a class file: named by its lists and annotations, or by the masks' values."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,8 +223,14 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         entries = _named(result, found, {"label": list(shown)})
     key = "color" if form == COLOR else "label"
     known = {tuple(entry[key]) if key == "color" else entry[key] for entry in entries if key in entry}
+    unsaid = _unsaid_value(entries, known, shown) if key == "label" else None
+    if unsaid is not None:
+        found.notes.append(
+            f"the masks hold only 0 and {unsaid}, but {found.source} does not say which of its classes each is: "
+            "check-data shows both readings"
+        )
     for value in sorted(shown):
-        if value not in known and not (key == "label" and value == IGNORED and len(shown) > 2):
+        if value not in known and value != unsaid and not (key == "label" and value == IGNORED and len(shown) > 2):
             name = f"colour {' '.join(map(str, value))}" if key == "color" else f"value {value}"
             entry = {"name": name, key: list(value) if key == "color" else value}
             entry |= {"background": True} if bare and value == 0 else {}
@@ -243,6 +249,14 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         found.notes.append("the masks do not say what their values mean: write the names into the class file")
     found.entries = entries
     return _finished(found)
+
+
+def _unsaid_value(entries: Sequence[Mapping[str, Any]], known: Collection[Any], shown: Collection[Any]) -> int | None:
+    """The value beside 0 in masks of two values, if a list names the two classes but not this value."""
+    others = [value for value in shown if value != 0]
+    objects = [entry for entry in entries if not entry.get("ignore")]
+    is_named = len(objects) == 2 or (len(objects) == 1 and not objects[0].get("background"))
+    return others[0] if is_named and 0 in shown and len(others) == 1 and others[0] not in known else None
 
 
 def _keys_of_masks(result: Survey, place: Place, source: MaskFolder) -> list[str]:
