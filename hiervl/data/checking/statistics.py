@@ -36,6 +36,7 @@ class ValueStatistics:
     form: str = AUTO
     counts: dict[str, dict[int, int]] = field(default_factory=_by_form)
     files: dict[str, dict[int, list[str]]] = field(default_factory=_by_form)
+    of_file: dict[str, dict[str, Mapping[int, int]]] = field(default_factory=_by_form)
     unknown: dict[str, dict[str, list[int]]] = field(default_factory=_by_form)
     palettes: dict[str, tuple[set[int], Mapping[int, Color]]] = field(default_factory=dict)
     unknown_names: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class ValueStatistics:
         meaning = label_of_code(raw, self.class_map)
         pixels = np.zeros(len(self.class_map.classes), dtype=np.int64)
         codes = raw.counts()
+        self.of_file[raw.form][name] = codes
         for code, count in codes.items():
             self.counts[raw.form][code] = self.counts[raw.form].get(code, 0) + count
             self.files[raw.form].setdefault(code, []).append(name)

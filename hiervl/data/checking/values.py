@@ -11,6 +11,7 @@ from hiervl.data.checking.ignored_pixels import (
     may_be_a_class,
     void_classes,
 )
+from hiervl.data.checking.mixed_exports import mixed_exports
 from hiervl.data.checking.readings import (
     MOSTLY,
     Reading,
@@ -49,7 +50,9 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
     if not used:
         return findings
     of_two = [] if unknown and _are_grays(statistics) else two_value_findings(statistics)
-    if unknown and not of_two:
+    mixed = mixed_exports(statistics)
+    findings += mixed
+    if unknown and not of_two and not any(finding.level == ERROR for finding in mixed):
         findings.append(_unknown_values(statistics, unknown, used))
     findings.extend(of_two or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics))
     if not unknown and used == [0]:
