@@ -26,6 +26,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("folder", help="the folder with your images and annotations, in any layout")
     parser.add_argument("--output", default="", help="folder of the two files (the folder itself)")
     parser.add_argument("--mask-suffix", default="", help="what the masks' names end in, where an image has several")
+    parser.add_argument("--mask-variable", default="", help="the map in .mat or .npz masks that hold several")
     parser.add_argument("--name", default="", help="of the dataset (the folder's name)")
 
 
@@ -37,7 +38,7 @@ def run(args) -> int:
     present = [str(path) for path in (config, classes) if path.exists()]
     if present:
         raise UserError(f"{' and '.join(present)} exist already: move them away, or name another folder by --output.")
-    found = survey(folder, args.mask_suffix)
+    found = survey(folder, args.mask_suffix, args.mask_variable)
     found_classes = find_classes(found)
     print(describe(found, found_classes))
     name = args.name or _name_of(folder)
@@ -156,8 +157,8 @@ def config_text(found: Survey, name: str, output: Path) -> str:
 
 
 def _format_lines(found: Survey) -> list[str]:
-    values = {"FORMAT": found.form if found.form != MASKS else "", "IMAGE_SUFFIX": found.image_suffix}
-    values["MASK_SUFFIX"] = found.mask_suffix
+    values = {"FORMAT": found.form if found.form != MASKS or found.has_both else "", "IMAGE_SUFFIX": found.image_suffix}
+    values.update(MASK_SUFFIX=found.mask_suffix, MASK_VALUES=found.mask_values, MASK_VARIABLE=found.mask_variable)
     return [f"  {key}: {_flow(value)}" for key, value in values.items() if value]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from hiervl.data.checking.readings import Reading, names_of_values, with_entries
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.classes.class_maps import IGNORED
-from hiervl.data.folders.masks import INDEX, describe_codes
+from hiervl.data.folders.masks import COLOR, INDEX, describe_codes
 
 MIN_MASKS, MIN_PART = 2, 0.1  # of an export: fewer masks may look like this by chance
 # Of the distance of two exports without the shift: the most that is left with it, where the masks without 0 have a
@@ -15,8 +15,25 @@ MIN_SHARE = 0.01  # of the pixels, for a class that tells something
 
 
 def mixed_exports(statistics: ValueStatistics) -> list[Finding]:
-    """Some masks count the classes from 1, or write objects as 255, and the others do not."""
-    return _counting_from_1(statistics) or _objects_as_255(statistics)
+    """Some masks have colours, count the classes from 1 or write objects as 255, and the others do not."""
+    return _two_forms(statistics) + (_counting_from_1(statistics) or _objects_as_255(statistics))
+
+
+def _two_forms(statistics: ValueStatistics) -> list[Finding]:
+    """Some masks are read by their numbers, the others by their colours."""
+    numbers, colors = statistics.of_file[INDEX], statistics.of_file[COLOR]
+    class_map = statistics.class_map
+    grays = {value: class_map.colors.get((value, value, value)) for value in statistics.counts[INDEX] if value < 256}
+    mean_the_same = all(label == class_map.known_values().get(value) for value, label in grays.items())
+    if not numbers or not colors or mean_the_same:  # such as 0 and black, where nothing is
+        return []
+    return [Finding(
+        WARNING,
+        f"{len(numbers)} masks hold numbers and {len(colors)} hold colours, as if two exports were mixed: see in the "
+        f"overlays of both that the `label` (else the place) and the `color` of each entry in "
+        f"{class_map.path} mean one class, or export all masks in the same way.",
+        tuple(sorted(min(numbers, colors, key=len))),
+    )]  # fmt: skip
 
 
 def _counting_from_1(statistics: ValueStatistics) -> list[Finding]:

@@ -47,11 +47,11 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
     findings = [*_unknown_colors(statistics), *_palette_order(statistics), *void_classes(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])
+    mixed = mixed_exports(statistics)
+    findings += mixed
     if not used:
         return findings
     of_two = [] if unknown and _are_grays(statistics) else two_value_findings(statistics)
-    mixed = mixed_exports(statistics)
-    findings += mixed
     if unknown and not of_two and not any(finding.level == ERROR for finding in mixed):
         findings.append(_unknown_values(statistics, unknown, used))
     findings.extend(of_two or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics))

@@ -123,6 +123,13 @@ class MaskFolder:
         except UserError:
             return False  # reading it reports the problem
 
+    def is_rgb(self, key: str) -> bool:
+        """Whether the file has colours, even if all of them are grey."""
+        if self.keys[key].suffix.lower() in ARRAY_SUFFIXES:
+            return False
+        with readers.image_header(self.keys[key]) as image:
+            return image.mode not in (*readers.INDEX_MODES, "F")
+
     def raw(self, key: str) -> RawMask:
         """
         Raises:

@@ -20,14 +20,15 @@ from hiervl.data.preparation.survey_contents import (
     share_of_masks,
     split_of,
 )
-from hiervl.data.preparation.survey_places import annotated, masked
+from hiervl.data.preparation.survey_places import annotated, count_masked, masked
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
 
 
-def survey(folder: Path, mask_suffix: str = "") -> Survey:
+def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "") -> Survey:
     """
     Args:
+        mask_variable: name of the map in NumPy or MATLAB files with several.
         mask_suffix: end of the names of the masks to use, if an image has several; "": it has one.
 
     Raises:
@@ -42,8 +43,8 @@ def survey(folder: Path, mask_suffix: str = "") -> Survey:
     if not contents.images:
         others = kinds.describe_unused(kinds.unused_files(folder))
         raise UserError(f"{folder} holds no images{f', but {others}' if others else ''}.")
-    result = Survey(folder, class_lists=contents.class_lists)
-    found = annotated(contents, result) or masked(contents, result)
+    result = Survey(folder, class_lists=contents.class_lists, mask_variable=mask_variable)
+    found = _annotated_or_masked(contents, result)
     if not found:
         counts = ", ".join(f"{len(stems)} in {place or '.'}" for place, stems in list(contents.images.items())[:5])
         reason = f" ({'; '.join(result.notes)})" if result.notes else ""
@@ -58,6 +59,48 @@ def survey(folder: Path, mask_suffix: str = "") -> Survey:
     _find_lists(contents, result)
     _find_unlabeled(contents, result)
     return result
+
+
+def _annotated_or_masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
+    """Places by split, of the annotation files or of the masks: of those that belong to more images. A note names the
+    others.
+
+    Raises:
+        UserError: an image has several masks, and nothing else belongs to images.
+    """
+    files, count = annotated(contents, result)
+    of_masks = Survey(result.folder)
+    try:
+        masks = masked(contents, of_masks)
+    except UserError:
+        if not files:
+            raise
+        return files
+    covered = count_masked(contents, of_masks, masks) if files and masks else 0
+    where = _masks_of(masks)
+    if files and covered <= count:
+        if covered:
+            result.notes.append(
+                f"masks for {covered} images were found in {where}, too, and are not used: to use them, name their "
+                f"folder as MASKS, with `FORMAT: {of_masks.form}`"
+            )
+        return files
+    if files:
+        result.notes.append(
+            f"annotations of the format {result.form} for {count} images were found in {_masks_of(files)}, too, and "
+            f"are not used, because the masks in {where} are of {covered} images"
+        )
+    result.form, result.image_suffix, result.mask_suffix = of_masks.form, of_masks.image_suffix, of_masks.mask_suffix
+    annotations = {folder for folders in contents.annotations.values() for folder in folders}
+    result.has_both = any(
+        place.masks == "." or folder == place.masks or folder.startswith(f"{place.masks}/")
+        for places in masks.values() for place in places for folder in annotations
+    )  # fmt: skip
+    return masks
+
+
+def _masks_of(found: dict[str, list[Place]]) -> str:
+    return ", ".join(place.masks for places in found.values() for place in places)
 
 
 def _no_folder(path: Path) -> UserError:

@@ -2,21 +2,24 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hiervl.data.classes.class_lists import BACKGROUND_ENTRY, BACKGROUNDS, IGNORE_NAME, read_class_names
 from hiervl.data.classes.class_maps import IGNORED, Color
 from hiervl.data.classes.definitions import BACKGROUND_COLOR, distinct_color
+from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.files import MASK_SUFFIXES, find_files, list_files
 from hiervl.data.folders.formats.class_layers import MAPS, UNCOVERED
+from hiervl.data.folders.formats.coco import id_text
 from hiervl.data.folders.formats.cvat import read_cvat
 from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.per_class import by_names_and_folders, read_name
+from hiervl.data.folders.formats.source import AnnotationSource, reading
 from hiervl.data.folders.formats.via import attribute_values, read_regions
-from hiervl.data.folders.masks import COLOR, MaskFolder, decode_color
+from hiervl.data.folders.masks import COLOR, INDEX, MaskFolder, decode_color, encode_color
 from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, match_masks
 from hiervl.data.preparation.survey_contents import NO_CLASSES, Place, Survey
 from hiervl.data.preparation.survey_places import read_coco
@@ -108,10 +111,9 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
     images: Counter = Counter()
     for place in result.places.values():
         path = result.path(place.masks)
-        if result.form == "coco":
-            names = _coco_names(path)
-        elif result.form == "via":
-            names = _via_names(path, found)
+        if result.form in ("coco", "via"):
+            with reading(str(path), IN_ONE_FILE[result.form].kind):
+                names = _coco_names(path) if result.form == "coco" else _via_names(path, found)
         else:
             files = find_files(result.path(place.images))
             source = {**IN_ONE_FILE, **PER_IMAGE}[result.form](path, NO_CLASSES, files)
@@ -119,7 +121,7 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
             source.add_images({key: files[stem] for stem, key in pairs.items()})
             keys = list(pairs.values())
             sample = keys[:: max(1, len(keys) // MAX_READ)]
-            names = [[shape.name for shape in source.read(key).shapes] for key in sample]
+            names = _names_in(source, sample, found)
             if len(sample) < len(keys):
                 found.notes.append(f"counts are of {len(sample)} of {len(keys)} annotations in {place.masks}")
         for own in names:
@@ -128,13 +130,37 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
     return objects, images
 
 
+def _names_in(source: AnnotationSource, keys: Sequence[str], found: FoundClasses) -> list[list[str]]:
+    """The names of the objects in each annotation. Those that cannot be read are noted.
+
+    Raises:
+        UserError: none can be read.
+    """
+    names, errors = [], []
+    for key in keys:
+        try:
+            names.append([shape.name for shape in source.read(key).shapes])
+        except UserError as error:
+            errors.append(error)
+    if errors and not names:
+        raise errors[0]
+    found.notes += _unreadable(errors, "annotations")
+    return names
+
+
+def _unreadable(errors: Sequence[UserError], what: str) -> list[str]:
+    """A note on files that cannot be read, where others can."""
+    others = f"; nor can {len(errors) - 1} more {what} be read" if errors[1:] else ""
+    return [str(errors[0]).rstrip(".") + others] if errors else []
+
+
 def _coco_names(path: Path) -> list[list[str]]:
     content = read_coco(path)
-    categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+    categories = {id_text(category["id"]): str(category["name"]) for category in content["categories"]}
     by_image: dict[Any, list[str]] = {}
     for annotation in content["annotations"]:
-        name = categories.get(annotation.get("category_id"), "(no category)")
-        by_image.setdefault(annotation.get("image_id"), []).append(name)
+        name = categories.get(id_text(annotation.get("category_id")), "(no category)")
+        by_image.setdefault(id_text(annotation.get("image_id")), []).append(name)
     return list(by_image.values())
 
 
@@ -190,27 +216,21 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
     values: Counter = Counter()  # number of masks with each value
     pixels: Counter = Counter()
     palette: dict[int, Color] = {}
-    form, read, maps, bare = "", 0, 0, 0
+    maps, bare = 0, 0
     errors: list[UserError] = []
-    for place in result.places.values():
-        source = MaskFolder(result.path(place.masks), NO_CLASSES)
-        keys = _keys_of_masks(result, place, source)
-        for key in keys[:: max(1, len(keys) // MAX_READ)]:
-            try:
-                raw = source.raw(key)
-            except UserError as error:
-                errors.append(error)
-                continue
-            form, read = raw.form, read + 1
-            maps, bare = max(maps, raw.remarks.get(MAPS, 0)), bare + raw.remarks.get(UNCOVERED, 0)
-            palette.update(raw.palette or {})
-            values.update(raw.counts().keys())
-            pixels.update(raw.counts())
-    if errors and not read:
-        raise errors[0]
-    if errors:
-        others = f"; nor can {len(errors) - 1} more masks be read" if errors[1:] else ""
-        found.notes.append(str(errors[0]).rstrip(".") + others)
+    masks = _read_masks(result, errors)
+    if errors and not masks:
+        how = " (init takes it as --mask-variable)" if "MASK_VARIABLE" in str(errors[0]) else ""
+        raise UserError(f"{str(errors[0]).rstrip('.')}{how}.")
+    form = _common_form([mask.form for mask in masks], result, found)
+    masks = [mask for mask in masks if mask.form == form]
+    read = len(masks)
+    for raw in masks:
+        maps, bare = max(maps, raw.remarks.get(MAPS, 0)), bare + raw.remarks.get(UNCOVERED, 0)
+        palette.update(raw.palette or {})
+        values.update(raw.code_counts.keys())
+        pixels.update(raw.code_counts)
+    found.notes += _unreadable(errors, "masks")
     shown: dict[Any, int]  # by colour or by number, as in the masks
     shares: Counter[Any] = pixels
     value: Any
@@ -249,6 +269,44 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         found.notes.append("the masks do not say what their values mean: write the names into the class file")
     found.entries = entries
     return _finished(found)
+
+
+def _read_masks(result: Survey, errors: list[UserError]) -> list[MaskFacts]:
+    """Facts about the masks that can be read. Grey RGB files hold colours if others do, else numbers."""
+    found: list[MaskFacts] = []
+    gray: list[int] = []  # places in ``found``
+    for place in result.places.values():
+        source = MaskFolder(result.path(place.masks), NO_CLASSES, variable=result.mask_variable)
+        keys = _keys_of_masks(result, place, source)
+        for key in keys[:: max(1, len(keys) // MAX_READ)]:
+            try:
+                found.append(MaskFacts.of(source.raw(key)))
+            except UserError as error:
+                errors.append(error)
+                continue
+            if found[-1].form == INDEX and source.is_rgb(key):
+                gray.append(len(found) - 1)
+    has_colors = any(facts.form == COLOR for facts in found)
+    for place_of_gray in gray if has_colors else ():
+        facts = found[place_of_gray]
+        counts = {encode_color((value, value, value)): count for value, count in facts.code_counts.items()}
+        found[place_of_gray] = replace(facts, form=COLOR, code_counts=counts)
+    if gray and not has_colors:
+        result.mask_values = INDEX
+    return found
+
+
+def _common_form(forms: Sequence[str], result: Survey, found: FoundClasses) -> str:
+    """The form of most masks: numbers or colours. Masks of the other form are noted."""
+    counts = Counter(forms).most_common()
+    if len(counts) > 1:
+        what = {INDEX: "numbers", COLOR: "colours"}
+        (form, count), (other, others) = counts[:2]
+        found.notes.append(
+            f"{count} masks hold {what[form]} and {others} hold {what[other]}, as if two exports were mixed: the "
+            f"classes below are those of the {what[form]}; export all masks in the same way"
+        )
+    return counts[0][0] if counts else ""
 
 
 def _unsaid_value(entries: Sequence[Mapping[str, Any]], known: Collection[Any], shown: Collection[Any]) -> int | None:

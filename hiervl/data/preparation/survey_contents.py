@@ -55,6 +55,9 @@ class Survey:
         lists: list files of "train" and "val".
         class_lists: files that list classes.
         notes: what is not used, and why.
+        mask_variable: of DATASET.
+        mask_values: of DATASET; "": auto.
+        has_both: annotation files that are not used lie among the masks that are.
     """
 
     folder: Path
@@ -66,6 +69,9 @@ class Survey:
     lists: dict[str, str] = field(default_factory=dict)
     class_lists: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mask_variable: str = ""
+    mask_values: str = ""
+    has_both: bool = False
 
     def path(self, relative: str) -> Path:
         """The full path of a relative path."""

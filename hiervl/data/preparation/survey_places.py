@@ -1,5 +1,6 @@
 """Match folders of images with annotations: by names inside annotation files, or by names of mask files."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,7 +11,7 @@ from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.source import load_json, reading
-from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, find_patterns, match_masks
+from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, find_patterns, match_masks
 from hiervl.data.preparation.survey_contents import (
     LOOKED_AT,
     NO_CLASSES,
@@ -31,9 +32,11 @@ _NO_PLACE = (False, -1, -1)
 # ---------------------------------------------------------------------------- annotation files
 
 
-def annotated(contents: Contents, result: Survey) -> dict[str, list[Place]]:
-    """Places by split, for the annotation format that covers most images; {} if there is none."""
-    photographs = {place: stems for place, stems in contents.images.items() if stems}
+def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]], int]:
+    """Places by split, for the annotation format that covers most images, and how many; {} if there is none."""
+    every_image = {place: stems for place, stems in contents.images.items() if stems}
+    # A JSON file among masks does not make photographs of them.
+    photographs = {place: stems for place, stems in every_image.items() if share_of_masks(contents.files[place]) < 1}
     best: tuple[int, str, dict[str, list[Place]]] = (0, "", {})
     reached: dict[str, int] = {}
     for form, folders in contents.annotations.items():
@@ -44,6 +47,8 @@ def annotated(contents: Contents, result: Survey) -> dict[str, list[Place]]:
             for path in masks:
                 try:
                     images, hits = _images_of(form, path, photographs, result.folder)
+                    if not hits:
+                        images, hits = _images_of(form, path, every_image, result.folder)
                 except UserError as error:
                     result.notes.append(str(error).rstrip("."))
                     continue
@@ -56,14 +61,14 @@ def annotated(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         best = max(best, (count, form, places), key=lambda entry: entry[0])
     count, form, places = best
     if count and LABEL_STUDIO_PNG.fullmatch(_some_mask_stem(contents)):
-        return {}  # the masks lie beside the export that names their images
+        return {}, 0  # the masks lie beside the export that names their images
     for other, hits in reached.items():
         if other != form and hits:
             result.notes.append(
                 f"annotations of the format {other} for {hits} images were found, too, and are not used"
             )
     result.form = form or result.form
-    return places
+    return places, count
 
 
 def _some_mask_stem(contents: Contents) -> str:
@@ -148,7 +153,7 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
             pairs.append((images, place))
             per_class = True
             continue
-        others = {other: stems for other, stems in photographs.items() if other != place}
+        others = _and_above({other: stems for other, stems in photographs.items() if other != place})
         match = _best_photographs(place, masks, others)
         if match is not None:
             images, pattern, is_per_class = match
@@ -168,6 +173,32 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
     for images, image_place in pairs:
         places.setdefault(split_of(f"{image_place}/{images}"), []).append(Place(images or ".", image_place or "."))
     return places
+
+
+def count_masked(contents: Contents, result: Survey, places: dict[str, list[Place]]) -> int:
+    """The number of images with masks."""
+    names = NamePattern.parse(result.image_suffix, ""), NamePattern.parse(result.mask_suffix, "")
+    count = 0
+    for place in itertools.chain.from_iterable(places.values()):
+        images, masks = (_below(contents.images, folder) for folder in (place.images, place.masks))
+        is_per_class = result.form == PER_CLASS
+        count += min(len(images), len(masks)) if is_per_class else len(match_masks(images, masks, *names).masks)
+    return count
+
+
+def _below(folders: dict[str, list[str]], place: str) -> list[str]:
+    """The stems in a folder and its subfolders, by their relative path."""
+    above = "" if place in ("", ".") else f"{place}/"
+    return [
+        f"{folder}/{stem}".removeprefix(above).lstrip("/")
+        for folder, stems in folders.items() if f"{folder}/".startswith(above)
+        for stem in stems
+    ]  # fmt: skip
+
+
+def _and_above(photographs: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The folders, and those above several of them, whose photographs may have their masks in one folder."""
+    return {**{place: _below(photographs, place) for place in _with_parents(photographs)}, **photographs}
 
 
 def _named_as_images(places: Sequence[str], photographs: dict[str, list[str]]) -> dict[str, tuple[str, str]]:

@@ -50,12 +50,12 @@ class CocoFile(AnnotationList):
         try:
             by_id: dict[str, list[dict]] = {}
             for annotation in content["annotations"]:
-                by_id.setdefault(_id_text(annotation["image_id"]), []).append(annotation)
+                by_id.setdefault(id_text(annotation["image_id"]), []).append(annotation)
             self.categories = self._names_by_id(content["categories"])
             files = self._files_by_id(content["images"], by_id)
             written = _same_ids(by_id, files)
             for image in content["images"]:
-                own = by_id.get(written.get(_id_text(image["id"]), ""), [])
+                own = by_id.get(written.get(id_text(image["id"]), ""), [])
                 self.add_entry(image["file_name"], (image, own))
         except (KeyError, TypeError, AttributeError) as error:
             missing = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
@@ -75,7 +75,7 @@ class CocoFile(AnnotationList):
         """
         names: dict[str, str] = {}
         for category in categories:
-            number, name = _id_text(category["id"]), str(category["name"])
+            number, name = id_text(category["id"]), str(category["name"])
             if names.setdefault(number, name) != name:
                 raise UserError(
                     f"{self.path} gives the id {number} to two categories, {names[number]} and {name}, so that objects "
@@ -91,7 +91,7 @@ class CocoFile(AnnotationList):
         """
         files: dict[str, str] = {}
         for image in images:
-            number, file = _id_text(image["id"]), str(image["file_name"])
+            number, file = id_text(image["id"]), str(image["file_name"])
             if files.setdefault(number, file) != file and number in by_id:
                 raise UserError(
                     f"{self.path} gives the id {number} to two images, {files[number]} and {file}, so that its "
@@ -140,7 +140,7 @@ class CocoFile(AnnotationList):
 
     def _name_of(self, annotation: dict) -> str:
         number = annotation.get("category_id")
-        return self.categories.get(_id_text(number), f"category {number}, which the file does not list")
+        return self.categories.get(id_text(number), f"category {number}, which the file does not list")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _id_text(number: Any) -> str:
+def id_text(number: Any) -> str:
     """An id as text; 3 and 3.0 are the same."""
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
