@@ -123,8 +123,7 @@ def _add_decoder_config(cfg: CN) -> None:
     # Background classes (by name): active in every image, without instances and without guidance by the frozen CLIP.
     cfg.MODEL.HSQG.ALWAYS_ACTIVE = ["background"]
 
-    # A published Mask2Former checkpoint: training starts from its pixel and query decoder, as far as shapes fit. Empty:
-    # random weights.
+    # A published Mask2Former checkpoint whose decoders training starts from, as far as shapes fit. Empty: random.
     cfg.MODEL.DECODER_WEIGHTS = ""
 
     cfg.MODEL.PIXEL_DECODER = CN()
@@ -174,8 +173,7 @@ def _add_decoder_config(cfg: CN) -> None:
 
 def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS = CN()
-    # How queries get targets: "fixed" (text queries by their class, instance queries by matching) or "hungarian" (all
-    # by matching).
+    # How queries get targets: "fixed" (text queries by class, instance queries by matching) or "hungarian" (matching).
     cfg.LOSS.ASSIGNMENT = "fixed"
     # Weight of the classification of every query (loss_class); also its cost in the matching.
     cfg.LOSS.CLASS = 2.0
@@ -253,8 +251,7 @@ def _add_semi_supervised_config(cfg: CN) -> None:
     cfg.SEMI.GUIDANCE_LAST_WEIGHT = 0.0
     # Pixels of at least this zero-shot probability are guided.
     cfg.SEMI.GUIDANCE_CONFIDENCE = 0.9
-    # Where the zero-shot softmax is taken: of "patches", before resizing, or of "pixels", after resizing the
-    # similarities (as in SemiVL's code).
+    # Where the zero-shot softmax is taken: of "patches", before resizing, or of "pixels", after it (as SemiVL's code).
     cfg.SEMI.GUIDANCE_SOFTMAX = "patches"
     # Also use the frozen CLIP's background predictions, as SemiVL does.
     cfg.SEMI.GUIDANCE_OF_BACKGROUND = False
@@ -338,6 +335,9 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     # Format of the annotations: "auto" (by their content), "masks", "per_class" (a mask of two values for every class),
     # "coco", "cvat", "label_studio", "via", "labelme", "yolo" or "supervisely".
     cfg.DATASET.FORMAT = "auto"
+    # What an image is that annotation files list without objects: "background" (meant so), "unlabeled" (left out of the
+    # labelled ones) or "auto" (background, with a warning).
+    cfg.DATASET.EMPTY_ANNOTATIONS = "auto"
     # What a mask's pixels mean: "index" (a number), "color" (an RGB colour) or "auto" (by the file).
     cfg.DATASET.MASK_VALUES = "auto"
     # What a mask's name has after the common part of both names, such as "_mask"; or a pattern, "label_{}".

@@ -8,33 +8,31 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.checking.duplicates import near_duplicates
+from hiervl.data.checking.file_findings import LABELED, Layout, matching, notes, unnamed, unused
 from hiervl.data.checking.ignored_pixels import classes_that_255_may_be
 from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.light import light_findings
 from hiervl.data.checking.object_findings import object_findings
 from hiervl.data.checking.registered_layout import RegisteredLayout
 from hiervl.data.checking.statistics import ERROR, NOTE, WARNING, Finding, ValueStatistics
-from hiervl.data.checking.two_values import PROVISIONAL_NAME, classes_of_two_values, rare_background
+from hiervl.data.checking.two_values import classes_of_two_values, rare_background
 from hiervl.data.checking.values import registered_findings, value_findings
 from hiervl.data.folders.dataset import nothing_left, single_class, single_class_shown
 from hiervl.data.folders.files import image_frame
 from hiervl.data.folders.formats.per_class import ClassMasks
-from hiervl.data.folders.formats.source import AnnotationSource
-from hiervl.data.folders.kinds import describe_unused
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.masks import AUTO
-from hiervl.data.folders.pools import Pool, Sample, paired_by_number
+from hiervl.data.folders.pools import Pool, Sample
 from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import evenly_spread
-from hiervl.utils.text import listed
 
 LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
 MOST_DECODED = 500  # images at the start of a training
 DARK = 16  # an image that is nowhere brighter uses only a small part of its range
-LABELED, UNLABELED = "labelled", "unlabelled"
+UNLABELED = "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
 # What to do about a class that no mask of a split shows.
@@ -48,7 +46,6 @@ FIXES = {
         "val": "its score will be unknown",
     },
 }
-Layout = FolderLayout | RegisteredLayout
 
 
 @dataclass
@@ -105,7 +102,7 @@ def check(
     """
     report, pools = Report(layout.class_map.class_names), _pools(layout)
     unlabeled = layout.unlabeled_files
-    report.findings += _matching(layout, pools) + _notes(pools) + _unused(layout) + _unnamed(layout)
+    report.findings += matching(layout, pools) + notes(pools) + unused(layout) + unnamed(layout)
     labeled_images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
     report.findings += _read_images(report, layout, labeled_images, unlabeled, max_damaged)
     report.findings += _read_masks(report, layout, pools)
@@ -129,7 +126,7 @@ def refuse_errors(layout: FolderLayout) -> None:
     """
     report, pools = Report(layout.class_map.class_names), _pools(layout)
     images = [str(sample.image) for pool in pools.values() for sample in pool.samples.values()]
-    findings = _matching(layout, pools) + _read_images(report, layout, evenly_spread(images, MOST_DECODED), (), 0.0)
+    findings = matching(layout, pools) + _read_images(report, layout, evenly_spread(images, MOST_DECODED), (), 0.0)
     findings += _read_masks(report, layout, pools)
     errors = [finding for finding in findings if finding.level == ERROR]
     if not errors:
@@ -144,74 +141,6 @@ def _pools(layout: Layout) -> dict[str, Pool]:
     """The labelled images, and those of VAL and TEST that have folders of their own."""
     separate = {key.lower(): layout.separate(key) for key in ("VAL", "TEST")}
     return {LABELED: layout.labeled, **{key: pool for key, pool in separate.items() if pool is not None}}
-
-
-def _matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
-    findings = []
-    for split, pool in pools.items():
-        missing = layout.missing_masks() if split == LABELED else pool.missing
-        advice = pool.advice() if missing else ""
-        if missing:
-            end = f". {advice}." if advice else (
-                ": add the masks, or take the images out (images whose folder is also in DATASET.UNLABELED need none)."
-            )  # fmt: skip
-            findings.append(Finding(
-                ERROR, f"{len(missing)} {split} images have no mask of the same stem{end}", _names(missing)
-            ))  # fmt: skip
-        if pool.extra and not advice:  # which pairs them
-            findings.append(Finding(
-                WARNING,
-                f"{len(pool.extra)} masks of the {split} images have no image: add the images, rename the masks, or "
-                "take them out.",
-                tuple(pool.extra),
-            ))  # fmt: skip
-        if pool.other:
-            findings.append(Finding(
-                WARNING,
-                f"{len(pool.other)} files among the {split} images are left out: DATASET.IMAGE_SUFFIX does not fit "
-                "their names.",
-                _names(pool.other),
-            ))  # fmt: skip
-        if pool.by_number:
-            findings.append(Finding(NOTE, paired_by_number(split, pool)))
-    return findings
-
-
-def _notes(pools: dict[str, Pool]) -> list[Finding]:
-    """Problems of annotation files as a whole."""
-    sources = {id(sample.masks): sample.masks for pool in pools.values() for sample in pool.samples.values()}
-    found = {
-        note: Finding(WARNING, note, (str(source.path),))
-        for source in sources.values() if isinstance(source, AnnotationSource)
-        for note in source.notes
-    }  # fmt: skip
-    return list(found.values())
-
-
-def _unused(layout: Layout) -> list[Finding]:
-    """Files in the named folders that are not used: a warning if they may be data, else a note."""
-    if not isinstance(layout, FolderLayout):
-        return []
-    return [
-        Finding(
-            WARNING if unused.advice else NOTE,
-            f"not used in {folder}: {describe_unused([unused])}.",
-            unused.files,
-        )
-        for folder, unused in layout.unused()
-    ]
-
-
-def _unnamed(layout: Layout) -> list[Finding]:
-    """Classes that are still called by their values or colours, as ``init`` writes them."""
-    names = [name for name in layout.class_map.class_names if PROVISIONAL_NAME.fullmatch(name)]
-    if not names or not isinstance(layout, FolderLayout):
-        return []
-    return [Finding(
-        WARNING,
-        f"{layout.class_map.path} still calls {len(names)} classes by their values or colours ({listed(names)}): write "
-        "what one sees into `name` and `phrases`, by which CLIP is asked.",
-    )]  # fmt: skip
 
 
 def _read_images(
@@ -392,7 +321,3 @@ def _small_images(report: Report, crop_size: int, short_side: int) -> list[Findi
         f"padded: lower INPUT.CROP_SIZE, or enlarge all by INPUT.SHORT_SIDE {crop_size}.",
         tuple(small),
     )]  # fmt: skip
-
-
-def _names(paths: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(str(path) for path in paths)

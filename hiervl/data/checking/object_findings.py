@@ -6,6 +6,7 @@ from collections import Counter
 from hiervl.data.checking.readings import MOSTLY, with_entries
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.folders.formats.class_layers import OVERLAPS
+from hiervl.data.folders.formats.source import NO_OBJECTS
 from hiervl.data.folders.masks import describe_names
 
 
@@ -23,9 +24,29 @@ def object_findings(statistics: ValueStatistics) -> list[Finding]:
         ))  # fmt: skip
     for problem, count in sorted(_total(statistics.remarks).items()):
         files = tuple(sorted(name for name, counts in statistics.remarks.items() if problem in counts))
+        if problem == NO_OBJECTS:
+            findings.append(_without_objects(count, statistics, files))
+            continue
         inverted = _inverted(count, statistics, files) if problem == OVERLAPS else None
         findings.append(inverted or Finding(WARNING, f"{count} {problem}.", files))
     return findings
+
+
+def _without_objects(count: int, statistics: ValueStatistics, files: tuple[str, ...]) -> Finding:
+    """Images that nobody has annotated look like images that show nothing: exports list both."""
+    ground = statistics.class_map.background
+    leave_out = "write `EMPTY_ANNOTATIONS: unlabeled` below DATASET, which leaves them out of the labelled ones"
+    if ground is None:
+        return Finding(
+            WARNING, f"{count} {NO_OBJECTS}, so that none of their pixels counts: annotate them, or {leave_out}.", files
+        )
+    return Finding(
+        WARNING,
+        f"{count} {NO_OBJECTS}, so that all of their pixels are '{statistics.class_map.class_names[ground]}': if that "
+        "is so, write `EMPTY_ANNOTATIONS: background` below DATASET, which ends this warning; if they have not been "
+        f"annotated yet, {leave_out}.",
+        files,
+    )
 
 
 def _inverted(count: int, statistics: ValueStatistics, files: tuple[str, ...]) -> Finding | None:

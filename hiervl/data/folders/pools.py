@@ -24,7 +24,7 @@ from hiervl.data.folders.pairing import (
     match_annotations,
     match_masks,
 )
-from hiervl.data.folders.source import FolderSource
+from hiervl.data.folders.source import BACKGROUND, UNLABELED, FolderSource
 from hiervl.utils.errors import UserError
 
 
@@ -45,6 +45,7 @@ class Pool(NamedTuple):
     other: list[Path] = []  # files among the images whose names do not fit DATASET.IMAGE_SUFFIX
     advice: Callable[[], str] = str  # a sentence on what the names of images and masks have in common
     masks: MaskSource | None = None  # of all samples, if they have one
+    empty: list[Path] = []  # images without objects, left out by DATASET.EMPTY_ANNOTATIONS
     by_number: dict[str, str] = {}  # stem of an image → its mask, for names that differ in zeros in front of numbers
 
 
@@ -83,21 +84,26 @@ def find_pool(place: FolderSource, class_map: ClassMap, images: str, masks: str,
     files = _find_files_beside_masks(folder, source, names)
     if not files:
         raise UserError(f"{key}.IMAGES: {folder} holds no images{what_else(folder)}.")
+    if isinstance(source, AnnotationSource):
+        source.empty_is_meant = place.empty_annotations == BACKGROUND
     match = match_masks if isinstance(source, MaskFolder) else match_annotations
     matching = match(list(files), list(source.keys), image_names, names)
     if isinstance(source, AnnotationSource):
         source.add_images({entry: files[stem] for stem, entry in matching.masks.items()})
+    leaves_out = isinstance(source, AnnotationSource) and place.empty_annotations == UNLABELED
+    empty = [stem for stem, entry in matching.masks.items() if leaves_out and source.is_empty(entry)]
     advice = functools.partial(
         how_to_pair, matching.missing or list(files), list(source.keys), class_map.class_names, names
     )
     fitting = {*matching.masks, *matching.missing}
     return Pool(
-        {stem: Sample(files[stem], source, mask) for stem, mask in matching.masks.items()},
+        {stem: Sample(files[stem], source, mask) for stem, mask in matching.masks.items() if stem not in empty},
         [files[stem] for stem in matching.missing],
         [source.name(mask) for mask in matching.extra],
         [path for stem, path in files.items() if stem not in fitting],
         advice,
         source,
+        [files[stem] for stem in empty],
         {**matching.by_number, **(source.by_number if isinstance(source, ClassMasks) else {})},
     )
 

@@ -13,6 +13,8 @@ from hiervl.data.loading.bands import Bands
 from hiervl.utils.errors import UserError
 
 DEFAULT_VAL = 0.2
+BACKGROUND, UNLABELED = "background", "unlabeled"
+EMPTY = (AUTO, BACKGROUND, UNLABELED)
 
 Part = float | str | Sequence[str] | None  # None, a fraction, a list file, or folders of images and masks
 
@@ -33,6 +35,7 @@ class FolderSource:
             ``_mask``, or patterns with ``{}`` for the common part, such as ``label_{}``.
         mask_variable: name of the map in a NumPy or MATLAB file with several; "": the only one.
         format: of the annotations, one of ``formats.opening.FORMATS``.
+        empty_annotations: one of :data:`EMPTY`: what images are whose annotation has no object.
         bands: the bands of TIFFs to read; None: TIFFs are read like other images.
         seed: random seed of the fractions.
         cache: folder for converted masks; "": ~/.cache/hiervl.
@@ -52,6 +55,7 @@ class FolderSource:
     mask_suffix: str = ""
     mask_variable: str = ""
     format: str = AUTO
+    empty_annotations: str = AUTO
     bands: Bands | None = None
     seed: int = 0
     cache: str = ""
@@ -69,6 +73,8 @@ class FolderSource:
             raise UserError(f"DATASET.MASK_VALUES is one of {', '.join(FORMS)}, not '{self.mask_values}'.")
         if self.format not in FORMATS:
             raise UserError(f"DATASET.FORMAT is one of {', '.join(FORMATS)}, not '{self.format}'.")
+        if self.empty_annotations not in EMPTY:
+            raise UserError(f"DATASET.EMPTY_ANNOTATIONS is one of {', '.join(EMPTY)}, not '{self.empty_annotations}'.")
         for key, part in (("VAL", self.val), ("TEST", self.test)):
             _check_part(key, part)
         if self.image_names == self.mask_names and self.image_names != ANY and self.images == self.masks:
@@ -110,6 +116,7 @@ class FolderSource:
             mask_suffix=node.MASK_SUFFIX,
             mask_variable=node.MASK_VARIABLE,
             format=node.FORMAT,
+            empty_annotations=node.EMPTY_ANNOTATIONS,
             bands=Bands.from_config(cfg),
             seed=node.SEED,
             cache=node.CACHE,

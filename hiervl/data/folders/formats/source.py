@@ -22,7 +22,8 @@ from hiervl.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
-DRAWING = 4  # raise it if shapes are drawn or matched differently, so that masks are converted again
+NO_OBJECTS = "images are listed without any object"
+DRAWING = 5  # raise it if shapes are drawn or matched differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
 
@@ -79,10 +80,12 @@ class AnnotationSource:
         kind: name of the format.
         keys: stem of the image → the annotation file, or the key of an entry in it.
         notes: sentences about problems of the file as a whole that do not stop training.
+        empty_is_meant: images without objects are background by the user's own word, so that nothing is said of them.
     """
 
     kind = ""
     has_instances = True
+    empty_is_meant = False
 
     def __init__(self, path: Path, class_map: ClassMap, images: Mapping[str, Path]):
         """
@@ -131,7 +134,7 @@ class AnnotationSource:
         status = [
             (path.stat().st_mtime_ns, path.stat().st_size) for path in (self.file(key), self.images.get(key)) if path
         ]
-        meaning = (sorted(self.class_map.names.items()), self.class_map.background, DRAWING)
+        meaning = (sorted(self.class_map.names.items()), self.class_map.background, DRAWING, self.empty_is_meant)
         return self.kind, str(self.file(key).absolute()), key, status, meaning
 
     def as_it_is(self, key: str) -> bool:
@@ -195,6 +198,13 @@ class AnnotationSource:
         height, width = turned_size(*image) if frame is None else frame.size
         return height, width
 
+    def is_empty(self, key: str) -> bool:
+        """Whether the annotation has no object at all. One that cannot be read is not empty."""
+        try:
+            return _is_empty(self.read(key))
+        except UserError:
+            return False
+
     def read(self, key: str) -> Annotation:
         with reading(self.name(key), self.kind):
             return self.annotation(key)
@@ -210,6 +220,8 @@ class AnnotationSource:
         instances = np.zeros((height, width), dtype=np.int32) if instances_too else None
         unknown: Counter = Counter()
         left = Counter(annotation.remarks)
+        if _is_empty(annotation) and not self.empty_is_meant:
+            left[NO_OBJECTS] += 1
         numbers: dict[Any, int] = {}
         for number, shape in enumerate(annotation.shapes, start=1):
             label = self.label_of(shape.name)
@@ -266,6 +278,10 @@ class AnnotationList(AnnotationSource):
                 "of different folders, name the folder above them as IMAGES; else delete one."
             )
         self.keys[key] = entry
+
+
+def _is_empty(annotation: Annotation) -> bool:
+    return not annotation.shapes and not annotation.remarks
 
 
 def _is_within(shapes: Sequence[Shape], size: Size) -> bool:

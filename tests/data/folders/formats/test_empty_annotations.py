@@ -1,0 +1,102 @@
+"""Images that an export lists without an object: they may show none, or nobody has annotated them yet."""
+
+import json
+
+import annotation_exports as exports
+import numpy as np
+import pytest
+from annotation_exports import open_own, write_own
+
+from hiervl.data.checking.check import check
+from hiervl.engine.run_config import load_config
+from hiervl.utils.errors import UserError
+
+POINTS = [[4, 6], [12, 6], [12, 10]]
+
+
+def coco(root, stems, full):
+    images = [{"id": number, "file_name": f"{stem}.jpg"} for number, stem in enumerate(stems)]
+    flat = [value for point in POINTS for value in point]
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [flat]} for n in range(full)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cap"}]}
+    (root / "labels.json").write_text(json.dumps(content))
+    return "labels.json"
+
+
+def cvat(root, stems, full):
+    polygon = '<polygon label="cap" z_order="0" points="' + ";".join(f"{x},{y}" for x, y in POINTS) + '"/>'
+    images = [
+        f'<image id="{number}" name="{stem}.jpg" width="32" height="24">{polygon * (number < full)}</image>'
+        for number, stem in enumerate(stems)
+    ]
+    (root / "labels.xml").write_text(f"<annotations><version>1.1</version>{''.join(images)}</annotations>")
+    return "labels.xml"
+
+
+def via(root, stems, full):
+    xs, ys = map(list, zip(*POINTS))
+    outline = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+    region = {"shape_attributes": outline, "region_attributes": {"kind": "cap"}}
+    entries = {
+        stem: {"filename": f"{stem}.jpg", "regions": [region] * (number < full)} for number, stem in enumerate(stems)
+    }
+    (root / "labels.json").write_text(json.dumps(entries))
+    return "labels.json"
+
+
+def label_studio(root, stems, full):
+    value = {"points": (np.array(POINTS) * 100 / (32, 24)).tolist(), "polygonlabels": ["cap"]}
+    region = {"type": "polygonlabels", "original_width": 32, "original_height": 24, "value": value}
+    tasks = [
+        {"id": n, "data": {"image": f"{stem}.jpg"}, "annotations": [{"id": n, "result": [region] * (n < full)}]}
+        for n, stem in enumerate(stems)
+    ]
+    (root / "labels.json").write_text(json.dumps(tasks))
+    return "labels.json"
+
+
+def yolo(root, stems, full):
+    (root / "labels").mkdir()
+    (root / "data.yaml").write_text("names: [cap]\nnc: 1\n")
+    line = "0 " + " ".join(f"{x / 32} {y / 24}" for x, y in POINTS)
+    for number, stem in enumerate(stems):
+        (root / f"labels/{stem}.txt").write_text(line * (number < full))
+    return "labels"
+
+
+@pytest.mark.parametrize("write", [coco, cvat, via, label_studio, yolo])
+def test_images_without_objects_are_counted_and_named(tmp_path, write):
+    exports.write_images(tmp_path / "images", ".jpg")
+    masks = write(tmp_path, exports.STEMS, 4)
+    lines = f"LABELED: {{IMAGES: images, MASKS: {masks}}}\n  UNLABELED: images"
+    write_own(tmp_path, lines)
+    (found,) = [finding for finding in check(open_own(tmp_path)).findings if "without any object" in finding.sentence]
+    assert found.level == "warning" and found.sentence.startswith("2 images are listed without any object")
+    assert "all of their pixels are 'background'" in found.sentence and len(found.files) == 2
+    assert all(stem in " ".join(found.files) for stem in exports.STEMS[4:])
+
+    write_own(tmp_path, f"{lines}\n  EMPTY_ANNOTATIONS: background")
+    layout = open_own(tmp_path)
+    assert not any("without any object" in finding.sentence for finding in check(layout).findings)
+    assert len(layout.labeled.samples) == 6
+
+    write_own(tmp_path, f"{lines}\n  EMPTY_ANNOTATIONS: unlabeled")
+    layout = open_own(tmp_path)
+    (found,) = [finding for finding in check(layout).findings if "without any object" in finding.sentence]
+    assert found.level == "note" and len(found.files) == 2 and len(layout.labeled.samples) == 4
+    assert [path.rsplit("/", 1)[1] for path in layout.unlabeled] == ["shot 4.jpg", "shot 5.jpg"]
+
+
+def test_without_a_background_such_images_tell_nothing(tmp_path):
+    exports.write_images(tmp_path / "images", ".jpg")
+    lines = f"LABELED: {{IMAGES: images, MASKS: {coco(tmp_path, exports.STEMS, 4)}}}"
+    write_own(tmp_path, lines, classes="classes: [cap, stem]")
+    sentences = [finding.sentence for finding in check(open_own(tmp_path)).findings]
+    assert any("so that none of their pixels counts: annotate them" in sentence for sentence in sentences)
+
+
+def test_other_words_are_refused(tmp_path):
+    write_own(tmp_path, "LABELED: {IMAGES: images, MASKS: labels}\n  EMPTY_ANNOTATIONS: ignore")
+    with pytest.raises(UserError, match="EMPTY_ANNOTATIONS is one of auto, background, unlabeled, not 'ignore'"):
+        load_config(str(tmp_path / "own.yaml"))
+        open_own(tmp_path)
