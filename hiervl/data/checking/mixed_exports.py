@@ -32,7 +32,7 @@ def _two_forms(statistics: ValueStatistics) -> list[Finding]:
         f"{len(numbers)} masks hold numbers and {len(colors)} hold colours, as if two exports were mixed: see in the "
         f"overlays of both that the `label` (else the place) and the `color` of each entry in "
         f"{class_map.path} mean one class, or export all masks in the same way.",
-        tuple(sorted(min(numbers, colors, key=len))),
+        tuple(sorted(numbers if len(numbers) < len(colors) else colors)),
     )]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.folders.formats.class_layers import IN_ORDER, OVERLAPS
-from hiervl.data.folders.formats.source import NO_OBJECTS
+from hiervl.data.folders.formats.source import EXCHANGED, NO_OBJECTS
 from hiervl.data.folders.formats.yolo import IN_PIXELS
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
@@ -114,7 +114,7 @@ def settle_parts(cfg, layout: FolderLayout) -> list[str]:
     return sentences
 
 
-READ_ALL_THE_SAME = (OVERLAPS, IN_ORDER, IN_PIXELS, NO_OBJECTS)  # remarks on objects that are not left out
+READ_ALL_THE_SAME = (OVERLAPS, IN_ORDER, IN_PIXELS, NO_OBJECTS, EXCHANGED)  # remarks on objects that are not left out
 
 
 def single_class(name: str) -> str:

@@ -90,8 +90,9 @@ def find_pool(place: FolderSource, class_map: ClassMap, images: str, masks: str,
     matching = match(list(files), list(source.keys), image_names, names)
     if isinstance(source, AnnotationSource):
         source.add_images({entry: files[stem] for stem, entry in matching.masks.items()})
-    leaves_out = isinstance(source, AnnotationSource) and place.empty_annotations == UNLABELED
-    empty = [stem for stem, entry in matching.masks.items() if leaves_out and source.is_empty(entry)]
+    empty: list[str] = []
+    if isinstance(source, AnnotationSource) and place.empty_annotations == UNLABELED:
+        empty = [stem for stem, entry in matching.masks.items() if source.is_empty(entry)]
     advice = functools.partial(
         how_to_pair, matching.missing or list(files), list(source.keys), class_map.class_names, names
     )

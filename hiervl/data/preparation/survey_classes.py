@@ -112,7 +112,7 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
     for place in result.places.values():
         path = result.path(place.masks)
         if result.form in ("coco", "via"):
-            with reading(str(path), IN_ONE_FILE[result.form].kind):
+            with reading(str(path), "COCO JSON" if result.form == "coco" else "VIA JSON"):
                 names = _coco_names(path) if result.form == "coco" else _via_names(path, found)
         else:
             files = find_files(result.path(place.images))

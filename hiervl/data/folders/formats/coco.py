@@ -29,8 +29,12 @@ logger = logging.getLogger(__name__)
 
 KIND = "COCO JSON"
 MAX_BOXES = 0.05  # the file is refused if a larger share of annotations has no outline
-ODD_OUTLINES = "outlines of an odd number of coordinates, or of none, are left out"
+ODD_OUTLINES = (
+    "outlines cannot be drawn (an odd number of coordinates, or fewer than 3 points): their box does not count"
+)
+NOT_DRAWN = "outlines of an odd number of coordinates, or of none, are left out"
 NO_OUTLINE = "objects have neither outline nor box and are left out"
+MIN_POINTS = 3
 NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")  # "0003" and "3.0" are the number 3
 
 
@@ -213,25 +217,40 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
     if all(isinstance(part, dict) for part in segmentation):  # run lengths of several parts
         found = [_run_length_shapes(part, name, is_crowd) for part in segmentation]
         return sum(area for area, _ in found), [replace(shape, group=group) for _, own in found for shape in own]
-    area, parts = 0.0, []
-    for ring in _rings(segmentation):
-        if ring is None:
-            parts.append(shapes.left_out(name, ODD_OUTLINES))
+    area, parts, boxes = 0.0, [], []
+    for values, ring in zip(*_rings(segmentation)):
+        if ring is None or len(np.unique(ring, axis=0)) < MIN_POINTS:
+            boxes.append(_undrawn(values, annotation.get("bbox"), name))
             continue
         part = shapes.polygon(name, ring.tolist(), group=group)
         parts.append(shapes.crowd(part) if is_crowd else part)
         x, y = ring.T
         area += abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
-    return area, parts
+    return area, [*boxes, *parts]  # what can be drawn lies on top
 
 
-def _rings(segmentation: list) -> list[np.ndarray | None]:
-    """Outlines (n, 2); None for invalid ones. Some tools write one outline without a list, some as a list of points."""
+def _undrawn(values: Any, box: Any, name: str) -> Shape:
+    """The area of an outline that cannot be drawn: the box of its points, else of the whole object."""
+    flat = np.array([value for value in values if isinstance(value, (int, float))] if isinstance(values, list) else [])
+    points = flat[: len(flat) // 2 * 2].reshape(-1, 2)
+    low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(2), np.zeros(2))
+    whole = _ring(box)
+    if not (high > low).all() and whole is not None and len(whole) == 2:
+        low, high = whole[0], whole.sum(axis=0)
+    if not (np.isfinite([low, high]).all() and (high > low).all()):
+        return shapes.left_out(name, NOT_DRAWN if len(points) != 2 else shapes.FEW_POINTS)
+    (left, top), (right, bottom) = low.tolist(), high.tolist()
+    return shapes.box(name, left, top, right, bottom, problem=ODD_OUTLINES)
+
+
+def _rings(segmentation: list) -> tuple[list, list[np.ndarray | None]]:
+    """The parts of an outline as written, and as points (n, 2); None for invalid ones. Some tools write one outline
+    without a list, some as a list of points."""
     if all(isinstance(value, (int, float)) for value in segmentation):
         segmentation = [segmentation]
     elif len(segmentation) > 2 and all(isinstance(point, list) and len(point) == 2 for point in segmentation):
         segmentation = [[coordinate for point in segmentation for coordinate in point]]
-    return [_ring(values) for values in segmentation]
+    return segmentation, [_ring(values) for values in segmentation]
 
 
 def _ring(values: Any) -> np.ndarray | None:

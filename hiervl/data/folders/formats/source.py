@@ -23,6 +23,8 @@ from hiervl.utils.files import read_text
 logger = logging.getLogger(__name__)
 
 NO_OBJECTS = "images are listed without any object"
+EXCHANGED = "annotations exchange width and height, as their coordinates show, and are read so"
+FAR_BEYOND = 1.05  # of an image's height or width: no rounding, and no outline drawn a little over the border
 DRAWING = 5  # raise it if shapes are drawn or matched differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
@@ -206,8 +208,24 @@ class AnnotationSource:
             return False
 
     def read(self, key: str) -> Annotation:
+        """
+        Raises:
+            UserError: the annotation cannot be read.
+        """
         with reading(self.name(key), self.kind):
-            return self.annotation(key)
+            annotation = self.annotation(key)
+        return self._with_exchanged_size(key, annotation)
+
+    def _with_exchanged_size(self, key: str, annotation: Annotation) -> Annotation:
+        """Width and height exchanged, if the outlines fit the image only so. Tools take them from a photograph's file,
+        whatever its EXIF rotation says."""
+        size, image = annotation.size, self.images.get(key)
+        if size is None or image is None or not _is_far_beyond(annotation.shapes, size):
+            return annotation
+        frame, other = image_frame(image), (size[1], size[0])
+        if other not in (tuple(frame.size), tuple(turned_size(*frame))) or not _is_within(annotation.shapes, other):
+            return annotation
+        return annotation._replace(size=other, remarks={**annotation.remarks, EXCHANGED: 1})
 
     def _paint(self, annotation: Annotation, size: tuple[int, int], instances_too: bool = True) -> tuple:
         """→ labels (H, W) uint8, instances (H, W) int32 (or None), counts of names that are not a class, counts of
@@ -288,6 +306,11 @@ def _is_within(shapes: Sequence[Shape], size: Size) -> bool:
     """Whether shapes lie in an image of that height and width, but for a pixel that tools round up."""
     reaches = [shape.reach for shape in shapes if shape.reach is not None]
     return all(bottom <= size[0] + 1 and right <= size[1] + 1 for bottom, right in reaches)
+
+
+def _is_far_beyond(shapes: Sequence[Shape], size: Size) -> bool:
+    reaches = [shape.reach for shape in shapes if shape.reach is not None]
+    return any(bottom > FAR_BEYOND * size[0] + 1 or right > FAR_BEYOND * size[1] + 1 for bottom, right in reaches)
 
 
 @contextlib.contextmanager

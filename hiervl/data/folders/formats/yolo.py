@@ -6,7 +6,7 @@ that some converters write have pixels instead of shares; they are read where no
 Described in Ultralytics' documentation, "Instance Segmentation Datasets Overview".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +20,14 @@ from hiervl.data.folders.formats.shapes import Shape
 from hiervl.data.folders.formats.source import Annotation, AnnotationFiles, reading
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
+from hiervl.utils.text import listed
 
 KIND = "YOLO segmentation text"
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 LARGEST_SHARE = 1.5  # what is beyond is no share that was rounded or drawn over the border
 IN_PIXELS = "files have coordinates in pixels instead of shares of the size, and are read so"
 BOX = 2  # pairs of numbers in a line
+MAX_NAMES = 20  # in a message
 LEVELS = 3  # how many folders above the labels are searched for names
 NO_LABELS = (*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "labels.txt")
 
@@ -38,7 +40,7 @@ class YoloFiles(AnnotationFiles):
     def __init__(self, path, class_map, images):
         """
         Raises:
-            UserError: no file says what the numbers of the classes mean.
+            UserError: no file says what the numbers of the classes mean, or two say it differently.
         """
         super().__init__(path, class_map, images)
         self.names_file = find_names_file(path)
@@ -48,6 +50,7 @@ class YoloFiles(AnnotationFiles):
                 "is: copy the one of the export there."
             )
         self.names = read_names(self.names_file)
+        _refuse_other_order(self.names, self.names_file, path)
         for name in list_files(path, (".txt",)):
             file = Path(name)
             if file.name.lower() not in NO_LABELS:
@@ -119,12 +122,40 @@ def are_pixels(objects: Sequence[Line], size: tuple[int, int]) -> bool:
 
 def find_names_file(folder: Path) -> Path | None:
     """The nearest file with class names, in or above the folder of the labels."""
+    return next(_names_files(folder), None)
+
+
+def _names_files(folder: Path) -> Iterator[Path]:
+    """All files with class names, in or above the folder of the labels, the nearest first."""
     folder = folder.resolve()
     for place in (folder, *folder.parents[:LEVELS]):
-        for name in NAME_FILES:
-            if (place / name).is_file():
-                return place / name
-    return None
+        yield from (place / name for name in NAME_FILES if (place / name).is_file())
+
+
+def _refuse_other_order(names: dict[int, str], file: Path, folder: Path) -> None:
+    """Refuse lists that give the numbers other names. A list in a folder above may be of another dataset, if it has
+    none of the names.
+
+    Raises:
+        UserError: names both files and both orders.
+    """
+    for other in _names_files(folder):
+        if other == file:
+            continue
+        try:
+            others = read_names(other)
+        except UserError:  # a data.yaml without names
+            continue
+        is_related = other.parent == file.parent or not set(names.values()).isdisjoint(others.values())
+        if is_related and any(others.get(number, name) != name for number, name in names.items()):
+            raise UserError(
+                f"{file} numbers the classes {_in_words(names)}, but {other} numbers them {_in_words(others)}: correct "
+                "or delete the one that the labels do not follow."
+            )
+
+
+def _in_words(names: dict[int, str]) -> str:
+    return listed([f"{number} {names[number]}" for number in sorted(names)], MAX_NAMES)
 
 
 def read_names(path: Path) -> dict[int, str]:

@@ -394,3 +394,26 @@ def test_ordinary_masks_are_not_taken_for_masks_of_a_class(tmp_path):
     layout = open_own(tmp_path)
     assert sorted(layout.labeled.samples) == ["a", "a_1", "a_1_cap"]
     assert np.array_equal(labels(layout, "a_1"), exports.label_map(0))
+
+
+@pytest.mark.parametrize("place", [".", "labels"])
+def test_two_orders_of_yolo_s_classes_are_refused(tmp_path, place):
+    layout = open_export(tmp_path, "yolo")
+    assert check(layout).is_sound
+    names = list(read_names(tmp_path / "data.yaml").values())
+    (tmp_path / place / "classes.txt").write_text("\n".join(names))
+    assert check(open_own(tmp_path)).is_sound
+    (tmp_path / place / "classes.txt").write_text("\n".join(names[::-1]))
+    with pytest.raises(UserError) as error:
+        check(open_own(tmp_path))
+    text = str(error.value)
+    for order in (names, names[::-1]):
+        assert ", ".join(f"{number} {name}" for number, name in enumerate(order)) in text
+    assert "data.yaml" in text and "classes.txt" in text
+
+
+def test_a_list_of_another_dataset_above_yolo_s_labels_is_none_of_theirs(tmp_path):
+    (tmp_path / "export").mkdir()
+    open_export(tmp_path / "export", "yolo")
+    (tmp_path / "classes.txt").write_text("car\nbus")
+    assert check(open_own(tmp_path / "export")).is_sound

@@ -9,7 +9,8 @@ from pycocotools import mask as coco_mask
 
 from hiervl.data.checking.values import ValueStatistics, value_findings
 from hiervl.data.classes.class_maps import read_class_map
-from hiervl.data.folders.formats.coco import CocoFile
+from hiervl.data.folders.formats.coco import ODD_OUTLINES, CocoFile
+from hiervl.data.folders.formats.shapes import FEW_POINTS
 from hiervl.utils.errors import UserError
 
 CLASSES = "classes: [{name: background, background: true}, cap, stem]"
@@ -238,3 +239,22 @@ def test_sizes_come_from_the_images_where_the_file_has_none(tmp_path, class_map)
     Image.new("RGB", (9, 7)).save(tmp_path / "photos" / "a.jpg")
     source = CocoFile(path, class_map, {"photos/a": tmp_path / "photos" / "a.jpg"})
     assert source.raw("photos/a").codes.shape == (7, 9) and source.raw("photos/a").codes.sum() == 20
+
+
+@pytest.mark.parametrize("outline", [[1, 1, 5, 4, 5], [1, 1, 5, 4], [1, 1, 5, 1], [3], []])
+def test_the_box_of_an_outline_that_cannot_be_drawn_does_not_count(tmp_path, class_map, outline):
+    """Its pixels are not background. The box of its points lies below what can be drawn; points alone may have none."""
+    box = {"bbox": [1, 1, 4, 3] if len(outline) < 5 and outline[3:] != [4] else [0, 0, 8, 6]}
+    path = coco(tmp_path / "m.json", [{"category_id": 1, "segmentation": [*rectangle(0, 0, 2, 2), outline], **box}])
+    raw = CocoFile(path, class_map).raw("photos/a")
+    expected = np.zeros((6, 8), dtype=int)
+    expected[1:4, 1:5] = 255
+    expected[:2, :2] = 1
+    assert np.array_equal(raw.codes, expected)
+    assert raw.remarks == {ODD_OUTLINES: 1}
+
+
+def test_points_without_a_box_are_left_out(tmp_path, class_map):
+    path = coco(tmp_path / "m.json", [{"category_id": 1, "segmentation": [[1, 1, 5, 1]]}])
+    raw = CocoFile(path, class_map).raw("photos/a")
+    assert not raw.codes.any() and raw.remarks == {FEW_POINTS: 1}

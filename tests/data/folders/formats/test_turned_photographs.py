@@ -111,3 +111,34 @@ def test_a_size_of_neither_frame_is_an_error(tmp_path):
     (finding, *_) = check(exports.open_own(tmp_path)).findings
     assert finding.level == "error" and "differ in size" in finding.sentence
     assert "(32×25, its image 24×32)" in finding.files[0]
+
+
+@pytest.mark.parametrize("orientation", [None, QUARTER_TURN])
+def test_a_size_that_the_coordinates_contradict_is_exchanged(tmp_path, orientation):
+    """Tools that show the photograph upright, and write the size of its file; or width as height."""
+    exports.write_images(tmp_path / "images", ".jpg")
+    shown = (24, 32) if orientation is None else (32, 24)  # height and width
+    reach = (shown[1] - 2, shown[0] - 2)
+    outline = [1, 1, reach[0], 1, *reach, 1, reach[1]]
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{stem}.jpg", "height": shown[1], "width": shown[0]}
+            for n, stem in enumerate(exports.STEMS)
+        ],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": [outline]} for n in range(len(exports.STEMS))
+        ],
+        "categories": [{"id": 1, "name": "cap"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    for path in (tmp_path / "images").iterdir():
+        if orientation is not None:
+            save_turned(path, np.array(Image.open(path)), orientation)
+    exports.write_own(tmp_path, "LABELED: {IMAGES: images, MASKS: coco.json}")
+    layout = exports.open_own(tmp_path)
+    found = [finding for finding in check(layout).findings if "exchange width and height" in finding.sentence]
+    assert len(found) == 1 and found[0].sentence.startswith("6 annotations")
+    expected = np.zeros(shown, dtype=int)
+    expected[1 : reach[1], 1 : reach[0]] = 1
+    for sample in layout.labeled.samples.values():
+        assert np.array_equal(layout.label(sample, shown), expected)
