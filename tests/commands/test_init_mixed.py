@@ -146,3 +146,14 @@ def test_the_map_of_matlab_files_with_several_is_chosen(tmp_path, capsys):
     assert main(["init", str(tmp_path)]) == 2
     assert "LabelMap 24×32, Objects 24×32" in (printed := capsys.readouterr().err) and "--mask-variable" in printed
     assert_masks_are_read(init(tmp_path, "--mask-variable", "LabelMap"))
+
+
+def test_jpeg_masks_are_named(tmp_path, capsys):
+    exports.write_images(tmp_path / "images", ".jpg")
+    (tmp_path / "masks").mkdir()
+    for number, stem in enumerate(exports.STEMS):
+        Image.fromarray((exports.label_map(number) > 0).astype(np.uint8) * 255).save(tmp_path / f"masks/{stem}.jpg")
+    assert main(["init", str(tmp_path)]) == 2
+    assert "the JPEG files in masks look like masks, whose values JPEG blurs: export them as PNG" in (
+        capsys.readouterr().err
+    )

@@ -13,6 +13,8 @@ from detectron2.data import DatasetCatalog
 
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.folders.formats.class_layers import IN_ORDER, OVERLAPS
+from hiervl.data.folders.formats.label_studio import NEWER_EMPTY, OLDER
+from hiervl.data.folders.formats.labelme import OTHER_IMAGE
 from hiervl.data.folders.formats.source import EXCHANGED, NO_OBJECTS
 from hiervl.data.folders.formats.yolo import IN_PIXELS
 from hiervl.data.folders.layout import FolderLayout
@@ -114,7 +116,16 @@ def settle_parts(cfg, layout: FolderLayout) -> list[str]:
     return sentences
 
 
-READ_ALL_THE_SAME = (OVERLAPS, IN_ORDER, IN_PIXELS, NO_OBJECTS, EXCHANGED)  # remarks on objects that are not left out
+READ_ALL_THE_SAME = (
+    OVERLAPS,
+    IN_ORDER,
+    IN_PIXELS,
+    NO_OBJECTS,
+    EXCHANGED,
+    OTHER_IMAGE,
+    OLDER,
+    NEWER_EMPTY,
+)  # remarks on objects that are not left out
 
 
 def single_class(name: str) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from hiervl.data.folders import kinds
 from hiervl.data.folders.files import MASK_SUFFIXES, or_similar
-from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS
+from hiervl.data.folders.formats.opening import FOR_SOME_IMAGES, IN_ONE_FILE, MASKS, find_annotations
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES, type_of_file
 from hiervl.data.preparation.survey_contents import (
     Contents,
     Place,
     Survey,
     keep_masks,
+    looks_like_a_blurred_mask,
     scan,
     share_of_masks,
     split_of,
@@ -50,6 +51,11 @@ def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "") -> Surv
         reason = f" ({'; '.join(result.notes)})" if result.notes else ""
         others = kinds.describe_unused(unused for unused in kinds.unused_files(folder, MASK_SUFFIXES) if unused.advice)
         reason += f"; not read: {others}" if others else ""
+        blurred = [place for place, files in contents.files.items() if all(map(looks_like_a_blurred_mask, files[:3]))]
+        if blurred:
+            reason += (
+                f"; the JPEG files in {', '.join(blurred)} look like masks, whose values JPEG blurs: export them as PNG"
+            )
         raise UserError(
             f"{folder} holds images ({counts}), but neither masks nor annotations of a kind that is known belong to "
             f"them{reason}: docs/data.md lists the formats."
@@ -128,10 +134,22 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
         place = places[0]
         if len(places) > 1 and not (result.form in IN_ONE_FILE and len(masks) > 1):
             place = Place(_above(images), _above(masks))
+        elif (folder := _folder_of_all(result, places)) is not None:
+            place = Place(_above(images), folder)
         elif len(places) > 1:
             result.notes += [f"{other.masks} is a further annotation file and not used" for other in places[1:]]
         result.places[split] = place
     result.places = {split: result.places[split] for split in ("train", "val", "test") if split in result.places}
+
+
+def _folder_of_all(result: Survey, places: list[Place]) -> str | None:
+    """The folder of several files, where a format allows to read them together, and it holds no others."""
+    folders = {Path(place.masks).parent.as_posix() for place in places}
+    if len(places) < 2 or len(folders) > 1 or result.form not in FOR_SOME_IMAGES:
+        return None
+    folder = folders.pop()
+    found = find_annotations(result.folder / folder, any(place.images == folder for place in places))
+    return folder if found == (result.form, result.folder / folder) else None
 
 
 def _above(places: set[str]) -> str:

@@ -1,7 +1,7 @@
 """Find the classes of a dataset without a class file: named by its lists and annotations, or by the masks' values."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hiervl.data.folders.formats.class_layers import MAPS, UNCOVERED
 from hiervl.data.folders.formats.coco import id_text
 from hiervl.data.folders.formats.cvat import read_cvat
 from hiervl.data.folders.formats.image_names import ImageNames
-from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
+from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE, files_in
 from hiervl.data.folders.formats.per_class import by_names_and_folders, read_name
 from hiervl.data.folders.formats.source import AnnotationSource, reading
 from hiervl.data.folders.formats.via import attribute_values, read_regions
@@ -109,8 +109,7 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
     """Count the objects of each name, and the images with it."""
     objects: Counter = Counter()
     images: Counter = Counter()
-    for place in result.places.values():
-        path = result.path(place.masks)
+    for place, path in _annotation_files(result):
         if result.form in ("coco", "via"):
             with reading(str(path), "COCO JSON" if result.form == "coco" else "VIA JSON"):
                 names = _coco_names(path) if result.form == "coco" else _via_names(path, found)
@@ -128,6 +127,14 @@ def _count_annotations(result: Survey, found: FoundClasses) -> tuple[Counter, Co
             objects.update(own)
             images.update(set(own))
     return objects, images
+
+
+def _annotation_files(result: Survey) -> Iterator[tuple[Place, Path]]:
+    """The file or the folder of each part; of formats with one file for all images the files in a folder."""
+    for place in result.places.values():
+        path = result.path(place.masks)
+        several = files_in(path, result.form) if result.form in IN_ONE_FILE and path.is_dir() else [path]
+        yield from ((place, file) for file in several)
 
 
 def _names_in(source: AnnotationSource, keys: Sequence[str], found: FoundClasses) -> list[list[str]]:
@@ -180,8 +187,8 @@ def _via_names(path: Path, found: FoundClasses) -> list[list[str]]:
 def _cvat_colors(result: Survey) -> dict[str, dict[str, list[int]]]:
     """Colours of the labels in CVAT."""
     colors = {}
-    for place in result.places.values():
-        for name, text in read_cvat(result.path(place.masks)).labels:
+    for _, path in _annotation_files(result):
+        for name, text in read_cvat(path).labels:
             if len(text) == 7 and text.startswith("#"):
                 colors[name] = {"color": [int(text[start : start + 2], 16) for start in (1, 3, 5)]}
     values = Counter(tuple(entry["color"]) for entry in colors.values())

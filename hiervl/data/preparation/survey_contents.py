@@ -30,6 +30,7 @@ CLASS_FOLDER, OBJECT_FOLDER = "SegmentationClass", "SegmentationObject"
 SKIPPED = ("output", "outputs", "runs", "node_modules", "__pycache__", "__MACOSX")
 LOOKED_AT = 12  # how many images of a folder are opened to distinguish photographs from masks
 FEW_VALUES = 64  # most values or colours of a mask
+NEAR, MOSTLY_NEAR = 40, 0.9  # of a blurred mask's black and white: their distance, and their share
 READ_SINGLY = 20  # how many annotation files of a folder are read one by one
 NO_CLASSES = ClassMap((), {}, {}, {}, (), Path())
 
@@ -162,6 +163,18 @@ def count_values(path: Path) -> int:
     if values.ndim == 3:
         values = values.astype(np.int32) @ np.array([65536, 256, 1])
     return len(np.unique(values))
+
+
+def looks_like_a_blurred_mask(path: Path) -> bool:
+    """Whether a JPEG is black and white, as masks are that were saved in the wrong format."""
+    try:
+        image = open_image(str(path))
+    except UserError:
+        return False
+    if image.format != "JPEG":
+        return False
+    values = np.asarray(image.convert("RGB")).astype(np.int32)
+    return bool((np.minimum(values, 255 - values).max(axis=2) <= NEAR).mean() >= MOSTLY_NEAR)
 
 
 def split_of(path: str) -> str:

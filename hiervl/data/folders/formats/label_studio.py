@@ -25,6 +25,10 @@ from hiervl.utils.files import read_text
 KIND = "Label Studio JSON"
 DRAWN = ("polygon", "rectangle", "ellipse", "brush")
 OLDER = "annotations are left out, because their image has a newer one"
+NEWER_EMPTY = (
+    "annotations without a region are newer than one with regions of the same image, and are left out: if that image "
+    "shows none of the classes, delete its older annotations"
+)
 RGBA = 4
 OPAQUE = 128  # least alpha of a pixel of a brush stroke that counts
 
@@ -51,7 +55,7 @@ class LabelStudioFile(AnnotationList):
         results = list(_merged(chosen(annotations)["result"]))
         drawn = [result for result in results if _type(result) in DRAWN]
         size = next((_size(result) for result in drawn if "original_height" in result), None)
-        left = {OLDER: len(annotations) - 1} if len(annotations) > 1 else {}
+        left = _left_out(annotations)
         for result in results:
             if _type(result) in ("keypoint", "vector"):
                 kind = f"{_type(result)} regions have no area and are left out"
@@ -110,11 +114,22 @@ def annotations_of(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def chosen(annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The annotation that counts."""
-    return max(
-        annotations,
-        key=lambda each: (bool(each.get("ground_truth")), str(each.get("updated_at") or ""), each.get("id") or 0),
-    )
+    """The annotation that counts: the ground truth, else the newest with regions."""
+    return max(annotations, key=lambda each: (bool(each.get("ground_truth")), bool(each.get("result")), *_age(each)))
+
+
+def _age(annotation: dict[str, Any]) -> tuple[str, int]:
+    return str(annotation.get("updated_at") or ""), annotation.get("id") or 0
+
+
+def _left_out(annotations: list[dict[str, Any]]) -> dict[str, int]:
+    """The annotations that do not count, by what is said of them."""
+    choice = chosen(annotations)
+    others = [annotation for annotation in annotations if annotation is not choice]
+    empty = sum(_age(annotation) > _age(choice) and not annotation.get("result") for annotation in others)
+    is_replaced = empty and not choice.get("ground_truth")
+    counts = {NEWER_EMPTY: empty if is_replaced else 0, OLDER: len(others) - (empty if is_replaced else 0)}
+    return {problem: count for problem, count in counts.items() if count}
 
 
 def image_of(task: dict[str, Any], names) -> str:

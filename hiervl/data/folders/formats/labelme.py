@@ -16,6 +16,10 @@ from hiervl.data.folders.formats.shapes import Shape
 from hiervl.data.folders.formats.source import Annotation, AnnotationFiles, load_json
 
 KIND = "labelme JSON"
+OTHER_IMAGE = (
+    "files have the name of one image and the imagePath of another, and are read for the one of their name: if "
+    "imagePath is right, rename the files so; else correct it"
+)
 # Labels with a special meaning in labelme's examples.
 IGNORE_LABEL, BACKGROUND_LABEL = "__ignore__", "_background_"
 
@@ -49,7 +53,13 @@ class LabelmeFiles(AnnotationFiles):
         content = load_json(self.keys[key])
         height, width = content.get("imageHeight"), content.get("imageWidth")
         size = (int(height), int(width)) if height and width else None
-        return Annotation([_shape(item, str(self.keys[key])) for item in content["shapes"]], size)
+        remarks = {OTHER_IMAGE: 1} if self._names_other_image(key, content.get("imagePath")) else {}
+        return Annotation([_shape(item, str(self.keys[key])) for item in content["shapes"]], size, remarks)
+
+    def _names_other_image(self, key: str, written: Any) -> bool:
+        """Whether ``imagePath`` is another image of the dataset than the one of the file's own name."""
+        found = self.image_names.find(written) if isinstance(written, str) and written else None
+        return found is not None and key in self.images and self.images[found] != self.images[key]
 
 
 def _shape(item: dict[str, Any], file: str) -> Shape:

@@ -11,6 +11,7 @@ from hiervl.data.folders.formats.cvat import CvatFile
 from hiervl.data.folders.formats.label_studio import LabelStudioFile
 from hiervl.data.folders.formats.labelme import LabelmeFiles
 from hiervl.data.folders.formats.per_class import ClassMasks, find_class_masks
+from hiervl.data.folders.formats.several import SeveralFiles
 from hiervl.data.folders.formats.source import MaskSource
 from hiervl.data.folders.formats.supervisely import SuperviselyFiles
 from hiervl.data.folders.formats.via import ViaFile
@@ -22,6 +23,7 @@ from hiervl.utils.errors import UserError
 AUTO, MASKS, PER_CLASS = "auto", "masks", "per_class"
 # Formats with one file for all images, and formats with a file per image: value of DATASET.FORMAT → source.
 IN_ONE_FILE = {"coco": CocoFile, "cvat": CvatFile, "label_studio": LabelStudioFile, "via": ViaFile}
+FOR_SOME_IMAGES = ("cvat", "label_studio", "via")  # several files for one folder of images are read together
 PER_IMAGE = {"labelme": LabelmeFiles, "yolo": YoloFiles, "supervisely": SuperviselyFiles}
 FORMATS = (AUTO, MASKS, PER_CLASS, *IN_ONE_FILE, *PER_IMAGE)
 OF_KIND: dict[Kind, str] = {
@@ -70,7 +72,11 @@ def open_annotations(
         return ClassMasks(class_masks, class_map, images)
     form, place = found
     if form in IN_ONE_FILE and place.is_dir():
-        place = _only_file(place, form)
+        files = files_in(place, form)
+        if len(files) > 1:
+            parts = [IN_ONE_FILE[form](file, class_map, images) for file in files]
+            return SeveralFiles(parts, place, class_map, images)
+        place = files[0]
     if form in PER_IMAGE and place.is_file():
         raise UserError(f"{place} is the {PER_IMAGE[form].kind} of one image: name the folder of these files as MASKS.")
     return {**IN_ONE_FILE, **PER_IMAGE}[form](place, class_map, images)
@@ -105,17 +111,21 @@ def find_annotations(path: Path, beside: bool) -> tuple[str, Path] | None:
     return form, Path(files[0]) if form in IN_ONE_FILE and len(files) == 1 else path
 
 
-def _only_file(folder: Path, form: str) -> Path:
-    """The only annotation file in a folder, for formats with one file for all images."""
+def files_in(folder: Path, form: str) -> list[Path]:
+    """The annotation files in a folder, for formats with one file for all images.
+
+    Raises:
+        UserError: there is none; or there are several of a format that has one for each part of a dataset.
+    """
     files = [
         path
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in (".json", ".xml", ".csv", ".tsv") and OF_KIND.get(kinds.kind_of_file(path)) == form  # type: ignore[arg-type]
     ]
-    if len(files) != 1:
+    if not files or (len(files) > 1 and form not in FOR_SOME_IMAGES):
         names = ", ".join(path.name for path in files)
         raise UserError(
             f"{folder} holds {len(files)} annotation files of the format {form}{f' ({names})' if names else ''}: name "
             "the one that counts as MASKS."
         )
-    return files[0]
+    return files
