@@ -1,6 +1,7 @@
 """Findings about masks of two values, 0 and another one, which may show an object in either of them."""
 
 import re
+from collections.abc import Sequence
 
 from hiervl.data.checking.readings import (
     BACKGROUND_NAMES,
@@ -16,6 +17,9 @@ from hiervl.data.classes.definitions import ClassDefinition
 from hiervl.data.folders.masks import COLOR, INDEX, LABEL, decode_color, label_of_form
 
 PROVISIONAL_NAME = re.compile(r"value \d+|colour \d+ \d+ \d+")  # of ``init``
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
+NEAR, MOSTLY_NEAR = 40, 0.9  # values of blurred masks beside 0 and 255, and their share of all pixels
+MIN_BLURRED = 6  # values beside those of classes
 RARE = 0.25  # a background with fewer pixels, beside a class with most of them, may be exchanged with it
 
 
@@ -101,6 +105,27 @@ def _ways(
         ways.append((text, Reading(title, names)))
     is_ground_known = ground is None or _is_ground(ground)
     return ways[::-1] if is_ground_known and share_of_value > share_of_0 else ways
+
+
+def blurred_two_values(statistics: ValueStatistics, unknown: Sequence[int]) -> Finding | None:
+    """Masks of 0 and 255 that were saved as JPEG, or resized smoothly: most pixels are near the two."""
+    counts = statistics.counts[INDEX]
+    total = sum(counts.values())
+    near = sum(count for value, count in counts.items() if min(value, abs(value - IGNORED)) <= NEAR)
+    has_both = any(value <= NEAR for value in counts) and any(value >= IGNORED - NEAR for value in counts)
+    files = tuple(sorted(statistics.unknown[INDEX]))
+    are_jpeg = all(name.lower().endswith(JPEG_SUFFIXES) for name in files)
+    if len(unknown) < MIN_BLURRED or not has_both or near < MOSTLY_NEAR * total or max(counts) > IGNORED:
+        return None
+    if not are_jpeg and max(unknown) < IGNORED - NEAR:
+        return None  # perhaps small numbers of classes
+    return Finding(
+        ERROR,
+        f"masks hold {len(counts)} values from {min(counts)} to {max(counts)}, {near / total:.0%} of the pixels near 0 "
+        "or 255: masks of two values were saved as JPEG or resized smoothly; export them as PNG, or make every pixel 0 "
+        "or 255.",
+        files,
+    )
 
 
 def rare_background(statistics: ValueStatistics, is_per_class: bool = False) -> list[Finding]:

@@ -22,7 +22,7 @@ from hiervl.data.checking.readings import (
     zero_never_occurs,
 )
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
-from hiervl.data.checking.two_values import two_value_findings
+from hiervl.data.checking.two_values import blurred_two_values, two_value_findings
 from hiervl.data.classes.class_maps import IGNORED, ClassMap, Color
 from hiervl.data.folders.masks import (
     AUTO,
@@ -117,6 +117,9 @@ def _unknown_values(statistics: ValueStatistics, unknown: list[int], used: list[
             "RGB masks.",
             files,
         )
+    blurred = blurred_two_values(statistics, unknown)
+    if blurred is not None:
+        return blurred
     if any(len(codes) > MANY_CODES for codes in statistics.unknown[INDEX].values()):
         return Finding(
             ERROR,

@@ -46,6 +46,11 @@ LABELME = Kind("labelme", "labelme JSON", FOLDER)
 CVAT_IMAGES = Kind("cvat_images", "CVAT for images XML", FILE)
 CVAT_VIDEO = Kind("cvat_video", "CVAT for video XML", "export the task from CVAT as CVAT for images 1.1")
 LABEL_STUDIO = Kind("label_studio", "Label Studio JSON", FILE)
+LABEL_STUDIO_TASKS = Kind(
+    "label_studio_tasks",
+    "Label Studio tasks with predictions",
+    "import them into Label Studio, and export what you save",
+)
 LABEL_STUDIO_MIN = Kind("label_studio_min", "Label Studio JSON-MIN", LABEL_STUDIO.advice)
 LABEL_STUDIO_CSV = Kind("label_studio_csv", "Label Studio CSV", LABEL_STUDIO.advice)
 LABEL_STUDIO_COLUMNS = {"annotation_id", "annotator", "lead_time"}  # in every CSV export
@@ -140,6 +145,8 @@ def _any_has(entries: Any, key: str) -> bool:
 def _kind_of_list(content: list) -> Kind:
     if _any_has(content, "data") and any(_any_has(content, key) for key in ("annotations", "completions")):
         return LABEL_STUDIO
+    if _any_has(content, "data") and _any_has(content, "predictions"):
+        return LABEL_STUDIO_TASKS
     if _any_has(content, "annotation_id") or _any_has(content, "annotator"):
         return LABEL_STUDIO_MIN
     if _any_has(content, "Labeled Data") or _any_has(content, "data_row"):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hiervl.data.folders.formats.opening import FORMATS
 from hiervl.data.folders.masks import AUTO, FORMS
@@ -124,7 +125,10 @@ class FolderSource:
 
 
 def _check_part(key: str, part: Part) -> None:
-    if part is None or isinstance(part, str):
+    if part is None:
+        return
+    share = _meant_share(part)
+    if isinstance(part, str) and not share:
         return
     if isinstance(part, (int, float)) and not isinstance(part, bool) and 0 <= part < 1:
         return
@@ -132,5 +136,16 @@ def _check_part(key: str, part: Part) -> None:
         return
     raise UserError(
         f"DATASET.{key} is a fraction from 0 to below 1, a list file, or two folders {{IMAGES: …, MASKS: …}}, "
-        f"not {part!r}."
+        f"not {part!r}{f': write {share} for {float(share):.0%} of the images' if share else ''}."
     )
+
+
+def _meant_share(part: Any) -> str:
+    """How to write a share that was written as a percentage or with a comma; "": it is none of these."""
+    if isinstance(part, (int, float)) and not isinstance(part, bool) and 1 < part < 100:
+        return f"{part / 100:g}"
+    text = ",".join(map(str, part)) if isinstance(part, (list, tuple)) else str(part)
+    percent, comma = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*%", text.strip()), re.fullmatch(r"0,\d+", text.strip())
+    if percent and 0 < float(percent[1].replace(",", ".")) < 100:
+        return f"{float(percent[1].replace(',', '.')) / 100:g}"
+    return text.strip().replace(",", ".") if comma else ""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hiervl.data.checking.check import check
 
@@ -72,3 +73,17 @@ def test_inverted_masks_of_one_class_each(own):
     binary(own, 255, 0)
     (found,) = read_as(own, BOTH % ("", ""))
     assert "if the masks are inverted, black where the class is" in found.sentence
+
+
+@pytest.mark.parametrize(
+    "classes", ["classes: [{name: background, background: true}, cap]", BOTH % ("", ", label: 255")]
+)
+def test_jpeg_masks_get_one_line_of_advice(own, classes):
+    binary(own, 0, 255)
+    for path in list((own.root / "labelled/masks").iterdir()):
+        labels = np.array(Image.open(path))
+        labels[10:30, 20:50] = 255
+        Image.fromarray(labels).save(path.with_suffix(".jpg"), quality=80)
+        path.unlink()
+    (found,) = [finding for finding in read_as(own, classes) if finding.level == "error"]
+    assert "near 0 or 255: masks of two values were saved as JPEG" in found.sentence and "label:" not in found.sentence

@@ -274,3 +274,9 @@ def test_a_finished_run_needs_no_files_to_be_read(own):
     assert register_own_dataset(cfg, training=False) is None
     with pytest.raises(UserError, match="classes.yaml cannot be read"):
         register_own_dataset(cfg, training=True)
+
+
+@pytest.mark.parametrize("written", ["20%", '"20 %"', "20", "0,2"])
+def test_shares_in_other_words_are_told_how_to_be_written(own, written):
+    with pytest.raises(UserError, match="DATASET.VAL is a fraction .*: write 0.2 for 20% of the images"):
+        own.layout(f"VAL: {written}")

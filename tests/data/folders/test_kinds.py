@@ -127,3 +127,9 @@ def test_empty_files_do_not_hide_the_kind_of_the_others(tmp_path):
     (tmp_path / "9.txt").write_text(FILES["yolo_polygons"][1])
     (unused,) = kinds.unused_files(tmp_path)
     assert unused.kind is kinds.YOLO_POLYGONS and len(unused.files) == 7
+
+
+def test_tasks_with_predictions_alone_are_no_annotations():
+    """What `predict --save label_studio` writes."""
+    kind = kinds.kind_of_json([{"data": {"image": "a.jpg"}, "predictions": [{"result": []}]}])
+    assert kind.name == "Label Studio tasks with predictions" and "import them into Label Studio" in kind.advice

@@ -66,6 +66,7 @@ class YoloFiles(AnnotationFiles):
     def annotation(self, key: str) -> Annotation:
         lines = enumerate(read_text(self.keys[key]).splitlines(), start=1)
         objects = [_read_line(number, line.split()) for number, line in lines if line.strip()]
+        self._refuse_unknown(objects, self.keys[key])
         size = image_size(self.images[key])
         in_pixels = are_pixels(objects, size)
         scale = (1, 1) if in_pixels else (size[1], size[0])
@@ -73,9 +74,21 @@ class YoloFiles(AnnotationFiles):
         found.sort(key=lambda pair: -pair[0])
         return Annotation([shape for _, shape in found], remarks={IN_PIXELS: 1} if in_pixels else {})
 
+    def _refuse_unknown(self, objects: Sequence["Line"], file: Path) -> None:
+        """
+        Raises:
+            UserError: names the first line whose class has no name.
+        """
+        wrong = next((item for item in objects if item.label not in self.names), None)
+        if wrong is not None:
+            raise UserError(
+                f"{file}: line {wrong.number} has the class {wrong.label}, but {self.names_file} names only "
+                f"{_in_words(self.names)}: correct the line, or add the name to the list."
+            )
+
     def _shape(self, number: int, pairs: np.ndarray) -> tuple[float, Shape]:
         """The object and its area in pixels."""
-        name = self.names.get(number, f"number {number}")
+        name = self.names[number]
         if len(pairs) == BOX:
             (x, y), (width, height) = pairs
             left, top = x - width / 2, y - height / 2
@@ -95,7 +108,10 @@ def _read_line(number: int, words: Sequence[str]) -> Line:
     values = np.array(words[1:], dtype=np.float64)
     if len(values) % 2:
         raise ValueError(f"line {number} has {len(values)} coordinates")
-    return Line(number, int(float(words[0])), values.reshape(-1, 2))
+    label = float(words[0])
+    if not label.is_integer():
+        raise ValueError(f"line {number} has the class {words[0]}, which is no whole number")
+    return Line(number, int(label), values.reshape(-1, 2))
 
 
 def are_pixels(objects: Sequence[Line], size: tuple[int, int]) -> bool:

@@ -246,12 +246,11 @@ def test_via_class_attribute_is_not_guessed(tmp_path):
 def test_yolo_without_names_is_refused_and_boxes_do_not_count(tmp_path):
     layout = open_export(tmp_path, "yolo")
     file = tmp_path / "labels/train/shot 0.txt"
-    file.write_text(file.read_text() + "0 0.5 0.9 0.25 0.1\n2 0 0 0.1 0 0.1 0.1\n")
+    file.write_text(file.read_text() + "0 0.5 0.9 0.25 0.1\n")
     sample = layout.labeled.samples["shot 0"]
     raw = sample.masks.raw(sample.key)
     assert (raw.codes[21:23, 12:20] == 255).all()
     assert raw.remarks == {"boxes have no outline: their area does not count": 1}
-    assert raw.unknown_names == {"number 2": 1}
     (tmp_path / "data.yaml").unlink()
     with pytest.raises(UserError, match="no data.yaml or classes.txt in it or above it"):
         open_own(tmp_path).labeled  # noqa: B018
@@ -417,3 +416,14 @@ def test_a_list_of_another_dataset_above_yolo_s_labels_is_none_of_theirs(tmp_pat
     open_export(tmp_path / "export", "yolo")
     (tmp_path / "classes.txt").write_text("car\nbus")
     assert check(open_own(tmp_path / "export")).is_sound
+
+
+@pytest.mark.parametrize("label, sentence", [("7", "line 2 has the class 7, but"), ("0.5", "line 2 has the class 0.5")])
+def test_yolo_s_class_out_of_range_is_named_with_file_and_line(tmp_path, label, sentence):
+    layout = open_export(tmp_path, "yolo")
+    path = next(path for path in sorted((tmp_path / "labels").rglob("*.txt")) if "shot 0" in path.name)
+    lines = path.read_text().splitlines()
+    path.write_text(lines[0] + f"\n{label} 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (found,) = [text for text in sentences(layout) if text.startswith("error")]
+    assert str(path) in found and sentence in found
+    assert label != "7" or "names only 0 cap, 1 stem: correct the line" in found
