@@ -323,6 +323,8 @@ def _choose_length(chooser: _Chooser, facts: Facts) -> None:
     if facts.memory is None and cfg.SEMI.ENABLED:
         late = "half of them: what the teacher gets wrong earlier, it would teach the student"
         chooser.set("SEMI.BURN_IN", iterations // 2, late)
+    elif cfg.SEMI.ENABLED and cfg.SEMI.BURN_IN > iterations // 4:
+        chooser.set("SEMI.BURN_IN", iterations // 4, "a quarter of the iterations")
     period = max(1, iterations // EVALUATIONS)
     chooser.set("TEST.EVAL_PERIOD", period, f"{EVALUATIONS} times in all")
     chooser.set("SOLVER.CHECKPOINT_PERIOD", period, "with every evaluation")

@@ -191,6 +191,11 @@ def prepare_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     if training and cfg.SOLVER.EPOCHS:
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * iterations_per_epoch(cfg)
         logger.info("%d epochs are %d iterations.", cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER)
+    if training and cfg.SEMI.ENABLED and cfg.SEMI.BURN_IN >= cfg.SOLVER.MAX_ITER:
+        _say(
+            f"warning: unlabelled images are not used: SEMI.BURN_IN ({cfg.SEMI.BURN_IN}) trains on labelled images "
+            f"alone until the end (SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}): lower SEMI.BURN_IN."
+        )
     _check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     return cfg

@@ -227,6 +227,11 @@ def test_a_run_without_unlabeled_images_says_so(own, small, capsys):
     assert train(own.config("UNLABELED: []"), small) is None
     assert "This training is supervised only" in capsys.readouterr().out
     shutil.rmtree(own.root / "out")
+    assert train(own.config(), [*small, "SEMI.BURN_IN", "50"]) is None
+    said = capsys.readouterr().out
+    assert "supervised only" not in said and "are not used: SEMI.BURN_IN (50)" in said
+    shutil.rmtree(own.root / "out")
     assert train(own.config(), small) is None
-    assert "supervised only" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "supervised only" not in said and "are not used" not in said
     assert json.loads((own.root / "out/run.json").read_text())["splits"].keys() == {"labeled", "unlabeled"}

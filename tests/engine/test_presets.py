@@ -136,6 +136,16 @@ def test_pseudo_labels_begin_halfway_on_the_cpu():
     assert "SEMI.BURN_IN" not in chosen(facts(memory=24.0))[1]
 
 
+@pytest.mark.parametrize("given, expected", [((), 1000), ((400,), 100), ((400, 300), 300)])
+def test_a_gpu_trains_on_labels_alone_for_a_quarter_at_most(tmp_path, given, expected):
+    config = tmp_path / "my.yaml"
+    config.write_text("_BASE_: Base-HierVL.yaml\nSOLVER: {PRESET: 24gb}\n")
+    keys = ("SOLVER.MAX_ITER", "SEMI.BURN_IN")
+    cfg = load_config(str(config), [str(word) for pair in zip(keys, given) for word in pair])
+    choose(cfg, facts(memory=24.0))
+    assert cfg.SEMI.BURN_IN == expected
+
+
 def test_colors_are_transferred_where_unlabeled_images_are_in_another_light():
     cfg, reasons = chosen(facts(unseen_light=0.18))
     assert (cfg.SEMI.COLOR_TRANSFER, cfg.SEMI.COLOR_AGREEMENT) == (0.7, True)
