@@ -161,7 +161,9 @@ def _add_decoder_config(cfg: CN) -> None:
     cfg.MODEL.QUERY_DECODER.INSTANCE_QUERIES = 100
     # The masks of text queries start from the similarity of CLIP's dense embedding to their class.
     cfg.MODEL.QUERY_DECODER.MASK_PRIOR = True
-    # Classes with a lower IoU (0 to 1) of the frozen CLIP on labelled images have no such start.
+    # They also start from the similarity of the pixel decoder's features to their class, which LOSS.PIXEL teaches.
+    cfg.MODEL.QUERY_DECODER.PIXEL_PRIOR = False
+    # Classes with a lower IoU (0 to 1) of the frozen CLIP on labelled images have no start from CLIP.
     cfg.MODEL.QUERY_DECODER.PRIOR_MIN_IOU = 0.02
     # Each instance query starts at a place of its own where that similarity has a peak; needs MASK_PRIOR.
     cfg.MODEL.QUERY_DECODER.INSTANCE_SEEDS = True
@@ -191,9 +193,8 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
     # Weight of the pixel cross-entropy of the normalised semantic map (loss_pixel).
     cfg.LOSS.PIXEL = 1.0
-    # Exponent of the inverse class frequency (in the batch) that weights pixels in loss_pixel and in the pseudo-label
-    # loss. 0: all alike; 0.5: a pixel of a class with 1 % of the pixels counts ten times as much as a pixel of a class
-    # that has all of them.
+    # Exponent of the inverse class frequency (in the batch) that weights pixels in pixel losses, also of pseudo-labels.
+    # 0: all alike; 0.5: a pixel of a class with 1 % of the pixels counts ten times as much as one of all pixels' class.
     cfg.LOSS.PIXEL_BALANCE = 0.0
     # Weight of the alignment of matched instance queries with their class's text (loss_align, eq. 2).
     cfg.LOSS.ALIGN = 0.5
@@ -209,8 +210,7 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.LOSS.ENTROPY = 0.01
     # Weight of staying close to the frozen CLIP on patches hidden from the encoder (loss_masked_consistency, eq. 6).
     cfg.LOSS.MASKED_CONSISTENCY = 0.1
-    # With MODEL.ENCODER: weight of learning the frozen CLIP's embedding at every position (loss_joint_embedding), on
-    # labelled and on unlabelled images.
+    # With MODEL.ENCODER: weight of learning the frozen CLIP's embedding at every position (loss_joint_embedding).
     cfg.LOSS.JOINT_EMBEDDING = 1.0
     # Weight of predicting the class of hidden patches by its text (loss_pixel_text, eq. 7).
     cfg.LOSS.PIXEL_TEXT = 0.01

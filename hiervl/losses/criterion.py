@@ -88,14 +88,15 @@ class SupervisedCriterion(nn.Module):
             recompute="losses" in cfg.MODEL.RECOMPUTE,
         )
 
-    def scale(self, num_predictions: int) -> float:
+    def scale(self, num_predictions: int, num_pixel_losses: int = 1) -> float:
         """The weight at which one pixel cross-entropy has about as large a gradient as all of these losses together.
 
         Args:
             num_predictions: number of predictions that have a class, mask and dice loss.
+            num_pixel_losses: number of maps that have a pixel loss.
         """
         query_weights = sum(self.weights[name] for name in ("class", "mask", "dice"))
-        return self.weights["pixel"] + PULL_OF_QUERIES * num_predictions * query_weights
+        return num_pixel_losses * self.weights["pixel"] + PULL_OF_QUERIES * num_predictions * query_weights
 
     @property
     def uses_every_layer(self) -> bool:
@@ -118,6 +119,7 @@ class SupervisedCriterion(nn.Module):
         relevance_logits: Tensor | None,
         text: TextFeatures,
         targets: Sequence[ImageTargets],
+        pixel_prior: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -126,6 +128,7 @@ class SupervisedCriterion(nn.Module):
             relevance_logits: (B, C) of the gate; None: there is none.
             text: embeddings of the classes.
             targets: one per image.
+            pixel_prior: (B, C, h, w) log probabilities; None: there are none. Their loss has the pixel loss's weight.
         """
         labeled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
         query_valid = predictions.query_valid & labeled[:, None]
@@ -136,12 +139,12 @@ class SupervisedCriterion(nn.Module):
             assignments = self._assignments(predictions, query_valid, targets, maps)
             losses.update(self._set_losses(predictions, query_valid, maps, assignments))
         if self.weights["pixel"]:
-            losses["loss_pixel"] = pixel_cross_entropy(
-                semantic_scores,
-                torch.stack([target.sem_seg for target in targets]),
-                self.ignore_value,
-                balance=self.pixel_balance,
-            )
+            labels = torch.stack([target.sem_seg for target in targets])
+            pixel_maps = {"loss_pixel": semantic_scores}
+            if pixel_prior is not None:
+                pixel_maps["loss_pixel_prior"] = pixel_prior.exp()
+            for name, scores in pixel_maps.items():
+                losses[name] = pixel_cross_entropy(scores, labels, self.ignore_value, balance=self.pixel_balance)
         if aligns:
             losses["loss_align"] = self._align_loss(predictions, text, assignments[-1])
         if self.weights["relevance"] and relevance_logits is not None:

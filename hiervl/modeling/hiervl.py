@@ -20,7 +20,7 @@ from hiervl.utils.errors import UserError
 from .frozen_clip import ClipEmbeddings
 from .image_statistics import ImageStatistics, image_statistics
 from .layers import without_autocast
-from .mask_prior import TextMaskPrior
+from .mask_prior import PixelPrior, TextMaskPrior, log_odds
 from .open_vocabulary import OpenVocabularyClassifier
 from .pixel_decoder import build_pixel_decoder
 from .query_decoder import QueryDecoder, build_query_decoder, semantic_map
@@ -38,6 +38,7 @@ class NetworkOutput(NamedTuple):
     predictions: QueryPredictions
     text_queries: TextQueries | None
     features: dict[str, Tensor]  # the backbone's output, embeddings included
+    pixel_prior: Tensor | None  # (B, C, h, w) log probabilities, float32; None: the network has none
 
     @property
     def relevance_logits(self) -> Tensor | None:
@@ -81,6 +82,7 @@ class HierVL(ClipSegmenter):
         pixel_decoder: nn.Module,
         query_decoder: QueryDecoder,
         mask_prior: TextMaskPrior | None,
+        pixel_prior: PixelPrior | None = None,
         criterion: SupervisedCriterion,
         prompt_regularizer: PromptRegularizer,
         readout: ClassReadout,
@@ -92,7 +94,8 @@ class HierVL(ClipSegmenter):
             clip, classes, statistics: see :class:`ClipSegmenter`.
             query_generator, pixel_decoder, query_decoder: the boxes of the design. The query generator is None if
                 nothing reads text queries.
-            mask_prior: start of the text queries' masks; None: there is no start.
+            mask_prior, pixel_prior: starts of the text queries' masks, of which CLIP makes one and training the other;
+                None: there is no such start.
             criterion: the losses of labelled images; prompt_regularizer: the losses of the prompts.
             readout: how the class of a query is read at inference.
             ground_truth_presence: in training the query generator gets the classes of labelled images.
@@ -108,7 +111,7 @@ class HierVL(ClipSegmenter):
         self.query_decoder = query_decoder
         if query_generator is not None:  # queries outside the decoder have no position there
             query_generator.level_embedding.requires_grad_(query_decoder.use_text)
-        self.mask_prior = mask_prior
+        self.mask_prior, self.pixel_prior = mask_prior, pixel_prior
         self.criterion = criterion
         self.prompt_regularizer = prompt_regularizer
         self.trained_names = list(classes.names)  # the classes of the linear head, see set_classes
@@ -151,6 +154,9 @@ class HierVL(ClipSegmenter):
             "query_decoder": build_query_decoder(cfg, len(class_names), backbone.embed_dim, background),
             "mask_prior": TextMaskPrior(logit_scale, len(class_names))
             if decoder.MASK_PRIOR and (decoder.TEXT_QUERIES or seeds_instances(cfg))
+            else None,
+            "pixel_prior": PixelPrior(dim, backbone.embed_dim, logit_scale)
+            if decoder.PIXEL_PRIOR and decoder.TEXT_QUERIES
             else None,
             "criterion": SupervisedCriterion.from_config(cfg),
             "prompt_regularizer": PromptRegularizer(
@@ -220,8 +226,12 @@ class HierVL(ClipSegmenter):
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
         known = None if self.mask_prior is None else self.mask_prior.known
+        by_pixel = None if self.pixel_prior is None else self.pixel_prior(text, pixels.mask_features)
+        if by_pixel is not None:
+            odds, known = log_odds(by_pixel), None  # it learns what CLIP does not know
+            prior = odds if prior is None else odds + F.interpolate(prior, odds.shape[2:], mode="bilinear")
         predictions = self.query_decoder(pixels, text_queries, prior, every_layer, known)
-        return NetworkOutput(predictions, text_queries, features)
+        return NetworkOutput(predictions, text_queries, features, by_pixel)
 
     def supervised_losses(
         self, batched_inputs: list[dict], text: TextFeatures, frozen_embedding: ClipEmbeddings | None = None
@@ -242,6 +252,7 @@ class HierVL(ClipSegmenter):
                 output.relevance_logits,
                 text,
                 targets,
+                output.pixel_prior,
             )
             return {**losses, **self.joint_losses(output)}
 
@@ -254,7 +265,8 @@ class HierVL(ClipSegmenter):
 
     @property
     def loss_scale(self) -> float:
-        return self.criterion.scale(self.query_decoder.num_predictions if self.criterion.uses_every_layer else 0)
+        num_predictions = self.query_decoder.num_predictions if self.criterion.uses_every_layer else 0
+        return self.criterion.scale(num_predictions, 1 if self.pixel_prior is None else 2)
 
     @property
     def pixel_loss_weight(self) -> float:

@@ -46,6 +46,7 @@ EXPECTED = {
     "with_feature_perturbation": EVERYTHING,
     "with_ground_truth_presence": EVERYTHING,
     "with_frozen_relevance": EVERYTHING,
+    "with_pixel_prior": EVERYTHING | {"loss_pixel_prior"},
     "paper": EVERYTHING - {"loss_relevance"},
 }
 

@@ -92,6 +92,8 @@ SWITCHES = [
     (("MODEL.QUERY_DECODER.INSTANCE_QUERIES", 0), {"loss_align"}),
     (("MODEL.QUERY_DECODER.TEXT_QUERIES", False), set()),
     (("MODEL.QUERY_DECODER.MASK_PRIOR", False), set()),
+    (("MODEL.QUERY_DECODER.PIXEL_PRIOR", True), set()),
+    (("MODEL.QUERY_DECODER.PIXEL_PRIOR", True, "LOSS.PIXEL", 0.0), of("loss_pixel") - {"loss_pixel_text"}),
     (
         ("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False),
         {"loss_prompt_topology", "loss_prompt_anchor", "loss_relevance"},
@@ -110,7 +112,8 @@ SWITCHES = [
 def test_switched_off_losses_are_gone_and_all_parameters_are_trained(make_step, overrides, gone):
     step = make_step(*overrides)
     losses = step(make_batch())
-    assert set(losses) == LOSSES - gone
+    has_pixel_prior = step.student.pixel_prior is not None and step.student.pixel_loss_weight
+    assert set(losses) == LOSSES - gone | ({"loss_pixel_prior"} if has_pixel_prior else set())
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     assert without_gradient(step) == []

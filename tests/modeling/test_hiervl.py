@@ -3,33 +3,12 @@
 import pytest
 import torch
 
-from hiervl.losses.mask_losses import point_sample
-from hiervl.modeling.instance_seeds import InstanceSeeds
-from hiervl.modeling.mask_prior import TextMaskPrior
-from hiervl.structures import QueryPredictions, TextFeatures
+from hiervl.structures import QueryPredictions
 from hiervl.utils.errors import UserError
+from tests.inputs import IGNORE, labeled, random_images
 
 CLASSES = 6
-IGNORE = 255
 ALONE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def random_images(count, height=64, width=64):
-    """Images in 0…255 that differ in more than noise, so that the gate finds other classes in each."""
-    generator = torch.Generator().manual_seed(7)
-    coarse = 255 * torch.rand(count, 3, 4, 4, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="nearest")
-
-
-def labeled(count=2, size=64):
-    """Labelled inputs: left half of class 1, right half of another class, the last row of pixels without a label."""
-    items = []
-    for index, image in enumerate(random_images(count, size, size)):
-        sem_seg = torch.full((size, size), 1)
-        sem_seg[:, size // 2 :] = 2 + index % 4
-        sem_seg[-1] = IGNORE
-        items.append({"image": image.to(torch.uint8), "sem_seg": sem_seg})
-    return items
 
 
 def scores_of(network, images, presence=None):
@@ -211,89 +190,6 @@ def test_halving_the_relevance_changes_the_semantic_map(make_network, monkeypatc
 
     monkeypatch.setattr(network.query_generator, "_relevance", halve)
     assert (network.semantic_maps(images) - before).abs().max() > 1e-4
-
-
-# ---- the start of the masks ---------------------------------------------------------------------------------------
-
-
-def text_of(rows):
-    rows = torch.nn.functional.normalize(torch.tensor(rows), dim=-1)
-    return TextFeatures(rows, rows, rows, torch.arange(len(rows)))
-
-
-def test_prior_is_the_log_odds():
-    """Two classes: p = σ(scale·(s_1 − s_2)), whose log-odds are scale·(s_1 − s_2); gain on top; at most ±6."""
-    prior = TextMaskPrior(5.0, 2)
-    dense = torch.tensor([[0.6, 0.8], [1.0, 0.0]]).T.view(1, 2, 1, 2)
-    text = text_of([[1.0, 0.0], [0.0, 1.0]])
-    expected = torch.tensor([[-1.0, 5.0], [1.0, -5.0]]).view(1, 2, 1, 2)
-    with torch.no_grad():
-        torch.testing.assert_close(prior(text, dense), expected, atol=1e-4, rtol=0)
-        torch.testing.assert_close(TextMaskPrior(100.0, 2)(text, dense)[0, :, 0, 1], torch.tensor([6.0, -6.0]))
-        prior.gain.fill_(0.5)
-        torch.testing.assert_close(prior(text, dense), 0.5 * expected, atol=1e-4, rtol=0)
-    # Three classes: p = 1/3 each where nothing is more similar, log-odds log(1/2).
-    even = TextMaskPrior(5.0, 3)(text_of([[1.0, 1.0]] * 3), dense)
-    torch.testing.assert_close(even, torch.full_like(even, 0.5).log(), atol=1e-4, rtol=0)
-
-
-def test_unknown_classes_have_no_prior_and_no_seeds():
-    prior = TextMaskPrior(5.0, 2)
-    dense = torch.tensor([[0.6, 0.8], [1.0, 0.0]]).T.view(1, 2, 1, 2)
-    text = text_of([[1.0, 0.0], [0.0, 1.0]])
-    with torch.no_grad():
-        before = prior(text, dense)
-        prior.set_known([True, False])
-        after = prior(text, dense)
-    torch.testing.assert_close(after[:, 0], before[:, 0])
-    assert before[:, 1].all() and not after[:, 1].any()
-    seeds = InstanceSeeds(4, num_seeds=2, num_classes=2)
-    logits = seeds(after, torch.rand(1, 4, 1, 2), torch.rand(1, 4, 1, 2), prior.known).class_logits
-    assert (logits[..., 0] > 0.9 * seeds.class_logit).all()
-
-
-def test_classes_unknown_to_clip_are_saved_with_the_network(make_network):
-    network, other = make_network(), make_network()
-    network.mask_prior.known[2] = False
-    other.load_state_dict(network.state_dict())
-    assert other.mask_prior.known.tolist() == [True, True, False, True, True, True]
-    network.set_classes(["red bus", "wild dog"], [["red bus"], ["wild dog"]])
-    assert network.mask_prior.known.tolist() == [False, True]
-    of_older_version = {key: value for key, value in make_network().state_dict().items() if "known" not in key}
-    other.load_state_dict(of_older_version)
-    assert other.mask_prior.known.all()
-
-
-def test_certain_prior_has_finite_gradients():
-    prior = TextMaskPrior(1000.0, 2)
-    dense = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
-    prior(text_of([[1.0, 0.0], [-1.0, 0.0]]), dense).square().sum().backward()
-    gradients = [dense.grad, *(p.grad for p in prior.parameters())]
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-
-
-def test_prior_is_read_by_the_text_queries_of_the_network(make_network):
-    """The first masks with and without it differ by the resized log-odds of the row's class, and on no other row."""
-    network = make_network("MODEL.QUERY_DECODER.INSTANCE_SEEDS", False).eval()
-    images = random_images(1)
-    with torch.no_grad():
-        text = network.encode_text()
-        batch = network.normalize(list(images))
-        with_prior = network.segment(batch, text, every_layer=True)
-        odds = network.mask_prior(text, with_prior.features["dense_embedding"])
-        network.mask_prior = None
-        without = network.segment(batch, text, every_layer=True)
-    difference = (with_prior.predictions.pred_masks[0] - without.predictions.pred_masks[0])[0]
-    classes = with_prior.predictions.query_classes[0]
-    assert (classes < 0).sum() == 8 and not difference[classes < 0].any()
-    points = 0.2 + 0.6 * torch.rand(1, 50, 2)
-    size = difference.shape[1:]
-    resized = torch.nn.functional.interpolate(odds, size=size, mode="bilinear", align_corners=False)
-    wanted = point_sample(resized, points)[0]
-    found = point_sample(difference.unsqueeze(0), points)[0]
-    for row in torch.nonzero(classes >= 0).flatten():
-        torch.testing.assert_close(found[row], wanted[classes[row]], atol=1e-4, rtol=0)
-    assert make_network("MODEL.QUERY_DECODER.MASK_PRIOR", False, trained=False).mask_prior is None
 
 
 # ---- classifiers --------------------------------------------------------------------------------------------------
