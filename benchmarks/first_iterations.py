@@ -9,7 +9,7 @@ are the config's, and so is the number of classes: those that the stand-in lacks
 occur. Configs that differ in nothing of this are trained once. Shown are the share of pixels whose pseudo-label is
 kept, of how many classes, how large the gradient of unlabelled images is beside that of labelled ones, and the
 teacher's mIoU on validation images at the end. Options (``SEMI.BURN_IN 50``) are for all configs. Results are written
-to ``results/first_iterations.json``, or where ``--results`` says.
+to ``results/first_iterations/camvid.json``, or where ``--results`` says.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--period", type=int, default=15, help="iterations between two looks at the pseudo-labels")
     parser.add_argument("--output", type=Path, default=Path("output/first_iterations"))
-    parser.add_argument("--results", type=Path, default=RESULTS / "first_iterations.json")
+    parser.add_argument("--results", type=Path, default=RESULTS / "first_iterations" / "camvid.json")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config values for all configs")
     args = parser.parse_args()
     register_all()
