@@ -9,7 +9,7 @@ from hiervl.data.checking.readings import (
     share_of,
     with_entries,
 )
-from hiervl.data.checking.statistics import WARNING, Finding, ValueStatistics
+from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.classes.class_lists import plain_name
 from hiervl.data.classes.class_maps import IGNORED
 from hiervl.data.folders.masks import INDEX, label_of_form
@@ -31,6 +31,30 @@ def classes_that_255_may_be(statistics: ValueStatistics) -> list[str]:
 def _labels_shown(statistics: ValueStatistics, form: str) -> set[int | None]:
     meaning = label_of_form(form, statistics.class_map)
     return {meaning.get(code) for code in statistics.counts[form]}
+
+
+def background_as_255(statistics: ValueStatistics) -> list[Finding]:
+    """Most pixels are 255, which is ignored, a background is declared, and a class never occurs."""
+    class_map, counts = statistics.class_map, statistics.counts[INDEX]
+    absent = classes_that_255_may_be(statistics)
+    if class_map.background is None or not absent or share_of(counts, IGNORED) <= MOSTLY:
+        return []
+    ground = class_map.class_names[class_map.background]
+    others = [name for name in names_of_values(class_map).values() if name != ground]
+    moved = dict(zip(sorted(set(counts) - {IGNORED}), others))
+    return [Finding(
+        ERROR,
+        f"{_share_ignored(statistics)}, and no mask shows {listed([repr(name) for name in absent])}; two readings are "
+        f"possible: (1) 255 is '{ground}', the background: write `label: 255` into its entry, and into the other "
+        "entries the `label` that the masks have for each; (2) most pixels were never labelled: add the entry "
+        "`{name: unlabelled, ignore: true, label: 255}`. Compare both in the pictures before you change the class file"
+        f"{with_entries(class_map)}.",
+        statistics.files_with(INDEX, [IGNORED]),
+        (
+            Reading("255 is the background", {**moved, IGNORED: ground}),
+            Reading("255 was never labelled", names_of_values(class_map)),
+        ),
+    )]  # fmt: skip
 
 
 def may_be_a_class(statistics: ValueStatistics) -> list[Finding]:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from hiervl.data.checking.ignored_pixels import background_as_255
+from hiervl.data.checking.palettes import numbers_mean_nothing
 from hiervl.data.checking.readings import (
     BACKGROUND_NAMES,
     MOSTLY,
@@ -137,7 +139,9 @@ def rare_background(statistics: ValueStatistics, is_per_class: bool = False) -> 
     """
     class_map = statistics.class_map
     ground = class_map.background
-    if ground is None or value_beside_0(statistics) is not None:
+    if ground is None or value_beside_0(statistics) is not None or background_as_255(statistics):
+        return []
+    if numbers_mean_nothing(statistics):
         return []
     for form in (INDEX, COLOR, *([LABEL] if is_per_class else [])):
         counts = statistics.counts[form]

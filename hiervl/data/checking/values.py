@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from hiervl.data.checking.ignored_pixels import (
+    background_as_255,
     ignored_beside_unknown,
     ignored_by_default,
     ignored_value,
@@ -12,6 +13,7 @@ from hiervl.data.checking.ignored_pixels import (
     void_classes,
 )
 from hiervl.data.checking.mixed_exports import mixed_exports
+from hiervl.data.checking.palettes import numbers_mean_nothing, palettes_of_their_own
 from hiervl.data.checking.readings import (
     MOSTLY,
     Reading,
@@ -44,7 +46,10 @@ GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
     """All findings from the codes of all masks together."""
-    findings = [*_unknown_colors(statistics), *_palette_order(statistics), *void_classes(statistics)]
+    palettes = palettes_of_their_own(statistics) or _palette_order(statistics)
+    if numbers_mean_nothing(statistics):
+        return palettes
+    findings = [*_unknown_colors(statistics), *palettes, *void_classes(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])
     mixed = mixed_exports(statistics)
@@ -54,7 +59,10 @@ def value_findings(statistics: ValueStatistics) -> list[Finding]:
     of_two = [] if unknown and _are_grays(statistics) else two_value_findings(statistics)
     if unknown and not of_two and not any(finding.level == ERROR for finding in mixed):
         findings.append(_unknown_values(statistics, unknown, used))
-    findings.extend(of_two or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics))
+    as_255 = [] if unknown or of_two else background_as_255(statistics)
+    findings.extend(of_two or as_255 or ([] if unknown else may_be_a_class(statistics)) or ignored_value(statistics))
+    if as_255:
+        return findings
     if not unknown and used == [0]:
         findings.append(Finding(
             ERROR,

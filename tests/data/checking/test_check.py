@@ -62,7 +62,8 @@ def foreground_255(own):
 
 def mostly_255(own):
     own.masks(lambda labels: np.where(np.arange(64) < 40, 255, labels).astype(np.uint8))
-    return "warning", ["62% of the masks' pixels are 255", "label: 255"], "masks/00.png"
+    phrases = ["62% of the masks' pixels are 255", "no mask shows 'background'", "two readings", "label: 255"]
+    return "error", phrases, "masks/00.png"
 
 
 def last_class_is_255(own):

@@ -87,3 +87,13 @@ def test_jpeg_masks_get_one_line_of_advice(own, classes):
         path.unlink()
     (found,) = [finding for finding in read_as(own, classes) if finding.level == "error"]
     assert "near 0 or 255: masks of two values were saved as JPEG" in found.sentence and "label:" not in found.sentence
+
+
+@pytest.mark.parametrize("values, absent", [((255, 0, 1), "stem"), ((255, 1, 2), "background")])
+def test_a_background_of_255_is_one_error_with_both_readings(own, values, absent):
+    """Most pixels are 255, which does not count, and a class is missing: no other finding contradicts."""
+    own.masks(lambda labels: np.array(values, np.uint8)[np.where(np.arange(64) % 4, 0, labels)])
+    (found,) = check(own.layout()).findings
+    assert found.level == "error" and f"no mask shows '{absent}'" in found.sentence
+    assert "(1) 255 is 'background'" in found.sentence and "{name: unlabelled, ignore: true" in found.sentence
+    assert found.readings[0].names == {values[1]: "cap", values[2]: "stem", 255: "background"}

@@ -7,7 +7,7 @@ name or its ``mask_name`` in the class file. Label Studio's PNG export is also o
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from hiervl.utils.text import listed
 
 KIND = "one mask per class"
 SEPARATORS = "_-. /"
+LOOKED_AT = 5  # masks of one kind, to see whether they show several classes
 NAMES = tuple((image_first, by_number) for by_number in (False, True) for image_first in (True, False))
 
 
@@ -59,18 +60,19 @@ class ClassMasks:
         entries = entries_by_part(class_map)
         order = {name: place for place, name in enumerate(class_map.names)}
         self.by_number: dict[str, str] = {}  # stem of the image → a mask that is its own by the number alone
-        unknown: dict[str, int] = {}
+        unknown: dict[str, list[Path]] = {}
         masks: dict[str, list[tuple[str, Path]]] = {}
         for item in found:
             name = entries.get(normal(item.part))
             if name is None:
-                unknown[item.part] = unknown.get(item.part, 0) + 1
+                unknown.setdefault(item.part, []).append(item.path)
             else:
                 masks.setdefault(item.image, []).append((name, item.path))
             if item.by_number:
                 self.by_number[item.image] = str(item.path)
         if unknown:
-            raise UserError(_not_classes(unknown, class_map))
+            known = {name for own in masks.values() for name, _ in own}
+            raise UserError(_not_classes(unknown, sorted(known, key=order.__getitem__), class_map))
         for image in self.by_number:
             _refuse_doubled(image, masks[image])
         self.keys = {image: sorted(own, key=lambda pair: order[pair[0]]) for image, own in sorted(masks.items())}
@@ -153,15 +155,7 @@ def read_binary(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is broken or holds more values.
     """
-    if path.suffix.lower() in ARRAY_SUFFIXES:
-        values = read_array(path)
-        if values.ndim == 3:
-            size = "×".join(map(str, values.shape))
-            raise UserError(f"{path} holds an array of {size}, but a mask of one class is one map (height, width).")
-    else:
-        image = readers.open_image(str(path))
-        values = np.array(image if image.mode in readers.INDEX_MODES else image.convert("RGB"))
-        values = values.max(axis=2) if values.ndim == 3 else values
+    values = _values(path)
     shown = np.unique(values)
     if len(shown) > 2 or (len(shown) == 2 and shown[0] != 0):
         raise UserError(
@@ -170,6 +164,19 @@ def read_binary(path: Path) -> np.ndarray:
             "PNG without smoothing, or set DATASET.MASK_SUFFIX if these masks show all classes."
         )
     return values != 0
+
+
+def _values(path: Path) -> np.ndarray:
+    """The values of a mask, (H, W); of colours the brightest channel."""
+    if path.suffix.lower() not in ARRAY_SUFFIXES:
+        image = readers.open_image(str(path))
+        values = np.array(image if image.mode in readers.INDEX_MODES else image.convert("RGB"))
+        return values.max(axis=2) if values.ndim == 3 else values
+    values = read_array(path)
+    if values.ndim == 3:
+        size = "×".join(map(str, values.shape))
+        raise UserError(f"{path} holds an array of {size}, but a mask of one class is one map (height, width).")
+    return values
 
 
 def entries_by_part(class_map: ClassMap) -> dict[str, str]:
@@ -353,13 +360,33 @@ def _find_export(folder: Path) -> Path | None:
     return None
 
 
-def _not_classes(unknown: Mapping[str, int], class_map: ClassMap) -> str:
-    shown = ", ".join(f"{part} ({count} files)" for part, count in sorted(unknown.items())[:MAX_LISTED])
+def _not_classes(unknown: Mapping[str, list[Path]], known: Sequence[str], class_map: ClassMap) -> str:
+    shown = ", ".join(f"{part} ({len(files)} files)" for part, files in sorted(unknown.items())[:MAX_LISTED])
     more = f" and {len(unknown) - MAX_LISTED} more" if len(unknown) > MAX_LISTED else ""
-    example = min(unknown)
-    pattern = example + PLACE if example[:1] not in SEPARATORS and example[-1:] in SEPARATORS else example
-    return (
-        f"images have several masks, told apart by {shown}{more}: if each shows one class, write which into "
-        f"{class_map.path}, as `mask_name: {example}` in the entry of that class (with `ignore: true` if it is not a "
-        f"class); if one of them shows all classes, name it by DATASET.MASK_SUFFIX, such as {pattern}."
-    )
+    beside = f" beside those of {listed([repr(name) for name in known])}" if known else ""
+    whole = [part for part, files in sorted(unknown.items()) if any(map(_shows_several, files[:LOOKED_AT]))]
+    example = min(set(unknown) - set(whole), default="")
+    sentence = f"images have several masks, told apart by {shown}{more}{beside}"
+    if example:
+        sentence += (
+            f": if each shows one class, write which into {class_map.path}, as `mask_name: {example}` in the entry of "
+            "that class (with `ignore: true` if it is not a class)"
+        )
+    if whole:
+        sentence += f"{';' if example else ':'} {whole[0]} shows several classes: {_how_to_name(whole[0], unknown)}"
+    return f"{sentence}."
+
+
+def _how_to_name(part: str, files: Mapping[str, list[Path]]) -> str:
+    """How to choose the masks with that part of their names alone."""
+    if files[part][0].parent.name == part:
+        return f"if these masks alone count, name the folder {files[part][0].parent} as MASKS"
+    pattern = part + PLACE if part[:1] not in SEPARATORS and part[-1:] in SEPARATORS else part
+    return f"if these masks alone count, set DATASET.MASK_SUFFIX to {pattern}"
+
+
+def _shows_several(path: Path) -> bool:
+    try:
+        return len(np.unique(_values(path))) > 2
+    except UserError:
+        return False

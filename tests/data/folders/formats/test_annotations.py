@@ -6,6 +6,7 @@ import annotation_exports as exports
 import numpy as np
 import pytest
 from annotation_exports import open_export, open_own, write_own
+from PIL import Image
 
 from hiervl.data.checking.check import check
 from hiervl.data.folders.formats.label_studio import unpack_runs
@@ -324,6 +325,13 @@ def test_masks_of_a_class_by_other_names(tmp_path):
     write_own(tmp_path, "LABELED: {IMAGES: photos, MASKS: masks}", exports.CLASSES)
     with pytest.raises(UserError, match=r"told apart by _blue \(6 files\), _red \(6 files\): .* `mask_name: _blue`"):
         open_own(tmp_path).labeled  # noqa: B018
+    for path in list((tmp_path / "masks").glob("*_red.png")):
+        whole = np.arange(3, dtype=np.uint8).repeat(20)[None].repeat(40, 0)
+        Image.fromarray(whole).save(path.with_name(path.name.replace("_red", "_all")))
+    with pytest.raises(UserError, match="mask_name: _blue`.* _all shows several classes: .*MASK_SUFFIX to _all"):
+        open_own(tmp_path).labeled  # noqa: B018
+    for path in (tmp_path / "masks").glob("*_all.png"):
+        path.unlink()
     classes = exports.CLASSES.replace("name: cap", "name: cap, mask_name: _red")
     write_own(
         tmp_path,
