@@ -18,7 +18,7 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files, usable_cores
 
 FILE_NAME = "facts.sqlite"
-VERSION = 1  # raise it if other facts are kept, or are found in another way
+VERSION = 2  # raise it if other facts are kept, or are found in another way
 MOST_CODES = 4096  # most codes of a stored mask; more codes cannot be classes
 SECONDS_FOR_OTHERS = 10.0  # seconds to wait for a lock of another process
 

@@ -138,7 +138,7 @@ class MaskFolder:
         path = self.keys[key]
         if path.suffix.lower() in ARRAY_SUFFIXES:
             return self._raw_array(path)
-        image = readers.open_image(str(path))
+        image = readers.open_mask(str(path))
         if image.mode == "F":
             return RawMask(INDEX, whole_numbers(np.array(image), str(path)))
         palette = _palette(image) if image.mode == "P" else None

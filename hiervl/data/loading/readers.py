@@ -37,6 +37,9 @@ if HAS_HEIC:
 MAX_PIXELS = 178_956_970
 OVERVIEW_SIDE = 128  # least shorter side of an image that is decoded at a reduced size
 FULL_SIZE = "hiervl full size"
+TAG_OF_KIND = 254  # in the header of a TIFF page
+COUNTED_BY_READING = ("TIFF", "GIF")  # formats whose header does not say how many pages there are
+NO_PAGE_OF_ITS_OWN = 1 | 4  # bits of a TIFF page's type: a smaller copy of another page, or its transparency
 
 
 def read_image(path: str, bands: Bands | None = None) -> np.ndarray:
@@ -161,7 +164,7 @@ def read_stored(path: str) -> np.ndarray:
 
 def _stored_indices(path: str) -> tuple[np.ndarray, int | None]:
     """The numbers and the orientation of a mask file."""
-    image = open_image(path)
+    image = open_mask(path)
     if image.mode not in INDEX_MODES:
         raise UserError(f"{path} holds {image.mode} colours: save it with one class or instance index per pixel.")
     indices = np.array(image)
@@ -201,6 +204,43 @@ def open_image(path: str, upright: bool = False, reduced: bool = False) -> Image
     except (OSError, MemoryError) as error:
         raise _unreadable(path, error) from None
     return decode_image(data, path, upright=upright, reduced=reduced)
+
+
+def open_mask(path: str) -> Image.Image:
+    """As :func:`open_image`, for a mask, of which no page may be passed over.
+
+    Raises:
+        UserError: as :func:`open_image`; or the file holds several pages or frames of its size that differ.
+    """
+    image = open_image(path)
+    count = _pages(path) if image.format in COUNTED_BY_READING or getattr(image, "is_animated", False) else 1
+    if count > 1:
+        raise UserError(
+            f"{path} holds {count} pages, of which only the first would be read: save one mask per image, or the pages "
+            "as one array (.npy) with a map per class."
+        )
+    return image
+
+
+def _pages(path: str) -> int:
+    """How many pages of the first one's size a file holds; 1 if they are all the same."""
+    with image_header(path) as image:
+        frames, size, count, differs = getattr(image, "n_frames", 1), image.size, 1, False
+        if frames == 1:
+            return 1
+        first = _page(image)
+        for number in range(1, frames):
+            image.seek(number)
+            kind = image.tag_v2.get(TAG_OF_KIND, 0) if isinstance(image, TiffImagePlugin.TiffImageFile) else 0
+            if image.size == size and not kind & NO_PAGE_OF_ITS_OWN:
+                count += 1
+                differs = differs or not np.array_equal(first, _page(image))
+        return count if differs else 1
+
+
+def _page(image: Image.Image) -> np.ndarray:
+    """The pixels of the current page; colours where the file has some, since frames of a GIF differ in form."""
+    return np.array(image if image.mode in DEEP_GRAY_MODES or image.mode == "F" else image.convert("RGBA"))
 
 
 def decode_image(

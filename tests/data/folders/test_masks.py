@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from hiervl.data.classes.class_maps import read_class_map
+from hiervl.data.folders.formats.per_class import read_binary
 from hiervl.data.folders.masks import COLOR, INDEX, MaskFolder
+from hiervl.data.loading.readers import read_stored
 from hiervl.utils.errors import UserError
 
 LABELS = np.array([[0, 0, 1], [2, 1, 255]], dtype=np.uint8)
@@ -84,6 +86,23 @@ def test_wrong_masks_are_user_errors(tmp_path, class_map):
         MaskFolder(tmp_path / "masks", class_map).labels("a", (3, 2))
     with pytest.raises(UserError, match="MASK_VALUES is 'index'"):
         MaskFolder(tmp_path / "masks", class_map, "index").raw("a")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif"])
+def test_masks_of_several_pages_are_refused(tmp_path, class_map, suffix):
+    """Pages that repeat the first, and a TIFF's smaller copies of it, are harmless."""
+    (tmp_path / "masks").mkdir()
+    path = tmp_path / "masks" / f"a{suffix}"
+    first, second = (Image.fromarray(np.kron([row], np.ones((9, 9))).astype(np.uint8)) for row in ([0, 1], [1, 0]))
+    first.save(path, save_all=True, append_images=[second, second.rotate(180)])
+    source = MaskFolder(tmp_path / "masks", class_map)
+    for read in (source.raw, lambda key: read_stored(str(source.keys[key])), lambda key: read_binary(source.keys[key])):
+        with pytest.raises(
+            UserError, match=rf"a{suffix} holds \d pages, of which only the first .*: save one mask per"
+        ):
+            read("a")
+    first.save(path, save_all=True, append_images=[first, second.resize((9, 9))] if suffix == ".tif" else [first])
+    assert np.array_equal(source.raw("a").codes, np.array(first))
 
 
 # ---------------------------------------------------------------------------- arrays with a map per class

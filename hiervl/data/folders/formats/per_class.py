@@ -169,7 +169,7 @@ def read_binary(path: Path) -> np.ndarray:
 def _values(path: Path) -> np.ndarray:
     """The values of a mask, (H, W); of colours the brightest channel."""
     if path.suffix.lower() not in ARRAY_SUFFIXES:
-        image = readers.open_image(str(path))
+        image = readers.open_mask(str(path))
         values = np.array(image if image.mode in readers.INDEX_MODES else image.convert("RGB"))
         return values.max(axis=2) if values.ndim == 3 else values
     values = read_array(path)
