@@ -8,9 +8,10 @@ count. Described at https://cocodataset.org/#format-data.
 import ast
 import json
 import logging
+import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hiervl.data.folders.formats.shapes import ONLY_BOXES, Shape
 from hiervl.data.folders.formats.source import Annotation, AnnotationList, load_json
 from hiervl.data.folders.kinds import COCO, kind_of_json
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ MAX_BOXES = 0.05  # the file is refused if a larger share of annotations has no 
 ODD_OUTLINES = (
     "outlines cannot be drawn (an odd number of coordinates, or fewer than 3 points): their box does not count"
 )
+NO_NUMBERS = "outlines have a coordinate that is no number: their box does not count"
+NO_NUMBERS_NO_BOX = "outlines have a coordinate that is no number, and no box: they are left out"
 NOT_DRAWN = "outlines of an odd number of coordinates, or of none, are left out"
 NO_OUTLINE = "objects have neither outline nor box and are left out"
 MIN_POINTS = 3
@@ -47,7 +51,7 @@ class CocoFile(AnnotationList):
         """
         Raises:
             UserError: the file is missing or not COCO JSON of instances; more than :data:`MAX_BOXES` of its
-                annotations have no outline; or ids do not say which image annotations are of.
+                annotations have no outline; or ids do not say which image or category annotations are of.
         """
         super().__init__(path, class_map, images or {})
         content = _read(path)
@@ -58,6 +62,7 @@ class CocoFile(AnnotationList):
             self.categories = self._names_by_id(content["categories"])
             files = self._files_by_id(content["images"], by_id)
             written = _same_ids(by_id, files)
+            self._refuse_unlisted(item for number in written.values() for item in by_id[number])
             for image in content["images"]:
                 own = by_id.get(written.get(id_text(image["id"]), ""), [])
                 self.add_entry(image["file_name"], (image, own))
@@ -125,6 +130,22 @@ class CocoFile(AnnotationList):
         self.notes.append(f"{self.path}: {which}; they are left out.")
         logger.warning("%s", self.notes[-1])
 
+    def _refuse_unlisted(self, annotations: Iterable[dict]) -> None:
+        numbers = Counter(item.get("category_id") for item in annotations)
+        unlisted = [number for number in numbers if id_text(number) not in self.categories]
+        if not unlisted:
+            return
+        count = numbers[None] or sum(numbers[number] for number in unlisted)
+        which = (
+            "no category_id" if None in unlisted else
+            f"category_id {listed(unlisted)}, which `categories` lacks"
+        )  # fmt: skip
+        advice = "add the category's id" if None in unlisted else "add the category"
+        raise UserError(
+            f"{self.path}: {count} {'annotations have' if count > 1 else 'annotation has'} {which}: export it again, "
+            f"or {advice}."
+        )
+
     def _refuse_boxes(self, annotations: Sequence[dict]) -> None:
         boxes = sum(not _has_outline(annotation.get("segmentation")) for annotation in annotations)
         if boxes > MAX_BOXES * len(annotations):
@@ -137,14 +158,10 @@ class CocoFile(AnnotationList):
         image, annotations = self.keys[key]
         size = (image.get("height"), image.get("width"))
         size = size if all(size) else _size_run_length_shapes(annotations)
-        found = [_shapes_of(item, self._name_of(item)) for item in annotations]
+        found = [_shapes_of(item, self.categories[id_text(item["category_id"])]) for item in annotations]
         found.sort(key=lambda pair: -pair[0])
         drawn = [shape for _, shapes in found for shape in shapes]
         return Annotation(drawn, (int(size[0]), int(size[1])) if all(size) else None)
-
-    def _name_of(self, annotation: dict) -> str:
-        number = annotation.get("category_id")
-        return self.categories.get(id_text(number), f"category {number}, which the file does not list")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -231,22 +248,29 @@ def _shapes_of(annotation: dict, name: str) -> tuple[float, list[Shape]]:
 
 def _undrawn(values: Any, box: Any, name: str) -> Shape:
     """The area of an outline that cannot be drawn: the box of its points, else of the whole object."""
-    flat = np.array([value for value in values if isinstance(value, (int, float))] if isinstance(values, list) else [])
+    flat = np.array([_number_or_nan(value) for value in values] if isinstance(values, list) else [], dtype=np.float64)
     points = flat[: len(flat) // 2 * 2].reshape(-1, 2)
+    wrong = not np.isfinite(flat).all()
+    points = points[np.isfinite(points).all(axis=1)]
     low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(2), np.zeros(2))
     whole = _ring(box)
     if not (high > low).all() and whole is not None and len(whole) == 2:
         low, high = whole[0], whole.sum(axis=0)
     if not (np.isfinite([low, high]).all() and (high > low).all()):
-        return shapes.left_out(name, NOT_DRAWN if len(points) != 2 else shapes.FEW_POINTS)
+        problem = NO_NUMBERS_NO_BOX if wrong else NOT_DRAWN if len(points) != 2 else shapes.FEW_POINTS
+        return shapes.left_out(name, problem)
     (left, top), (right, bottom) = low.tolist(), high.tolist()
-    return shapes.box(name, left, top, right, bottom, problem=ODD_OUTLINES)
+    return shapes.box(name, left, top, right, bottom, problem=NO_NUMBERS if wrong else ODD_OUTLINES)
+
+
+def _number_or_nan(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def _rings(segmentation: list) -> tuple[list, list[np.ndarray | None]]:
     """The parts of an outline as written, and as points (n, 2); None for invalid ones. Some tools write one outline
     without a list, some as a list of points."""
-    if all(isinstance(value, (int, float)) for value in segmentation):
+    if not any(isinstance(value, (list, dict)) for value in segmentation):
         segmentation = [segmentation]
     elif len(segmentation) > 2 and all(isinstance(point, list) and len(point) == 2 for point in segmentation):
         segmentation = [[coordinate for point in segmentation for coordinate in point]]

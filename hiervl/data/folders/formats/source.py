@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 NO_OBJECTS = "images are listed without any object"
 EXCHANGED = "annotations exchange width and height, as their coordinates show, and are read so"
 FAR_BEYOND = 1.05  # of an image's height or width: no rounding, and no outline drawn a little over the border
-DRAWING = 5  # raise it if shapes are drawn or matched differently, so that masks are converted again
+DRAWING = 6  # raise it if shapes are drawn or matched differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
 
@@ -336,4 +336,7 @@ def load_json(path: Path) -> Any:
     """
     if path.stat().st_size > MAX_ANNOTATION_BYTES:
         raise ValueError("it has more than 2 GiB")
-    return json.loads(read_text(path))
+    try:
+        return json.loads(read_text(path))
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from hiervl.data.checking.values import ValueStatistics, value_findings
 from hiervl.data.classes.class_maps import read_class_map
-from hiervl.data.folders.formats.coco import ODD_OUTLINES, CocoFile
+from hiervl.data.folders.formats.coco import NO_NUMBERS, ODD_OUTLINES, CocoFile
 from hiervl.data.folders.formats.shapes import FEW_POINTS
 from hiervl.utils.errors import UserError
 
@@ -172,6 +172,9 @@ def test_wrong_coco_files_are_user_errors(tmp_path, class_map):
     (tmp_path / "cut.json").write_text('{"images": [')
     with pytest.raises(UserError, match="cut.json is not a JSON file .line 1"):
         CocoFile(tmp_path / "cut.json", class_map)
+    (tmp_path / "binary.json").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="binary.json is not a JSON file .it is not text.: export"):
+        CocoFile(tmp_path / "binary.json", class_map)
     (tmp_path / "via.json").write_text('{"a.jpg1": {"filename": "a.jpg", "regions": []}}')
     with pytest.raises(UserError, match="via.json is not a COCO file .* but VGG Image Annotator"):
         CocoFile(tmp_path / "via.json", class_map)
@@ -195,6 +198,15 @@ def test_only_categories_that_are_used_have_to_be_classes(tmp_path, class_map):
     assert source.raw("photos/a").unknown_names == {"gills": 1}
     with pytest.raises(UserError, match="'gills' .1., which .*classes.yaml does not name"):
         source.labels("photos/a", (6, 8))
+
+
+def test_annotations_of_no_listed_category_are_refused(tmp_path, class_map):
+    other = {**cap(rectangle(0, 0, 4, 5)), "category_id": 99}
+    lost = {key: value for key, value in other.items() if key != "category_id"}
+    with pytest.raises(UserError, match="m.json: 1 annotation has category_id 99, which `categories` lacks: export it"):
+        CocoFile(coco(tmp_path / "m.json", [cap(rectangle(0, 0, 4, 5)), other]), class_map)
+    with pytest.raises(UserError, match="m.json: 2 annotations have no category_id: export it again"):
+        CocoFile(coco(tmp_path / "m.json", [lost, cap(rectangle(0, 0, 4, 5)), lost]), class_map)
 
 
 def cap(segmentation, **more):
@@ -227,6 +239,15 @@ def test_boxes_without_outline_are_counted(tmp_path, class_map):
 def test_odd_outlines_are_left_out_or_cut(tmp_path, class_map, segmentation, pixels, remarks):
     raw = CocoFile(coco(tmp_path / "m.json", [cap(segmentation)]), class_map).raw("photos/a")
     assert (raw.codes == 1).sum() == pixels and sum(raw.remarks.values()) == remarks
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "x", None])
+def test_coordinates_that_are_no_numbers_are_called_so(tmp_path, class_map, wrong):
+    """The points on both sides of the wrong value keep their pairs."""
+    outline = [1, wrong, 0, 0, 4, 0, 4, 5, 0, 5]
+    for segmentation in ([outline], outline):
+        raw = CocoFile(coco(tmp_path / "m.json", [cap(segmentation)]), class_map).raw("photos/a")
+        assert raw.remarks == {NO_NUMBERS: 1} and (raw.codes[:5, :4] == 255).all() and (raw.codes == 255).sum() == 20
 
 
 def test_sizes_come_from_the_images_where_the_file_has_none(tmp_path, class_map):
