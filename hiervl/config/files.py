@@ -42,7 +42,8 @@ def find_config(name: str) -> Path:
         raise UserError(f"{path} is a folder, not a config file: {way}")
     for folder in (path.parent, shipped.parent):
         names = [entry.name for entry in folder.glob("*.yaml")] if folder.is_dir() else []
-        matches = difflib.get_close_matches(path.name, names, n=1)
+        others = [name for name in names if folder / name not in (path, shipped)]  # which are no files: broken links
+        matches = difflib.get_close_matches(path.name, others, n=1)
         if matches:
             raise UserError(f"there is no config file '{name}'; did you mean {folder / matches[0]}?")
     raise UserError(f"there is no config file '{name}', neither here nor among those shipped with HierVL ({SHIPPED}).")

@@ -43,7 +43,7 @@ def or_similar(path: Path) -> str:
         names = os.listdir(path.parent)
     except OSError:
         return "."
-    close = difflib.get_close_matches(path.name, names, n=1)
+    close = difflib.get_close_matches(path.name, [name for name in names if name != path.name], n=1)
     return f"; did you mean {path.parent / close[0]}?" if close else "."
 
 
@@ -146,9 +146,14 @@ def read_list(path: Path, key: str) -> Iterator[str]:
                     digest.update(_bytes_of(line))
                     count += 1
                     yield line
+    except FileNotFoundError as error:
+        raise UserError(f"{key}: the list {path} cannot be read ({error.strerror}){or_similar(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"{key}: the list {path} cannot be read ({reason}){or_similar(path)}") from None
+        if path.is_dir():
+            raise UserError(f"{key}: {path} is a folder, but a list is a text file with one name a line.") from None
+        if isinstance(error, OSError):
+            raise UserError(f"{key}: the list {path} cannot be read ({error.strerror}).") from None
+        raise UserError(f"{key}: {path} is not text, but a list is a text file with one name a line.") from None
     if not count:
         raise UserError(f"{key}: the list {path} names no image: write one per line.")
     if expected not in (None, digest.hexdigest()):

@@ -61,6 +61,19 @@ def test_names_that_are_no_utf8_have_a_hash(tmp_path):
     assert write_list(tmp_path / "list.txt", names) == hashlib.sha256(b"caf\xe9\n\xc3\xa9\n").hexdigest()
 
 
+def test_what_is_no_list_is_called_what_it_is(tmp_path):
+    """The proposal of a similar name would be the path itself."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "b.txt").write_bytes(bytes(range(256)))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"X: .*images is a folder, but a list is a text file with one name a line\.$"):
+        list(read_list(tmp_path / "images", "X"))
+    with pytest.raises(UserError, match=r"X: .*b.txt is not text, but a list is a text file with one name a line\.$"):
+        list(read_list(tmp_path / "b.txt", "X"))
+    with pytest.raises(UserError, match=r"X: there is no folder .*link\.$"):
+        find_folder(tmp_path, "link", "X")
+
+
 def test_folder_of_a_like_name_is_named(tmp_path):
     (tmp_path / "labelled").mkdir()
     with pytest.raises(UserError, match="DATASET.X: there is no folder .*labeled; did you mean .*labelled[?]$"):
