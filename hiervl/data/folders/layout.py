@@ -103,11 +103,21 @@ class FolderLayout:
     @functools.cached_property
     def _separate(self) -> dict[str, Pool]:
         parts = {"VAL": self.source.val, "TEST": self.source.test}
+        labeled = self._real_paths(self.source.images, self.source.masks)
+        for key, part in parts.items():
+            if isinstance(part, (list, tuple)) and self._real_paths(*part) == labeled:
+                raise UserError(
+                    f"DATASET.{key} is the same folder as LABELED, so that its images would be trained on: write a "
+                    "share such as 0.2, a list file, or another folder."
+                )
         return {
             key: find_pool(self.source, self.class_map, part[0], part[1], f"DATASET.{key}")
             for key, part in parts.items()
             if isinstance(part, (list, tuple))
         }
+
+    def _real_paths(self, *names: str) -> list[str]:
+        return [os.path.realpath((self.source.root / name).expanduser()) for name in names]
 
     def _mask_files(self) -> list[Path]:
         return [path for masks in self._mask_sources() for path in files_of_masks(masks, self.source.mask_names)]

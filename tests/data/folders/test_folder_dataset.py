@@ -239,6 +239,9 @@ MISTAKES = {
     "VAL: 20": "DATASET.VAL is a fraction from 0 to below 1, a list file, or two folders .* not 20",
     "VAL: {IMAGES: a}": "DATASET.VAL needs IMAGES and MASKS, not IMAGES",
     "VAL: val.txt": "DATASET.VAL: the list .*val.txt cannot be read",
+    "VAL: {IMAGES: labelled/images, MASKS: labelled/../labelled/masks}":
+        "DATASET.VAL is the same folder as LABELED, .*: write a share such as 0.2, a list file, or another folder",
+    "TEST: {IMAGES: labelled/images, MASKS: labelled/masks}": "DATASET.TEST is the same folder as LABELED",
     "VALID: 0.2": "own.yaml: there is no config key 'DATASET.VALID'; did you mean DATASET.VAL[?]",
     "MASK_VALUES: colour": "DATASET.MASK_VALUES is one of auto, index, color, not 'colour'",
 }  # fmt: skip
