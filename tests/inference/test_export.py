@@ -40,10 +40,19 @@ def describe_anew(network):
         (("MODEL.QUERY_DECODER.CLASSIFIER", "mean"), True),
         (("MODEL.HSQG.RELEVANCE", False, "MODEL.QUERY_DECODER.INSTANCE_QUERIES", 0), False),
         (("MODEL.HSQG.IMAGE_EMBEDDING", "frozen"), False),
+        (("MODEL.QUERY_DECODER.PIXEL_PRIOR", True), False),
         (("MODEL.QUERY_DECODER.TEXT_QUERIES", False, "MODEL.CMSAM.PIXELS_READ_TEXT", False), False),
         (("MODEL.META_ARCHITECTURE", "PixelClassifier"), False),
     ],
-    ids=["default", "new classes", "text queries alone", "frozen relevance", "no text", "pixel classifier"],
+    ids=[
+        "default",
+        "new classes",
+        "text queries alone",
+        "frozen relevance",
+        "pixel prior",
+        "no text",
+        "pixel classifier",
+    ],
 )
 def test_export_form_computes_the_same(make_network, overrides, new_classes):
     network = make_network(*overrides).eval()
