@@ -119,7 +119,6 @@ class SupervisedCriterion(nn.Module):
         relevance_logits: Tensor | None,
         text: TextFeatures,
         targets: Sequence[ImageTargets],
-        pixel_prior: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -128,7 +127,6 @@ class SupervisedCriterion(nn.Module):
             relevance_logits: (B, C) of the gate; None: there is none.
             text: embeddings of the classes.
             targets: one per image.
-            pixel_prior: (B, C, h, w) log probabilities; None: there are none. Their loss has the pixel loss's weight.
         """
         labeled = torch.stack([target.valid.any() for target in targets])  # images with any label at all
         query_valid = predictions.query_valid & labeled[:, None]
@@ -139,17 +137,22 @@ class SupervisedCriterion(nn.Module):
             assignments = self._assignments(predictions, query_valid, targets, maps)
             losses.update(self._set_losses(predictions, query_valid, maps, assignments))
         if self.weights["pixel"]:
-            labels = torch.stack([target.sem_seg for target in targets])
-            pixel_maps = {"loss_pixel": semantic_scores}
-            if pixel_prior is not None:
-                pixel_maps["loss_pixel_prior"] = pixel_prior.exp()
-            for name, scores in pixel_maps.items():
-                losses[name] = pixel_cross_entropy(scores, labels, self.ignore_value, balance=self.pixel_balance)
+            losses["loss_pixel"] = self._pixel_loss(semantic_scores, targets)
         if aligns:
             losses["loss_align"] = self._align_loss(predictions, text, assignments[-1])
         if self.weights["relevance"] and relevance_logits is not None:
             losses["loss_relevance"] = _relevance_loss(relevance_logits, targets, labeled)
         return self._weighted(losses)
+
+    def pixel_prior_losses(self, log_probability: Tensor, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
+        """``loss_pixel_prior`` of the pixel prior (B, C, h, w), with the weight of the pixel loss."""
+        if not self.weights["pixel"]:
+            return {}
+        return self._weighted({"loss_pixel_prior": self._pixel_loss(log_probability.exp(), targets)})
+
+    def _pixel_loss(self, scores: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
+        labels = torch.stack([target.sem_seg for target in targets])
+        return pixel_cross_entropy(scores, labels, self.ignore_value, balance=self.pixel_balance)
 
     def pseudo_losses(
         self, predictions: QueryPredictions, targets: Sequence[ImageTargets], absent: Tensor, image_weight: Tensor

@@ -252,8 +252,9 @@ class HierVL(ClipSegmenter):
                 output.relevance_logits,
                 text,
                 targets,
-                output.pixel_prior,
             )
+            if output.pixel_prior is not None:
+                losses.update(self.criterion.pixel_prior_losses(output.pixel_prior, targets))
             return {**losses, **self.joint_losses(output)}
 
     def joint_losses(self, output: NetworkOutput) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ TABLE = {
 }
 NAMES = [f"{dataset}_{count}" for dataset, row in TABLE.items() for count in row[-1]]
 TINY = {
+    "SEMI.BURN_IN": "0",  # two iterations must see both losses
     "MODEL.DEVICE": "cpu",
     "MODEL.CLIP.NAME": "shapesworld",
     "MODEL.CLIP.PRETRAINED": "shapesworld",
