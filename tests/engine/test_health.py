@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from hiervl.engine import health
 from hiervl.engine.comparison import gain_line, mean_iou, supervised_twin, train_both
 from hiervl.engine.health_report import HealthReport, find_problems, presence_auc
 from hiervl.engine.hooks import best_metric
 from hiervl.semi_supervised import pseudo_labels
 from hiervl.semi_supervised.knowledge import unknown_classes
 from hiervl.semi_supervised.pseudo_labels import ConfidenceThreshold
+from hiervl.semi_supervised.step import SemiSupervisedStep
 
 NAMES = ("background", "cat", "bus")
 NAN = float("nan")
@@ -140,6 +142,14 @@ def test_auc_by_hand():
     assert presence_auc(relevance, presence) == 3.5 / 4
     assert presence_auc(relevance, ~presence) == 0.5 / 4
     assert np.isnan(presence_auc(relevance, np.ones((2, 2), dtype=bool)))
+
+
+@pytest.mark.parametrize("mode, expected", [("fixed", 0.9), ("class", 0.9), ("adaptive", NAN)])
+def test_the_confidence_counts_where_it_is_read(make_cfg, make_network, monkeypatch, mode, expected):
+    monkeypatch.setattr(health, "labeled_images", lambda *arguments: [])
+    cfg = make_cfg("SEMI.THRESHOLD", mode, "SEMI.CONFIDENCE", 0.9, "DATASETS.TEST", ())
+    step = SemiSupervisedStep.from_config(cfg, make_network())
+    np.testing.assert_equal(health.examine(cfg, step).confidence, expected)
 
 
 def test_figures_are_logged_and_written():
