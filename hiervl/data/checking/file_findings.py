@@ -17,6 +17,7 @@ Layout = FolderLayout | RegisteredLayout
 
 
 def matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
+    """Images without masks, masks without images, and images that are left out."""
     findings = []
     for split, pool in pools.items():
         missing = layout.missing_masks() if split == LABELED else pool.missing
@@ -71,11 +72,11 @@ def unused(layout: Layout) -> list[Finding]:
         return []
     return [
         Finding(
-            WARNING if unused.advice else NOTE,
-            f"not used in {folder}: {describe_unused([unused])}.",
-            unused.files,
+            WARNING if kind.advice else NOTE,
+            f"not used in {folder}: {describe_unused([kind])}.",
+            kind.files,
         )
-        for folder, unused in layout.unused()
+        for folder, kind in layout.unused()
     ]
 
 

@@ -16,11 +16,10 @@ from hiervl.data.checking.readings import (
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.classes.definitions import ClassDefinition
-from hiervl.data.folders.masks import COLOR, INDEX, LABEL, decode_color, label_of_form
+from hiervl.data.folders.masks import COLOR, INDEX, LABEL, MOSTLY_NEAR, NEAR, decode_color, label_of_form
 
 PROVISIONAL_NAME = re.compile(r"value \d+|colour \d+ \d+ \d+")  # of ``init``
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
-NEAR, MOSTLY_NEAR = 40, 0.9  # values of blurred masks beside 0 and 255, and their share of all pixels
 MIN_BLURRED = 6  # values beside those of classes
 RARE = 0.25  # a background with fewer pixels, beside a class with most of them, may be exchanged with it
 
@@ -140,7 +139,7 @@ def rare_background(statistics: ValueStatistics, is_per_class: bool = False) -> 
     class_map = statistics.class_map
     ground = class_map.background
     if ground is None or value_beside_0(statistics) is not None or background_as_255(statistics):
-        return []
+        return []  # which say more
     if numbers_mean_nothing(statistics):
         return []
     for form in (INDEX, COLOR, *([LABEL] if is_per_class else [])):

@@ -46,9 +46,9 @@ GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
     """All findings from the codes of all masks together."""
-    palettes = palettes_of_their_own(statistics) or _palette_order(statistics)
     if numbers_mean_nothing(statistics):
-        return palettes
+        return palettes_of_their_own(statistics)
+    palettes = palettes_of_their_own(statistics) or _palette_order(statistics)
     findings = [*_unknown_colors(statistics), *palettes, *void_classes(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])

@@ -33,6 +33,7 @@ INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
 FORMS = (AUTO, INDEX, COLOR)
 BYTE_MODES = ("1", "L", "P")
 MAX_LISTED = 5
+NEAR, MOSTLY_NEAR = 40, 0.9  # values of blurred masks beside 0 and 255, and their share of all pixels
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hiervl.data.folders.files import MASK_SUFFIXES
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.formats.opening import MASKS, OF_KIND
 from hiervl.data.folders.kinds import Kind, kind_of_file
+from hiervl.data.folders.masks import MOSTLY_NEAR, NEAR
 from hiervl.data.loading.readers import open_image
 from hiervl.utils.errors import UserError
 
@@ -31,7 +32,6 @@ CLASS_FOLDER, OBJECT_FOLDER = "SegmentationClass", "SegmentationObject"
 SKIPPED = ("output", "outputs", "runs", "node_modules", "__pycache__", "__MACOSX")
 LOOKED_AT = 12  # how many images of a folder are opened to distinguish photographs from masks
 FEW_VALUES = 64  # most values or colours of a mask
-NEAR, MOSTLY_NEAR = 40, 0.9  # of a blurred mask's black and white: their distance, and their share
 READ_SINGLY = 20  # how many annotation files of a folder are read one by one
 NO_CLASSES = ClassMap((), {}, {}, {}, (), Path())
 
