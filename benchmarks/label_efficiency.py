@@ -284,7 +284,7 @@ def draw(records, labels: Sequence[int], path: Path, data: str) -> None:
     axes.set(
         xlabel="labelled images",
         ylabel="mIoU",
-        title=f"{data}: at every number the same images, backbone and iterations",
+        title=f"{data}: the same images, backbone and iterations",
     )
     axes.grid(alpha=0.3)
     axes.legend()
