@@ -159,15 +159,20 @@ def test_jpeg_masks_are_named(tmp_path, capsys):
     )
 
 
-def test_masks_at_every_second_place_are_found(tmp_path):
+@pytest.mark.parametrize("image, mask, found", [
+    ("{}", "{}_mask", "  MASK_SUFFIX: _mask\n"),
+    ("{}_rgb", "{}_seg", "  IMAGE_SUFFIX: _rgb\n  MASK_SUFFIX: _seg\n"),
+])  # fmt: skip
+def test_masks_at_every_second_place_are_found(tmp_path, image, mask, found):
     """24 images that lie beside their masks: a look at every second file would see photographs alone."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "both"
     folder.mkdir()
     for number in range(24):
-        Image.fromarray(rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(folder / f"{number:02d}.png")
-        mask = np.arange(3, dtype=np.uint8).repeat(20)[None].repeat(40, 0)
-        Image.fromarray(mask).save(folder / f"{number:02d}_mask.png")
+        stem = f"{number:02d}"
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(folder / f"{image.format(stem)}.png")
+        labels = np.arange(3, dtype=np.uint8).repeat(20)[None].repeat(40, 0)
+        Image.fromarray(labels).save(folder / f"{mask.format(stem)}.png")
     assert main(["init", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
     written = (tmp_path / "out/my.yaml").read_text()
-    assert "MASK_SUFFIX: _mask" in written
+    assert found in written

@@ -1,8 +1,9 @@
 """Images and masks of two folders, matched by name."""
 
 import functools
+import itertools
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from hiervl.data.folders.pairing import (
 )
 from hiervl.data.folders.source import BACKGROUND, UNLABELED, FolderSource
 from hiervl.utils.errors import UserError
+
+MAX_PATTERNS = 12  # of names, the most frequent ones, of which two are compared
 
 
 class Sample(NamedTuple):
@@ -126,16 +129,22 @@ def what_else(folder: Path) -> str:
 
 def _images_and_masks_together(folder: Path) -> UserError:
     """Raise: no key says which files are masks. Perhaps there are only annotation files."""
-    tail = _common_tail([os.path.splitext(path)[0] for path in list_files(folder, MASK_SUFFIXES)])
+    stems = [os.path.splitext(path)[0] for path in list_files(folder, MASK_SUFFIXES)]
+    tail = _common_tail(stems)
     annotations = [unused for unused in unused_files(folder) if unused.kind and unused.kind not in CLASS_LISTS]
     if annotations and not tail:
         return UserError(
             f"{folder}, named for both images and masks, holds no masks but {describe_unused(annotations)}."
         )
-    setting = (
-        f", if they are the files whose names end in {tail}, set DATASET.MASK_SUFFIX to {tail}" if tail else
-        " set DATASET.MASK_SUFFIX to what their names have in addition"
-    )  # fmt: skip
+    if tail:
+        setting = f", if they are the files whose names end in {tail}, set DATASET.MASK_SUFFIX to {tail}"
+    elif patterns := _two_patterns(stems):
+        setting = (
+            f", since the names are of two kinds, {patterns[0]} and {patterns[1]}, set DATASET.IMAGE_SUFFIX to that of "
+            "the images and DATASET.MASK_SUFFIX to that of the masks"
+        )
+    else:
+        setting = " set DATASET.MASK_SUFFIX to what their names have in addition"
     return UserError(f"{folder} holds both images and masks: move the masks into a folder of their own, or{setting}.")
 
 
@@ -148,6 +157,24 @@ def _common_tail(stems: Sequence[str]) -> str:
     )  # fmt: skip
     (tail, count), (_, next_count) = [*tails.most_common(2), ("", 0), ("", 0)][:2]
     return tail if next_count < count and count >= MIN_SHARE * (len(stems) - count) else ""
+
+
+def _two_patterns(stems: Sequence[str]) -> tuple[NamePattern, NamePattern] | None:
+    """What two halves of the files have besides their common parts, such as ``_rgb`` and ``_seg``; None: nothing."""
+    cores: dict[NamePattern, set[str]] = defaultdict(set)
+    for stem in stems:
+        folder, slash, base = stem.rpartition("/")
+        for place, character in enumerate(base):
+            if character in SEPARATORS:
+                cores[NamePattern(tail=base[place:])].add(folder + slash + base[:place])
+                cores[NamePattern(head=base[: place + 1])].add(folder + slash + base[place + 1 :])
+    frequent = sorted(cores, key=lambda pattern: -len(cores[pattern]))[:MAX_PATTERNS]
+    pairs = {pair: len(cores[pair[0]] & cores[pair[1]]) for pair in itertools.combinations(frequent, 2)}
+    best = max(pairs, key=lambda pair: pairs[pair], default=None)
+    if best is None or pairs[best] < max(2, MIN_SHARE * len(stems) / 2):
+        return None
+    first, second = sorted(best, key=str)
+    return first, second
 
 
 def _names_in_annotations(files: Mapping[str, Path], image_names: NamePattern, names: NamePattern) -> dict[str, Path]:

@@ -231,9 +231,10 @@ def _several_folders(pairs: Sequence[tuple[str, str]]) -> bool:
 
 def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
     """The name pattern of masks among their images; "per_class": an image has several."""
-    images = [path.stem for path in files if not looks_like_a_mask(path)][:LOOKED_AT]
-    masks = [path.stem for path in files if any(path.stem.startswith(stem) or stem in path.stem for stem in images)]
-    found = find_patterns(images, [stem for stem in masks if stem not in images])
+    by_look = [path.stem for path in files if looks_like_a_mask(path)]
+    images = [path.stem for path in files if path.stem not in set(by_look)][:LOOKED_AT]
+    by_name = [path.stem for path in files if any(stem in path.stem for stem in images) and path.stem not in images]
+    found = find_patterns(images, by_name) or find_patterns(images, by_look)
     if found is None:
         return None
     return PER_CLASS if len(found.masks) > 1 else (str(found.image), str(found.masks[0]))

@@ -170,6 +170,23 @@ def test_masks_beside_images_with_a_suffix(own):
         own.layout(same).division  # noqa: B018
 
 
+@pytest.mark.parametrize("image, mask", [("{}_rgb", "{}_seg"), ("photo-{}", "label-{}")])
+def test_both_patterns_of_images_and_masks_in_one_folder_are_named(own, image, mask):
+    images, masks = own.root / "labelled/images", own.root / "labelled/masks"
+    for path in list(images.iterdir()):
+        path.rename(images / (image.format(path.stem) + path.suffix))
+    for path in list(masks.iterdir()):
+        path.rename(images / (mask.format(path.stem) + path.suffix))
+    same = "LABELED: {IMAGES: labelled/images, MASKS: labelled/images}\n"
+    with pytest.raises(UserError, match="holds both images and masks") as raised:
+        own.layout(same).division  # noqa: B018
+    named = sorted(text.replace("{}_", "_") for text in (image, mask))
+    assert "of two kinds, {} and {}, set DATASET.IMAGE_SUFFIX".format(*named) in str(raised.value)
+    image_suffix, mask_suffix = (text.replace("{}_", "_") for text in (image, mask))
+    layout = own.layout(f"{same}IMAGE_SUFFIX: '{image_suffix}'\nMASK_SUFFIX: '{mask_suffix}'")
+    assert len(layout.labeled.samples) == 10 and not layout.labeled.extra
+
+
 def test_converted_masks_are_kept_until_something_changes(own):
     own.masks(lambda labels: PALETTE[labels])
     (entry, *_) = own.layout("VAL: 0").dicts("train")
