@@ -60,6 +60,7 @@ from .interruption import StopRequest
 from .loggers import build_loggers, drop_logged
 from .loop import OptimizationLoop
 from .replay import dump_step, read_step, replay_step
+from .shared_cores import SharedCores
 from .solver import build_lr_scheduler, build_optimizer
 from .test_sets import check_test_classes, check_test_labels, evaluation_precision
 
@@ -187,6 +188,7 @@ class SemiSupervisedTrainer(DefaultTrainer):
             BestCheckpoint(self.checkpointer, best_metric(cfg.DATASETS.TEST)),
             self._checkpoints,
             *self._watching_hooks(),
+            SharedCores() if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() == 1 else None,
             TolerantWriter(self.build_writers(), period=20) if comm.is_main_process() else None,
             RunReport(cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD) if comm.is_main_process() else None,
             StopOnRequest(self.stop_request, self._checkpoints),
