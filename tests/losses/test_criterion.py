@@ -153,6 +153,19 @@ def test_scale_by_hand():
     """The pixel loss, and 0.15 of class, mask and dice of every prediction."""
     assert SupervisedCriterion(weights=ALL).scale(10) == pytest.approx(1 + 0.15 * 10 * (2 + 5 + 5))
     assert SupervisedCriterion(weights={**ALL, "mask": 0.0}).scale(3) == pytest.approx(1 + 0.15 * 3 * (2 + 5))
+    assert SupervisedCriterion(weights={**ALL, "pixel": 3.0}).scale(1, 2) == pytest.approx(2 * 3 + 0.15 * (2 + 5 + 5))
+
+
+def test_loss_of_the_pixel_prior_by_hand():
+    """p = 3/4 and 1/2 of the right class, a pixel without a label; weight 3."""
+    log_p = torch.tensor([[[[3 / 4, 1 / 2, 0.1]], [[1 / 4, 1 / 2, 0.9]]]]).log().requires_grad_()
+    targets = [image_targets(torch.tensor([[0, 1, 255]]), None, (1, 3), 255)]
+    criterion = SupervisedCriterion(weights={**ALL, "pixel": 3.0})
+    loss = criterion.pixel_prior_losses(log_p, targets)["loss_pixel_prior"]
+    assert loss.item() == pytest.approx(-3 * (math.log(3 / 4) + math.log(1 / 2)) / 2, abs=1e-4)
+    (gradient,) = torch.autograd.grad(loss, log_p)
+    assert gradient[0, :, 0, 2].tolist() == [0, 0] and (gradient[0, :, 0, :2] != 0).all()
+    assert SupervisedCriterion(weights={**ALL, "pixel": 0.0}).pixel_prior_losses(log_p, targets) == {}
 
 
 def test_pseudo_losses_by_hand():
