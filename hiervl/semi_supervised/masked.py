@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class MaskedConsistency:
     """Hides a class of every labelled image from the student's encoder. The frozen CLIP sees the whole image."""
 
-    def __init__(self, *, consistency: float, pixel_text: float, temperature: float, ignore_value: int = 255):
+    def __init__(self, *, consistency: float, pixel_text: float, temperature: float, ignore_value: int):
         """
         Args:
             consistency, pixel_text: weights of the two losses; 0 switches one off.

@@ -1,5 +1,6 @@
 """What the relevance gate is fitted to."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -97,3 +98,25 @@ def test_networks_without_a_gate_are_left_alone(monkeypatch):
     calibration.calibrate_threshold(config(1.0), network)
     calibration.fit_gate(config(1.0), network)
     assert gate.threshold.item() == 0.5
+
+
+def test_images_are_read_in_whole_batches_up_to_64(monkeypatch):
+    """Eight at a time, so many batches that every image comes, at most eight."""
+    asked = []
+
+    def loader(*arguments):
+        asked.append(arguments)
+        return itertools.count()
+
+    cfg = SimpleNamespace(DATASETS=SimpleNamespace(TEST=("first", "second")))
+    monkeypatch.setattr(calibration, "build_labeled_loader", loader)
+    for images, batches in ((1, 1), (8, 1), (9, 2), (63, 8), (64, 8), (1000, 8)):
+        monkeypatch.setattr(
+            calibration, "load_labeled", lambda config, images=images: range(images) if config else None
+        )
+        assert len(list(calibration.labeled_batches(cfg))) == batches
+    assert asked == [(cfg, 8)] * 6
+    assert len(list(calibration.validation_batches(cfg, 17))) == 3
+    assert asked[-1] == (cfg, 8, "first")
+    cfg.DATASETS.TEST = ()
+    assert list(calibration.validation_batches(cfg, 17)) == []

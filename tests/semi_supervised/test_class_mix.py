@@ -30,6 +30,12 @@ def test_half_of_the_classes_are_pasted_with_their_pixels():
     torch.testing.assert_close(pasted.images[:, 0], 10.0 * pasted.labels)
 
 
+@pytest.mark.parametrize("classes, pasted", [([4], 1), ([4, 5], 1), ([4, 5, 6], 2), ([4, 5, 6, 7], 2)])
+def test_half_of_the_classes_is_rounded_up(classes, pasted):
+    drawn = draw_classes([labeled(classes)], 5, 1.0, 255, CPU)
+    assert drawn.inside.sum((1, 2)).tolist() == [pasted] * 5
+
+
 def test_sample_and_chance_are_drawn_for_every_view():
     samples = [labeled([1, 1]), labeled([2, 2])]
     pasted = draw_classes(samples, 200, 0.25, 255, CPU)

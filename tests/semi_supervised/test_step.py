@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hiervl.modeling.frozen_clip import ClipEmbeddings
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.semi_supervised.teacher import StudentAsTeacher
 from hiervl.utils.errors import UserError
@@ -303,3 +304,41 @@ def test_set_losses_are_those_of_labeled_images_with_the_teachers_labels(make_st
 def test_set_losses_need_queries(make_step):
     with pytest.raises(UserError, match="SEMI.LOSS is 'set', but this network"):
         make_step("SEMI.LOSS", "set", "MODEL.META_ARCHITECTURE", "PixelClassifier", trained=False)
+
+
+@pytest.mark.parametrize("perturbation, expected", [(0.0, ["strong"]), (0.5, ["strong", "weak"])])
+def test_views_get_the_frozen_embeddings_of_their_own_images(make_step, monkeypatch, perturbation, expected):
+    """Those of the weak view only where the student sees it, with perturbed features."""
+    step = make_step("SEMI.PERTURBATION_WEIGHT", perturbation)
+    options = {}
+    monkeypatch.setattr(step.student, "segment", lambda images, text, **given: options.update(given))
+    strong, weak = torch.zeros(2, 3, SIZE, SIZE), torch.ones(1, 3, SIZE, SIZE)
+    frozen = {
+        name: ClipEmbeddings(torch.full((len(images), 8, 3, 3), value), torch.full((len(images), 8), value))
+        for name, images, value in (("strong", strong, 1.0), ("weak", weak, 2.0))
+    }
+    seen = [strong, weak] if perturbation else [strong]
+    step._student_pass(seen, 1, None, frozen)
+    values = [value for name in expected for value in frozen[name].pooled[:, 0].tolist()]
+    assert options["frozen_embedding"].pooled[:, 0].tolist() == values
+    assert options["frozen_embedding"].dense[:, 0, 0, 0].tolist() == values
+    assert ("perturb" in options) == bool(perturbation)
+
+
+def test_a_hidden_class_is_compared_with_a_frozen_clip_of_another_grid(make_step):
+    """The frozen embedding is resized to the student's grid of 6 × 6 patches."""
+    step = make_step("LOSS.MASKED_CONSISTENCY", 0.5, "LOSS.PIXEL_TEXT", 0.0)
+    items = make_batch()["labeled"]
+    images = step.student.normalize([item["image"] for item in items])
+    torch.manual_seed(2)
+    fine = F.normalize(torch.randn(2, step.student.backbone.embed_dim, 7, 5), dim=1)
+    coarse = F.interpolate(fine, size=(6, 6), mode="bilinear", align_corners=False)
+
+    def loss(whole):
+        torch.manual_seed(3)  # of the class that is hidden
+        text = step.student.encode_text()
+        return step.masked.losses(step.student, items, images, whole, text)["loss_masked_consistency"]
+
+    assert images.shape[2:] == (48, 48) and step.student.backbone.dense_stride == 8
+    torch.testing.assert_close(loss(fine), loss(coarse))
+    assert loss(fine) > 0
