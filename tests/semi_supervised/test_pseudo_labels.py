@@ -63,6 +63,18 @@ def test_fixed_threshold_learns_nothing():
         ConfidenceThreshold(2, 0.8, "klass")
 
 
+def test_a_fixed_threshold_ignores_what_an_earlier_mode_has_learnt():
+    """As after a checkpoint of a run with thresholds by class."""
+    by_class = ConfidenceThreshold(2, 0.8, "class")
+    by_class(torch.tensor([[[0.9, 0.5]]]), torch.tensor([[[0, 1]]]), torch.ones(1, 1, 2, dtype=torch.bool))
+    fixed = ConfidenceThreshold(2, 0.8)
+    fixed.load_state_dict(by_class.state_dict())
+    confidence, labels = torch.tensor([[[0.79, 0.81]]]), torch.tensor([[[1, 1]]])
+    valid = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert by_class.keeps(confidence, labels, valid).tolist() == [[[True, True]]]
+    assert fixed.keeps(confidence, labels, valid).tolist() == [[[False, True]]]
+
+
 def test_cutmix_moves_image_label_and_keep_together():
     """Three images of 2 × 3: the partner of each is the one before; the box excludes its far corner."""
     boxes = torch.tensor([[1, 0, 3, 1], [0, 0, 0, 0], [0, 1, 1, 2]])  # x0, y0, x1, y1

@@ -342,3 +342,26 @@ def test_a_hidden_class_is_compared_with_a_frozen_clip_of_another_grid(make_step
     assert images.shape[2:] == (48, 48) and step.student.backbone.dense_stride == 8
     torch.testing.assert_close(loss(fine), loss(coarse))
     assert loss(fine) > 0
+
+
+def test_a_frozen_clip_is_built_only_for_what_asks_it(make_step):
+    off = ("SEMI.GUIDANCE_WEIGHT", 0.0, "SEMI.GUIDANCE_LAST_WEIGHT", 0.0, "LOSS.PIXEL_TEXT", 0.1)
+    assert make_step(*off, "LOSS.MASKED_CONSISTENCY", 0.0).frozen_clip is None
+    assert make_step(*off, "LOSS.MASKED_CONSISTENCY", 0.1).frozen_clip is not None
+    guided = make_step("SEMI.GUIDANCE_WEIGHT", 0.1, "LOSS.MASKED_CONSISTENCY", 0.0, "LOSS.PIXEL_TEXT", 0.0)
+    assert guided.frozen_clip is not None
+
+
+def test_losses_of_unlabeled_images_are_computed_in_float32(make_step, monkeypatch):
+    """Also where mixed precision is on."""
+    step, seen = make_step(), []
+    pixel_loss = step._pixel_loss
+
+    def watched(scores, *arguments):
+        seen.append((scores.dtype, torch.is_autocast_enabled("cpu")))
+        return pixel_loss(scores, *arguments)
+
+    monkeypatch.setattr(step, "_pixel_loss", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        run_step(step)
+    assert seen and set(seen) == {(torch.float32, False)}
