@@ -195,3 +195,17 @@ def test_hue_turns_either_way_by_any_amount():
         turned[..., 0] = (turned[..., 0].astype(np.float64) + turn * 360) % 360
         expected = 255 * cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)
         assert np.abs(augmentation.adjust_hue(image, turn) - expected).max() < 0.51
+
+
+def test_images_of_other_proportions_are_averaged_when_they_lose_pixels():
+    """From 200 to 120 pixels, though 15² are more than 200: each is the mean of the area that it covers. A larger size
+    interpolates. The size that is there changes nothing."""
+    columns = np.arange(20, dtype=np.uint8) * 12
+    image = np.broadcast_to(columns[None, :, None], (10, 20, 3)).copy()
+    small = augmentation.resize_image(image, (8, 15))
+    # Output column 0 covers 4/3 columns of the source: 0 and a third of 12.
+    assert small[0, 0].tolist() == [round(12 / 3 / (4 / 3))] * 3
+    assert small[0, 1].tolist() == [round((12 * 2 / 3 + 24 * 2 / 3) / (4 / 3))] * 3
+    assert augmentation.resize_image(image, (10, 20)) is image
+    large = augmentation.resize_image(image, (10, 40))
+    assert large[0, 1].tolist() == [3] * 3  # a quarter of the way from 0 to 12
