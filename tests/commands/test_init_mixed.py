@@ -176,3 +176,29 @@ def test_masks_at_every_second_place_are_found(tmp_path, image, mask, found):
     assert main(["init", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
     written = (tmp_path / "out/my.yaml").read_text()
     assert found in written
+
+
+@pytest.mark.parametrize("name, text", [
+    ("labels.txt", "cap\nstem\n"), ("classes.csv", "name\ncap\nstem\n"), ("classes.json", '["cap", "stem"]'),
+])  # fmt: skip
+@pytest.mark.parametrize("values", [(0, 1, 2), (1, 2), (0, 100, 200)])
+def test_a_list_that_does_not_fit_the_values_names_none_of_them(tmp_path, capsys, name, text, values):
+    """Of masks with one value more than names, the first may be a background: to call it by the first name would train
+    every class as another one. check-data refuses until somebody says which value is which class."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(6):
+        image = rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"images/{number}.png")
+        mask = np.full((40, 60), values[0], dtype=np.uint8)
+        for place, value in enumerate(values[1:]):
+            mask[5:15, 10 + 20 * place : 20 + 20 * place] = value
+        Image.fromarray(mask).save(tmp_path / f"masks/{number}.png")
+    (tmp_path / name).write_text(text)
+    main(["init", str(tmp_path), "--output", str(tmp_path / "out")])
+    said, written = capsys.readouterr().out, (tmp_path / "out/classes.yaml").read_text()
+    assert "it is not known which value is which class" in said and "cap: its value is not known" in said
+    assert "value 2" not in written and "label:" not in written
+    assert main(["check-data", str(tmp_path / "out/my.yaml")]) == 1
+    assert "which" in capsys.readouterr().out

@@ -27,6 +27,7 @@ from hiervl.utils.errors import UserError
 
 MAX_READ = 200  # how many masks or annotations are read
 MANY_CLASSES = 64
+MAX_NAMED = 6  # values in a message
 
 
 @dataclass
@@ -249,6 +250,9 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         shown = {**dict.fromkeys(range(maps + (bare > 0) if maps else 0), 0), **values}
         entries = _named(result, found, {"label": list(shown)})
     key = "color" if form == COLOR else "label"
+    places = [entry.get("label", place) for place, entry in enumerate(entries) if not entry.get("ignore")]
+    by_place = key == "label" and bool(places) and places == list(range(len(places)))
+    entries = [{**entry, "label": entry.get("label", place)} for place, entry in enumerate(entries)]
     known = {tuple(entry[key]) if key == "color" else entry[key] for entry in entries if key in entry}
     unsaid = _unsaid_value(entries, known, shown) if key == "label" else None
     if unsaid is not None:
@@ -256,15 +260,30 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
             f"the masks hold only 0 and {unsaid}, but {found.source} does not say which of its classes each is: "
             "check-data shows both readings"
         )
-    for value in sorted(shown):
-        if value not in known and value != unsaid and not (key == "label" and value == IGNORED and len(shown) > 2):
+    unnamed = [
+        value for value in sorted(shown)
+        if value not in known and value != unsaid and not (key == "label" and value == IGNORED and len(shown) > 2)
+    ]  # fmt: skip
+    is_unclear = by_place and bool(unnamed)
+    if is_unclear:  # whether the list lacks a class in front or at its end: a guess may give every class a wrong name
+        found.notes.append(
+            f"the masks hold the values {_some_values(shown)}, which are not the places 0 to {len(places) - 1} of "
+            f"{found.source}: it is not known which value is which class; check-data shows the possible readings"
+        )
+        entries = [
+            entry if entry.get("ignore") else {name: said for name, said in entry.items() if name != "label"}
+            for entry in entries
+        ]
+        found.counts = {entry["name"]: "its value is not known" for entry in entries}
+    else:
+        for value in unnamed:
             name = f"colour {' '.join(map(str, value))}" if key == "color" else f"value {value}"
             entry = {"name": name, key: list(value) if key == "color" else value}
             entry |= {"background": True} if bare and value == 0 else {}
             if key == "label" and value in palette and len(set(palette.values())) > 2:
                 entry["color"] = list(palette[value])
             entries.append(entry)
-    for entry in entries:
+    for entry in entries if not is_unclear else ():
         value = tuple(entry[key]) if key == "color" and key in entry else entry.get(key)
         share = shares[value] / max(shares.total(), 1)
         found.counts[entry["name"]] = f"{share:.1%} of the pixels, in {shown.get(value, 0)} of {read} masks"
@@ -276,6 +295,13 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         found.notes.append("the masks do not say what their values mean: write the names into the class file")
     found.entries = entries
     return _finished(found)
+
+
+def _some_values(values: Collection[int]) -> str:
+    """A few of the values, in order, for a message."""
+    ordered = [str(value) for value in sorted(values)]
+    more = f" and {len(ordered) - MAX_NAMED} more" if len(ordered) > MAX_NAMED else ""
+    return ", ".join(ordered[:MAX_NAMED]) + more
 
 
 def _read_masks(result: Survey, errors: list[UserError]) -> list[MaskFacts]:
@@ -333,7 +359,7 @@ def _keys_of_masks(result: Survey, place: Place, source: MaskFolder) -> list[str
 
 
 def _named(result: Survey, found: FoundClasses, shown: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """Entries of a list of classes beside the masks. They keep their place in the list, which is their value."""
+    """Entries of a list of classes beside the masks, in its order."""
     for path in result.class_lists:
         try:
             entries = read_class_names(path)
@@ -343,5 +369,5 @@ def _named(result: Survey, found: FoundClasses, shown: Mapping[str, Sequence]) -
         if "color" in shown and not all("color" in entry for entry in entries):
             continue
         found.source = path.relative_to(result.folder).as_posix()
-        return [{**entry, "label": entry.get("label", place)} for place, entry in enumerate(entries)]
+        return entries
     return []

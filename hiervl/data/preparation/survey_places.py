@@ -234,7 +234,11 @@ def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
     by_look = [path.stem for path in files if looks_like_a_mask(path)]
     images = [path.stem for path in files if path.stem not in set(by_look)][:LOOKED_AT]
     by_name = [path.stem for path in files if any(stem in path.stem for stem in images) and path.stem not in images]
-    found = find_patterns(images, by_name) or find_patterns(images, by_look)
+    found = find_patterns(images, by_name)
+    if found is None:  # names of both have something in addition; else the images may be overlays of the masks
+        found = find_patterns(images, by_look)
+        if found is not None and not all(map(str, (found.image, *found.masks))):
+            return None
     if found is None:
         return None
     return PER_CLASS if len(found.masks) > 1 else (str(found.image), str(found.masks[0]))
