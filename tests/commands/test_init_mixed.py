@@ -202,3 +202,26 @@ def test_a_list_that_does_not_fit_the_values_names_none_of_them(tmp_path, capsys
     assert "value 2" not in written and "label:" not in written
     assert main(["check-data", str(tmp_path / "out/my.yaml")]) == 1
     assert "which" in capsys.readouterr().out
+
+
+def test_what_hiervl_writes_among_the_images_is_none_of_them(tmp_path, capsys, monkeypatch):
+    """The images lie at the top of the folder, and the output below it, as init writes it."""
+    exports.write_images(tmp_path)
+    (tmp_path / "masks").mkdir()
+    for number, stem in enumerate(exports.STEMS):
+        Image.fromarray(exports.label_map(number)).save(tmp_path / f"masks/{stem}.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "."]) == 0
+    counts = []
+    for _ in range(2):
+        assert main(["check-data", "my.yaml"]) == 0
+        counts.append(capsys.readouterr().out.split("Images\n")[1].split("Class")[0])
+    assert (tmp_path / "output").is_dir() and counts[0] == counts[1]
+    run = next((tmp_path / "output").iterdir())
+    for name in ("run.json", "config.yaml"):
+        (run / name).write_text("{}")
+    Image.fromarray(exports.label_map(0)).save(run / "predictions_mine_val.png")
+    assert main(["check-data", "my.yaml"]) == 0
+    assert capsys.readouterr().out.split("Images\n")[1].split("Class")[0] == counts[0]
+    assert main(["init", ".", "--output", "again"]) == 0
+    assert "output" not in (tmp_path / "again/my.yaml").read_text().split("OUTPUT_DIR")[0]

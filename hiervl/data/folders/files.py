@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.formats.image_names import ImageNames
-from hiervl.data.folders.kinds import is_hidden, refuse_file
+from hiervl.data.folders.kinds import OWN_FILES, is_hidden, is_own_output, refuse_file
 from hiervl.data.loading.bands import TIFF_SUFFIXES, has_rasterio, tiff_size
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES
 from hiervl.data.loading.readers import Frame, file_frame
@@ -50,7 +50,8 @@ def or_similar(path: Path) -> str:
 def list_files(
     folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, above: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """Paths of the files in a folder and its subfolders, sorted. Links are followed; hidden files are left out.
+    """Paths of the files in a folder and its subfolders, sorted. Links are followed; hidden files are left out, and
+    subfolders that HierVL has written.
 
     They begin with ``folder``. There may be millions, so they come one by one as plain strings, and no file is opened.
     ``above``: the folders above this one, with links resolved.
@@ -58,18 +59,22 @@ def list_files(
     real = os.path.realpath(folder)
     if any(path == real or path.startswith(os.path.join(real, "")) for path in above):  # a link back to a folder above
         return
-    names, folders = [], set()
+    names, folders, own = [], set(), set()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
+                if entry.name in OWN_FILES:
+                    own.add(entry.name)
                 if entry.is_dir():
                     folders.add(entry.name)
                 elif os.path.splitext(entry.name)[1].lower() not in suffixes:
                     continue
                 names.append(entry.name)
     except PermissionError:
+        return
+    if above and own and is_own_output(os.fspath(folder), own):
         return
     names.sort()
     for name in names:

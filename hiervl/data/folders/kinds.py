@@ -21,6 +21,10 @@ LEFT_BEHIND = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", 
 LOOKED_AT = 3  # how many files of one suffix are read to find the kind of all of them
 MIN_BYTES = 3  # smaller files tell nothing of their kind, such as YOLO's empty ones of images without objects
 TEXT_LINES = 20  # how many lines of a text file are read
+# Files by which a folder that HierVL has written is recognised.
+RUN_FILES, PREDICTIONS = ("run.json", "config.yaml"), "predict.json"
+CHECK_FILES = {"check_data": "report.txt", "prompts": "classes_1.png"}  # by the folder's name
+OWN_FILES = {*RUN_FILES, PREDICTIONS, *CHECK_FILES.values()}
 
 
 class Kind(NamedTuple):
@@ -233,6 +237,9 @@ def unused_files(
 
 def _visible_files(folder: str | Path, apart_from: Collection[str]) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
+        if place != str(folder) and is_own_output(place, names):
+            folders.clear()
+            continue
         real = os.path.realpath(place) if apart_from else ""
         folders[:] = sorted(
             name for name in folders if not is_hidden(name) and os.path.join(real, name) not in apart_from
@@ -248,6 +255,13 @@ def has_content(path: str | Path) -> bool:
         return os.path.getsize(path) >= MIN_BYTES
     except OSError:
         return False
+
+
+def is_own_output(folder: str, names: Collection[str]) -> bool:
+    """Whether HierVL has written a folder with these files: the pictures of a check, a run or predictions are none of
+    the user's images, though they may lie among them."""
+    is_run = all(name in names for name in RUN_FILES)
+    return is_run or PREDICTIONS in names or CHECK_FILES.get(os.path.basename(folder)) in names
 
 
 def is_hidden(name: str) -> bool:

@@ -98,6 +98,9 @@ def scan(folder: Path) -> Contents:
         if CLASS_FOLDER in folders and OBJECT_FOLDER in folders:
             folders.remove(OBJECT_FOLDER)
         relative = Path(place).relative_to(folder).as_posix().removeprefix(".")
+        if relative and kinds.is_own_output(place, names):
+            folders.clear()
+            continue
         others: dict[str, list[Path]] = {}
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
