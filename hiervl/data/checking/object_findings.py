@@ -6,8 +6,13 @@ from collections import Counter
 from hiervl.data.checking.readings import MOSTLY, with_entries
 from hiervl.data.checking.statistics import ERROR, WARNING, Finding, ValueStatistics
 from hiervl.data.folders.formats.class_layers import OVERLAPS
-from hiervl.data.folders.formats.source import NO_OBJECTS
+from hiervl.data.folders.formats.source import BEYOND, NO_OBJECTS
 from hiervl.data.folders.masks import describe_names
+
+DRAWN_LARGER = (
+    "if they were drawn on larger images, all labels are at wrong places (the overlays show it): take the images that "
+    "were annotated, or export the annotations for these"
+)
 
 
 def object_findings(statistics: ValueStatistics) -> list[Finding]:
@@ -26,6 +31,9 @@ def object_findings(statistics: ValueStatistics) -> list[Finding]:
         files = tuple(sorted(name for name, counts in statistics.remarks.items() if problem in counts))
         if problem == NO_OBJECTS:
             findings.append(_without_objects(count, statistics, files))
+            continue
+        if problem == BEYOND:
+            findings.append(Finding(WARNING, f"{count} {BEYOND}: {DRAWN_LARGER}.", files))
             continue
         inverted = _inverted(count, statistics, files) if problem == OVERLAPS else None
         findings.append(inverted or Finding(WARNING, f"{count} {problem}.", files))

@@ -87,6 +87,7 @@ def read_class_map(path: str | Path) -> ClassMap:
         raise UserError(f"the class file {path} leaves no class to learn: every entry is ignored or merged.")
     if len(learnt) > MAX_CLASSES:
         raise UserError(f"the class file {path} has {len(learnt)} classes; at most {MAX_CLASSES} are possible.")
+    _require_one_background([definitions[index] for index in learnt], path)
     labels = {definitions[index].name: label for label, index in enumerate(learnt)}
     classes = [definitions[index] for index in learnt]
     names: dict[str, int] = {}
@@ -122,6 +123,20 @@ def _check_flags(entry: dict, path: Path) -> None:
         raise UserError(f"the class file {path}: 'ignore' of '{name}' is true or false, not {entry['ignore']!r}.")
     if entry.get("ignore") and "merge_into" in entry:
         raise UserError(f"the class file {path}: '{name}' is both ignored and merged; keep one of the two.")
+    if entry.get("ignore") and entry.get("background"):
+        raise UserError(
+            f"the class file {path}: '{name}' is both ignored and the background; keep `background: true` if it is a "
+            "class, `ignore: true` if its pixels do not count."
+        )
+
+
+def _require_one_background(definitions: Sequence[ClassDefinition], path: Path) -> None:
+    names = [definition.name for definition in definitions if definition.background]
+    if len(names) > 1:
+        raise UserError(
+            f"the class file {path}: {', '.join(repr(name) for name in names)} are all the background; keep "
+            "`background: true` at one of them."
+        )
 
 
 def _label_of(entry: dict, name: str, labels: dict[str, int], path: Path) -> int:

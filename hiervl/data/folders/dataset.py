@@ -15,7 +15,7 @@ from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.folders.formats.class_layers import IN_ORDER, OVERLAPS
 from hiervl.data.folders.formats.label_studio import NEWER_EMPTY, OLDER
 from hiervl.data.folders.formats.labelme import OTHER_IMAGE
-from hiervl.data.folders.formats.source import EXCHANGED, NO_OBJECTS
+from hiervl.data.folders.formats.source import BEYOND, EXCHANGED, NO_OBJECTS
 from hiervl.data.folders.formats.yolo import IN_PIXELS
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
@@ -122,6 +122,7 @@ READ_ALL_THE_SAME = (
     IN_PIXELS,
     NO_OBJECTS,
     EXCHANGED,
+    BEYOND,
     OTHER_IMAGE,
     OLDER,
     NEWER_EMPTY,

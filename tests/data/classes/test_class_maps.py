@@ -64,6 +64,8 @@ def test_values_merged_and_ignored_entries(tmp_path):
         ("classes: [{name: a, ignore: true}]", "leaves no class to learn"),
         ("classes: [a, {name: b, ignore: maybe}]", "'ignore' of 'b' is true or false"),
         ("classes: [a, {name: b, ignore: true, merge_into: a}]", "both ignored and merged"),
+        ("classes: [a, {name: b, ignore: true, background: true}]", "both ignored and the background"),
+        ("classes: [{name: a, background: true}, {name: b, background: true}]", "'a', 'b' are all the background"),
         ("classes: [a, {name: b, label: x}]", "'label' of 'b' is a mask value"),
         ("classes: [a, {name: b, labels: 3}]", "there is no key 'labels'"),
         ("classes: [a, a]", "names 'a' twice"),

@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 NO_OBJECTS = "images are listed without any object"
 EXCHANGED = "annotations exchange width and height, as their coordinates show, and are read so"
+BEYOND = "objects reach beyond their image, whose size the annotations do not give"
 FAR_BEYOND = 1.05  # of an image's height or width: no rounding, and no outline drawn a little over the border
-DRAWING = 6  # raise it if shapes are drawn or matched differently, so that masks are converted again
+DRAWING = 7  # raise it if shapes are drawn or matched differently, so that masks are converted again
 MAX_ANNOTATION_BYTES = 2 << 30
 
 
@@ -240,6 +241,9 @@ class AnnotationSource:
         left = Counter(annotation.remarks)
         if _is_empty(annotation) and not self.empty_is_meant:
             left[NO_OBJECTS] += 1
+        beyond = sum(_is_far_beyond([shape], size) for shape in annotation.shapes) if annotation.size is None else 0
+        if beyond:
+            left[BEYOND] = beyond
         numbers: dict[Any, int] = {}
         for number, shape in enumerate(annotation.shapes, start=1):
             label = self.label_of(shape.name)
@@ -293,7 +297,8 @@ class AnnotationList(AnnotationSource):
         if key in self.keys:
             raise UserError(
                 f"{self.path} has two entries for the image {key} (the second calls it {written}): if they are images "
-                "of different folders, name the folder above them as IMAGES; else delete one."
+                "of different folders, name the folder above them as IMAGES; else give the objects of one to the other "
+                "and delete it."
             )
         self.keys[key] = entry
 

@@ -107,7 +107,8 @@ class Line(NamedTuple):
 def _read_line(number: int, words: Sequence[str]) -> Line:
     values = np.array(words[1:], dtype=np.float64)
     if len(values) % 2:
-        raise ValueError(f"line {number} has {len(values)} coordinates")
+        confidence = ", and the last may be a confidence: remove it, or save without it" if values[-1] <= 1 else ""
+        raise ValueError(f"line {number} has {len(values)} numbers behind the class, which are no pairs{confidence}")
     label = float(words[0])
     if not label.is_integer():
         raise ValueError(f"line {number} has the class {words[0]}, which is no whole number")
@@ -183,8 +184,14 @@ def read_names(path: Path) -> dict[int, str]:
     with reading(str(path), "a list of classes"):
         text = read_text(path)
         if path.suffix.lower() in (".yaml", ".yml"):
-            names = load_yaml(text, str(path))["names"]
-            pairs = names.items() if isinstance(names, dict) else enumerate(names)
+            content = load_yaml(text, str(path))
+            names = content["names"]
+            pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
+            if "nc" in content and int(content["nc"]) != len(pairs):
+                raise ValueError(f"`nc` says {content['nc']} classes, and `names` has {len(pairs)}")
+            empty = [number for number, name in pairs if name is None or not str(name).strip()]
+            if empty:
+                raise ValueError(f"class {empty[0]} has no name")
             return {int(number): str(name) for number, name in pairs}
         return dict(enumerate(list_lines(text)))
 

@@ -280,7 +280,10 @@ def test_yolo_in_pixels_is_read_where_it_is_certain(tmp_path):
     [
         ("0 0.1 0.1 1.7 0.1 0.5 1.6", "line 3 has the coordinate 1.7, which is no share"),  # among shares
         ("0 4 4 40 4 20 20", "line 3 has the coordinate 40, .* not pixels of its 32×24"),
-        ("0 0.1 0.1 0.5 0.1 0.5", "line 3 has 5 coordinates"),
+        (
+            "0 0.1 0.1 0.5 0.1 0.5",
+            "line 3 has 5 numbers behind the class, which are no pairs, and the last may be a confidence",
+        ),
     ],
 )
 def test_yolo_with_wrong_coordinates_is_refused(tmp_path, line, reason):
@@ -301,6 +304,40 @@ def test_two_formats_in_one_folder_are_not_guessed(tmp_path):
     assert list(open_own(tmp_path).labeled.samples) == ["shot 0"]
     (tmp_path / "own.yaml").write_text(text + "  FORMAT: labelme\n")
     assert len(open_own(tmp_path).labeled.samples) == len(exports.STEMS)
+
+
+def test_outlines_of_larger_images_are_named(tmp_path):
+    """Coordinates say it where the file has no sizes, as VIA's never has."""
+    layout = open_export(tmp_path, "via2")
+    assert not any("reach beyond" in sentence for sentence in sentences(layout))
+
+    def enlarge(content):
+        for entry in content["_via_img_metadata"].values():
+            for region in entry["regions"]:
+                shape = region["shape_attributes"]
+                for key in ("all_points_x", "all_points_y"):
+                    shape[key] = [2 * value for value in shape.get(key, [])]
+
+    change(tmp_path / "via_project.json", enlarge)
+    (found,) = [sentence for sentence in sentences(open_own(tmp_path)) if "reach beyond their image" in sentence]
+    assert found.startswith("warning: ") and "drawn on larger images, all labels are at wrong places" in found
+
+
+@pytest.mark.parametrize(
+    "names, reason",
+    [
+        ("nc: 3\nnames: [cap, stem]\n", "`nc` says 3 classes, and `names` has 2"),
+        ("names: [cap, ]\nnc: 1\n", ""),
+        ("names: {0: cap, 1: }\n", "class 1 has no name"),
+    ],
+)
+def test_lists_of_yolo_that_contradict_themselves_are_refused(tmp_path, names, reason):
+    (tmp_path / "data.yaml").write_text(names)
+    if not reason:
+        assert read_names(tmp_path / "data.yaml") == {0: "cap"}
+        return
+    with pytest.raises(UserError, match=f"data.yaml .*{reason}"):
+        read_names(tmp_path / "data.yaml")
 
 
 def test_two_entries_for_one_image_are_refused(tmp_path):
