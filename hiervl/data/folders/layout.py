@@ -75,7 +75,7 @@ class FolderLayout:
 
     def _unlabeled_entry(self, entry: str) -> Iterator[str]:
         """Files of one folder or list of UNLABELED."""
-        if entry.endswith(".txt"):
+        if entry.lower().endswith(".txt"):
             yield from _listed_files(os.path.abspath(self.source.root), self.source.root / entry)
             return
         folder = find_folder(self.source.root, entry, "DATASET.UNLABELED")
