@@ -136,6 +136,9 @@ def test_the_file_chooses_the_activation(archive, transformers_folder, tmp_path,
     (with_gelu / "config.json").write_text(json.dumps(config))
     assert name_of_weights(QUICK, str(with_gelu / "model.safetensors")) == PLAIN
     assert name_of_weights(QUICK, str(folder / "model.safetensors")) == QUICK
+    del config["vision_config"]["hidden_act"]  # transformers then takes QuickGELU
+    (with_gelu / "config.json").write_text(json.dumps(config))
+    assert name_of_weights(PLAIN, str(with_gelu / "model.safetensors")) == QUICK
     assert name_of_weights(PLAIN, "openai") == PLAIN
 
 

@@ -157,3 +157,10 @@ def test_matching_is_in_float32_under_autocast(make_network, monkeypatch, mask_p
         train_once(make_network("MODEL.QUERY_DECODER.MASK_PRIOR", mask_prior), labeled())
     assert seen and in_autocast and not any(in_autocast)
     assert {*types, *(cost.dtype for _, cost in seen)} == {torch.float32}
+
+
+@pytest.mark.parametrize("prompts, anchor", [(4, 0.3), (0, 0.0)])
+def test_prompts_are_anchored_only_if_there_are_any(make_network, prompts, anchor):
+    """Fixed prompts are where they should be, and a projector would be trained for nothing."""
+    regularizer = make_network("MODEL.TEXT.PROMPTS", prompts, "LOSS.PROMPT_ANCHOR", 0.3).prompt_regularizer
+    assert regularizer.anchor == anchor and (regularizer.projector is not None) == (anchor > 0)
