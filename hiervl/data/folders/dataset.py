@@ -18,6 +18,7 @@ from hiervl.data.folders.formats.labelme import OTHER_IMAGE
 from hiervl.data.folders.formats.source import BEYOND, EXCHANGED, NO_OBJECTS
 from hiervl.data.folders.formats.yolo import IN_PIXELS
 from hiervl.data.folders.layout import FolderLayout
+from hiervl.data.folders.masks import RIMS
 from hiervl.data.folders.source import DEFAULT_VAL, FolderSource
 from hiervl.data.registered.catalogs import register_in_catalogs, remove_from_catalogs
 from hiervl.utils.errors import UserError
@@ -123,6 +124,7 @@ READ_ALL_THE_SAME = (
     NO_OBJECTS,
     EXCHANGED,
     BEYOND,
+    RIMS,
     OTHER_IMAGE,
     OLDER,
     NEWER_EMPTY,

@@ -13,12 +13,12 @@ from typing import Any
 
 from detectron2.utils import comm
 
-from hiervl.data.folders.masks import RawMask
+from hiervl.data.folders.masks import INDEX, RIMS, RawMask, has_rims
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files, usable_cores
 
 FILE_NAME = "facts.sqlite"
-VERSION = 2  # raise it if other facts are kept, or are found in another way
+VERSION = 3  # raise it if other facts are kept, or are found in another way
 MOST_CODES = 4096  # most codes of a stored mask; more codes cannot be classes
 SECONDS_FOR_OTHERS = 10.0  # seconds to wait for a lock of another process
 
@@ -42,7 +42,10 @@ class MaskFacts:
     @classmethod
     def of(cls, raw: RawMask) -> "MaskFacts":
         height, width = raw.codes.shape
-        return cls(raw.form, (height, width), raw.counts(), raw.palette, dict(raw.unknown_names), dict(raw.remarks))
+        counts, remarks = raw.counts(), dict(raw.remarks)
+        if raw.form == INDEX and len(counts) > 2 and has_rims(raw.codes):
+            remarks[RIMS] = 1
+        return cls(raw.form, (height, width), counts, raw.palette, dict(raw.unknown_names), remarks)
 
     def counts(self) -> Mapping[int, int]:
         return self.code_counts

@@ -33,6 +33,11 @@ INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
 FORMS = (AUTO, INDEX, COLOR)
 BYTE_MODES = ("1", "L", "P")
 MAX_LISTED = 5
+RIMS = "masks have rims of another class, as if they had been resized smoothly: resize them by nearest neighbour"
+# Pixels of a mask, and beside them places where numbers meet without a rim. Masks of CamVid and cwfid have at most 0.08
+# as many rims as other places, resized smoothly at least 1.2.
+FEW_RIMS, MOSTLY_RIMS = 20, 0.5
+MANY_LINES = 256  # rows and columns that are looked at
 NEAR, MOSTLY_NEAR = 40, 0.9  # values of blurred masks beside 0 and 255, and their share of all pixels
 
 
@@ -62,6 +67,22 @@ class RawMask:
         lengths = np.diff(np.append(starts, flat.size))
         codes, owner = np.unique(flat[starts], return_inverse=True)
         return dict(zip(codes.tolist(), np.bincount(owner, lengths, len(codes)).astype(np.int64).tolist()))
+
+
+def has_rims(codes: np.ndarray) -> bool:
+    """Whether numbers (H, W) seem to be resized smoothly: at many places where numbers meet, the pixel between them has
+    a number between theirs, which is another class."""
+    rims = clean = 0
+    for lines in (codes, codes.T):
+        some = lines[:: max(1, len(lines) // MANY_LINES)]
+        step = np.diff(some.astype(np.int32), axis=1)
+        between = np.sign(step[:, :-1]) * np.sign(step[:, 1:]) > 0
+        near = np.zeros(step.shape, dtype=bool)
+        near[:, :-1] |= between
+        near[:, 1:] |= between
+        rims += int(between.sum())
+        clean += int(((np.abs(step) > 1) & ~near).sum())
+    return rims >= FEW_RIMS and rims > MOSTLY_RIMS * clean
 
 
 def encode_color(color: Color) -> int:

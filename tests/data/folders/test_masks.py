@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from hiervl.data.classes.class_maps import read_class_map
+from hiervl.data.folders.facts import MaskFacts
 from hiervl.data.folders.formats.per_class import read_binary
-from hiervl.data.folders.masks import COLOR, INDEX, MaskFolder
+from hiervl.data.folders.masks import COLOR, INDEX, RIMS, MaskFolder, RawMask, has_rims
 from hiervl.data.loading.readers import read_stored
 from hiervl.utils.errors import UserError
 
@@ -150,3 +151,22 @@ def test_a_stack_in_a_matlab_file(tmp_path):
 
     masks = stack_in(tmp_path, THREE, "a.mat", lambda path: savemat(path, {"masks": OBJECTS.transpose(1, 2, 0)}))
     assert np.array_equal(masks.labels("a", (10, 15))[0], np.kron(EXPECTED, BLOCK))
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 4, 9)])
+def test_masks_that_were_resized_smoothly_are_known_by_their_rims(classes):
+    """Between 0 and 2 lies a rim of 1. Classes inside each other and masks resized by nearest neighbour have none."""
+    low, middle, high = classes
+    mask = np.full((120, 160), low, dtype=np.uint8)
+    mask[20:60, 20:70] = high
+    mask[70:100, 30:60] = middle
+    mask[15:100, 90:150] = middle  # around the next one
+    mask[25:90, 100:140] = high
+    assert not has_rims(mask)
+    assert not has_rims(np.array(Image.fromarray(mask).resize((90, 70), Image.Resampling.NEAREST)))
+    assert not has_rims(mask[:1, :1])
+    smooth = np.array(Image.fromarray(mask).resize((90, 70), Image.Resampling.BILINEAR))
+    assert has_rims(smooth) and has_rims(smooth.T)
+    facts = MaskFacts.of(RawMask(INDEX, smooth))
+    assert facts.remarks == {RIMS: 1} and not MaskFacts.of(RawMask(INDEX, mask)).remarks
+    assert not MaskFacts.of(RawMask(COLOR, smooth.astype(np.int32))).remarks
