@@ -15,6 +15,7 @@ from hiervl.data.classes.class_maps import IGNORED, ClassMap
 from hiervl.data.folders.formats.class_layers import IN_ORDER, OVERLAPS
 from hiervl.data.folders.formats.label_studio import NEWER_EMPTY, OLDER
 from hiervl.data.folders.formats.labelme import OTHER_IMAGE
+from hiervl.data.folders.formats.per_class import MISSING
 from hiervl.data.folders.formats.source import BEYOND, EXCHANGED, NO_OBJECTS
 from hiervl.data.folders.formats.yolo import IN_PIXELS
 from hiervl.data.folders.layout import FolderLayout
@@ -125,6 +126,7 @@ READ_ALL_THE_SAME = (
     EXCHANGED,
     BEYOND,
     RIMS,
+    MISSING,
     OTHER_IMAGE,
     OLDER,
     NEWER_EMPTY,

@@ -206,13 +206,23 @@ def open_image(path: str, upright: bool = False, reduced: bool = False) -> Image
     return decode_image(data, path, upright=upright, reduced=reduced)
 
 
+class BandsError(UserError):
+    """A TIFF has bands that need a choice of three."""
+
+
 def open_mask(path: str) -> Image.Image:
     """As :func:`open_image`, for a mask, of which no page may be passed over.
 
     Raises:
         UserError: as :func:`open_image`; or the file holds several pages or frames of its size that differ.
     """
-    image = open_image(path)
+    try:
+        image = open_image(path)
+    except BandsError:
+        raise UserError(
+            f"{path} is a TIFF of several bands that are no colours, and a mask has one: save the class of every pixel "
+            "as one number, or one file (.npy) with a map per class."
+        ) from None
     count = _pages(path) if image.format in COUNTED_BY_READING or getattr(image, "is_animated", False) else 1
     if count > 1:
         raise UserError(
@@ -270,7 +280,8 @@ def decode_image(
     except Image.DecompressionBombError:
         raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
     except UnidentifiedImageError:
-        raise UserError(f"{name} {_why_unidentified(data)}") from None
+        kind = UserError if _tiff_samples(data) is None else BandsError
+        raise kind(f"{name} {_why_unidentified(data)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds of errors
         raise _unreadable(name, error) from None
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from hiervl.data.loading.readers import image_header, read_image, read_instances, read_label
+from hiervl.data.loading.readers import image_header, open_mask, read_image, read_instances, read_label
 from hiervl.utils.errors import UserError
 
 GRAY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
@@ -105,6 +105,10 @@ class TestBadFiles:
         with pytest.raises(UserError) as error:
             read_image(str(path))
         assert_one_sentence(error, "12 bands of 16 bits", "set DATASET.BANDS", "[4, 3, 2]")
+        with pytest.raises(UserError) as error:
+            open_mask(str(path))
+        assert_one_sentence(error, "a mask has one: save the class of every pixel")
+        assert "BANDS" not in str(error.value)
 
 
 class TestReadLabel:

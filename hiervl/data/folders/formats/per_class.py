@@ -7,6 +7,7 @@ name or its ``mask_name`` in the class file. Label Studio's PNG export is also o
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,10 @@ from hiervl.utils.text import listed
 KIND = "one mask per class"
 SEPARATORS = "_-. /"
 LOOKED_AT = 5  # masks of one kind, to see whether they show several classes
+MISSING = (
+    "masks of a class are missing that nearly all images have: look for them; without one the class counts as absent"
+)
+MANY_IMAGES, NEARLY_ALL = 6, 0.8
 NAMES = tuple((image_first, by_number) for by_number in (False, True) for image_first in (True, False))
 
 
@@ -76,6 +81,8 @@ class ClassMasks:
         for image in self.by_number:
             _refuse_doubled(image, masks[image])
         self.keys = {image: sorted(own, key=lambda pair: order[pair[0]]) for image, own in sorted(masks.items())}
+        count = Counter(name for own in masks.values() for name, _ in own)
+        self.usual = {name for name in count if len(masks) >= MANY_IMAGES and count[name] >= NEARLY_ALL * len(masks)}
 
     def mask_files(self) -> list[Path]:
         """All mask files, because they may be in the folder of the images."""
@@ -89,7 +96,7 @@ class ClassMasks:
         files = [
             (name, str(path.absolute()), path.stat().st_mtime_ns, path.stat().st_size) for name, path in self.keys[key]
         ]
-        return self.kind, files, sorted(self.class_map.names.items()), self.class_map.background
+        return self.kind, files, sorted(self.class_map.names.items()), self.class_map.background, sorted(self.usual)
 
     def frame(self, key: str, image: readers.Frame) -> readers.Frame | None:
         path = self.keys[key][0][1]
@@ -105,7 +112,9 @@ class ClassMasks:
 
     def raw(self, key: str) -> RawMask:
         labels, overlapping = self._paint(key)
-        return RawMask(LABEL, labels, remarks={OVERLAPS: overlapping} if overlapping else {})
+        missing = len(self.usual - {name for name, _ in self.keys[key]})
+        remarks = {OVERLAPS: overlapping, MISSING: missing}
+        return RawMask(LABEL, labels, remarks={remark: number for remark, number in remarks.items() if number})
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, None]:
         """

@@ -386,6 +386,16 @@ def test_masks_of_a_class_that_are_set_where_it_is_not(tmp_path):
     assert "of the pixels belong to several classes: the masks look inverted" in error
 
 
+def test_a_lost_mask_of_a_class_is_named(tmp_path):
+    layout = open_export(tmp_path, "per_class_suffix")
+    assert not any("missing" in sentence for sentence in sentences(layout))
+    (tmp_path / "masks/shot 0_cap.png").unlink()
+    (found,) = [sentence for sentence in sentences(open_own(tmp_path)) if "missing" in sentence]
+    assert found.startswith("warning: 1 masks of a class are missing that nearly all images have")
+    (tmp_path / "masks/shot 1_cap.png").unlink()  # 4 of 6 images: it may well be absent
+    assert not any("missing" in sentence for sentence in sentences(open_own(tmp_path)))
+
+
 def test_masks_of_a_class_that_overlap_or_are_no_masks(tmp_path):
     layout = open_export(tmp_path, "per_class_suffix")
     cap = tmp_path / "masks/shot 0_cap.png"
