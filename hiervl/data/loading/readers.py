@@ -280,8 +280,7 @@ def decode_image(
     except Image.DecompressionBombError:
         raise UserError(f"{name} has more than {max_pixels} pixels: cut it into tiles.") from None
     except UnidentifiedImageError:
-        kind = UserError if _tiff_samples(data) is None else BandsError
-        raise kind(f"{name} {_why_unidentified(data)}") from None
+        raise _unidentified(name, data) from None
     except Exception as error:  # Pillow's decoders raise many kinds of errors
         raise _unreadable(name, error) from None
 
@@ -349,20 +348,20 @@ def is_doubtful_mask(image_file: str, mask_file: str) -> bool:
     return is_doubtful(mask.size, mask.orientation, turned_size(image.size, image.orientation), image.orientation)
 
 
-def _why_unidentified(data: bytes) -> str:
-    """Why no decoder reads a file: what it is instead, or what its TIFF header says. The end of a sentence."""
+def _unidentified(name: str, data: bytes) -> UserError:
+    """The error for a file that no decoder reads: what it is instead, or what its TIFF header says."""
     tiff = _tiff_samples(data)
     if tiff is not None:
         bands, bits = tiff
-        return (
-            f"is a TIFF of {bands} bands of {bits} bits: set DATASET.BANDS to the three that are red, green and blue, "
-            f"such as {'[4, 3, 2]' if bands > 4 else '[1, 2, 3]'}, and DATASET.BAND_RANGE to the values that are black "
-            "and white (`predict` takes --bands and --band-range)."
+        return BandsError(
+            f"{name} is a TIFF of {bands} bands of {bits} bits: set DATASET.BANDS to the three that are red, green and "
+            f"blue, such as {'[4, 3, 2]' if bands > 4 else '[1, 2, 3]'}, and DATASET.BAND_RANGE to the values that are "
+            "black and white (`predict` takes --bands and --band-range)."
         )
     found = type_of_bytes(data[:HEAD])
     if found is None or found is IMAGE:
-        return f"cannot be read as an image (no {', '.join(FORMATS)}): replace the file."
-    return f"cannot be read as an image: it is {found.name}; {found.advice}."
+        return UserError(f"{name} cannot be read as an image (no {', '.join(FORMATS)}): replace the file.")
+    return UserError(f"{name} cannot be read as an image: it is {found.name}; {found.advice}.")
 
 
 def _tiff_samples(data: bytes) -> tuple[int, int] | None:

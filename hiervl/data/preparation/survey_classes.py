@@ -24,6 +24,7 @@ from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, match_mas
 from hiervl.data.preparation.survey_contents import NO_CLASSES, Place, Survey
 from hiervl.data.preparation.survey_places import read_coco
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 MAX_READ = 200  # how many masks or annotations are read
 MANY_CLASSES = 64
@@ -267,8 +268,9 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
     is_unclear = by_place and bool(unnamed)
     if is_unclear:  # whether the list lacks a class in front or at its end: a guess may give every class a wrong name
         found.notes.append(
-            f"the masks hold the values {_some_values(shown)}, which are not the places 0 to {len(places) - 1} of "
-            f"{found.source}: it is not known which value is which class; check-data shows the possible readings"
+            f"the masks hold the values {listed(sorted(shown), MAX_NAMED)}, which are not the places 0 to "
+            f"{len(places) - 1} of {found.source}: it is not known which value is which class; check-data shows the "
+            "possible readings"
         )
         entries = [
             entry if entry.get("ignore") else {name: said for name, said in entry.items() if name != "label"}
@@ -295,13 +297,6 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
         found.notes.append("the masks do not say what their values mean: write the names into the class file")
     found.entries = entries
     return _finished(found)
-
-
-def _some_values(values: Collection[int]) -> str:
-    """A few of the values, in order, for a message."""
-    ordered = [str(value) for value in sorted(values)]
-    more = f" and {len(ordered) - MAX_NAMED} more" if len(ordered) > MAX_NAMED else ""
-    return ", ".join(ordered[:MAX_NAMED]) + more
 
 
 def _read_masks(result: Survey, errors: list[UserError]) -> list[MaskFacts]:
