@@ -5,6 +5,7 @@ import ast
 import importlib
 import importlib.util
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hiervl.utils.errors import UserError
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141
 GPU_MEMORY_EXHAUSTED = (
     "the GPU's memory is exhausted: end other programs that use it, or run the command on the CPU (--device cpu, or "
     "MODEL.DEVICE cpu where it takes a config)."
@@ -80,19 +82,25 @@ def run_command(name: str, arguments: list[str]) -> int:
     return command.run(parser.parse_intermixed_args(arguments))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a name that the terminal cannot show ends no command
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else USER_ERROR_STATUS
     if arguments[0] == "--version":
         print(f"HierVL {__version__}")
         return 0
+    return run_command(arguments[0], arguments[1:])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a name that the terminal cannot show ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return run_command(arguments[0], arguments[1:])
+        status = _answer(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_STATUS
@@ -101,6 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {GPU_MEMORY_EXHAUSTED}", file=sys.stderr)
         return USER_ERROR_STATUS
+    except BrokenPipeError:  # what reads the output has ended, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it again at its end
+        return BROKEN_PIPE_STATUS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS

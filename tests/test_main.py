@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import subprocess
 import sys
 import types
 
@@ -50,6 +51,15 @@ def test_a_user_error_is_one_line_without_a_traceback(command, capsys):
     command.run = fail
     assert entry.main(["fake"]) == 2
     assert capsys.readouterr().err == "error: the file a.png does not exist.\n"
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly():
+    """As with ``| head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run([sys.executable, "-m", "hiervl", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert result.returncode == 141 and result.stderr == b""
 
 
 def test_exhausted_memory_of_a_gpu_is_one_line(command, capsys):
