@@ -21,30 +21,36 @@ from hiervl.data.preparation.survey_contents import (
     share_of_masks,
     split_of,
 )
+from hiervl.data.preparation.survey_drawings import bear_names_of, drop_drawings, is_named_as_drawings
+from hiervl.data.preparation.survey_masks import keep_mask_folder
 from hiervl.data.preparation.survey_places import annotated, count_masked, masked
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
 
 
-def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "") -> Survey:
+def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_folder: str = "") -> Survey:
     """
     Args:
         mask_variable: name of the map in NumPy or MATLAB files with several.
         mask_suffix: end of the names of the masks to use, if an image has several; "": it has one.
+        mask_folder: the folder of the masks to use, if several have masks of the same images; "": all.
 
     Raises:
         UserError: it is no folder; it has no images or no known annotations; or an image has several masks and
-            ``mask_suffix`` is empty.
+            neither ``mask_suffix`` nor ``mask_folder`` is given.
     """
     if not folder.is_dir():
         raise _no_folder(folder)
     contents = scan(folder)
     if mask_suffix:
         keep_masks(contents, mask_suffix)
+    if mask_folder:
+        keep_mask_folder(contents, folder, mask_folder)
+    drawings = drop_drawings(contents)
     if not contents.images:
         others = kinds.describe_unused(kinds.unused_files(folder))
         raise UserError(f"{folder} holds no images{f', but {others}' if others else ''}.")
-    result = Survey(folder, class_lists=contents.class_lists, mask_variable=mask_variable)
+    result = Survey(folder, class_lists=contents.class_lists, notes=drawings, mask_variable=mask_variable)
     found = _annotated_or_masked(contents, result)
     if not found:
         counts = ", ".join(f"{len(stems)} in {place or '.'}" for place, stems in list(contents.images.items())[:5])
@@ -75,7 +81,7 @@ def _annotated_or_masked(contents: Contents, result: Survey) -> dict[str, list[P
         UserError: an image has several masks, and nothing else belongs to images.
     """
     files, count = annotated(contents, result)
-    of_masks = Survey(result.folder)
+    of_masks = Survey(result.folder, mask_variable=result.mask_variable)
     try:
         masks = masked(contents, of_masks)
     except UserError:
@@ -96,6 +102,7 @@ def _annotated_or_masked(contents: Contents, result: Survey) -> dict[str, list[P
             f"annotations of the format {result.form} for {count} images were found in {_masks_of(files)}, too, and "
             f"are not used, because the masks in {where} are of {covered} images"
         )
+    result.notes += of_masks.notes
     result.form, result.image_suffix, result.mask_suffix = of_masks.form, of_masks.image_suffix, of_masks.mask_suffix
     annotations = {folder for folders in contents.annotations.values() for folder in folders}
     result.has_both = any(
@@ -179,12 +186,22 @@ def _find_lists(contents: Contents, result: Survey) -> None:
 def _find_unlabeled(contents: Contents, result: Survey) -> None:
     """Folders of photographs without annotations. Folders for testing are not used."""
     used = [path for place in result.places.values() for path in (place.images, place.masks)]
+    labeled = result.places["train"].images
+    above = "" if labeled == "." else f"{labeled}/"
+    annotated_stems = {
+        stem for place, stems in contents.images.items() if f"{place}/".startswith(above) for stem in stems
+    }
     for place, files in contents.files.items():
         if any(path == "." or place == path or place.startswith(f"{path}/") for path in used):
             continue
         if share_of_masks(files) > 0 or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             continue
-        if split_of(place) == "test":
+        if is_named_as_drawings(place) and bear_names_of(files, annotated_stems):
+            result.notes.append(
+                f"{place} is not used, because by its name and those of its files it holds the images with "
+                "annotations, drawn over; if they are others, add it to UNLABELED"
+            )
+        elif split_of(place) == "test":
             result.notes.append(f"{place} holds {len(files)} images for testing without masks, which are not used")
         elif not any(place.startswith(f"{other}/") for other in result.unlabeled):
             result.unlabeled.append(place)

@@ -95,8 +95,8 @@ def scan(folder: Path) -> Contents:
     contents = Contents()
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not kinds.is_hidden(name) and name not in SKIPPED)
-        if CLASS_FOLDER in folders and OBJECT_FOLDER in folders:
-            folders.remove(OBJECT_FOLDER)
+        if any(name.startswith(CLASS_FOLDER) for name in folders):
+            folders[:] = [name for name in folders if not name.startswith(OBJECT_FOLDER)]
         relative = Path(place).relative_to(folder).as_posix().removeprefix(".")
         if relative and kinds.is_own_output(place, names):
             folders.clear()

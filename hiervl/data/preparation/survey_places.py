@@ -23,10 +23,12 @@ from hiervl.data.preparation.survey_contents import (
     share_of_masks,
     split_of,
 )
+from hiervl.data.preparation.survey_drawings import is_named_as_drawings
+from hiervl.data.preparation.survey_masks import keep_one_of_equal_masks
 from hiervl.utils.errors import UserError
 
 MIN_SHARE = 0.5  # least share of names that must match
-_NO_PLACE = (False, -1, -1)
+_NO_PLACE = (False, False, -1, -1)
 
 
 # ---------------------------------------------------------------------------- annotation files
@@ -162,6 +164,8 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
             patterns[pattern] += 1
     if not pairs:
         return {}
+    pairs, notes = keep_one_of_equal_masks(contents, pairs, result.mask_variable)
+    result.notes += notes
     per_class |= _several_folders(pairs)
     if per_class:
         masked = [place for _, place in pairs if place in contents.files] + list(of_images)
@@ -264,7 +268,9 @@ def _best_photographs(
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
-def _nearness(place: str, other: str) -> tuple[bool, int, int]:
-    """How similar two paths are: same split, folders of the same name. Deeper folders count more."""
+def _nearness(place: str, other: str) -> tuple[bool, bool, int, int]:
+    """How well a folder of images fits annotations: same split, no name of drawings, folders of the same name. Deeper
+    folders count more."""
     folders = set(place.split("/")) - {""}
-    return split_of(place) == split_of(other), len(folders & set(other.split("/"))), len(place)
+    in_both = len(folders & set(other.split("/")))
+    return split_of(place) == split_of(other), not is_named_as_drawings(place), in_both, len(place)

@@ -1,0 +1,118 @@
+"""What a folder holds in which images or masks occur more than once."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiervl.data.preparation.survey import survey
+from hiervl.utils.errors import UserError
+from tests.drawings import COLORS, half, half_of_objects, opaque_objects, outlines, photograph
+
+STEMS = [f"shot_{number}" for number in range(4)]
+
+
+def save(root, **pictures):
+    """Write ``folder=function`` of image and labels, for every stem; files are PNG, photographs JPEG."""
+    for number, stem in enumerate(STEMS):
+        image, labels = photograph(number)
+        for folder, make in pictures.items():
+            picture = make(image, labels)
+            path = root / folder / (f"{stem}.jpg" if picture.ndim == 3 and make is not colored else f"{stem}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.astype(np.uint8)).save(path, quality=95)
+
+
+def plain(image, labels):
+    return image
+
+
+def masks(image, labels):
+    return labels
+
+
+def colored(image, labels):
+    return COLORS[labels]
+
+
+@pytest.mark.parametrize("folder", ["overlays", "zz", "a"])
+@pytest.mark.parametrize("draw", [half, outlines])
+def test_overlays_are_neither_photographs_nor_unlabeled(tmp_path, folder, draw):
+    save(tmp_path, images=plain, labels=masks, **{folder: draw})
+    found = survey(tmp_path)
+    assert found.places["train"].images == "images" and found.places["train"].masks == "labels"
+    assert not found.unlabeled
+    assert found.notes == [f"{folder} holds the photographs of images with something drawn over them, and is not used"]
+
+
+def test_overlays_that_hide_everything_are_known_by_their_name(tmp_path):
+    """Nothing of the photograph is left, but its name."""
+    save(tmp_path, images=plain, labels=masks, overlays=lambda image, labels: 255 - half(image[::-1], labels))
+    found = survey(tmp_path)
+    assert found.places["train"].images == "images" and not found.unlabeled
+    assert "overlays is not used" in found.notes[0]
+
+
+def test_names_with_something_behind_and_drawings_beside_their_photographs(tmp_path):
+    save(tmp_path, images=plain, labels=masks, drawn=half_of_objects)
+    for path in list((tmp_path / "drawn").iterdir()):
+        shutil.copy(path, tmp_path / "images" / f"{path.stem}_drawn.jpg")
+        path.rename(path.with_name(f"{path.stem}_result.jpg"))
+    found = survey(tmp_path)
+    assert found.places["train"].images == "images" and not found.unlabeled
+    beside, apart = found.notes
+    assert beside.startswith("4 images in images, such as shot_0_drawn.jpg, show others")
+    assert apart.startswith("drawn holds the photographs of images")
+
+
+def test_photographs_of_the_same_names_are_unlabeled(tmp_path):
+    save(tmp_path, images=plain, labels=masks, more=lambda image, labels: np.ascontiguousarray(image[:, ::-1]))
+    found = survey(tmp_path)
+    assert found.unlabeled == ["more"] and not found.notes
+
+
+def test_masks_that_say_the_same_count_once(tmp_path):
+    """As numbers, as colors and as arrays; as numbers unless a list gives the classes their colors."""
+    save(tmp_path, images=plain, labels=masks, colors=colored)
+    (tmp_path / "arrays").mkdir()
+    for number, stem in enumerate(STEMS):
+        labels = photograph(number)[1].astype(np.int32)
+        np.save(tmp_path / "arrays" / f"{stem}.npy", labels - 1)
+    found = survey(tmp_path)
+    assert (found.form, found.places["train"].masks) == ("masks", "labels")
+    assert found.notes == ["the masks in arrays, colors show the same as those in labels, and are not used"]
+    rows = [f"{name},{','.join(map(str, color))}" for name, color in zip(("none", "a", "b", "c"), COLORS)]
+    (tmp_path / "classes.csv").write_text("\n".join(["name,r,g,b", *rows]))
+    assert survey(tmp_path).places["train"].masks == "colors"
+
+
+def test_masks_that_say_different_things_have_to_be_named(tmp_path):
+    save(tmp_path, images=plain, labels=masks, parts=lambda image, labels: labels + np.arange(160) % 2)
+    with pytest.raises(UserError, match="masks in labels, parts, which differ .* by --mask-folder"):
+        survey(tmp_path)
+    for name in ("parts", str(tmp_path / "parts")):
+        found = survey(tmp_path, mask_folder=name)
+        assert (found.form, found.places["train"].masks, found.unlabeled) == ("masks", "parts", [])
+    with pytest.raises(UserError, match="there is no folder 'absent' with masks"):
+        survey(tmp_path, mask_folder="absent")
+
+
+def test_masks_of_one_class_each_stay_several(tmp_path):
+    save(tmp_path, images=plain, a=lambda _, labels: 255 * (labels == 1), b=lambda _, labels: 255 * (labels == 2))
+    assert survey(tmp_path).form == "per_class"
+
+
+@pytest.mark.parametrize("numbers, arrays", [("SegmentationClass", "SegmentationClassNpy"),
+                                             ("SegmentationClassPNG", "SegmentationClass")])  # fmt: skip
+def test_what_labelme_makes_of_its_files(tmp_path, numbers, arrays):
+    """labelme2voc, new and old: masks as images and arrays, masks of objects, and both drawn over the photographs."""
+    objects = {name.replace("Class", "Object"): opaque_objects for name in (numbers, arrays)}
+    save(tmp_path, JPEGImages=plain, SegmentationClassVisualization=half, SegmentationObjectVisualization=half,
+         **{numbers: masks, **objects})  # fmt: skip
+    (tmp_path / arrays).mkdir()
+    for number, stem in enumerate(STEMS):
+        np.save(tmp_path / arrays / f"{stem}.npy", photograph(number)[1].astype(np.int32))
+    found = survey(tmp_path)
+    assert (found.places["train"].images, found.places["train"].masks) == ("JPEGImages", numbers)
+    assert not found.unlabeled

@@ -1,0 +1,68 @@
+"""Pictures that something is drawn over are known from photographs, and from other versions of them."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiervl.data.preparation.survey_drawings import compare_pictures, drawn_over, is_named_as_drawings
+from tests.drawings import boxes, half, half_of_objects, opaque_objects, outlines, photograph
+
+
+def as_jpeg(image):
+    return cv2.imdecode(cv2.imencode(".jpg", image)[1], cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize("in_gray", [False, True])
+@pytest.mark.parametrize("draw", [half, half_of_objects, opaque_objects, outlines, boxes])
+def test_the_picture_that_is_drawn_over_is_found(draw, in_gray):
+    for seed in range(3):
+        image, labels = photograph(seed)
+        if in_gray:
+            image = np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+        drawn = as_jpeg(draw(image, labels))
+        assert compare_pictures(image, drawn) == -1 and compare_pictures(drawn, image) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_jpeg,
+        lambda image: image // 2,
+        lambda image: np.repeat(image[..., :1], 3, axis=2),
+        lambda image: np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2),
+        lambda image: image[..., [1, 0, 2]],
+        lambda image: np.clip(image + np.random.default_rng(0).normal(0, 8, image.shape), 0, 255).astype(np.uint8),
+    ],
+    ids=["copy", "darker", "red channel", "gray", "channels exchanged", "noise"],
+)
+def test_another_version_of_a_photograph_is_not_drawn_over(change):
+    image, _ = photograph(0)
+    assert not compare_pictures(image, change(image)) and not compare_pictures(change(image), image)
+
+
+def test_different_photographs_are_not_compared():
+    image, _ = photograph(0)
+    others = (photograph(1)[0], image[:, ::-1], np.roll(image, 5, axis=0), photograph(0, (160, 120))[0])
+    assert [compare_pictures(image, other) for other in others] == [None] * 4
+    assert compare_pictures(np.zeros((3, 4, 3), np.uint8), np.zeros((3, 4, 3), np.uint8)) is None
+
+
+def test_names_of_folders_that_say_it():
+    named = (
+        "overlays",
+        "out/Overlay_half",
+        "SegmentationClassVisualization",
+        "visualised",
+        "my-previews",
+        "predictions",
+    )
+    others = ("images", "vis", "nir", "television", "unpredicted", "rgb")
+    assert all(map(is_named_as_drawings, named)) and not any(map(is_named_as_drawings, others))
+
+
+def test_a_file_that_cannot_be_read_is_no_drawing(tmp_path):
+    image, _ = photograph(0)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    assert drawn_over(tmp_path / "a.png", tmp_path / "b.png") is None
