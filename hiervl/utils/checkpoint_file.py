@@ -29,6 +29,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for broken or unsafe files
+        if _is_text(path):
+            raise UserError(
+                f"'{path}' is a text, not a checkpoint: name the checkpoint, such as model_final.pth."
+            ) from None
         raise UserError(
             f"'{path}' is not a readable checkpoint of tensors and plain values: it is damaged, of another program, "
             "or carries code, which is not run."
@@ -36,6 +40,13 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise UserError(f"'{path}' is not a HierVL checkpoint: it has no entry 'model'.")
     return checkpoint
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file begins as a text, such as a config does."""
+    with open(path, "rb") as file:
+        start = file.read(256).decode("utf-8", "ignore")
+    return bool(start) and "".join(start.split()).isprintable()
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

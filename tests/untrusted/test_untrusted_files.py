@@ -52,6 +52,13 @@ def test_a_checkpoint_with_code_is_refused(trap, tmp_path, protocol):
         read_checkpoint(str(path))
 
 
+@pytest.mark.parametrize("text", ["MODEL:\n\tDEVICE: cpu\n", "# für Städte\n_BASE_: quickstart.yaml\n"])
+def test_a_text_in_place_of_a_checkpoint_is_named(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is a text, not a checkpoint: name the checkpoint, such as model_final.pth"):
+        read_checkpoint(str(tmp_path / "config.yaml"))
+
+
 BOMB = "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
                  + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)])  # fmt: skip
 FETCHED = '{"embed_dim": 16, "vision_cfg": {"timm_model_name": "hf-hub:someone/model"}, "text_cfg": {}}'
