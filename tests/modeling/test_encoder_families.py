@@ -20,7 +20,7 @@ from hiervl.modeling.encoders import check_clip, encoder_class
 from hiervl.modeling.frozen_clip import FrozenClip
 from hiervl.modeling.text_encoder import PromptedTextEncoder
 from hiervl.modeling.timm_vit_encoder import TimmVitEncoder
-from hiervl.modeling.vision_encoder import check_vision_encoder
+from hiervl.modeling.vision_encoder import build_vision_encoder, check_vision_encoder
 from hiervl.utils.errors import UserError
 from tests.families import CONTEXT, FAMILIES, shake, write_clip, write_tokenizer
 
@@ -128,6 +128,19 @@ def test_dense_embedding_of_a_class_token_is_its_last_block_on_lone_patches(load
     expected = F.normalize(visual.head(trunk.head(trunk.fc_norm(tokens))), dim=-1)
     dense = encoder_of(loaded("eva")[0], "eva").dense_embedding(images)
     torch.testing.assert_close(dense.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_dense_embedding_of_an_encoder_without_language_is_the_head_on_its_last_patches(make_cfg):
+    """By hand: what the new head is trained on."""
+    trunk = ("MODEL.ENCODER.NAME", "test_vit", "MODEL.ENCODER.PRETRAINED", "")
+    encoder = build_vision_encoder(make_cfg(*trunk, "MODEL.CLIP.VISUAL_PROMPTS", 0)).eval()
+    images = torch.randn(2, 3, 160, 160)
+    trunk, head = encoder.visual.trunk, encoder.visual.head
+    expected = F.normalize(head(trunk.forward_features(images)[:, trunk.num_prefix_tokens :]), dim=-1)
+    dense = encoder.dense_embedding(images)
+    torch.testing.assert_close(dense.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=0)
+    assert all(parameter.requires_grad for parameter in head.parameters())
 
 
 @torch.no_grad()
