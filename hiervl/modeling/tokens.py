@@ -39,7 +39,7 @@ def load_tokens(config: dict[str, Any], config_path: Path | None, folder: str = 
     options = dict(text_config.get("tokenizer_kwargs", {}))
     if config_path is not None and "bpe_path" in options:  # relative to the config file
         options["bpe_path"] = str(config_path.parent / options["bpe_path"])
-    tokenizer = open_clip.SimpleTokenizer(context_length=text_config.get("context_length", 77), **options)
+    tokenizer = open_clip.SimpleTokenizer(**options)
     return TextTokens(tokenizer.encode, (tokenizer.sot_token_id,), (tokenizer.eot_token_id,), 0)
 
 
@@ -55,12 +55,7 @@ def _hub_tokenizer(on_hub: str, text_config: dict[str, Any], folder: str) -> HFT
     if folder:
         options["local_files_only"] = True
     try:
-        return HFTokenizer(
-            folder or on_hub,
-            context_length=text_config.get("context_length", 77),
-            tokenizer_mode=text_config.get("tokenizer_mode"),
-            **options,
-        )
+        return HFTokenizer(folder or on_hub, tokenizer_mode=text_config.get("tokenizer_mode"), **options)
     except ImportError as error:
         raise UserError(
             f"the tokenizer of this model ('{on_hub}') needs a package that is not installed ({error}): "
