@@ -3,6 +3,7 @@
 Such overlays bear the names of the photographs, and would be taken for them. The pixels decide, and names of folders.
 """
 
+import itertools
 import math
 import random
 import re
@@ -32,7 +33,7 @@ MAX_DISTORTION = 0.03  # logarithm of the ratio of the aspect ratios
 MORE_COLORFUL = 1.3  # times
 LOOKED_AT = 6  # names of a folder that are looked up in others
 COMPARED = 3  # pairs of pictures
-NEAREST = 5  # folders that are compared, of those with the same names
+NEAREST = 3  # folders that are compared, of those with the same names and start of the path, or end of it
 
 
 def is_named_as_drawings(folder: str) -> bool:
@@ -112,7 +113,7 @@ def _drop_folders(contents: Contents) -> list[str]:
 def _of_the_same_names(
     folder: str, files: Sequence[Path], by_stem: dict[str, dict[str, Path]]
 ) -> list[tuple[str, list[tuple[Path, Path]]]]:
-    """Other folders that hold files of (nearly) the same names, nearest first, and pairs of such files."""
+    """The nearest other folders that hold files of (nearly) the same names, and pairs of such files."""
     found: dict[str, list[tuple[Path, Path]]] = {}
     looked_at = _some(files)
     for path in looked_at:
@@ -122,9 +123,16 @@ def _of_the_same_names(
                 found.setdefault(other, []).append((path, of_other))
             if others:
                 break
-    parts = Path(folder).parts
-    near = sorted(found, key=lambda other: -len(set(parts) & set(Path(other).parts)))
-    return [(other, found[other]) for other in near[:NEAREST] if len(found[other]) > len(looked_at) / 2]
+    often = [other for other in found if len(found[other]) > len(looked_at) / 2]
+    # Both of scene_1/images and scene_1/overlays, and of images/scene_1 and overlays/scene_1.
+    by_start = sorted(often, key=lambda other: -_common_start(Path(folder).parts, Path(other).parts))
+    by_end = sorted(often, key=lambda other: -_common_start(Path(folder).parts[::-1], Path(other).parts[::-1]))
+    near = dict.fromkeys([*by_start[:NEAREST], *by_end[:NEAREST]])
+    return [(other, found[other]) for other in near]
+
+
+def _common_start(first: Sequence[str], second: Sequence[str]) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
 
 
 def _shorter_names(stem: str) -> Iterator[str]:
@@ -137,10 +145,12 @@ def _shorter_names(stem: str) -> Iterator[str]:
 
 def _which_is_drawn(folder: str, other: str, pairs: Sequence[tuple[Path, Path]]) -> str | None:
     """The folder of the two whose pictures are drawn over; None: they show different things, or nobody knows."""
-    verdicts = [drawn_over(*pair) for pair in pairs[:COMPARED]]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    if len(known) <= len(verdicts) / 2:
-        return None
+    known: list[int] = []
+    for number, pair in enumerate(pairs[:COMPARED]):
+        verdict = drawn_over(*pair)
+        known += [] if verdict is None else [verdict]
+        if len(known) < number:  # two are different photographs
+            return None
     by_name = [is_named_as_drawings(name) for name in (folder, other)]
     if any(known) and by_name[0] != by_name[1]:
         return folder if by_name[0] else other

@@ -46,6 +46,21 @@ def test_overlays_are_neither_photographs_nor_unlabeled(tmp_path, folder, draw):
     assert found.notes == [f"{folder} holds the photographs of images with something drawn over them, and is not used"]
 
 
+@pytest.mark.parametrize("form", ["{kind}/{scene}", "{scene}/{kind}"])
+def test_overlays_of_many_scenes_with_the_same_names(tmp_path, form):
+    """Each scene's photographs lie nearest to those of other scenes, or to its own overlays."""
+    for scene in range(6):
+        image, labels = photograph(scene)
+        for kind, picture in (("images", image), ("labels", labels), ("zz", half(image, labels))):
+            folder = tmp_path / form.format(kind=kind, scene=f"scene_{scene}")
+            folder.mkdir(parents=True)
+            for stem in STEMS[:2]:
+                Image.fromarray(picture).save(folder / f"{stem}.png")
+    found = survey(tmp_path)
+    assert len(found.notes) == 6 and all("with something drawn over them" in note for note in found.notes)
+    assert not found.unlabeled
+
+
 def test_overlays_that_hide_everything_are_known_by_their_name(tmp_path):
     """Nothing of the photograph is left, but its name."""
     save(tmp_path, images=plain, labels=masks, overlays=lambda image, labels: 255 - half(image[::-1], labels))
