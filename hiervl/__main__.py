@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import io
 import os
+import select
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from hiervl import __version__
 from hiervl.commands import COMMANDS
@@ -82,6 +84,16 @@ def run_command(name: str, arguments: list[str]) -> int:
     return command.run(parser.parse_intermixed_args(arguments))
 
 
+def _is_broken(stream: TextIO) -> bool:
+    """Whether what reads a stream has ended, as ``| head`` does."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError):  # Windows; a stream that is no file
+        return False
+
+
 def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -109,7 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {GPU_MEMORY_EXHAUSTED}", file=sys.stderr)
         return USER_ERROR_STATUS
-    except BrokenPipeError:  # what reads the output has ended, such as `| head`
+    except BrokenPipeError:
+        if not _is_broken(sys.stdout):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it again at its end
         return BROKEN_PIPE_STATUS
     except KeyboardInterrupt:

@@ -31,7 +31,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for broken or unsafe files
         if _is_text(path):
             raise UserError(
-                f"'{path}' is a text, not a checkpoint: name the checkpoint, such as model_final.pth."
+                f"'{path}' is a text file, not a checkpoint: name the checkpoint, such as model_final.pth."
             ) from None
         raise UserError(
             f"'{path}' is not a readable checkpoint of tensors and plain values: it is damaged, of another program, "

@@ -55,7 +55,7 @@ def test_a_checkpoint_with_code_is_refused(trap, tmp_path, protocol):
 @pytest.mark.parametrize("text", ["MODEL:\n\tDEVICE: cpu\n", "# für Städte\n_BASE_: quickstart.yaml\n"])
 def test_a_text_in_place_of_a_checkpoint_is_named(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="is a text, not a checkpoint: name the checkpoint, such as model_final.pth"):
+    with pytest.raises(UserError, match="is a text file, not a checkpoint: name the checkpoint"):
         read_checkpoint(str(tmp_path / "config.yaml"))
 
 

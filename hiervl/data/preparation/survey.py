@@ -51,7 +51,7 @@ def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_fo
         others = kinds.describe_unused(kinds.unused_files(folder))
         raise UserError(f"{folder} holds no images{f', but {others}' if others else ''}.")
     result = Survey(folder, class_lists=contents.class_lists, notes=drawings, mask_variable=mask_variable)
-    found = _annotated_or_masked(contents, result)
+    found = _annotated_or_masked(contents, result, only_masks=bool(mask_folder))
     if not found:
         counts = ", ".join(f"{len(stems)} in {place or '.'}" for place, stems in list(contents.images.items())[:5])
         reason = f" ({'; '.join(result.notes)})" if result.notes else ""
@@ -73,14 +73,14 @@ def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_fo
     return result
 
 
-def _annotated_or_masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
+def _annotated_or_masked(contents: Contents, result: Survey, only_masks: bool) -> dict[str, list[Place]]:
     """Places by split, of the annotation files or of the masks: of those that belong to more images. A note names the
     others.
 
     Raises:
         UserError: an image has several masks, and nothing else belongs to images.
     """
-    files, count = annotated(contents, result)
+    files, count = ({}, 0) if only_masks else annotated(contents, result)
     of_masks = Survey(result.folder, mask_variable=result.mask_variable)
     try:
         masks = masked(contents, of_masks)
@@ -198,8 +198,8 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
             continue
         if is_named_as_drawings(place) and bear_names_of(files, annotated_stems):
             result.notes.append(
-                f"{place} is not used, because by its name and those of its files it holds the images with "
-                "annotations, drawn over; if they are others, add it to UNLABELED"
+                f"{place} is not used: its name and those of its files say that it shows labels drawn over the "
+                "photographs; if these are other photographs, add it to UNLABELED"
             )
         elif split_of(place) == "test":
             result.notes.append(f"{place} holds {len(files)} images for testing without masks, which are not used")

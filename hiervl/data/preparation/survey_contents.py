@@ -89,13 +89,14 @@ class Contents:
     annotations: dict[str, dict[str, list[Path]]] = field(default_factory=dict)  # format → folder → files
     class_lists: list[Path] = field(default_factory=list)
     lists: list[Path] = field(default_factory=list)
+    drawn: set[str] = field(default_factory=set)  # folders whose pictures seem to be overlays of others
 
 
 def scan(folder: Path) -> Contents:
     contents = Contents()
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not kinds.is_hidden(name) and name not in SKIPPED)
-        if any(name.startswith(CLASS_FOLDER) for name in folders):
+        if {CLASS_FOLDER, f"{CLASS_FOLDER}PNG"} & set(folders):
             folders[:] = [name for name in folders if not name.startswith(OBJECT_FOLDER)]
         relative = Path(place).relative_to(folder).as_posix().removeprefix(".")
         if relative and kinds.is_own_output(place, names):

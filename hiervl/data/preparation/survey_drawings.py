@@ -1,6 +1,7 @@
 """Find pictures that show other images with something drawn over them, such as their labels.
 
-Such overlays bear the names of the photographs, and would be taken for them. The pixels decide, and names of folders.
+Such overlays bear the names of the photographs, and could be taken for them. Only where the pixels and the name of the
+folder say it are they left out: sharpened photographs, or those of a camera that stands still, look alike.
 """
 
 import itertools
@@ -17,7 +18,9 @@ from hiervl.data.loading.readers import read_overview
 from hiervl.data.preparation.survey_contents import Contents, share_of_masks
 from hiervl.utils.errors import UserError
 
-WORDS = re.compile(r"(?<![a-z])(overlays?|visuali[sz]\w*|blend\w*|previews?|drawn|drawings?|pred\w*|contours?)")
+WORDS = re.compile(
+    r"(?<![a-z])(overlays?|visuali[sz](ations?|ed)|blend(s|ed)?|previews?|drawn|pred(s|icted|ictions?)?|contours?)(?![a-z])"
+)
 SIDE = 256  # pictures are compared at this length of their longer side
 BLOCK = 8  # pixels; in blocks, a drawing of one color changes contrast alone
 LINEAR = 0.8  # squared correlation of the edges of a block that show the same thing
@@ -32,13 +35,14 @@ BRIGHTNESS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 MAX_DISTORTION = 0.03  # logarithm of the ratio of the aspect ratios
 MORE_COLORFUL = 1.3  # times
 LOOKED_AT = 6  # names of a folder that are looked up in others
-COMPARED = 3  # pairs of pictures
+COMPARED = 4  # pairs of pictures
 NEAREST = 3  # folders that are compared, of those with the same names and start of the path, or end of it
 
 
 def is_named_as_drawings(folder: str) -> bool:
     """Whether the name of a folder says that something is drawn over its pictures."""
-    return bool(WORDS.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", folder).lower()))
+    last = "/".join(Path(folder).parts[-2:])
+    return bool(WORDS.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower()))
 
 
 def bear_names_of(files: Sequence[Path], stems: Container[str]) -> bool:
@@ -51,47 +55,14 @@ def _some(files: Sequence[Path]) -> list[Path]:
     return random.Random(0).sample(files, min(LOOKED_AT, len(files)))
 
 
-def drop_drawings(contents: Contents) -> list[str]:
-    """Remove such pictures. → sentences that name them."""
-    return [*_drop_among_photographs(contents), *_drop_folders(contents)]
-
-
-def _drop_among_photographs(contents: Contents) -> list[str]:
-    """Those that lie beside the photographs, as ``a_overlay.jpg`` beside ``a.jpg``."""
-    notes = []
-    for folder, files in contents.files.items():
-        by_stem = {path.stem: path for path in files}
-        longer: dict[tuple[str, str], list[tuple[Path, Path]]] = {}  # what is added → with it and without it
-        for path in files:
-            stem = next((name for name in _shorter_names(path.stem) if name != path.stem and name in by_stem), None)
-            if stem is not None:
-                before, _, behind = path.stem.partition(stem)
-                longer.setdefault((before, behind), []).append((path, by_stem[stem]))
-        drawn = {path for pairs in longer.values() if _are_drawn(pairs) for path, _ in pairs}
-        if drawn:
-            contents.files[folder] = [path for path in files if path not in drawn]
-            contents.images[folder] = [path.stem for path in contents.files[folder]]
-            notes.append(
-                f"{len(drawn)} images in {folder or '.'}, such as {min(drawn).name}, show others with something drawn "
-                "over them: move them to another folder, or training takes them for unlabelled images"
-            )
-    return notes
-
-
-def _are_drawn(pairs: Sequence[tuple[Path, Path]]) -> bool:
-    """Whether the first of each pair is the second, drawn over."""
-    verdicts = [drawn_over(*pair) for pair in pairs[:COMPARED]]
-    return len(pairs) > 1 and verdicts.count(1) > len(verdicts) / 2
-
-
-def _drop_folders(contents: Contents) -> list[str]:
-    """Whole folders of them."""
+def find_drawings(contents: Contents) -> dict[str, str]:
+    """Folders whose pictures seem to be those of another one with something drawn over them → that other one."""
     folders = {folder: files for folder, files in contents.files.items() if share_of_masks(files) == 0}
     by_stem: dict[str, dict[str, Path]] = {}  # stem → folder → file
     for folder, files in folders.items():
         for path in files:
             by_stem.setdefault(path.stem, {})[folder] = path
-    drawn: dict[str, str] = {}  # folder → that of the photographs
+    drawn: dict[str, str] = {}
     compared: set[frozenset[str]] = set()
     for folder, files in folders.items():
         for other, pairs in _of_the_same_names(folder, files, by_stem):
@@ -102,12 +73,22 @@ def _drop_folders(contents: Contents) -> list[str]:
             verdict = _which_is_drawn(folder, other, pairs)
             if verdict is not None:
                 drawn[verdict] = other if verdict == folder else folder
-    for folder in drawn:
-        del contents.files[folder], contents.images[folder]
-    return [
-        f"{folder or '.'} holds the photographs of {photographs or '.'} with something drawn over them, and is not used"
-        for folder, photographs in drawn.items()
-    ]
+    return drawn
+
+
+def drop_drawings(contents: Contents) -> list[str]:
+    """Remove those folders whose names say it, too. Of others nobody can be sure: photographs of a camera that stands
+    still, or sharpened ones, look alike. They are noted in ``contents.drawn``. → sentences for the user."""
+    notes = []
+    for folder, photographs in find_drawings(contents).items():
+        what = f"the photographs of {photographs or '.'} with something drawn over them"
+        if is_named_as_drawings(folder):
+            del contents.files[folder], contents.images[folder]
+            notes.append(f"{folder} holds {what}, and is not used")
+        else:
+            contents.drawn.add(folder)
+            notes.append(f"{folder or '.'} seems to hold {what}: look at it, and take it out of my.yaml if it does")
+    return notes
 
 
 def _of_the_same_names(
@@ -145,17 +126,17 @@ def _shorter_names(stem: str) -> Iterator[str]:
 
 def _which_is_drawn(folder: str, other: str, pairs: Sequence[tuple[Path, Path]]) -> str | None:
     """The folder of the two whose pictures are drawn over; None: they show different things, or nobody knows."""
-    known: list[int] = []
+    verdicts: list[int] = []
     for number, pair in enumerate(pairs[:COMPARED]):
         verdict = drawn_over(*pair)
-        known += [] if verdict is None else [verdict]
-        if len(known) < number:  # two are different photographs
+        verdicts += [] if verdict is None else [verdict]
+        if len(verdicts) < number:  # two are different photographs
             return None
     by_name = [is_named_as_drawings(name) for name in (folder, other)]
-    if any(known) and by_name[0] != by_name[1]:
+    if any(verdicts) and by_name[0] != by_name[1]:
         return folder if by_name[0] else other
-    total = sum(known)
-    return None if total == 0 else folder if total > 0 else other
+    agree = len(set(verdicts)) == 1 and len(verdicts) > 1
+    return None if not agree or verdicts[0] == 0 else folder if verdicts[0] > 0 else other
 
 
 def drawn_over(first: Path, second: Path) -> int | None:

@@ -1,5 +1,6 @@
 """Which of several folders with masks of the same images counts: the one that is named, or any if all say the same."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,37 +9,42 @@ import numpy as np
 from hiervl.data.classes.class_lists import read_class_names
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array
 from hiervl.data.loading.readers import open_image
-from hiervl.data.preparation.survey_contents import Contents, count_values, share_of_masks
+from hiervl.data.preparation.survey_contents import Contents, looks_like_a_mask, share_of_masks
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
 COMPARED = 6  # masks of a folder
+LOOKED_AT = 40  # of which some may be empty
+MAX_SIDE = 1000  # pixels
 MIN_COMMON = 0.5  # least share of names that two folders of masks of the same images have in common
 
 
 def keep_mask_folder(contents: Contents, root: Path, mask_folder: str) -> None:
-    """Remove all masks outside ``mask_folder``, a path below ``root`` or as the user sees it, and all annotations.
+    """Remove all masks outside ``mask_folder``: the name of one or several folders, or a path, from ``root`` or as the
+    user sees it.
 
     Raises:
-        UserError: there are no images in it.
+        UserError: there are no masks in it.
     """
-    place = next(
-        (
-            path.resolve().relative_to(root.resolve()).as_posix().removeprefix(".")
-            for path in (root / mask_folder, Path(mask_folder))
-            if path.is_dir() and path.resolve().is_relative_to(root.resolve())
-        ),
-        None,
-    )
-    kept = {
-        folder for folder in contents.files if place is not None and (folder == place or folder.startswith(f"{place}/"))
-    }
-    if not kept:
+    given = Path(mask_folder)
+    if given.is_absolute() or given.resolve().is_relative_to(root.resolve()):
+        given = given.resolve().relative_to(root.resolve()) if given.resolve().is_relative_to(root.resolve()) else given
+    wanted = given.parts
+
+    def is_in_it(folder: str) -> bool:
+        parts = Path(folder).parts
+        return any(parts[start : start + len(wanted)] == wanted for start in range(len(parts)))
+
+    shares = {folder: share_of_masks(files) for folder, files in contents.files.items()}
+    if not any(shares[folder] > 0 and is_in_it(folder) for folder in shares):
         raise UserError(f"--mask-folder: there is no folder '{mask_folder}' with masks in {root}.")
     for folder, files in list(contents.files.items()):
-        if folder not in kept and share_of_masks(files) == 1:
+        if shares[folder] == 0 or is_in_it(folder):
+            continue
+        contents.files[folder] = [path for path in files if not looks_like_a_mask(path)]
+        contents.images[folder] = [path.stem for path in contents.files[folder]]
+        if not contents.files[folder]:
             del contents.files[folder], contents.images[folder]
-    contents.annotations.clear()
 
 
 def keep_one_of_equal_masks(
@@ -59,10 +65,12 @@ def keep_one_of_equal_masks(
     kept, notes = list(pairs), []
     for images in dict.fromkeys(images for images, _ in pairs):
         folders = [masks for of_images, masks in pairs if of_images == images and masks in contents.files]
-        common = _common_names(contents, folders)
-        if len(folders) < 2 or not common or all(_has_two_values(path) for stem in common for path in common[stem]):
+        compared = _regions(contents, folders, variable) if len(folders) > 1 else []
+        if not compared:
             continue
-        if not all(_divide_alike(paths, variable) for paths in common.values()):
+        if not all(_divide_alike(regions) for regions in compared):
+            if all(region.max() <= 1 for regions in compared for region in regions):
+                continue  # one class each
             raise UserError(
                 f"the images in {images or '.'} have masks in {listed(folders)}, which differ and do not show one "
                 "class each: name the folder that counts by --mask-folder."
@@ -74,38 +82,51 @@ def keep_one_of_equal_masks(
     return kept, notes
 
 
-def _common_names(contents: Contents, folders: Sequence[str]) -> dict[str, list[Path]]:
-    """Some names of masks that all folders have, with their files; {}: they have few in common."""
+def _regions(contents: Contents, folders: Sequence[str], variable: str) -> list[list[np.ndarray]]:
+    """Some masks that all folders have: the same number for the same value. []: they have few names in common. Masks
+    of one value, and those that cannot be read, are passed over."""
     by_stem = [{path.stem: path for path in contents.files[folder]} for folder in folders]
-    if not by_stem:
-        return {}
-    common = set(by_stem[0]).intersection(*by_stem[1:])
-    if len(common) < MIN_COMMON * min(map(len, by_stem)):
-        return {}
-    return {stem: [files[stem] for files in by_stem] for stem in sorted(common)[:COMPARED]}
+    common = set(by_stem[0]).intersection(*by_stem[1:]) if by_stem else set()
+    if not common or len(common) < MIN_COMMON * min(map(len, by_stem)):
+        return []
+    found: list[list[np.ndarray]] = []
+    for stem in random.Random(0).sample(sorted(common), min(LOOKED_AT, len(common))):
+        try:
+            values = [_values(files[stem], variable) for files in by_stem]
+        except UserError:
+            continue
+        regions = [np.unique(each, return_inverse=True)[1].ravel() for each in values]
+        if max(region.max() for region in regions) > 0:
+            found.append(regions)
+        if len(found) == COMPARED:
+            break
+    return found
 
 
-def _has_two_values(path: Path) -> bool:
-    return path.suffix.lower() not in ARRAY_SUFFIXES and count_values(path) <= 2
-
-
-def _divide_alike(paths: Sequence[Path], variable: str) -> bool:
-    """Whether each value of one mask stands for one value of every other."""
-    first, *others = (np.unique(_values(path, variable), return_inverse=True)[1].ravel() for path in paths)
+def _divide_alike(regions: Sequence[np.ndarray]) -> bool:
+    """Whether each value of one mask stands for one value of every other. Of two values, the lower for the lower: what
+    one class leaves is another class."""
+    first, *others = regions
     if any(other.shape != first.shape for other in others):
         return False
     number = first.max() + 1
+    if number <= 2:
+        return all(np.array_equal(first, other) for other in others)
     return all(len(np.unique(other * number + first)) == number == other.max() + 1 for other in others)
 
 
 def _values(path: Path, variable: str) -> np.ndarray:
-    """(H, W), a number per value or color."""
+    """(H, W), a number per value or color; of a large mask every n-th pixel."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
-        return read_array(path, variable)
-    image = open_image(str(path))
-    if image.mode in ("1", "L", "P", "I", "I;16", "F"):
-        return np.asarray(image)
-    return np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([65536, 256, 1])
+        values = read_array(path, variable)
+        if values.ndim != 2:
+            raise UserError(f"{path} holds several maps.")
+    else:
+        image = open_image(str(path))
+        values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
+    step = max(1, max(values.shape[:2]) // MAX_SIDE)
+    values = values[::step, ::step]
+    return values if values.ndim == 2 else values.astype(np.int64) @ np.array([65536, 256, 1])
 
 
 def _rank(contents: Contents, folder: str, by_color: bool) -> tuple[bool, bool]:
@@ -113,7 +134,10 @@ def _rank(contents: Contents, folder: str, by_color: bool) -> tuple[bool, bool]:
     path = contents.files[folder][0]
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return False, False
-    has_colors = open_image(str(path)).mode not in ("1", "L", "I", "I;16", "F")
+    try:
+        has_colors = open_image(str(path)).mode not in ("1", "L", "I", "I;16", "F")
+    except UserError:
+        return False, False
     return True, has_colors == by_color
 
 

@@ -57,7 +57,7 @@ def test_names_of_folders_that_say_it():
         "my-previews",
         "predictions",
     )
-    others = ("images", "vis", "nir", "television", "unpredicted", "rgb")
+    others = ("images", "vis", "nir", "television", "blender", "predators", "rgb")
     assert all(map(is_named_as_drawings, named)) and not any(map(is_named_as_drawings, others))
 
 
