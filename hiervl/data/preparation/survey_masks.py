@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.classes.class_lists import read_class_names
-from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES, read_array
-from hiervl.data.loading.readers import open_image
-from hiervl.data.preparation.survey_contents import Contents, looks_like_a_mask, share_of_masks
+from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
+from hiervl.data.folders.masks import MaskFolder
+from hiervl.data.preparation.survey_contents import NO_CLASSES, Contents, looks_like_a_mask, share_of_masks
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
 COMPARED = 6  # masks of a folder
 LOOKED_AT = 40  # of which some may be empty
-MAX_SIDE = 1000  # pixels
+MAX_SIDE = 1000  # pixels; of larger masks every n-th is compared
 MIN_COMMON = 0.5  # least share of names that two folders of masks of the same images have in common
 
 
@@ -26,10 +26,9 @@ def keep_mask_folder(contents: Contents, root: Path, mask_folder: str) -> None:
     Raises:
         UserError: there are no masks in it.
     """
-    given = Path(mask_folder)
-    if given.is_absolute() or given.resolve().is_relative_to(root.resolve()):
-        given = given.resolve().relative_to(root.resolve()) if given.resolve().is_relative_to(root.resolve()) else given
-    wanted = given.parts
+    given = Path(mask_folder).resolve()
+    is_path = given.is_relative_to(root.resolve())
+    wanted = (given.relative_to(root.resolve()) if is_path else Path(mask_folder)).parts
 
     def is_in_it(folder: str) -> bool:
         parts = Path(folder).parts
@@ -89,13 +88,15 @@ def _regions(contents: Contents, folders: Sequence[str], variable: str) -> list[
     common = set(by_stem[0]).intersection(*by_stem[1:]) if by_stem else set()
     if not common or len(common) < MIN_COMMON * min(map(len, by_stem)):
         return []
+    masks = [_masks_in(contents, folder, variable) for folder in folders]
     found: list[list[np.ndarray]] = []
     for stem in random.Random(0).sample(sorted(common), min(LOOKED_AT, len(common))):
         try:
-            values = [_values(files[stem], variable) for files in by_stem]
+            codes = [folder.raw(stem).codes for folder in masks]
         except UserError:
             continue
-        regions = [np.unique(each, return_inverse=True)[1].ravel() for each in values]
+        step = max(1, max(codes[0].shape) // MAX_SIDE)
+        regions = [np.unique(each[::step, ::step], return_inverse=True)[1].ravel() for each in codes]
         if max(region.max() for region in regions) > 0:
             found.append(regions)
         if len(found) == COMPARED:
@@ -115,18 +116,8 @@ def _divide_alike(regions: Sequence[np.ndarray]) -> bool:
     return all(len(np.unique(other * number + first)) == number == other.max() + 1 for other in others)
 
 
-def _values(path: Path, variable: str) -> np.ndarray:
-    """(H, W), a number per value or color; of a large mask every n-th pixel."""
-    if path.suffix.lower() in ARRAY_SUFFIXES:
-        values = read_array(path, variable)
-        if values.ndim != 2:
-            raise UserError(f"{path} holds several maps.")
-    else:
-        image = open_image(str(path))
-        values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
-    step = max(1, max(values.shape[:2]) // MAX_SIDE)
-    values = values[::step, ::step]
-    return values if values.ndim == 2 else values.astype(np.int64) @ np.array([65536, 256, 1])
+def _masks_in(contents: Contents, folder: str, variable: str) -> MaskFolder:
+    return MaskFolder(contents.files[folder][0].parent, NO_CLASSES, variable=variable)
 
 
 def _rank(contents: Contents, folder: str, by_color: bool) -> tuple[bool, bool]:
@@ -135,10 +126,9 @@ def _rank(contents: Contents, folder: str, by_color: bool) -> tuple[bool, bool]:
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return False, False
     try:
-        has_colors = open_image(str(path)).mode not in ("1", "L", "I", "I;16", "F")
+        return True, _masks_in(contents, folder, "").is_rgb(path.stem) == by_color
     except UserError:
-        return False, False
-    return True, has_colors == by_color
+        return True, False
 
 
 def _list_has_colors(contents: Contents) -> bool:
