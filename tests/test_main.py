@@ -62,6 +62,15 @@ def test_output_that_nobody_reads_any_more_ends_quietly():
     assert result.returncode == 141 and result.stderr == b""
 
 
+def test_a_broken_pipe_of_something_else_is_not_hidden(command):
+    def run(args):
+        raise BrokenPipeError("of a worker")
+
+    command.run = run
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        entry.main(["fake"])
+
+
 def test_exhausted_memory_of_a_gpu_is_one_line(command, capsys):
     def fail(args):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")

@@ -68,6 +68,19 @@ def test_photographs_of_a_camera_that_stands_still_stay(tmp_path):
     assert found.unlabeled == ["day_1/images", "day_3/images"]
 
 
+def test_folders_of_which_each_shows_something_more_are_both_photographs(tmp_path):
+    """Of two days, now and then something colorful stands before the camera."""
+    for number, stem in enumerate(STEMS):
+        image, labels = photograph(number)
+        changed = image.copy()
+        changed[30:60, 40:80] = (200, 30, 30)
+        first, second = (image, changed) if number % 2 else (changed, image)
+        for folder, picture in (("day_1", first), ("day_2", second), ("masks", labels)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / folder / f"{stem}.png")
+    assert not survey(tmp_path).notes
+
+
 @pytest.mark.parametrize("form", ["{kind}/{scene}", "{scene}/{kind}"])
 def test_overlays_of_many_scenes_with_the_same_names(tmp_path, form):
     """Each scene's photographs lie nearest to those of other scenes, or to its own overlays."""
@@ -149,6 +162,8 @@ def test_masks_of_one_class_each_stay_several(tmp_path):
     save(tmp_path, b=lambda _, labels: 255 * (labels != 1))
     assert survey(tmp_path).form == "per_class"
     (tmp_path / "a" / f"{STEMS[0]}.png").write_bytes(b"broken")
+    assert survey(tmp_path).form == "per_class"
+    save(tmp_path, a=lambda _, labels: 0 * labels, b=lambda _, labels: 0 * labels)
     assert survey(tmp_path).form == "per_class"
 
 

@@ -41,6 +41,17 @@ def test_another_version_of_a_photograph_is_not_drawn_over(change):
     assert not compare_pictures(image, change(image)) and not compare_pictures(change(image), image)
 
 
+def test_one_channel_does_not_see_what_another_one_sees():
+    """Beside near infrared, a colored photograph is more colorful, and not drawn over."""
+    image, labels = photograph(0)
+    image = np.clip(image[..., 1:2] * [1.02, 1.0, 0.95], 0, 255).astype(
+        np.uint8
+    )  # most of it is nearly the same in red
+    image[labels > 0, 1] = np.minimum(image[labels > 0, 1], 180) + 70
+    red = np.repeat(image[..., :1], 3, axis=2)
+    assert compare_pictures(image, red) == compare_pictures(red, image) == 0
+
+
 def test_different_photographs_are_not_compared():
     image, _ = photograph(0)
     others = (photograph(1)[0], image[:, ::-1], np.roll(image, 5, axis=0), photograph(0, (160, 120))[0])
