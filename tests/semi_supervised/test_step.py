@@ -1,5 +1,6 @@
 """The step on a small network: its losses by hand, and what reaches the student."""
 
+import functools
 import gc
 import weakref
 
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hiervl.modeling.frozen_clip import ClipEmbeddings
+from hiervl.semi_supervised import masked
 from hiervl.semi_supervised.step import SemiSupervisedStep
 from hiervl.semi_supervised.teacher import StudentAsTeacher
 from hiervl.utils.errors import UserError
@@ -108,6 +110,15 @@ def test_guidance_is_that_of_both_strong_views_and_of_the_perturbed_one(make_ste
     monkeypatch.setattr(step, "_pixel_loss", lambda scores, target, size, balance=0.0: scores.new_ones(()))
     loss = run_step(step)["loss_clip_guidance"]
     assert loss.item() == pytest.approx(0.5 * 0.2 * SCALE * expected)
+
+
+def test_pseudo_labels_are_balanced_by_class_and_guidance_is_not(make_step, monkeypatch):
+    """As labelled pixels are; each loss is taken as the balance that it gets."""
+    step = make_step("LOSS.PIXEL_BALANCE", 0.5, "SEMI.GUIDANCE_WEIGHT", 0.2, "SEMI.STRONG_WEIGHT", 0.3)
+    monkeypatch.setattr(step, "_pixel_loss", lambda scores, target, size, balance=0.0: scores.new_tensor(balance))
+    losses = run_step(step)
+    assert losses["loss_strong1"].item() == losses["loss_strong2"].item() == pytest.approx(0.5 * 0.3 * SCALE * 0.5)
+    assert losses["loss_clip_guidance"] == 0
 
 
 def test_supervised_only_is_the_network_itself(make_step):
@@ -365,3 +376,18 @@ def test_losses_of_unlabeled_images_are_computed_in_float32(make_step, monkeypat
     with torch.autocast("cpu", torch.bfloat16):
         run_step(step)
     assert seen and set(seen) == {(torch.float32, False)}
+
+
+def test_a_hidden_class_is_compared_in_float32(make_step, monkeypatch):
+    """Also where mixed precision is on."""
+    step, seen = make_step("LOSS.MASKED_CONSISTENCY", 0.5, "LOSS.PIXEL_TEXT", 0.1), []
+
+    def watched(loss, values, *arguments):
+        seen.append((values.dtype, torch.is_autocast_enabled("cpu")))
+        return loss(values, *arguments)
+
+    for name in ("masked_consistency_loss", "pixel_text_loss"):
+        monkeypatch.setattr(masked, name, functools.partial(watched, getattr(masked, name)))
+    with torch.autocast("cpu", torch.bfloat16):
+        run_step(step)
+    assert seen == 2 * [(torch.float32, False)]
