@@ -14,6 +14,7 @@ from typing import TextIO
 from hiervl import __version__
 from hiervl.commands import COMMANDS
 from hiervl.utils.errors import UserError
+from hiervl.utils.program import command, program
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -44,11 +45,6 @@ def read_help(module_name: str) -> str:
     return ""
 
 
-def program() -> str:
-    """How this process was called: by the installed script, or as a module."""
-    return "hiervl" if Path(sys.argv[0]).stem == "hiervl" else "python -m hiervl"
-
-
 def overview() -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{width}}  {read_help(module)}" for name, module in COMMANDS.items())
@@ -68,7 +64,7 @@ def load_command(name: str):
         if (error.name or "").split(".")[0] == "hiervl":  # a fault of ours: show the traceback
             raise
         raise UserError(
-            f"{name} needs {error.name}, which is not installed; `python -m hiervl doctor` says more."
+            f"{name} needs {error.name}, which is not installed; `{command('doctor')}` says more."
         ) from error
 
 

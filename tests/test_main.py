@@ -177,9 +177,10 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
     assert resume_command() == f".venv/bin/python {rest}"
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert resume_command() == f"/usr/bin/python3 {rest}"
-    for script in ("/usr/bin/hiervl", str(tmp_path / "hiervl" / "__main__.py")):
+    module = str(tmp_path / "hiervl" / "__main__.py")
+    for script, program in (("/usr/bin/hiervl", "hiervl"), (module, "/usr/bin/python3 -m hiervl")):
         monkeypatch.setattr(sys, "argv", [script, "train", "--resume", "--config-file", "my trees.yaml"])
-        assert resume_command() == "/usr/bin/python3 -m hiervl train --resume --config-file 'my trees.yaml'"
+        assert resume_command() == f"{program} train --resume --config-file 'my trees.yaml'"
 
 
 def test_a_stopped_training_has_no_results():

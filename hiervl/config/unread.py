@@ -35,7 +35,7 @@ HINTS = {
     "MODEL.BACKBONE.FREEZE_AT": "use MODEL.CLIP.FROZEN_STAGES and MODEL.CLIP.TRAINABLE",
     "MODEL.RESNETS.*": "use MODEL.CLIP.NAME",
     "MODEL.FPN.*": "use MODEL.PIXEL_DECODER.DIM and its neighbors",
-    "TEST.AUG.*": "use --scales and --flip of `python -m hiervl predict`",
+    "TEST.AUG.*": "use --scales and --flip of the command predict",
     "TEST.PRECISE_BN.*": "batch norms of an encoder keep the statistics of its pretraining",
     "VIS_PERIOD": "use SEMI.PICTURES_PERIOD",
 }

@@ -22,6 +22,7 @@ import hiervl
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.engine.launch import is_under_torchrun
 from hiervl.utils.files import write_json
+from hiervl.utils.program import command, interpreter
 
 logger = logging.getLogger(__name__)
 
@@ -72,19 +73,13 @@ def _has_splits(part: dict[str, Any]) -> bool:
 
 def resume_command() -> str:
     """The command that continues this training."""
-    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else _interpreter()
     is_command = Path(sys.argv[0]).name in ("hiervl", "__main__.py")  # installed script or `python -m hiervl`
-    program, given = (["-m", "hiervl", "train"], sys.argv[2:]) if is_command else (sys.argv[:1], sys.argv[1:])
-    arguments = [argument for argument in given if argument != "--resume"]
-    return f"{launcher} {shlex.join([*program, '--resume', *arguments])}"
-
-
-def _interpreter() -> str:
-    """The running Python as a command: `python` alone may not be that of .venv."""
-    try:
-        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
-    except ValueError:
-        return shlex.quote(sys.executable or "python")
+    given = [argument for argument in sys.argv[2 if is_command else 1 :] if argument != "--resume"]
+    if is_command and not is_under_torchrun():
+        return command("train", "--resume", *given)
+    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else interpreter()
+    script = ["-m", "hiervl", "train"] if is_command else sys.argv[:1]
+    return f"{launcher} {shlex.join([*script, '--resume', *given])}"
 
 
 def split_hash(dicts: Sequence[dict]) -> str:

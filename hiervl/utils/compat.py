@@ -13,6 +13,8 @@ import types
 import warnings
 from pathlib import Path
 
+from hiervl.utils.program import command
+
 LAST_VERSION_IN_NEED = (0, 5)
 
 # Aliases of the built-in types, which NumPy 1.24 removed (2.0 brought `bool` back, as its own type).
@@ -97,5 +99,5 @@ def replace_compiled_module(directory: Path) -> None:
 def explain_missing_operation(name: str):
     raise AttributeError(
         f"detectron2._C.{name} is a compiled operation, and Detectron2 was installed without them: "
-        "install it with `python -m hiervl install-detectron2 --official`."
+        f"install it with `{command('install-detectron2', '--official')}`."
     )

@@ -19,8 +19,9 @@ def init(folder, *options):
 
 
 @pytest.mark.parametrize("name", exports.EXPORTS)
-def test_every_export(tmp_path, name, capsys):
+def test_every_export(tmp_path, name, capsys, monkeypatch):
     """What ``init`` writes is read without faults, with the labels that were drawn."""
+    monkeypatch.setattr("sys.argv", ["/usr/bin/hiervl"])
     folder = tmp_path / "my mushrooms"
     folder.mkdir()
     exports.EXPORTS[name](folder)
@@ -33,7 +34,7 @@ def test_every_export(tmp_path, name, capsys):
     printed = capsys.readouterr().out
     named = [definition.name for definition in layout.class_map.classes] == list(exports.NAMES)
     assert named == ("without names" not in printed)
-    assert "python -m hiervl check-data" in printed
+    assert f"\n  hiervl check-data '{folder}/my.yaml'\n" in printed
 
 
 def test_masks_without_names_are_named_by_their_values(tmp_path, capsys):

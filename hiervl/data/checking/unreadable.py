@@ -4,6 +4,7 @@ from hiervl.data.checking.image_facts import read_image_facts
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import evenly_spread
+from hiervl.utils.program import command
 from hiervl.utils.text import listed
 
 MOST_READ = 500  # as many as the preset looks at, which takes their facts from the store
@@ -33,5 +34,5 @@ def refuse_unreadable(layout: FolderLayout, max_damaged: float) -> None:
     raise UserError(
         f"{len(broken)} unlabelled images of {looked_at} cannot be read, more than the share DATALOADER.MAX_DAMAGED "
         f"({max_damaged:g}) allows: {listed(list(broken), NAMED)} (the first: {first}); "
-        "replace them or take them out of DATASET.UNLABELED. `python -m hiervl check-data` shows all of them."
+        f"replace them or take them out of DATASET.UNLABELED. `{command('check-data')}` shows all of them."
     )
