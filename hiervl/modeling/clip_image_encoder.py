@@ -75,7 +75,6 @@ class ClipImageEncoder(ImageEncoder):
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
         channels = list(self._channels.values())[:detail_maps]
         self.detail_stem = DetailStem(self.patch_size, channels) if channels else None
-        self._out_features = list(MAPS)
         self.recompute = recompute
         self._freeze(trainable, frozen_stages)
 

@@ -68,7 +68,6 @@ class ConvolutionalEncoder(ImageEncoder):
         self.recompute = recompute
         self.layout = self._layout()
         self.dense_stride, self.embed_dim = self.layout.dense_stride, self.layout.embed_dim
-        self._out_features = list(MAPS)
         if trainable == "none":
             freeze(visual.parameters())
         elif frozen_stages:

@@ -71,7 +71,6 @@ class TimmVitEncoder(ImageEncoder):
         self._channels = dict(zip(MAPS, (width // 4, width // 2, width, width)))
         channels = list(self._channels.values())[:detail_maps]
         self.detail_stem = DetailStem(self.patch_size, channels) if channels else None
-        self._out_features = list(MAPS)
         self.recompute = recompute
         pool = visual.trunk.global_pool
         self.reads_patches = pool == "avg" or (pool == "token" and not lone_blocks)

@@ -5,7 +5,7 @@ import logging
 import open_clip
 import pytest
 
-from hiervl.modeling.clip import CHATTY, load_clip
+from hiervl.modeling.clip import CHATTY, SHIPPED, load_clip
 from hiervl.utils.errors import UserError
 
 
@@ -27,3 +27,13 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         logging.getLogger(CHATTY[0]).warning("Retrying in 1s [Retry 1/5].")
     assert caplog.messages[-1] == "Retrying in 1s [Retry 1/5]."  # heard again afterwards
+
+
+def test_a_config_brings_the_vocabulary_beside_it():
+    """It knows fewer words than that of open_clip."""
+    whole = open_clip.SimpleTokenizer()
+    vocabulary = open_clip.SimpleTokenizer(str(SHIPPED["shapesworld"].parent / "bpe.txt.gz"))
+    _, tokens = load_clip("shapesworld", "")
+    for text in ("a photo of a road", "striped shape"):
+        assert tokens.encode(text) == vocabulary.encode(text)
+    assert tokens.suffix == (vocabulary.eot_token_id,) != (whole.eot_token_id,)

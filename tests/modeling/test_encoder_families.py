@@ -6,13 +6,14 @@ import socket
 
 import open_clip
 import pytest
+import timm
 import torch
 from timm.models import get_pretrained_cfg
 from torch.nn import functional as F
 
 from hiervl.config.files import SHIPPED
 from hiervl.engine.run_config import load_config
-from hiervl.modeling import encoders
+from hiervl.modeling import encoders, vision_encoder
 from hiervl.modeling.clip import load_clip
 from hiervl.modeling.clip_image_encoder import ClipImageEncoder
 from hiervl.modeling.convolutional_encoder import ConvolutionalEncoder, ResNetEncoder
@@ -83,6 +84,20 @@ def test_images_of_any_size_give_the_shapes_that_are_promised(loaded, family):
     grid = (2 * unit // encoder.dense_stride, 3 * unit // encoder.dense_stride)
     assert out["dense_embedding"].shape == (1, encoder.embed_dim, *grid)
     torch.testing.assert_close(out["dense_embedding"].norm(dim=1), torch.ones(1, *grid))
+
+
+@pytest.mark.parametrize("family", VITS)
+def test_every_map_ends_with_its_own_block(loaded, family):
+    """The last block that a map depends on."""
+    encoder = encoder_of(loaded(family)[0], family, trainable="all")
+    visual = encoder.visual
+    blocks = visual.transformer.resblocks if family == "vit" else visual.trunk.blocks
+    out = encoder(native_images(family)[:1])
+    for name, index in zip(("res2", "res3", "res4", "res5"), encoder.blocks, strict=True):
+        loss = (out[name] * torch.randn_like(out[name])).sum()
+        weights = [next(block.parameters()) for block in blocks]
+        gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        assert max(i for i, gradient in enumerate(gradients) if gradient is not None) == index, name
 
 
 @pytest.mark.parametrize("family", ["siglip", "mobileclip", "eva", "resnet"])
@@ -189,6 +204,8 @@ def test_trainable_parts_of_timms_vits(loaded, family):
     attention = {name for name in everything if ".attn." in name or name.endswith("pos_embed")}
     assert trained["attention", 0] == attention and any("qkv" in name or "q_proj" in name for name in attention)
     frozen = everything - trained["all", 2]
+    stem = ("patch_embed.", "cls_token", "pos_embed", "reg_token", "norm_pre.", "blocks.0.", "blocks.1.")
+    assert all(name.startswith(tuple(f"trunk.{part}" for part in stem)) for name in frozen), sorted(frozen)
     assert any("patch_embed" in name for name in frozen) and any("blocks.1." in name for name in frozen)
     assert not any("blocks.2." in name or name.startswith("trunk.norm") or "attn_pool" in name for name in frozen)
 
@@ -238,6 +255,23 @@ def test_a_tokenizer_that_cannot_be_had_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="give their folder as MODEL.CLIP.TOKENIZER") as error:
         load_clip(name, "", str(tmp_path / "empty"))
     assert "\n" not in str(error.value)
+
+
+def test_weights_of_an_encoder_of_timm_are_fetched_or_read(monkeypatch, tmp_path):
+    asked = []
+
+    def create_model(name, **options):
+        asked.append((name, options))
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    file = tmp_path / "weights.safetensors"
+    file.touch()
+    for pretrained in (vision_encoder.FETCHED, str(file)):
+        assert vision_encoder._pretrained_trunk("resnet18", pretrained)
+    given = {"pretrained": True, "num_classes": 0}
+    overlay = {"pretrained_cfg_overlay": {"file": str(file)}}
+    assert asked == [("resnet18", given), ("resnet18", {**given, **overlay})]
 
 
 def test_a_trunk_that_timm_does_not_know_is_one_sentence(tmp_path):

@@ -16,6 +16,7 @@ IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
         (("MODEL.CLIP.NAME", "ViT-B-16", "MODEL.CLIP.PRETRAINED", "a/file.pt"), *OPENAI),
         (("MODEL.CLIP.NAME", "ViT-B-16-SigLIP", "MODEL.CLIP.PRETRAINED", "webli"), [127.5] * 3, [127.5] * 3),
         (("MODEL.ENCODER.NAME", "resnet50"), *IMAGENET),
+        (("MODEL.ENCODER.NAME", "not_of_timm"), *IMAGENET),
         (("MODEL.ENCODER.NAME", "vit_base_patch16_siglip_224"), [127.5] * 3, [127.5] * 3),
         (("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0], "MODEL.PIXEL_STD", [4.0, 5.0, 6.0]), [1, 2, 3], [4, 5, 6]),
     ],

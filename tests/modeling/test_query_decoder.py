@@ -130,7 +130,7 @@ def test_semantic_map_by_hand():
     torch.testing.assert_close(found, torch.tensor([0.5 * 0.8 + 0.1 * 0.5, 0.25 * 0.8 + 0.7 * 0.5]))
 
 
-@pytest.mark.parametrize("size", [(8, 12), (4, 6), (2, 3), (5, 7), (32, 48), (16, 12)])
+@pytest.mark.parametrize("size", [(8, 12), (4, 6), (2, 3), (5, 7), (8, 11), (7, 12), (32, 48), (16, 12)])
 def test_resizing_equals_bilinear_interpolation(size):
     """By whole even factors and by others, down and up."""
     torch.manual_seed(0)
