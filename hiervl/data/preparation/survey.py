@@ -21,8 +21,8 @@ from hiervl.data.preparation.survey_contents import (
     share_of_masks,
     split_of,
 )
-from hiervl.data.preparation.survey_drawings import bear_names_of, drop_drawings, is_named_as_drawings
 from hiervl.data.preparation.survey_masks import keep_mask_folder
+from hiervl.data.preparation.survey_overlays import bear_names_of, drop_overlays, is_named_as_overlays
 from hiervl.data.preparation.survey_places import annotated, count_masked, masked
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
@@ -46,11 +46,11 @@ def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_fo
         keep_masks(contents, mask_suffix)
     if mask_folder:
         keep_mask_folder(contents, folder, mask_folder)
-    drawings = drop_drawings(contents)
+    about_overlays = drop_overlays(contents)
     if not contents.images:
         others = kinds.describe_unused(kinds.unused_files(folder))
         raise UserError(f"{folder} holds no images{f', but {others}' if others else ''}.")
-    result = Survey(folder, class_lists=contents.class_lists, notes=drawings, mask_variable=mask_variable)
+    result = Survey(folder, class_lists=contents.class_lists, notes=about_overlays, mask_variable=mask_variable)
     found = _annotated_or_masked(contents, result, only_masks=bool(mask_folder))
     if not found:
         counts = ", ".join(f"{len(stems)} in {place or '.'}" for place, stems in list(contents.images.items())[:5])
@@ -196,7 +196,7 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
             continue
         if share_of_masks(files) > 0 or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             continue
-        if is_named_as_drawings(place) and bear_names_of(files, annotated_stems):
+        if is_named_as_overlays(place) and bear_names_of(files, annotated_stems):
             result.notes.append(
                 f"{place} is not used: its name and those of its files say that it shows labels drawn over the "
                 "photographs; if these are other photographs, add it to UNLABELED"

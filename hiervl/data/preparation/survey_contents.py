@@ -89,7 +89,7 @@ class Contents:
     annotations: dict[str, dict[str, list[Path]]] = field(default_factory=dict)  # format → folder → files
     class_lists: list[Path] = field(default_factory=list)
     lists: list[Path] = field(default_factory=list)
-    drawn: set[str] = field(default_factory=set)  # folders whose pictures seem to be overlays of others
+    overlays: set[str] = field(default_factory=set)  # folders that seem to hold overlays
 
 
 def scan(folder: Path) -> Contents:

@@ -23,8 +23,8 @@ from hiervl.data.preparation.survey_contents import (
     share_of_masks,
     split_of,
 )
-from hiervl.data.preparation.survey_drawings import is_named_as_drawings
 from hiervl.data.preparation.survey_masks import keep_one_of_equal_masks
+from hiervl.data.preparation.survey_overlays import is_named_as_overlays
 from hiervl.utils.errors import UserError
 
 MIN_SHARE = 0.5  # least share of names that must match
@@ -48,9 +48,9 @@ def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]
             masks = files if form in IN_ONE_FILE else [result.folder / folder]
             for path in masks:
                 try:
-                    images, hits = _images_of(form, path, photographs, result.folder, contents.drawn)
+                    images, hits = _images_of(form, path, photographs, result.folder, contents.overlays)
                     if not hits:
-                        images, hits = _images_of(form, path, every_image, result.folder, contents.drawn)
+                        images, hits = _images_of(form, path, every_image, result.folder, contents.overlays)
                 except UserError as error:
                     result.notes.append(str(error).rstrip("."))
                     continue
@@ -79,7 +79,7 @@ def _some_mask_stem(contents: Contents) -> str:
 
 
 def _images_of(
-    form: str, path: Path, photographs: dict[str, list[str]], root: Path, drawn: Collection[str]
+    form: str, path: Path, photographs: dict[str, list[str]], root: Path, overlays: Collection[str]
 ) -> tuple[str, int]:
     """The folder with most images that the annotations name, and how many. For ties the nearest folder."""
     written = _written_names(form, path)
@@ -94,7 +94,7 @@ def _images_of(
         ]
         names = ImageNames(stems)
         hits = len({names.find(name) or names.by_number(name) for name in written} - {None})
-        near = _nearness(place, relative, drawn)
+        near = _nearness(place, relative, overlays)
         if hits and (hits, near) > (most, nearest):
             best, most, nearest = place, hits, near
     return best, most
@@ -158,7 +158,7 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
             per_class = True
             continue
         others = _and_above({other: stems for other, stems in photographs.items() if other != place})
-        match = _best_photographs(place, masks, others, contents.drawn)
+        match = _best_photographs(place, masks, others, contents.overlays)
         if match is not None:
             images, pattern, is_per_class = match
             pairs.append((images, place))
@@ -252,29 +252,29 @@ def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
 
 
 def _best_photographs(
-    place: str, masks: Sequence[str], photographs: dict[str, list[str]], drawn: Collection[str]
+    place: str, masks: Sequence[str], photographs: dict[str, list[str]], overlays: Collection[str]
 ) -> tuple[str, tuple[str, str], bool] | None:
     """The folder of photographs for a folder of masks, the name patterns, and whether an image has several masks."""
     found: list[tuple[tuple, tuple[str, tuple[str, str], bool]]] = []
     for other, stems in photographs.items():
         common = len(match_masks(stems, masks).masks)
         if common and common >= MIN_SHARE * min(len(masks), len(stems)):
-            found.append(((1, common, _nearness(other, place, drawn)), (other, ("", ""), False)))
+            found.append(((1, common, _nearness(other, place, overlays)), (other, ("", ""), False)))
     for other, stems in photographs.items() if not found else ():
         names = find_patterns(stems, masks)
         if names is not None:
             pattern = names.masks[0].without_folder
             common = len(match_masks(stems, masks, names.image, pattern).masks)
             lost = len(names.image.head + names.image.tail)  # of the images' names; the rest pairs by a shorter pattern
-            key = (0, min(common, len(masks)), _nearness(other, place, drawn), -lost)
+            key = (0, min(common, len(masks)), _nearness(other, place, overlays), -lost)
             found.append((key, (other, (str(names.image), str(pattern)), len(names.masks) > 1)))
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
-def _nearness(place: str, other: str, drawn: Collection[str]) -> tuple[bool, bool, int, bool, int]:
+def _nearness(place: str, other: str, overlays: Collection[str]) -> tuple[bool, bool, int, bool, int]:
     """How well a folder of images fits annotations: same split, no name of overlays, folders of the same name; none of
-    those that seem to be overlays (``drawn``). Deeper folders count more."""
+    those that seem to be overlays (``overlays``). Deeper folders count more."""
     folders = set(place.split("/")) - {""}
     in_both = len(folders & set(other.split("/")))
-    is_plain = not any(f"{folder}/".startswith(f"{place}/" if place else "") for folder in drawn)
-    return split_of(place) == split_of(other), not is_named_as_drawings(place), in_both, is_plain, len(place)
+    is_plain = not any(f"{folder}/".startswith(f"{place}/" if place else "") for folder in overlays)
+    return split_of(place) == split_of(other), not is_named_as_overlays(place), in_both, is_plain, len(place)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from hiervl.data.preparation.survey import survey
 from hiervl.utils.errors import UserError
-from tests.drawings import COLORS, half, opaque_objects, outlines, photograph
+from tests.overlays import COLORS, half, opaque_objects, outlines, photograph
 
 STEMS = [f"shot_{number}" for number in range(4)]
 
