@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from hiervl.utils.errors import UserError
+from hiervl.utils.file_type import refuse_placeholder
+from hiervl.utils.text import reason_of
 
 from .clip_weights import (
     has_quick_gelu,
@@ -205,14 +206,14 @@ def _create(name: str, pretrained: str) -> nn.Module:
         with _without("Retrying in", "thrown while requesting", "Failed to download"):  # the error below says the same
             return open_clip.create_model(name, pretrained=pretrained, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: network, hub, pickle, shapes
-        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
-            f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
-            "machine with network access and give the file as MODEL.CLIP.PRETRAINED."
+            f"MODEL.CLIP: the weights '{pretrained}' of '{name}' could not be loaded ({reason_of(error)}); download "
+            "them on a machine with network access and give the file as MODEL.CLIP.PRETRAINED."
         ) from error
 
 
 def _from_file(name: str, path: str) -> nn.Module:
+    refuse_placeholder(path, "a file of weights", "MODEL.CLIP.PRETRAINED")
     state = read_foreign(path)
     if state is not None:
         with _without("initialized randomly"):
@@ -223,10 +224,9 @@ def _from_file(name: str, path: str) -> nn.Module:
         return open_clip.create_model(name, pretrained=path, weights_only=True)
     except Exception as error:  # open_clip raises what its many back ends raise: pickle, zip, shapes
         _refuse_other_weights(name, path)
-        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
-            f"MODEL.CLIP.PRETRAINED: '{path}' cannot be read as weights of CLIP ({reason}): it is damaged, or of "
-            "another program; give the file of weights itself."
+            f"MODEL.CLIP.PRETRAINED: '{path}' cannot be read as weights of CLIP ({reason_of(error)}): it is damaged, "
+            "or of another program; give the file of weights itself."
         ) from error
 
 

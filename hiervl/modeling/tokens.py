@@ -1,6 +1,5 @@
 """Tokenizers of CLIP models with one interface: CLIP's own, and those that open_clip takes from a hub (SigLIP's …)."""
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import open_clip
 from open_clip.tokenizer import HFTokenizer
 
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import reason_of
 
 HUB_OPTIONS = {"clean", "strip_sep_token", "language"}  # those of open_clip's HFTokenizer
 
@@ -62,10 +62,9 @@ def _hub_tokenizer(on_hub: str, text_config: dict[str, Any], folder: str) -> HFT
             "`pip install transformers`."
         ) from error
     except Exception as error:  # transformers raises the errors of its many back ends: network, hub, JSON
-        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
-            f"the tokenizer '{folder or on_hub}' could not be loaded ({reason}); download its files on a machine with "
-            "network access and give their folder as MODEL.CLIP.TOKENIZER."
+            f"the tokenizer '{folder or on_hub}' could not be loaded ({reason_of(error)}); download its files on a "
+            "machine with network access and give their folder as MODEL.CLIP.TOKENIZER."
         ) from error
 
 

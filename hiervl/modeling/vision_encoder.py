@@ -2,7 +2,6 @@
 
 import logging
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from open_clip.timm_model import TimmModel
 
 from hiervl.utils.errors import UserError
+from hiervl.utils.file_type import refuse_placeholder
+from hiervl.utils.text import reason_of
 
 from .clip import FROM_CHECKPOINT, model_config
 from .convolutional_encoder import ConvolutionalEncoder
@@ -80,12 +81,13 @@ def _pretrained_trunk(name: str, pretrained: str) -> dict[str, torch.Tensor] | N
             f"MODEL.ENCODER.PRETRAINED: no weights at '{pretrained}'; give an existing file, '{FETCHED}' to fetch "
             "them, or leave it empty."
         )
+    if pretrained != FETCHED:
+        refuse_placeholder(pretrained, "a file of weights", "MODEL.ENCODER.PRETRAINED")
     source: dict[str, Any] = {} if pretrained == FETCHED else {"pretrained_cfg_overlay": {"file": pretrained}}
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **source).state_dict()
     except Exception as error:  # timm raises the errors of its back ends: network, hub, pickle, shapes
-        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise UserError(
-            f"MODEL.ENCODER: the weights '{pretrained}' of '{name}' could not be loaded ({reason}); download them on a "
-            "machine with network access and give the file as MODEL.ENCODER.PRETRAINED."
+            f"MODEL.ENCODER: the weights '{pretrained}' of '{name}' could not be loaded ({reason_of(error)}); download "
+            "them on a machine with network access and give the file as MODEL.ENCODER.PRETRAINED."
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hiervl.utils.errors import UserError
+from hiervl.utils.file_type import refuse_placeholder
 from hiervl.utils.files import whole_file
 from hiervl.utils.text import listed
 
@@ -29,6 +30,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for broken or unsafe files
+        refuse_placeholder(path, "a checkpoint")
         if _is_text(path):
             raise UserError(
                 f"'{path}' is a text file, not a checkpoint: name the checkpoint, such as model_final.pth."

@@ -9,6 +9,7 @@ import torch
 from open_clip.openai import load_openai_model
 
 from hiervl.engine.run_config import load_config, prepare_config
+from hiervl.modeling import clip_weights
 from hiervl.modeling.clip import load_clip, name_of_weights
 from hiervl.modeling.clip_weights import models_of
 from hiervl.utils.errors import UserError
@@ -200,4 +201,12 @@ def test_other_files_are_no_weights(archive, tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"MODEL.CLIP.PRETRAINED: '{path}'") as error:
         load_clip(QUICK, str(path))
-    assert "download" not in str(error.value) and "\n" not in str(error.value)
+    assert "network" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_weight_is_left_out_of_every_part_of_an_archive(monkeypatch):
+    """OpenAI's have the text's mask in every block."""
+    names = ("ln_final.weight", "vocab_size", "attn_mask", "transformer.resblocks.0.attn_mask")
+    monkeypatch.setattr(clip_weights, "is_torchscript", lambda path: True)
+    monkeypatch.setattr(clip_weights, "read_torchscript", lambda path: dict.fromkeys(names))
+    assert list(clip_weights.read_foreign("ViT-B-16.pt")) == ["ln_final.weight"]

@@ -266,7 +266,7 @@ def test_weights_of_an_encoder_of_timm_are_fetched_or_read(monkeypatch, tmp_path
 
     monkeypatch.setattr(timm, "create_model", create_model)
     file = tmp_path / "weights.safetensors"
-    file.touch()
+    file.write_bytes(b"weights")
     for pretrained in (vision_encoder.FETCHED, str(file)):
         assert vision_encoder._pretrained_trunk("resnet18", pretrained)
     given = {"pretrained": True, "num_classes": 0}

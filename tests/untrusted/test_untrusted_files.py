@@ -14,6 +14,7 @@ from hiervl.data.classes.definitions import read_classes
 from hiervl.data.loading import readers
 from hiervl.engine.run_config import load_config, prepare_config
 from hiervl.modeling.clip import load_clip
+from hiervl.modeling.vision_encoder import build_vision_encoder
 from hiervl.utils.checkpoint_file import read_checkpoint
 from hiervl.utils.errors import UserError
 
@@ -57,6 +58,32 @@ def test_a_text_in_place_of_a_checkpoint_is_named(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is a text file, not a checkpoint: name the checkpoint"):
         read_checkpoint(str(tmp_path / "config.yaml"))
+
+
+NEVER_ARRIVED = {
+    "empty": (b"", "an empty file, not {}: copy or download it again"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer, not {}: fetch the contents"),
+    "page": (b"\n<!DOCTYPE html><html>404</html>", "an HTML page, not {}: download the file again"),
+}
+
+
+@pytest.mark.parametrize("content, words", NEVER_ARRIVED.values(), ids=NEVER_ARRIVED)
+def test_what_came_in_place_of_weights_is_named(tmp_path, content, words, make_cfg):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words.format("a checkpoint")):
+        read_checkpoint(str(path))
+    for kind in ("CLIP", "ENCODER"):
+        cfg = make_cfg("MODEL.ENCODER.NAME", "test_vit", f"MODEL.{kind}.PRETRAINED", str(path))
+        with pytest.raises(UserError, match=f"^MODEL.{kind}.PRETRAINED: .* is {words.format('a file of weights')}"):
+            load_clip("ViT-B-16", str(path)) if kind == "CLIP" else build_vision_encoder(cfg)
+
+
+def test_weights_that_are_no_weights_bring_no_advice_to_run_their_code(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(pickle.dumps({"weights": print}))
+    with pytest.raises(UserError, match=r"cannot be read as weights of CLIP \(UnpicklingError\): it is damaged"):
+        load_clip("ViT-B-32", str(path))
 
 
 BOMB = "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]

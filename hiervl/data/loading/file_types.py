@@ -3,9 +3,10 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
+
+from hiervl.utils.file_type import HEAD, FileType, placeholder
 
 # HEIC photographs, which pillow-heif decodes if installed, and AVIF images, which most versions of Pillow decode.
 HEIC_SUFFIXES, AVIF_SUFFIX = (".heic", ".heif", ".hif"), ".avif"
@@ -16,20 +17,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm",
     *(HEIC_SUFFIXES if HAS_HEIC else ()), *([AVIF_SUFFIX] if HAS_AVIF else []),
 )  # fmt: skip
-HEAD = 512  # how many bytes are read
 CONVERT = "convert to JPEG or PNG"
-
-
-class FileType(NamedTuple):
-    """A type of file.
-
-    Attributes:
-        name: of one such file, with an article: "a ZIP archive".
-        advice: what to do with such files, as the end of a sentence.
-    """
-
-    name: str
-    advice: str
 
 
 IMAGE = FileType("an image", "")
@@ -118,10 +106,7 @@ SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
     (0, b"BZh", TYPES[".zip"]),
     (0, b"\xfd7zXZ\x00", TYPES[".zip"]),
     (257, b"ustar", TYPES[".zip"]),
-    (0, b"version https://git-lfs", FileType("a Git LFS pointer", "fetch the contents by `git lfs pull`")),
 )
-WEB_PAGE = FileType("an HTML page", "download the file again: the server answered with a page")
-EMPTY = FileType("an empty file", "copy or download it again")
 
 
 def suffix_of(path: str | Path) -> str:
@@ -134,13 +119,10 @@ def suffix_of(path: str | Path) -> str:
 
 def type_of_bytes(head: bytes) -> FileType | None:
     """The type of a file that begins with ``head``; None: unknown, including all kinds of text."""
-    if not head:
-        return EMPTY
     for offset, mark, file_type in SIGNATURES:
         if head[offset : offset + len(mark)] == mark:
             return file_type
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16].lower()
-    return WEB_PAGE if start.startswith((b"<!doctype html", b"<html")) else None
+    return placeholder(head)
 
 
 def type_of_file(path: str | Path) -> FileType | None:
