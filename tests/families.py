@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import build_model_with_cfg, register_model
+from timm.models.vision_transformer import VisionTransformer
 
 CONTEXT, WIDTH = 24, 16
 CLIP_TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 1}
@@ -13,6 +15,14 @@ SIGLIP_TEXT = {
     "no_causal_mask": True, "proj_bias": True, "hf_tokenizer_name": "someone/tokenizer",
     "tokenizer_kwargs": {"clean": "canonicalize"},
 }  # fmt: skip
+
+
+@register_model
+def tiny_siglip_vit(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """Like the trunks of SigLIP, and unlike timm's own small models, it has no token beside the patches."""
+    sizes = {"img_size": 160, "patch_size": 16, "embed_dim": 96, "depth": 9, "num_heads": 3, "mlp_ratio": 2}
+    options = {**sizes, "class_token": False, "global_pool": "map", **options}
+    return build_model_with_cfg(VisionTransformer, "tiny_siglip_vit", pretrained, **options)
 
 
 def timm_visual(trunk: str, pool: str = "", proj: str | None = "linear", size: int = 160) -> dict[str, Any]:
@@ -31,7 +41,7 @@ FAMILIES: dict[str, tuple[dict, dict, dict]] = {
         {"custom_text": True},
     ),
     "eva": (timm_visual("eva02_tiny_patch14_224", "token", None, 224), CLIP_TEXT, {"custom_text": True}),
-    "siglip": (timm_visual("test_vit3", "map", "none"), SIGLIP_TEXT, {"custom_text": True}),
+    "siglip": (timm_visual("tiny_siglip_vit", "map", "none"), SIGLIP_TEXT, {"custom_text": True}),
     "gap": (timm_visual("test_vit2", "avg", None), CLIP_TEXT, {}),
 }
 

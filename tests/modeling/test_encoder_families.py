@@ -274,6 +274,12 @@ def test_weights_of_an_encoder_of_timm_are_fetched_or_read(monkeypatch, tmp_path
     assert asked == [("resnet18", given), ("resnet18", {**given, **overlay})]
 
 
+def test_the_weights_that_a_config_names_are_read(make_cfg):
+    cfg = make_cfg("MODEL.ENCODER.NAME", "test_vit", "MODEL.ENCODER.PRETRAINED", "nowhere.pth")
+    with pytest.raises(UserError, match="MODEL.ENCODER.PRETRAINED: no weights at 'nowhere.pth'"):
+        build_vision_encoder(cfg)
+
+
 def test_a_trunk_that_timm_does_not_know_is_one_sentence(tmp_path):
     path = tmp_path / "strange.json"
     path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": {"timm_model_name": "no_such_net"}, "text_cfg": {}}))
