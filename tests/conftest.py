@@ -26,6 +26,14 @@ CLIP_CONFIG = {
 CLASS_NAMES = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
 
 
+# Each takes a minute or more. At the end, one process would work on them alone.
+SLOW_FILES = ("test_wheel.py", "test_export.py", "test_launch.py", "test_trainer.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
+
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> str:
     """An open_clip model config of a CLIP that fits in a test."""
