@@ -121,6 +121,11 @@ def test_pseudo_labels_are_balanced_by_class_and_guidance_is_not(make_step, monk
     assert losses["loss_clip_guidance"] == 0
 
 
+def test_ignored_pixels_have_the_value_of_the_config(make_step):
+    step = make_step("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 99)
+    assert step.objective.ignore_value == step.ignore_value == 99
+
+
 def test_supervised_only_is_the_network_itself(make_step):
     """Exactly the supervised and the prompt losses, at full weight; nothing of the unlabelled images is touched."""
     step = make_step("SEMI.ENABLED", False, "LOSS.MASKED_CONSISTENCY", 0.0, "LOSS.PIXEL_TEXT", 0.0)
