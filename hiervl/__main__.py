@@ -14,7 +14,7 @@ from typing import TextIO
 from hiervl import __version__
 from hiervl.commands import COMMANDS
 from hiervl.utils.errors import UserError
-from hiervl.utils.program import command, program
+from hiervl.utils.program import note_commands_of_script, program, shell_command
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -64,7 +64,7 @@ def load_command(name: str):
         if (error.name or "").split(".")[0] == "hiervl":  # a fault of ours: show the traceback
             raise
         raise UserError(
-            f"{name} needs {error.name}, which is not installed; `{command('doctor')}` says more."
+            f"{name} needs {error.name}, which is not installed; `{shell_command('doctor')}` says more."
         ) from error
 
 
@@ -102,7 +102,9 @@ def _answer(arguments: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        note_commands_of_script()
+        arguments = sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a name that the terminal cannot show ends no command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -3,14 +3,17 @@
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
 from hiervl import __main__ as entry
+from hiervl.utils import program
 from hiervl.utils.errors import UserError
 
 
@@ -170,6 +173,7 @@ def test_the_log_leaves_out_the_config_and_nothing_else():
 def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatch):
     from hiervl.engine.run_record import resume_command
 
+    monkeypatch.setattr(program, "_of_user", False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "my trees.yaml"])
     rest = "train_net.py --resume --config-file 'my trees.yaml'"
@@ -177,10 +181,22 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
     assert resume_command() == f".venv/bin/python {rest}"
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert resume_command() == f"/usr/bin/python3 {rest}"
-    module = str(tmp_path / "hiervl" / "__main__.py")
-    for script, program in (("/usr/bin/hiervl", "hiervl"), (module, "/usr/bin/python3 -m hiervl")):
+    module, installed = str(tmp_path / "hiervl" / "__main__.py"), str(tmp_path / "bin" / "hiervl")
+    starts = {
+        module: "/usr/bin/python3 -m hiervl",
+        installed: "bin/hiervl",
+        "my_hiervl.py": "/usr/bin/python3 my_hiervl.py",
+    }
+    for script, start in starts.items():
         monkeypatch.setattr(sys, "argv", [script, "train", "--resume", "--config-file", "my trees.yaml"])
-        assert resume_command() == f"{program} train --resume --config-file 'my trees.yaml'"
+        program.note_commands_of_script()
+        assert resume_command() == f"{start} train --resume --config-file 'my trees.yaml'"
+        assert program.shell_command("check-data", "a b.yaml") == f"{start} check-data 'a b.yaml'"
+    monkeypatch.setattr(sys, "argv", [installed])
+    monkeypatch.setattr(shutil, "which", lambda name: installed)
+    assert program.program() == "hiervl"
+    monkeypatch.setattr(Path, "cwd", lambda: open(tmp_path / "gone"))  # the working folder was deleted
+    assert program.interpreter() == "/usr/bin/python3"
 
 
 def test_a_stopped_training_has_no_results():

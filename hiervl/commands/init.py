@@ -16,7 +16,7 @@ from hiervl.data.preparation.survey_contents import Survey
 from hiervl.engine.run_config import load_config, require_own_dataset
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import typed_path
-from hiervl.utils.program import command
+from hiervl.utils.program import shell_command
 
 HELP = "look at a folder of images and write my.yaml and classes.yaml for it"
 
@@ -49,7 +49,7 @@ def run(args) -> int:
     print(f"\nWritten: {config}, {classes}")
     is_readable = _try(config, found, name)
     print(f"\nNext: write into the `phrases` of {classes} what CLIP should look for, then")
-    print(f"  {command('check-data', config)}")
+    print(f"  {shell_command('check-data', config)}")
     return 0 if is_readable else 1
 
 

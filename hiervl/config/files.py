@@ -9,7 +9,7 @@ from hiervl.config.older import with_older_meaning
 from hiervl.config.safe_yaml import load_yaml
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text, typed_path
-from hiervl.utils.program import command
+from hiervl.utils.program import shell_command
 
 # An installed HierVL has its configs inside the package; a checkout has them beside it.
 _PLACES = [Path(__file__).resolve().parents[above] / "configs" for above in (1, 2)]
@@ -39,7 +39,7 @@ def find_config(name: str) -> Path:
             return candidate
     if path.is_dir():
         written = path / "my.yaml"
-        way = f"did you mean {written}?" if written.is_file() else f"`{command('init', path)}` writes one for it."
+        way = f"did you mean {written}?" if written.is_file() else f"`{shell_command('init', path)}` writes one for it."
         raise UserError(f"{path} is a folder, not a config file: {way}")
     for folder in (path.parent, shipped.parent):
         names = [entry.name for entry in folder.glob("*.yaml")] if folder.is_dir() else []

@@ -15,7 +15,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 from hiervl.utils.checkpoint_file import checkpoints_by_age
 from hiervl.utils.errors import UserError
-from hiervl.utils.program import command
+from hiervl.utils.program import shell_command
 from hiervl.visualization.report import write_report
 
 from .checkpoint import PERIODIC, RandomState, SegmentationCheckpointer, remove_unfinished
@@ -217,7 +217,7 @@ class RunReport(HookBase):
         except UserError as error:  # a full disk
             logger.error("The report is left out: %s", error)
         except Exception:
-            logger.exception("The report could not be written; `%s` tries again.", command("report", self.folder))
+            logger.exception("The report could not be written; `%s` tries again.", shell_command("report", self.folder))
 
 
 class BestCheckpoint(HookBase):

@@ -22,7 +22,7 @@ import hiervl
 from hiervl.data.loading.loaders import load_labeled, load_unlabeled
 from hiervl.engine.launch import is_under_torchrun
 from hiervl.utils.files import write_json
-from hiervl.utils.program import command, interpreter
+from hiervl.utils.program import interpreter, offers_commands, program, script
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +73,13 @@ def _has_splits(part: dict[str, Any]) -> bool:
 
 def resume_command() -> str:
     """The command that continues this training."""
-    is_command = Path(sys.argv[0]).name in ("hiervl", "__main__.py")  # installed script or `python -m hiervl`
+    is_command = offers_commands()
     given = [argument for argument in sys.argv[2 if is_command else 1 :] if argument != "--resume"]
-    if is_command and not is_under_torchrun():
-        return command("train", "--resume", *given)
-    launcher = f"torchrun --nproc-per-node {comm.get_local_size()}" if is_under_torchrun() else interpreter()
-    script = ["-m", "hiervl", "train"] if is_command else sys.argv[:1]
-    return f"{launcher} {shlex.join([*script, '--resume', *given])}"
+    if is_under_torchrun():
+        start = f"torchrun --nproc-per-node {comm.get_local_size()} {script()}"
+    else:
+        start = program() if is_command else f"{interpreter()} {script()}"
+    return f"{start} {shlex.join([*(['train'] if is_command else []), '--resume', *given])}"
 
 
 def split_hash(dicts: Sequence[dict]) -> str:

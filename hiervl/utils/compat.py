@@ -13,7 +13,7 @@ import types
 import warnings
 from pathlib import Path
 
-from hiervl.utils.program import command
+from hiervl.utils.program import shell_command
 
 LAST_VERSION_IN_NEED = (0, 5)
 
@@ -99,5 +99,5 @@ def replace_compiled_module(directory: Path) -> None:
 def explain_missing_operation(name: str):
     raise AttributeError(
         f"detectron2._C.{name} is a compiled operation, and Detectron2 was installed without them: "
-        f"install it with `{command('install-detectron2', '--official')}`."
+        f"install it with `{shell_command('install-detectron2', '--official')}`."
     )

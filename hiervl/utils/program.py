@@ -1,23 +1,61 @@
 """How HierVL was called, for the commands that it shows to people."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
+
+MODULE = "__main__.py"  # what runs as `python -m hiervl`
+SCRIPT = "hiervl"  # what an installation puts beside its Python
+_of_user = False  # whether a script of the user's own offers HierVL's commands
+
+
+def note_commands_of_script() -> None:
+    """Call it where the commands of this process come from its command line, by whatever script."""
+    global _of_user
+    _of_user = not _is_module() and not _is_script()
+
+
+def offers_commands() -> bool:
+    """Whether this process was called with one of HierVL's commands, and not as ``train_net.py`` or a library."""
+    return _is_module() or _is_script() or _of_user
 
 
 def interpreter() -> str:
     """The running Python as a command: `python` alone may not be that of .venv."""
-    try:
-        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
-    except ValueError:
-        return shlex.quote(sys.executable or "python")
+    return _as_command(sys.executable or "python")
 
 
 def program() -> str:
-    """HierVL's commands as a command: the installed script where that was called, else the module."""
-    return "hiervl" if Path(sys.argv[0]).stem == "hiervl" else f"{interpreter()} -m hiervl"
+    """What to write before one of HierVL's commands."""
+    if _is_script():
+        found = shutil.which(SCRIPT)
+        is_on_path = found is not None and Path(found).absolute() == Path(sys.argv[0]).absolute()
+        return SCRIPT if is_on_path else _as_command(sys.argv[0])
+    return f"{interpreter()} {script() if _of_user else '-m hiervl'}"
 
 
-def command(*arguments: object) -> str:
+def script() -> str:
+    """What this process runs, as arguments of a Python or of a launcher."""
+    return "-m hiervl" if _is_module() or _is_script() else shlex.quote(sys.argv[0])
+
+
+def shell_command(*arguments: object) -> str:
     """A line that can be pasted into a shell: :func:`program` with arguments."""
     return f"{program()} {shlex.join(map(str, arguments))}"
+
+
+def _is_module() -> bool:
+    return Path(sys.argv[0]).name == MODULE
+
+
+def _is_script() -> bool:
+    return Path(sys.argv[0]).stem == SCRIPT
+
+
+def _as_command(path: str) -> str:
+    try:
+        relative = Path(path).absolute().relative_to(Path.cwd())
+        return shlex.quote(str(relative) if len(relative.parts) > 1 else f"./{relative}")
+    except (ValueError, OSError):  # elsewhere; the working folder was deleted
+        return shlex.quote(path)

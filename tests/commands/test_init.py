@@ -22,6 +22,7 @@ def init(folder, *options):
 def test_every_export(tmp_path, name, capsys, monkeypatch):
     """What ``init`` writes is read without faults, with the labels that were drawn."""
     monkeypatch.setattr("sys.argv", ["/usr/bin/hiervl"])
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/hiervl")
     folder = tmp_path / "my mushrooms"
     folder.mkdir()
     exports.EXPORTS[name](folder)

@@ -27,7 +27,6 @@ from hiervl.data.loading.readers import DOUBTFUL, Frame
 from hiervl.data.loading.turns import UPRIGHT, fitting_orientation, is_doubtful, turned_size
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import evenly_spread
-from hiervl.utils.program import command
 
 LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
@@ -135,7 +134,7 @@ def refuse_errors(layout: FolderLayout) -> None:
     first = errors[0].files[:1]
     file = f" ({first[0]})" if first and first[0] not in errors[0].sentence else ""
     others = f" Errors besides: {len(errors) - 1}." if errors[1:] else ""
-    raise UserError(f"{errors[0].sentence.rstrip('.')}{file}.{others} `{command('check-data')}` shows all of it.")
+    raise UserError(f"{errors[0].sentence.rstrip('.')}{file}.{others} The command check-data shows all of it.")
 
 
 def _pools(layout: Layout) -> dict[str, Pool]:

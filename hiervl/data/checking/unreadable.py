@@ -4,7 +4,6 @@ from hiervl.data.checking.image_facts import read_image_facts
 from hiervl.data.folders.layout import FolderLayout
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import evenly_spread
-from hiervl.utils.program import command
 from hiervl.utils.text import listed
 
 MOST_READ = 500  # as many as the preset looks at, which takes their facts from the store
@@ -34,5 +33,5 @@ def refuse_unreadable(layout: FolderLayout, max_damaged: float) -> None:
     raise UserError(
         f"{len(broken)} unlabelled images of {looked_at} cannot be read, more than the share DATALOADER.MAX_DAMAGED "
         f"({max_damaged:g}) allows: {listed(list(broken), NAMED)} (the first: {first}); "
-        f"replace them or take them out of DATASET.UNLABELED. `{command('check-data')}` shows all of them."
+        "replace them or take them out of DATASET.UNLABELED. The command check-data shows all of them."
     )

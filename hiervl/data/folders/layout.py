@@ -34,7 +34,6 @@ from hiervl.data.loading.packed import PackedPaths, UnlabeledDicts
 from hiervl.data.loading.readers import read_image, read_label
 from hiervl.utils.errors import UserError
 from hiervl.utils.parallel import map_files
-from hiervl.utils.program import command
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +224,7 @@ class FolderLayout:
     @staticmethod
     def _require_masks(pool: Pool, missing: Sequence[Path], key: str) -> None:
         if not pool.samples:
-            advice = pool.advice() or f"`{command('check-data')}` says more"
+            advice = pool.advice() or "the command check-data says more"
             raise UserError(f"{key}: no image has a mask of the same stem. {advice}.")
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -27,7 +27,6 @@ from hiervl.data.folders.formats.class_layers import (
 from hiervl.data.loading import readers
 from hiervl.data.loading.turns import UPRIGHT
 from hiervl.utils.errors import UserError
-from hiervl.utils.program import command
 from hiervl.utils.text import listed
 
 INDEX, COLOR, LABEL, AUTO = "index", "color", "label", "auto"
@@ -206,7 +205,7 @@ class MaskFolder:
         if unknown:
             raise UserError(
                 f"{self.name(key)} holds {describe_codes(raw.form, unknown)}, which {self.class_map.path} does not "
-                f"name; `{command('check-data')}` says more."
+                "name; the command check-data says more."
             )
         table = np.zeros(max(codes) + 1, dtype=np.uint8)
         table[codes] = [meaning[code] for code in codes]

@@ -19,7 +19,6 @@ from hiervl.data.loading.readers import MAX_PIXELS, Frame
 from hiervl.data.loading.turns import UPRIGHT, Size, turned_size
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
-from hiervl.utils.program import command
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,7 @@ class AnnotationSource:
         if unknown:
             raise UserError(
                 f"{self.name(key)} has {describe_names(unknown)}, which {self.class_map.path} does not name; "
-                f"`{command('check-data')}` says more."
+                "the command check-data says more."
             )
         for problem in left.keys() - self._warned:
             self._warned.add(problem)
