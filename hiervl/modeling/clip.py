@@ -12,7 +12,7 @@ from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from hiervl.utils.errors import UserError
-from hiervl.utils.file_type import refuse_placeholder
+from hiervl.utils.placeholder import NOT_READABLE, refuse_placeholder
 from hiervl.utils.text import reason_of
 
 from .clip_weights import (
@@ -225,8 +225,8 @@ def _from_file(name: str, path: str) -> nn.Module:
     except Exception as error:  # open_clip raises what its many back ends raise: pickle, zip, shapes
         _refuse_other_weights(name, path)
         raise UserError(
-            f"MODEL.CLIP.PRETRAINED: '{path}' cannot be read as weights of CLIP ({reason_of(error)}): it is damaged, "
-            "or of another program; give the file of weights itself."
+            f"MODEL.CLIP.PRETRAINED: '{path}' cannot be read as weights of CLIP ({reason_of(error)}): it is "
+            f"{NOT_READABLE}; give the file of weights itself."
         ) from error
 
 

@@ -10,7 +10,7 @@ import torch
 from open_clip.timm_model import TimmModel
 
 from hiervl.utils.errors import UserError
-from hiervl.utils.file_type import refuse_placeholder
+from hiervl.utils.placeholder import NOT_READABLE, refuse_placeholder
 from hiervl.utils.text import reason_of
 
 from .clip import FROM_CHECKPOINT, model_config
@@ -87,6 +87,11 @@ def _pretrained_trunk(name: str, pretrained: str) -> dict[str, torch.Tensor] | N
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **source).state_dict()
     except Exception as error:  # timm raises the errors of its back ends: network, hub, pickle, shapes
+        if pretrained != FETCHED:
+            raise UserError(
+                f"MODEL.ENCODER.PRETRAINED: '{pretrained}' cannot be read as weights of '{name}' ({reason_of(error)}): "
+                f"it is {NOT_READABLE}; give the file of weights itself."
+            ) from error
         raise UserError(
             f"MODEL.ENCODER: the weights '{pretrained}' of '{name}' could not be loaded ({reason_of(error)}); download "
             "them on a machine with network access and give the file as MODEL.ENCODER.PRETRAINED."

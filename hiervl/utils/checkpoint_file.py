@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from hiervl.utils.errors import UserError
-from hiervl.utils.file_type import refuse_placeholder
 from hiervl.utils.files import whole_file
+from hiervl.utils.placeholder import NOT_READABLE, refuse_placeholder
 from hiervl.utils.text import listed
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
                 f"'{path}' is a text file, not a checkpoint: name the checkpoint, such as model_final.pth."
             ) from None
         raise UserError(
-            f"'{path}' is not a readable checkpoint of tensors and plain values: it is damaged, of another program, "
-            "or carries code, which is not run."
+            f"'{path}' is not a readable checkpoint of tensors and plain values: it is {NOT_READABLE}."
         ) from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise UserError(f"'{path}' is not a HierVL checkpoint: it has no entry 'model'.")

@@ -1,10 +1,10 @@
 """Words for messages."""
 
-import textwrap
 from collections.abc import Sequence
 
-REASON = 200  # characters
-UNSAFE_ADVICE = "Weights only load failed"  # PyTorch then goes on to advise loading the file in a way that runs code
+MOST_CHARACTERS = 200  # of what a library says
+# PyTorch's errors about weights go on to advise loading them in a way that runs their code.
+UNSAFE_ADVICE = ("weights_only", "Weights only", "trusted")
 
 
 def listed(names: Sequence[object], most: int = 5) -> str:
@@ -15,5 +15,7 @@ def listed(names: Sequence[object], most: int = 5) -> str:
 
 def reason_of(error: Exception) -> str:
     """What a library says of its failure, on one line, for the parentheses of a message."""
-    text = "" if UNSAFE_ADVICE in str(error) else textwrap.shorten(str(error), REASON, placeholder=" …")
-    return text or type(error).__name__
+    text = " ".join(str(error).split())
+    if not text or any(words in text for words in UNSAFE_ADVICE):
+        return type(error).__name__
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS].rstrip()} …"

@@ -79,11 +79,15 @@ def test_what_came_in_place_of_weights_is_named(tmp_path, content, words, make_c
             load_clip("ViT-B-16", str(path)) if kind == "CLIP" else build_vision_encoder(cfg)
 
 
-def test_weights_that_are_no_weights_bring_no_advice_to_run_their_code(tmp_path):
+@pytest.mark.parametrize("kind", ["CLIP", "ENCODER"])
+@pytest.mark.parametrize("content", [pickle.dumps({"weights": print}), b"Dear reader", bytes(600)])
+def test_files_that_are_no_weights_bring_no_advice_to_run_their_code(tmp_path, make_cfg, kind, content):
     path = tmp_path / "weights.pt"
-    path.write_bytes(pickle.dumps({"weights": print}))
-    with pytest.raises(UserError, match=r"cannot be read as weights of CLIP \(UnpicklingError\): it is damaged"):
-        load_clip("ViT-B-32", str(path))
+    path.write_bytes(content)
+    cfg = make_cfg("MODEL.ENCODER.NAME", "test_vit", f"MODEL.{kind}.PRETRAINED", str(path))
+    with pytest.raises(UserError, match=r"cannot be read as weights of .* or carries code, which is not run") as error:
+        load_clip("ViT-B-32", str(path)) if kind == "CLIP" else build_vision_encoder(cfg)
+    assert "(" + type(error.value.__cause__).__name__ + ")" in str(error.value)
 
 
 BOMB = "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]

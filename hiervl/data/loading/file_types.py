@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hiervl.utils.file_type import HEAD, FileType, placeholder
+from hiervl.utils.placeholder import HEAD, FileType, placeholder
 
 # HEIC photographs, which pillow-heif decodes if installed, and AVIF images, which most versions of Pillow decode.
 HEIC_SUFFIXES, AVIF_SUFFIX = (".heic", ".heif", ".hif"), ".avif"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from hiervl.utils.errors import UserError
 
 HEAD = 512  # how many bytes are read
+NOT_READABLE = "damaged, of another program, or carries code, which is not run"  # what a file of weights may be
 
 
 class FileType(NamedTuple):
