@@ -34,15 +34,12 @@ class Comparison(enum.Enum):
     DIFFERENT = enum.auto()  # or they cannot be compared
 
 
-FIRST, SECOND, ALIKE, DIFFERENT = Comparison  # shorter
-
-
 def compare_files(first: Path, second: Path) -> Comparison:
     """As :func:`compare_pictures`; a file that cannot be read is different from every other."""
     try:
         return compare_pictures(*(read_overview(str(path))[1] for path in (first, second)))
     except UserError:
-        return DIFFERENT
+        return Comparison.DIFFERENT
 
 
 def compare_pictures(first: np.ndarray, second: np.ndarray) -> Comparison:
@@ -52,48 +49,58 @@ def compare_pictures(first: np.ndarray, second: np.ndarray) -> Comparison:
     transparent drawing covers all, such as the colors of all classes; then contrast is lower by one factor throughout.
     """
     if abs(math.log(first.shape[0] * second.shape[1] / (first.shape[1] * second.shape[0]))) > MAX_DISTORTION:
-        return DIFFERENT
+        return Comparison.DIFFERENT
     height, width = min(first.shape[:2], second.shape[:2])
     scale = min(1.0, SIDE / max(height, width))
     size = (max(round(width * scale), BLOCK + 1), max(round(height * scale), BLOCK + 1))
     a, b = (cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.float32) for picture in (first, second))
     edges_a, edges_b = _edges(a), _edges(b)
-    of_a, of_b, of_both = (
+    energy_a, energy_b, covariance = (
         _in_blocks((one * other).sum(0)).sum(axis=(1, 3)).ravel()
         for one, other in ((edges_a, edges_a), (edges_b, edges_b), (edges_a, edges_b))
     )
     difference = np.abs(a - b).max(axis=2)
     is_same = _in_blocks(difference[:-1, :-1]).max(axis=(1, 3)).ravel() <= EQUAL
-    if max(_share(is_same, of_a), _share(is_same, of_b)) >= MIN_ALIKE:
-        return ALIKE if _is_another_version(a, b) else _more_colorful(a, b, difference)
-    is_linear = (of_both > 0) & (of_both**2 >= LINEAR * of_a * of_b) & (of_a > 0)
-    if max(_share(is_linear, of_a), _share(is_linear, of_b)) < MIN_LINEAR:
-        return DIFFERENT
-    return ALIKE if _is_another_version(a, b) else _more_contrast(of_both[is_linear] / of_a[is_linear], of_a[is_linear])
+    if max(_share(is_same, energy_a), _share(is_same, energy_b)) >= MIN_ALIKE:
+        return Comparison.ALIKE if _is_another_version(a, b) else _more_colorful(a, b, difference)
+    is_linear = (covariance > 0) & (covariance**2 >= LINEAR * energy_a * energy_b) & (energy_a > 0)
+    if max(_share(is_linear, energy_a), _share(is_linear, energy_b)) < MIN_LINEAR:
+        return Comparison.DIFFERENT
+    if _is_another_version(a, b):
+        return Comparison.ALIKE
+    energy_a, energy_b, covariance = energy_a[is_linear], energy_b[is_linear], covariance[is_linear]
+    a_has_less = _has_less_contrast(covariance / energy_b, energy_b)
+    b_has_less = _has_less_contrast(covariance / energy_a, energy_a)
+    return _overlay(a_has_less and not b_has_less, b_has_less and not a_has_less)
 
 
 def _more_colorful(a: np.ndarray, b: np.ndarray, difference: np.ndarray) -> Comparison:
     """The overlay is the one in which the pixels that differ are more colorful."""
     changed, equal = difference > CHANGED, difference <= EQUAL
     if changed.mean() < MIN_CHANGED:
-        return ALIKE
+        return Comparison.ALIKE
     if _is_gray(a) != _is_gray(b) and not (_is_gray(a[equal]) and _is_gray(b[equal])):
-        return ALIKE  # one shows the colors of the other, or a part of them
+        return Comparison.ALIKE  # one shows the colors of the other, or a part of them
     colorful, other = (np.ptp(picture[changed], axis=-1).mean() for picture in (a, b))
-    return FIRST if colorful > MORE_COLORFUL * other else SECOND if other > MORE_COLORFUL * colorful else ALIKE
+    return _overlay(colorful > MORE_COLORFUL * other, other > MORE_COLORFUL * colorful)
 
 
-def _more_contrast(slopes: np.ndarray, weights: np.ndarray) -> Comparison:
-    """The overlay is the one with less contrast, by about the same factor in most blocks.
+def _has_less_contrast(slopes: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether a picture has less contrast than another one, by about the same factor in most blocks.
 
     Args:
-        slopes: the contrast of the second picture over that of the first, in each block; weights: how much it counts.
+        slopes: its contrast over that of the other, in each block; weights: how much a block counts.
     """
     order = np.argsort(slopes)
     slope = slopes[order][np.searchsorted(weights[order].cumsum(), weights.sum() / 2)]  # the median
-    if _share(np.abs(slopes / slope - 1) <= SAME_SLOPE, weights) < MOSTLY:
-        return ALIKE
-    return FIRST if slope > 1 + SAME_SLOPE else SECOND if slope < 1 - SAME_SLOPE else ALIKE
+    is_same = _share(np.abs(slopes / slope - 1) <= SAME_SLOPE, weights) >= MOSTLY
+    return bool(is_same and slope < 1 - SAME_SLOPE)
+
+
+def _overlay(is_first: bool, is_second: bool) -> Comparison:
+    if is_first:
+        return Comparison.FIRST_IS_OVERLAY
+    return Comparison.SECOND_IS_OVERLAY if is_second else Comparison.ALIKE
 
 
 def _share(chosen: np.ndarray, weights: np.ndarray) -> float:
@@ -105,14 +112,20 @@ def _is_gray(pixels: np.ndarray) -> bool:
 
 
 def _is_another_version(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether they differ in brightness and contrast alone, or one is the other in grey."""
+    """Whether they differ in brightness, contrast or tone alone, or one is the other in grey."""
     if _is_gray(a) or _is_gray(b):
         a, b = ((picture @ BRIGHTNESS)[..., None] for picture in (a, b))
     a, b = (picture.reshape(-1, picture.shape[2]) for picture in (a, b))
-    deviation = a - a.mean(axis=0)
-    slope = (deviation * b).sum(axis=0) / np.maximum((deviation**2).sum(axis=0), 1.0)
-    left = np.abs(b - b.mean(axis=0) - slope * deviation).max(axis=1)
-    return bool((left > CHANGED).mean() < MIN_CHANGED)
+    return _follows(a, b) or _follows(b, a)
+
+
+def _follows(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether nearly all pixels (N, channels) of ``b`` have the mean value of those with the same value in ``a``."""
+    distance = np.zeros(len(a))
+    for values, others in zip(np.rint(a.T).astype(np.intp), b.T):
+        mean = np.bincount(values, weights=others) / np.maximum(np.bincount(values), 1)
+        distance = np.maximum(distance, np.abs(others - mean[values]))
+    return bool((distance > CHANGED).mean() < MIN_CHANGED)
 
 
 def _edges(picture: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ WORDS = re.compile(
 )
 LOOKED_AT = 6  # names of a folder that are looked up in others
 COMPARED = 4  # pairs of pictures
+MOST_DIFFERENT = 1  # of them; one may have been cropped, or may have another photograph's name
 NEAREST = 3  # folders that are compared, of those with the same names and start of the path, or end of it
 
 
@@ -109,11 +110,14 @@ def _shorter_names(stem: str) -> Iterator[str]:
 def _which_is_overlay(folder: str, other: str, pairs: Sequence[tuple[Path, Path]]) -> str | None:
     """The folder of the two that holds overlays; None: they show different things, or nobody knows."""
     alike: list[Comparison] = []
-    for number, pair in enumerate(pairs[:COMPARED]):
+    different = 0
+    for pair in pairs[:COMPARED]:
         comparison = compare_files(*pair)
         if comparison is not Comparison.DIFFERENT:
             alike.append(comparison)
-        if len(alike) < number:  # two are different photographs
+            continue
+        different += 1
+        if different > MOST_DIFFERENT:
             return None
     is_named = [is_named_as_overlays(name) for name in (folder, other)]
     if is_named[0] != is_named[1] and any(comparison is not Comparison.ALIKE for comparison in alike):
