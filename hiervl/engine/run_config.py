@@ -343,9 +343,11 @@ def _check_section_of_data(key: str, source: str) -> None:
     """Raise a UserError if a key of DATASET is written into DATASETS, or the reverse."""
     section, _, name = key.partition(".")
     other = {"DATASET": "DATASETS", "DATASETS": "DATASET"}.get(section)
-    if other and name in dict(nodes(get_hiervl_cfg()[other])):
+    keys = [known for known, _ in nodes(get_hiervl_cfg()[other])] if other else []
+    fitting = next((known for known in keys if f".{known}".endswith(f".{name}")), None)
+    if fitting:
         raise UserError(
-            f"{source}: there is no config key '{key}': write {other}.{name} (DATASET describes your own folders, "
+            f"{source}: there is no config key '{key}': write {other}.{fitting} (DATASET describes your own folders, "
             "DATASETS names registered datasets)."
         )
 

@@ -261,6 +261,7 @@ def test_a_section_on_the_command_line(tmp_path):
     [
         ("DATASETS.CLASSES", "c.yaml", "no config key 'DATASETS.CLASSES': write DATASET.CLASSES"),
         ("DATASETS.LABELED.IMAGES", "a", "no config key 'DATASETS.LABELED.IMAGES': write DATASET.LABELED.IMAGES"),
+        ("DATASETS.MASKS", "b", "no config key 'DATASETS.MASKS': write DATASET.LABELED.MASKS"),
         ("DATASET.TRAIN", "('camvid_train',)", "no config key 'DATASET.TRAIN': write DATASETS.TRAIN"),
         ("DATASETS.UNLABELED", "photos", "DATASETS.UNLABELED takes .*folders of your own belong in DATASET.UNLABELED"),
     ],
