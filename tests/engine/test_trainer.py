@@ -105,7 +105,7 @@ def run_program(world: Path, output: Path, *arguments: str, config: str = "") ->
 
 
 @pytest.fixture
-def last_words(monkeypatch):
+def last_words(monkeypatch, capfd):
     """→ function that runs the program in this process, which is faster, and returns its last sentence."""
 
     def run(world: Path, *arguments: str) -> str:
@@ -115,6 +115,7 @@ def last_words(monkeypatch):
         monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)  # put back afterwards
         with pytest.raises(SystemExit) as ended:
             engine_main.run(engine_main.argument_parser().parse_args(arguments))
+        assert "Traceback" not in "".join(capfd.readouterr())
         return str(ended.value)
 
     return run
@@ -170,7 +171,7 @@ def test_command_line_trains_evaluates_and_reads_its_own_checkpoint(world, tmp_p
         world, "--eval-only", *options(world, tmp_path / "eval"),
         "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "MODEL.CLASS_NAMES", "['road', 'car']",
     )  # fmt: skip
-    assert_sentence(other_classes, "11 classes", "2")
+    assert_sentence(other_classes, "11 classes", "config has 2")
 
 
 @pytest.mark.parametrize(
