@@ -110,8 +110,6 @@ def _add_decoder_config(cfg: CN) -> None:
     # In training, use the ground truth's presence as relevance on labelled images, instead of the gate (as in the
     # paper; off by default, because the network then relies on information that it lacks at inference).
     cfg.MODEL.HSQG.GROUND_TRUTH_PRESENCE = False
-    # Whose image embedding the relevance compares with the text: the "trained" encoder's or the "frozen" CLIP's.
-    cfg.MODEL.HSQG.IMAGE_EMBEDDING = "trained"
     # With GROUND_TRUTH_PRESENCE: how many absent classes of the highest relevance are active too, as "no object".
     cfg.MODEL.HSQG.HARD_NEGATIVES = 2
     # A class of at least this relevance is active. If CALIBRATED_RECALL is set, the calibrated value replaces it.

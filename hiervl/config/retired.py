@@ -22,6 +22,7 @@ RETIRED = {
     "LOSS.RECOMPUTE": Retired(False, _RECOMPUTE),
     "MODEL.PIXEL_DECODER.DROPOUT": Retired(0.0, _NOTHING),
     "MODEL.QUERY_DECODER.DROPOUT": Retired(0.0, _NOTHING),
+    "MODEL.HSQG.IMAGE_EMBEDDING": Retired("trained", "the relevance is that of the trained encoder; take it out"),
     "SEMI.SHARPEN": Retired(1.0, _NOTHING),
     "SOLVER.PRESET_KEEPS": Retired([], "keys that you write are always kept; take it out"),
 }

@@ -93,7 +93,7 @@ def restore_network(run_or_file: str, network: str = "", device: str = "") -> Re
     cfg.MODEL.CLASS_NAMES = [definition.name for definition in classes]
     if cfg.MODEL.ENCODER.NAME:
         cfg.MODEL.ENCODER.PRETRAINED = FROM_CHECKPOINT
-    elif cfg.MODEL.HSQG.IMAGE_EMBEDDING != "frozen":  # checkpoints do not contain the frozen CLIP
+    else:
         cfg.MODEL.CLIP.PRETRAINED = FROM_CHECKPOINT
     with tempfile.TemporaryDirectory() as folder:
         if "clip_config" in checkpoint and not Path(cfg.MODEL.CLIP.NAME).is_file():

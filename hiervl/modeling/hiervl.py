@@ -185,7 +185,7 @@ class HierVL(ClipSegmenter):
     @property
     def speaks_by_frozen_clip(self) -> bool:
         """Whether the trained encoder knows no language. Then all language comes from a frozen CLIP beside it."""
-        return self.frozen_clip is not None and self.frozen_clip.is_of_another
+        return self.frozen_clip is not None
 
     # ---- stages -------------------------------------------------------------------------------------------------
 
@@ -212,17 +212,13 @@ class HierVL(ClipSegmenter):
         features = self.backbone(images)
         if perturb is not None:
             features = perturb(features)
-        frozen = frozen_embedding
-        if frozen is None and self.frozen_clip is not None:
-            frozen = self.frozen_clip.embed(images, pooled=True)
-        if self.speaks_by_frozen_clip:
-            assert frozen is not None  # then there is a frozen CLIP
+        if self.frozen_clip is not None:
+            frozen = frozen_embedding or self.frozen_clip.embed(images, pooled=True)
             embeddings = {"dense_embedding": frozen.dense, "pooled_embedding": frozen.pooled}
             features = {**features, "joint_embedding": features["dense_embedding"], **embeddings}
         text_queries = None
         if self.query_generator is not None:
-            pooled = features["pooled_embedding"] if frozen is None else frozen.pooled
-            text_queries = self.query_generator(text, pooled, presence)
+            text_queries = self.query_generator(text, features["pooled_embedding"], presence)
         pixels = self.pixel_decoder(features, text_queries)
         prior = None if self.mask_prior is None else self.mask_prior(text, features["dense_embedding"])
         known = None if self.mask_prior is None else self.mask_prior.known

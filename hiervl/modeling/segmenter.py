@@ -28,7 +28,7 @@ class ClipParts(NamedTuple):
     backbone: ImageEncoder
     text_encoder: PromptedTextEncoder
     logit_scale: float = 100.0  # CLIP's own factor on its similarities
-    frozen: FrozenClip | None = None  # decides on the relevance of classes, in place of the trained encoder
+    frozen: FrozenClip | None = None  # all language comes from it, where the trained encoder knows none
 
 
 class ClassList(NamedTuple):

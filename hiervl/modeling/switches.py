@@ -13,7 +13,6 @@ from .image_statistics import clip_statistics, image_statistics
 
 logger = logging.getLogger(__name__)
 
-IMAGE_EMBEDDINGS = ("trained", "frozen")
 BACKGROUND = "background"  # in the default config, even if there is no such class
 
 
@@ -74,17 +73,5 @@ def build_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float, share: bo
 
 
 def build_optional_frozen_clip(cfg, backbone: ImageEncoder, logit_scale: float) -> FrozenClip | None:
-    """The frozen CLIP if it decides on the relevance of classes (``MODEL.HSQG.IMAGE_EMBEDDING``), or if the trained
-    encoder knows no language (``MODEL.ENCODER``); else None.
-
-    Raises:
-        UserError: the value is unknown.
-    """
-    which = cfg.MODEL.HSQG.IMAGE_EMBEDDING
-    if which not in IMAGE_EMBEDDINGS:
-        raise UserError(f"MODEL.HSQG.IMAGE_EMBEDDING is one of {', '.join(IMAGE_EMBEDDINGS)}, not '{which}'.")
-    if cfg.MODEL.ENCODER.NAME:
-        return build_frozen_clip(cfg, backbone, logit_scale)
-    if which == "trained" or not cfg.MODEL.HSQG.RELEVANCE or not reads_text(cfg):
-        return None
-    return build_frozen_clip(cfg, backbone, logit_scale)
+    """The frozen CLIP if the trained encoder knows no language (``MODEL.ENCODER``), else None."""
+    return build_frozen_clip(cfg, backbone, logit_scale) if cfg.MODEL.ENCODER.NAME else None

@@ -45,7 +45,6 @@ EXPECTED = {
     "with_entropy": EVERYTHING,
     "with_feature_perturbation": EVERYTHING,
     "with_ground_truth_presence": EVERYTHING,
-    "with_frozen_relevance": EVERYTHING,
     "with_pixel_prior": EVERYTHING | {"loss_pixel_prior"},
     "paper": EVERYTHING - {"loss_relevance"},
 }

@@ -83,7 +83,6 @@ SWITCHES = [
     (("SEMI.TEACHER", "student"), set()),
     (("MODEL.HSQG.LEVELS", 1), set()),
     (("MODEL.HSQG.RELEVANCE", False), {"loss_relevance"}),
-    (("MODEL.HSQG.IMAGE_EMBEDDING", "frozen"), set()),
     (("MODEL.HSQG.GROUND_TRUTH_PRESENCE", False), set()),
     (("MODEL.HSQG.HARD_NEGATIVES", 0), set()),
     (("MODEL.CMSAM.TEXT_READS_PIXELS", False), set()),
@@ -158,6 +157,8 @@ def test_the_other_losses_stay_as_they_are(make_step, overrides):
 
 # ---- the frozen CLIP ----------------------------------------------------------------------------------------------
 
+WITHOUT_LANGUAGE = ("MODEL.ENCODER.NAME", "test_vit", "MODEL.ENCODER.PRETRAINED", "", "MODEL.CLIP.VISUAL_PROMPTS", 0)
+
 
 @pytest.fixture
 def passes(monkeypatch):
@@ -184,9 +185,9 @@ def test_one_pass_through_the_frozen_clip_serves_all(make_step, passes):
     assert passes == [2, 2]
 
 
-def test_one_pass_also_if_the_frozen_clip_decides_on_the_relevance(make_step, passes):
+def test_one_pass_also_if_all_language_comes_from_the_frozen_clip(make_step, passes):
     """Labelled, weak and both strong views; and the network alone finds the same as when it is told."""
-    step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", "frozen")
+    step = make_step(*WITHOUT_LANGUAGE)
     torch.manual_seed(5)
     told = step(make_batch())
     assert passes == [2 + 2 + 4]
@@ -205,17 +206,12 @@ def test_one_pass_also_if_the_frozen_clip_decides_on_the_relevance(make_step, pa
     assert torch.equal(step.student.relevance_similarity(images, text), before)
 
 
-def test_an_unknown_image_embedding_is_a_user_error(make_step):
-    with pytest.raises(UserError, match="MODEL.HSQG.IMAGE_EMBEDDING"):
-        make_step("MODEL.HSQG.IMAGE_EMBEDDING", "frosen")
-
-
-@pytest.mark.parametrize("embedding", ["trained", "frozen"])
-def test_the_frozen_clip_is_never_saved_and_never_copied(make_step, make_network, embedding):
-    step = make_step("MODEL.HSQG.IMAGE_EMBEDDING", embedding)
+@pytest.mark.parametrize("encoder", [(), WITHOUT_LANGUAGE], ids=["CLIP", "without language"])
+def test_the_frozen_clip_is_never_saved_and_never_copied(make_step, encoder):
+    step = make_step(*encoder)
     assert isinstance(step.student, HierVL)
-    plain = set(make_network(*ALL, trained=False).state_dict())
-    assert set(step.student.state_dict()) == plain and set(step.teacher.network.state_dict()) == plain
+    saved = set(step.student.state_dict())
+    assert set(step.teacher.network.state_dict()) == saved and not any("frozen" in name for name in saved)
     assert not list(step.frozen_clip.parameters()) and not step.frozen_clip.state_dict()
     assert step.teacher.network.frozen_clip is step.student.frozen_clip
     step.student.load_state_dict(step.student.state_dict())

@@ -58,7 +58,8 @@ def test_a_frozen_clip_comes_from_its_own_weights(save_run, clip_file, tmp_path)
     clip, *_ = load_clip(clip_file, "")
     weights = tmp_path / "clip.pt"
     torch.save(clip.state_dict(), weights)
-    network, folder = save_run("MODEL.HSQG.IMAGE_EMBEDDING", "frozen", "MODEL.CLIP.PRETRAINED", str(weights))
+    trunk = ("MODEL.ENCODER.NAME", "test_vit", "MODEL.ENCODER.PRETRAINED", "", "MODEL.CLIP.VISUAL_PROMPTS", 0)
+    network, folder = save_run(*trunk, "MODEL.CLIP.PRETRAINED", str(weights))
     restored = restore_network(str(folder), device="cpu").network
     images = network.normalize(list(255 * torch.rand(1, 3, 32, 32)))
     expected = network.frozen_clip.embed(images, pooled=True).pooled
