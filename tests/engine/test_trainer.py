@@ -105,7 +105,17 @@ def run_program(world: Path, output: Path, *arguments: str, config: str = "") ->
 
 
 @pytest.fixture
-def last_words(monkeypatch, capfd):
+def same_loggers():
+    """Take out what Detectron2's set-up adds to the loggers of this process: its streams are closed after the test."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "hiervl")]
+    before = [(each, each.handlers[:], each.filters[:], each.propagate, each.level) for each in loggers]
+    yield
+    for each, each.handlers, each.filters, each.propagate, level in before:
+        each.setLevel(level)
+
+
+@pytest.fixture
+def last_words(monkeypatch, capfd, same_loggers):
     """→ function that runs the program in this process, which is faster, and returns its last sentence."""
 
     def run(world: Path, *arguments: str) -> str:
