@@ -26,19 +26,6 @@ CLIP_CONFIG = {
 CLASS_NAMES = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
 
 
-# Each takes a minute or more: they come first, or else one process would work on them alone at the end.
-TESTS = Path(__file__).parent
-SLOW_FILES = [
-    TESTS / name
-    for name in ("test_wheel.py", "inference/test_export.py", "processes/test_launch.py", "engine/test_trainer.py")
-]
-assert all(path.is_file() for path in SLOW_FILES)
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: SLOW_FILES.index(item.path) if item.path in SLOW_FILES else len(SLOW_FILES))
-
-
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> str:
     """An open_clip model config of a CLIP that fits in a test."""
