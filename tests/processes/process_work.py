@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from unittest import mock
 
 import torch
 from detectron2.utils import comm
@@ -24,9 +25,20 @@ def fail(args):
 
 def train(args):
     """Ten steps on the given world, an evaluation of given weights, and a step with next to nothing in one process."""
+    from hiervl.losses import criterion
+
+    # The same points for every mask: drawn at random, processes would draw other ones than one process does.
+    grid = (torch.cartesian_prod(torch.arange(8), torch.arange(8)) + 0.5) / 8
+    with (  # put back afterwards: a single process is that of the tests
+        mock.patch.object(criterion, "random_points", lambda count, device: grid),
+        mock.patch.object(criterion, "uncertain_points", lambda masks, *_: grid.expand(len(masks), -1, -1)),
+    ):
+        _train(args)
+
+
+def _train(args):
     from hiervl.engine.run_config import load_config, prepare_config
     from hiervl.engine.trainer import SemiSupervisedTrainer
-    from hiervl.losses import criterion
     from hiervl.utils.checkpoint_file import load_network
 
     class Trainer(SemiSupervisedTrainer):
@@ -36,12 +48,6 @@ def train(args):
         def build_optimizer(cls, cfg, model):
             return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02)
 
-    # The same points for every mask: drawn at random, processes would draw other ones than one process does.
-    grid = (torch.cartesian_prod(torch.arange(8), torch.arange(8)) + 0.5) / 8
-    criterion.random_points = lambda count, device: grid
-    criterion.uncertain_points = lambda masks, *_: grid.expand(len(masks), -1, -1)
-
-    os.environ["DETECTRON2_DATASETS"] = args.data
     torch.set_num_threads(1)
     torch.manual_seed(comm.get_rank())  # the main process's weights have to win
     cfg = prepare_config(load_config("", args.options))

@@ -37,7 +37,7 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
         launch(process_work.fail, arguments(2, how="killed"), "cuda")
 
 
-def test_two_processes_train_and_evaluate_as_one(world, options, tmp_path):
+def test_two_processes_train_and_evaluate_as_one(world, options, tmp_path, monkeypatch):
     """Losses and weights within 1e-5 after 10 steps of float32; three test images in two processes, to the last pixel;
     steps in which one process has nothing to learn from are finite and have the same gradient in both."""
     settings = (
@@ -46,11 +46,12 @@ def test_two_processes_train_and_evaluate_as_one(world, options, tmp_path):
         # What every process draws for itself: the channels that are dropped, the class that is hidden.
         "SEMI.PERTURBATION_WEIGHT", "0.0", "LOSS.MASKED_CONSISTENCY", "0.0", "LOSS.PIXEL_TEXT", "0.0",
     )  # fmt: skip
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
     folders = {count: tmp_path / str(count) for count in (1, 2)}
     weights = ""
     for count, folder in folders.items():
         given = options(world, folder, *settings)
-        launch(process_work.train, arguments(count, data=str(world), options=given, weights=weights), "cpu")
+        launch(process_work.train, arguments(count, options=given, weights=weights), "cpu")
         weights = weights or str(folder / "model_final.pth")
     one, first, second = (
         torch.load(folders[count] / f"rank{rank}.pth", weights_only=True) for count, rank in ((1, 0), (2, 0), (2, 1))
