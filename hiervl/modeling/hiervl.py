@@ -182,11 +182,6 @@ class HierVL(ClipSegmenter):
         """Whether the network has instance queries."""
         return self.query_decoder.num_instance_queries > 0
 
-    @property
-    def speaks_by_frozen_clip(self) -> bool:
-        """Whether the trained encoder knows no language. Then all language comes from a frozen CLIP beside it."""
-        return self.frozen_clip is not None
-
     # ---- stages -------------------------------------------------------------------------------------------------
 
     def segment(
@@ -212,7 +207,7 @@ class HierVL(ClipSegmenter):
         features = self.backbone(images)
         if perturb is not None:
             features = perturb(features)
-        if self.frozen_clip is not None:
+        if self.frozen_clip is not None:  # the encoder knows no language
             frozen = frozen_embedding or self.frozen_clip.embed(images, pooled=True)
             embeddings = {"dense_embedding": frozen.dense, "pooled_embedding": frozen.pooled}
             features = {**features, "joint_embedding": features["dense_embedding"], **embeddings}
@@ -255,7 +250,7 @@ class HierVL(ClipSegmenter):
 
     def joint_losses(self, output: NetworkOutput) -> dict[str, Tensor]:
         """``loss_joint_embedding`` of a pass, without mixed precision. Empty if the encoder is CLIP's own."""
-        if not (self.speaks_by_frozen_clip and self.joint_weight):
+        if self.frozen_clip is None or not self.joint_weight:
             return {}
         joint, target = (output.features[name].float() for name in ("joint_embedding", "dense_embedding"))
         return {"loss_joint_embedding": self.joint_weight * joint_embedding_loss(joint, target)}

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where that does not depend on what it was wanted for."""
+"""Tell by its first bytes that a file is not what was wanted, because its contents never arrived."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,7 +6,9 @@ from typing import NamedTuple
 from hiervl.utils.errors import UserError
 
 HEAD = 512  # how many bytes are read
-NOT_READABLE = "damaged, of another program, or carries code, which is not run"  # what a file of weights may be
+NOT_READABLE = (
+    "damaged, of another model or program, or carries code, which is not run"  # what a file of weights may be
+)
 
 
 class FileType(NamedTuple):

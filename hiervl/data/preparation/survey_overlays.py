@@ -82,9 +82,9 @@ def _of_the_same_names(
     looked_at = _some(files)
     for path in looked_at:
         for stem in _shorter_names(path.stem):
-            others = {other: of_other for other, of_other in by_stem.get(stem, {}).items() if other != folder}
-            for other, of_other in others.items():
-                found.setdefault(other, []).append((path, of_other))
+            others = {other: twin for other, twin in by_stem.get(stem, {}).items() if other != folder}
+            for other, twin in others.items():
+                found.setdefault(other, []).append((path, twin))
             if others:
                 break
     often = [other for other in found if len(found[other]) > len(looked_at) / 2]
