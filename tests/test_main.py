@@ -199,6 +199,15 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
     assert program.interpreter() == "/usr/bin/python3"
 
 
+def test_a_script_of_the_users_own_is_named_in_commands(monkeypatch, capsys):
+    """docs/extending.md has one, which registers the user's parts."""
+    monkeypatch.setattr(program, "_of_user", False)
+    monkeypatch.setattr(sys, "argv", ["my_hiervl.py", "--version"])
+    assert not program.program().endswith("my_hiervl.py")
+    assert entry.main() == 0
+    assert program.program().endswith(" my_hiervl.py")
+
+
 def test_a_stopped_training_has_no_results():
     from hiervl.engine import main as engine_main
 
