@@ -176,6 +176,7 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
     monkeypatch.setattr(program, "_of_user", False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "my trees.yaml"])
+    Path("my_hiervl.py").touch()
     rest = "train_net.py --resume --config-file 'my trees.yaml'"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     assert resume_command() == f".venv/bin/python {rest}"
@@ -199,13 +200,19 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
     assert program.interpreter() == "/usr/bin/python3"
 
 
-def test_a_script_of_the_users_own_is_named_in_commands(monkeypatch, capsys):
+def test_a_script_of_the_users_own_is_named_in_commands(tmp_path, monkeypatch, capsys):
     """docs/extending.md has one, which registers the user's parts."""
     monkeypatch.setattr(program, "_of_user", False)
+    monkeypatch.chdir(tmp_path)
+    Path("my_hiervl.py").touch()
     monkeypatch.setattr(sys, "argv", ["my_hiervl.py", "--version"])
     assert not program.program().endswith("my_hiervl.py")
     assert entry.main() == 0
     assert program.program().endswith(" my_hiervl.py")
+    for without_file in ("-c", "-", ""):
+        monkeypatch.setattr(sys, "argv", [without_file, "--version"])
+        assert entry.main() == 0
+        assert program.program().endswith(" -m hiervl")
 
 
 def test_a_stopped_training_has_no_results():

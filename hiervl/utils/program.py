@@ -11,9 +11,12 @@ _of_user = False  # whether a script of the user's own offers HierVL's commands
 
 
 def note_commands_of_script() -> None:
-    """Call it where the commands of this process come from its command line, by whatever script."""
+    """Call it where the commands of this process come from its command line, by whatever script.
+
+    Code without a file (``python -c``) cannot be called again, so :func:`program` then names HierVL's module.
+    """
     global _of_user
-    _of_user = not _is_module() and not _is_script()
+    _of_user = Path(sys.argv[0]).is_file() and not _is_module() and not _is_script()
 
 
 def offers_commands() -> bool:

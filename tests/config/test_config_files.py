@@ -81,7 +81,7 @@ def test_a_shipped_config_is_found_by_its_name_and_a_file_here_before_it(tmp_pat
         assert find_config(name) == SHIPPED / "baselines" / "unimatch.yaml"
     with pytest.raises(UserError, match="^there is no config file 'coco_233.yaml'; did you mean .*coco_232.yaml.$"):
         find_config("coco_233.yaml")
-    with pytest.raises(UserError, match=f"^{tmp_path} is a folder, .*: `.* -m hiervl init {tmp_path}` writes"):
+    with pytest.raises(UserError, match=f"^{tmp_path} is a folder, .*: `.* init {tmp_path}` writes"):
         find_config(str(tmp_path))
     write(tmp_path, "my.yaml", "SEED: 3\n")
     with pytest.raises(UserError, match=f"did you mean {tmp_path}/my.yaml"):
