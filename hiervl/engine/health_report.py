@@ -87,7 +87,7 @@ class HealthReport:
         for c, name in enumerate(self.class_names):
             values[f"health/kept_pixels/{name}"] = float(self.kept_pixels[c]) if self.seen_pixels else float("nan")
             values[f"health/agreement/{name}"] = float(self.agreement[c])
-            right, wrong = self.of_validation_pixels(c)
+            right, wrong = self.validation_shares(c)
             values[f"health/validation_right/{name}"] = right
             values[f"health/validation_wrong/{name}"] = wrong
         return {name: value for name, value in values.items() if not np.isnan(value)}
@@ -100,8 +100,8 @@ class HealthReport:
                 "kept_pixels": int(self.kept_pixels[c]),
                 "agreement": float(self.agreement[c]),
                 "labelled_pixels": int(self.labeled_pixels[c]),
-                "validation_right": self.of_validation_pixels(c)[0],
-                "validation_wrong": self.of_validation_pixels(c)[1],
+                "validation_right": self.validation_shares(c)[0],
+                "validation_wrong": self.validation_shares(c)[1],
                 "guided": c not in self.unguided,
             }
             if self.zero_shot_iou is not None:
@@ -120,7 +120,7 @@ class HealthReport:
             "problems": [problem.sentence for problem in self.problems],
         }
 
-    def of_validation_pixels(self, c: int) -> tuple[float, float]:
+    def validation_shares(self, c: int) -> tuple[float, float]:
         """Shares of a class's pixels in validation images that would keep its pseudo-label, and a wrong one."""
         if self.validation is None or self.validation_pixels is None or not self.validation_pixels[c]:
             return float("nan"), float("nan")
@@ -209,7 +209,7 @@ def driven_out(report: HealthReport) -> list[int]:
 def _wrong_on_validation_images(report: HealthReport, classes: Sequence[int]) -> str:
     listed = []
     for c in classes[:MOST_NAMED]:
-        right, wrong = report.of_validation_pixels(c)
+        right, wrong = report.validation_shares(c)
         listed.append(f"'{report.class_names[c]}' ({100 * wrong:.0f} % wrong, {100 * right:.0f} % right)")
     more = f" and {len(classes) - MOST_NAMED} more" if len(classes) > MOST_NAMED else ""
     return (

@@ -110,16 +110,14 @@ def averaged_strips(
         out_columns = (out_left, min(out_width, out_left + step))
         left, right = columns = source_column(out_columns, image_size, out_size)
         inside = [window for window in windows if window.left < right and window.left + window.width > left]
-        strips = _strips_of_column(read, image_size[0], columns, inside, predict, window_batch, blend)
+        strips = _column_strips(read, image_size[0], columns, inside, predict, window_batch, blend)
         if out_size != image_size:
             strips = resized_column(strips, image_size, out_size, out_columns)
         for top, class_map in strips:
             yield Strip(top, out_left, class_map)
 
 
-def _strips_of_column(
-    read, height, column, windows, predict, window_batch, blend
-) -> Iterator[tuple[int, torch.Tensor]]:
+def _column_strips(read, height, column, windows, predict, window_batch, blend) -> Iterator[tuple[int, torch.Tensor]]:
     """First row and class map (C, h, w) of every strip; the class map is a view of the accumulator."""
     left, right = column
     batches = _batches(windows, window_batch)

@@ -172,7 +172,7 @@ class ClipImageEncoder(ImageEncoder):
         """Output of a block for patches (B, P, width) that attend only to themselves (``MODEL.CLIP.DENSE``)."""
         if self.dense == "value":
             return _value_path(block, patches)
-        return maybe_recomputed(self.recompute, _block_of_lone_tokens, block, patches)
+        return maybe_recomputed(self.recompute, _block_without_mixing, block, patches)
 
     def _embed(self, images: Tensor, grid) -> Tensor:
         """→ (B, 1 + prompts + patches, width): the sequence that enters the first block."""
@@ -275,7 +275,7 @@ def _value_path(block: Any, tokens: Tensor) -> Tensor:
     return attention.out_proj(value)
 
 
-def _block_of_lone_tokens(block: Any, tokens: Tensor) -> Tensor:
+def _block_without_mixing(block: Any, tokens: Tensor) -> Tensor:
     """The whole block with the value path as its attention: both residuals and the feed-forward part stay."""
     tokens = tokens + block.ls_1(_value_path(block, tokens))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

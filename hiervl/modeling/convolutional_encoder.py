@@ -123,7 +123,7 @@ class ConvolutionalEncoder(ImageEncoder):
 
     def _layout(self) -> Layout:
         info = list(self.visual.trunk.feature_info)
-        self.indices = _last_of_each_stride(info)
+        self.indices = _last_by_stride(info)
         maps = [info[index] for index in self.indices]
         return Layout(
             channels=[feature["num_chs"] for feature in maps],
@@ -207,7 +207,7 @@ class ResNetEncoder(ConvolutionalEncoder):
         return dense.transpose(1, 2).unflatten(2, tuple(last.shape[2:]))
 
 
-def _last_of_each_stride(info: list[dict]) -> list[int]:
+def _last_by_stride(info: list[dict]) -> list[int]:
     reductions = [feature["reduction"] for feature in info]
     return [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
 

@@ -15,7 +15,7 @@ from hiervl.modeling import triton_attention
 from hiervl.utils.transfer import to_device
 
 from .layers import HasExportForm, softmax
-from .row_sampling import sum_of_rows
+from .row_sampling import sum_rows
 
 
 def deformable_attention(
@@ -32,7 +32,7 @@ def deformable_attention(
     Returns:
         (B, Q, d)
 
-    It is computed by :func:`sum_of_rows` on a CPU, by :func:`fused_sampling` on CUDA if that can be built, and by
+    It is computed by :func:`sum_rows` on a CPU, by :func:`fused_sampling` on CUDA if that can be built, and by
     :func:`sampled_maps` elsewhere.
     """
     with torch.autocast(value.device.type, enabled=False):  # in half precision the points would be off by 0.1 pixel
@@ -40,7 +40,7 @@ def deformable_attention(
         locations, weights = locations.to(precise), weights.to(precise)
         if triton_attention.is_usable(value.device, value.dtype):
             return triton_attention.fused_sampling(value, shapes, locations, weights)
-        compute = sum_of_rows if value.device.type == "cpu" else sampled_maps
+        compute = sum_rows if value.device.type == "cpu" else sampled_maps
         return compute(value.to(precise), shapes, locations, weights)
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 Shapes = Sequence[tuple[int, int]]
 
 
-def sum_of_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sum_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """``deformable_attention`` on a CPU in float32 or float64, with the same arguments."""
     return _SumOfRows.apply(value, locations, weights, tuple(shapes))
 

@@ -39,7 +39,7 @@ def in_unlabeled_colors(batch: Batch, probability: float, device: torch.device) 
         chosen = [name for name in names if torch.rand(()) < probability]
         amounts = torch.rand(len(chosen)).tolist()
         images = {
-            name: _in_colors_of_any(sample[name], sample["valid"], looks, amount, device)
+            name: _recolor(sample[name], sample["valid"], looks, amount, device)
             for name, amount in zip(chosen, amounts)
         }
         return {**sample, **images}
@@ -51,10 +51,10 @@ def in_labeled_colors(batch: Batch, device: torch.device) -> Tensor:
     """The weak views, (B, 3, H, W), each with the colours of a labelled image of the batch, drawn at random."""
     looks = [(sample["image"], sample["valid"]) for sample in batch["labeled"]]
     weak = [(sample["image_weak"], sample["valid"]) for sample in batch["unlabeled"]]
-    return torch.stack([_in_colors_of_any(image, valid, looks, 1.0, device) for image, valid in weak])
+    return torch.stack([_recolor(image, valid, looks, 1.0, device) for image, valid in weak])
 
 
-def _in_colors_of_any(
+def _recolor(
     image: Tensor, valid: Tensor, looks: Sequence[tuple[Tensor, Tensor]], amount: float, device: torch.device
 ) -> Tensor:
     look, look_valid = looks[int(torch.randint(len(looks), ()))]

@@ -58,12 +58,12 @@ class ConfidenceThreshold(nn.Module):
         """As :meth:`forward`, but without updating the mean confidences."""
         if self.mode == "fixed":
             return valid & (confidence >= self.threshold)
-        base = self._mean_of_all() if self.mode == "adaptive" else self.threshold
+        base = self._overall_mean() if self.mode == "adaptive" else self.threshold
         relative = self.mean_confidence / self.mean_confidence.max()
         per_class = base * relative.where(self.updates > 0, torch.ones_like(relative))
         return valid & (confidence >= per_class[labels])
 
-    def _mean_of_all(self) -> Tensor:
+    def _overall_mean(self) -> Tensor:
         """The teacher's mean confidence over all pixels: the mean of the classes, weighted by their pixels."""
         return (self.mean_confidence * self.pixels).sum() / self.pixels.sum().clamp(min=EPSILON)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hiervl.modeling.deformable_attention import sampled_maps
-from hiervl.modeling.row_sampling import sum_of_rows
+from hiervl.modeling.row_sampling import sum_rows
 
 SHAPES = [(3, 5), (1, 4), (6, 2)]
 PIXELS = sum(h * w for h, w in SHAPES)
@@ -25,7 +25,7 @@ def test_equals_sampled_maps(dtype, tolerance):
     """Output and all gradients."""
     value, locations, weights = inputs()
     typed = [x.detach().to(dtype).requires_grad_() for x in (value, locations, weights)]
-    out = sum_of_rows(typed[0], SHAPES, *typed[1:])
+    out = sum_rows(typed[0], SHAPES, *typed[1:])
     expected = sampled_maps(value, SHAPES, locations, weights)
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
     grad = torch.randn_like(expected)
@@ -37,16 +37,16 @@ def test_equals_sampled_maps(dtype, tolerance):
 
 def test_gradients_equal_finite_differences():
     value, locations, weights = inputs(batch=1, queries=3)
-    assert torch.autograd.gradcheck(lambda v, at, w: sum_of_rows(v, SHAPES, at, w), (value, locations, weights))
+    assert torch.autograd.gradcheck(lambda v, at, w: sum_rows(v, SHAPES, at, w), (value, locations, weights))
 
 
 def test_views_and_locations_that_are_no_numbers():
     """Inputs need not be contiguous, and a diverged network reads no memory that is not its own."""
     value, locations, weights = inputs()
     strided = value.detach().transpose(1, 2).contiguous().transpose(1, 2)
-    expected = sum_of_rows(value, SHAPES, locations, weights)
-    torch.testing.assert_close(sum_of_rows(strided, SHAPES, locations, weights), expected)
+    expected = sum_rows(value, SHAPES, locations, weights)
+    torch.testing.assert_close(sum_rows(strided, SHAPES, locations, weights), expected)
     broken = locations.detach().clone()
     broken[0, 1, 0, 0, 0, 0] = float("nan")
-    out = sum_of_rows(value, SHAPES, broken, weights)
+    out = sum_rows(value, SHAPES, broken, weights)
     assert out[0, 1].isnan().any() and out[1].isfinite().all()

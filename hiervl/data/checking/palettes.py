@@ -5,7 +5,7 @@ from hiervl.data.classes.class_maps import Color
 from hiervl.data.folders.masks import AUTO, COLOR
 
 
-def palettes_of_their_own(statistics: ValueStatistics) -> list[Finding]:
+def differing_palettes(statistics: ValueStatistics) -> list[Finding]:
     """A number of pixels that has different colours in different files: GIF and optimised PNG number the colours that
     an image shows, and leave out those that it lacks."""
     if statistics.form == COLOR:
@@ -42,4 +42,4 @@ def palettes_of_their_own(statistics: ValueStatistics) -> list[Finding]:
 
 def numbers_mean_nothing(statistics: ValueStatistics) -> bool:
     """Whether that is an error, beside which nothing can be said of the numbers."""
-    return any(finding.level == ERROR for finding in palettes_of_their_own(statistics))
+    return any(finding.level == ERROR for finding in differing_palettes(statistics))

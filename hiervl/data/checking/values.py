@@ -13,7 +13,7 @@ from hiervl.data.checking.ignored_pixels import (
     void_classes,
 )
 from hiervl.data.checking.mixed_exports import mixed_exports
-from hiervl.data.checking.palettes import numbers_mean_nothing, palettes_of_their_own
+from hiervl.data.checking.palettes import differing_palettes, numbers_mean_nothing
 from hiervl.data.checking.readings import (
     MOSTLY,
     Reading,
@@ -47,8 +47,8 @@ GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 def value_findings(statistics: ValueStatistics) -> list[Finding]:
     """All findings from the codes of all masks together."""
     if numbers_mean_nothing(statistics):
-        return palettes_of_their_own(statistics)
-    palettes = palettes_of_their_own(statistics) or _palette_order(statistics)
+        return differing_palettes(statistics)
+    palettes = differing_palettes(statistics) or _palette_order(statistics)
     findings = [*_unknown_colors(statistics), *palettes, *void_classes(statistics)]
     unknown = sorted({code for codes in statistics.unknown[INDEX].values() for code in codes})
     used = sorted(statistics.counts[INDEX])

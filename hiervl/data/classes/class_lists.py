@@ -64,11 +64,11 @@ def read_class_list(path: Path, text: str) -> list[dict[str, Any]]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".json":
-            return _of_content(json.loads(text))
+            return _entries_from_content(json.loads(text))
         if suffix in TABLE_SUFFIXES:
-            return _of_table(text)
+            return _entries_from_table(text)
         if lines and (is_labelmap or all(line.count(":") == 3 for line in lines)):
-            return [_marked(_of_labelmap(line)) for line in lines]
+            return [_marked(_entry_from_labelmap(line)) for line in lines]
         numbered = [NUMBERED.fullmatch(line) for line in lines]
         if lines and all(numbered):
             return _by_number({int(found[1]): found[2] for found in numbered if found}, len(lines))
@@ -106,7 +106,7 @@ def entries_of_yaml(content: Any) -> list[Any] | None:
         is_export = bool(content.keys() & {"nc", "train", "val", "test", "path"})  # whose names are those of objects
         return _with_background([{"name": str(name)} for name in names]) if is_export else _in_order(names)
     try:
-        return _of_mapping(content)
+        return _entries_from_mapping(content)
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -153,7 +153,7 @@ def read_list_text(path: Path) -> str:
 # ---------------------------------------------------------------------------- tables
 
 
-def _of_table(text: str) -> list[dict[str, Any]]:
+def _entries_from_table(text: str) -> list[dict[str, Any]]:
     """Rows below a heading, without comments."""
     lines = text.strip().splitlines(keepends=True)
     while len(lines) > 1 and _is_comment(lines[0]) and not any(c in lines[0] for c in ",;\t"):  # else "#,name" heads
@@ -217,15 +217,15 @@ def plain_name(key: Any) -> str:
 # ---------------------------------------------------------------------------- JSON and YAML
 
 
-def _of_content(content: Any) -> list[dict[str, Any]]:
+def _entries_from_content(content: Any) -> list[dict[str, Any]]:
     """Of JSON in any of the shapes that this module knows."""
     if isinstance(content, dict):
         for key in ("classes", "categories", "labels", "names"):
             if isinstance(content.get(key), (list, dict)):
-                entries = _of_content(content[key])
+                entries = _entries_from_content(content[key])
                 is_supervisely = key == "classes" and any("title" in entry for entry in content[key])
                 return _with_background(entries) if is_supervisely else entries
-        return _of_mapping(content)
+        return _entries_from_mapping(content)
     if not isinstance(content, list) or not content:
         raise ValueError("it holds no list of names")
     if all(isinstance(name, str) for name in content):
@@ -235,7 +235,7 @@ def _of_content(content: Any) -> list[dict[str, Any]]:
     return [_entry({plain_name(key): value for key, value in entry.items()}) for entry in content]
 
 
-def _of_mapping(content: Mapping[Any, Any]) -> list[dict[str, Any]]:
+def _entries_from_mapping(content: Mapping[Any, Any]) -> list[dict[str, Any]]:
     """Names by number, or numbers by name.
 
     Raises:
@@ -266,7 +266,7 @@ def _in_order(names: Sequence[Any]) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------- parts
 
 
-def _of_labelmap(line: str) -> dict[str, Any]:
+def _entry_from_labelmap(line: str) -> dict[str, Any]:
     name, color = line.split(":")[:2]
     entry: dict[str, Any] = {"name": name.strip()}
     if color.strip():

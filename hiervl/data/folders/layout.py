@@ -199,7 +199,7 @@ class FolderLayout:
         if isinstance(part, str):
             path = self.source.root / part
             names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
-            _warn_of_taken([stem for stem in names if stem not in pool], key, "test")
+            _warn_of_overlap([stem for stem in names if stem not in pool], key, "test")
             return {stem: pool[stem] for stem in names if stem in pool}
         assert isinstance(part, (int, float))  # separate folders are not drawn from the pool
         stems = list(pool)
@@ -214,7 +214,7 @@ class FolderLayout:
         key = "DATASET.LABELED.LIST"
         path = self.source.root / self.source.labeled_list
         names = choose_names(list(read_list(path, key)), self.labeled.samples, path, key)
-        _warn_of_taken([stem for stem in names if stem not in pool], key, "validation or test")
+        _warn_of_overlap([stem for stem in names if stem not in pool], key, "validation or test")
         listed = set(names)
         return (
             {stem: sample for stem, sample in pool.items() if stem in listed},
@@ -309,7 +309,7 @@ class FolderLayout:
         return found
 
 
-def _warn_of_taken(names: Sequence[str], key: str, use: str) -> None:
+def _warn_of_overlap(names: Sequence[str], key: str, use: str) -> None:
     """Images of a list that are left out, because another part of the dataset has them."""
     if names:
         logger.warning(

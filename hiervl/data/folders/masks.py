@@ -20,9 +20,9 @@ from hiervl.data.folders.formats.class_layers import (
     MAPS,
     OVERLAPS,
     UNCOVERED,
-    layers_of_stack,
-    numbers_of_stack,
     paint_layers,
+    unstack_layers,
+    unstack_numbers,
 )
 from hiervl.data.loading import readers
 from hiervl.data.loading.turns import UPRIGHT
@@ -181,9 +181,9 @@ class MaskFolder:
         if values.ndim == 2:
             return RawMask(INDEX, values)
         if not self.class_map.names:
-            numbers, bare = numbers_of_stack(values)
+            numbers, bare = unstack_numbers(values)
             return RawMask(INDEX, numbers, remarks={MAPS: min(values.shape[0], values.shape[2]), UNCOVERED: bare})
-        labels, overlapping = paint_layers(layers_of_stack(values, self.class_map, str(path)), self.class_map)
+        labels, overlapping = paint_layers(unstack_layers(values, self.class_map, str(path)), self.class_map)
         return RawMask(LABEL, labels, remarks={IN_ORDER: 1, **({OVERLAPS: overlapping} if overlapping else {})})
 
     def labels(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -324,7 +324,7 @@ def how_to_pair(
             f"{len(doubled)} images have the name of another one in another folder, such as {doubled[0]}, and the "
             "masks' folders do not tell whose they are: put the masks into folders named as those of the images"
         )
-    same_number = _several_of_one_number(images, masks)
+    same_number = _ambiguous_numbers(images, masks)
     if same_number:
         return same_number
     fitting = [mask for mask in masks if mask_names.core(mask) is not None]
@@ -356,7 +356,7 @@ def _doubled_names(images: Sequence[str], masks: Sequence[str]) -> list[str]:
     return [image for image in images if count[_base(image)] > 1 and _base(image) in of_masks]
 
 
-def _several_of_one_number(images: Sequence[str], masks: Sequence[str]) -> str:
+def _ambiguous_numbers(images: Sequence[str], masks: Sequence[str]) -> str:
     """A sentence on names that have the same number as several others, so that the number does not pair them."""
     of_images, of_masks = (
         {number: [stem for _, stem in own] for number, own in itertools.groupby(

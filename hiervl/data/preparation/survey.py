@@ -141,7 +141,7 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
         place = places[0]
         if len(places) > 1 and not (result.form in IN_ONE_FILE and len(masks) > 1):
             place = Place(_above(images), _above(masks))
-        elif (folder := _folder_of_all(result, places)) is not None:
+        elif (folder := _common_folder(result, places)) is not None:
             place = Place(_above(images), folder)
         elif len(places) > 1:
             result.notes += [f"{other.masks} is a further annotation file and not used" for other in places[1:]]
@@ -149,7 +149,7 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
     result.places = {split: result.places[split] for split in ("train", "val", "test") if split in result.places}
 
 
-def _folder_of_all(result: Survey, places: list[Place]) -> str | None:
+def _common_folder(result: Survey, places: list[Place]) -> str | None:
     """The folder of several files, where a format allows to read them together, and it holds no others."""
     folders = {Path(place.masks).parent.as_posix() for place in places}
     if len(places) < 2 or len(folders) > 1 or result.form not in FOR_SOME_IMAGES:

@@ -48,7 +48,7 @@ def find_overlays(contents: Contents) -> dict[str, str]:
     overlays: dict[str, str] = {}
     compared: set[frozenset[str]] = set()
     for folder, files in folders.items():
-        for other, pairs in _of_the_same_names(folder, files, by_stem):
+        for other, pairs in _find_twins(folder, files, by_stem):
             both = frozenset((folder, other))
             if both in compared or both & overlays.keys():
                 continue
@@ -74,7 +74,7 @@ def drop_overlays(contents: Contents) -> list[str]:
     return notes
 
 
-def _of_the_same_names(
+def _find_twins(
     folder: str, files: Sequence[Path], by_stem: dict[str, dict[str, Path]]
 ) -> list[tuple[str, list[tuple[Path, Path]]]]:
     """The nearest other folders that hold files of (nearly) the same names, and pairs of such files."""

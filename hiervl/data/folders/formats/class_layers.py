@@ -38,7 +38,7 @@ def paint_layers(layers: Iterable[tuple[str, np.ndarray]], class_map: ClassMap) 
     return labels, int((claimed > 1).sum())
 
 
-def layers_of_stack(stack: np.ndarray, class_map: ClassMap, name: str) -> list[tuple[str, np.ndarray]]:
+def unstack_layers(stack: np.ndarray, class_map: ClassMap, name: str) -> list[tuple[str, np.ndarray]]:
     """The maps of an array as masks of one class each, in the order of the class file.
 
     There is a map for every entry, or for every entry but the background.
@@ -77,7 +77,7 @@ def layers_of_stack(stack: np.ndarray, class_map: ClassMap, name: str) -> list[t
     return list(zip(chosen, maps))
 
 
-def numbers_of_stack(stack: np.ndarray) -> tuple[np.ndarray, int]:
+def unstack_numbers(stack: np.ndarray) -> tuple[np.ndarray, int]:
     """The number of the map that each pixel is set in, as long as the classes are unknown. The shorter one of the first
     and the last axis counts the maps.
 

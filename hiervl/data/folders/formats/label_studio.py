@@ -68,7 +68,7 @@ class LabelStudioFile(AnnotationList):
 def read_tasks(path: Path) -> list[dict[str, Any]]:
     """The tasks of an export. A single task becomes a list of one."""
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _tasks_of_table(path)
+        return _tasks_from_table(path)
     content = load_json(path)
     tasks = [content] if isinstance(content, dict) else content
     if not all(isinstance(task, dict) for task in tasks):
@@ -76,7 +76,7 @@ def read_tasks(path: Path) -> list[dict[str, Any]]:
     return tasks
 
 
-def _tasks_of_table(path: Path) -> list[dict[str, Any]]:
+def _tasks_from_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a table, in the form of JSON-MIN: lists of regions are JSON in a cell."""
     text = read_text(path)
     header = text.partition("\n")[0]
