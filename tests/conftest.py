@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -24,6 +25,13 @@ CLIP_CONFIG = {
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
 CLASS_NAMES = ["background", "cat", "red bus", "tree", "potted plant", "sky"]
+
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    """A test may set variables of the environment, as a user does before a training; the next one does not see them."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
