@@ -116,6 +116,12 @@ def test_unlabeled_images_without_weight():
     assert find_problems(dataclasses.replace(drowned, unlabeled_weight=0.5)) == []
 
 
+def test_more_weight_is_not_the_remedy_where_pseudo_labels_are_wrong():
+    for wrong, kind in ((on_validation_images(), "drive out"), (report([6000, 3000, 995]), "everything")):
+        (problem,) = find_problems(dataclasses.replace(wrong, gradient_ratio=0.001))
+        assert problem.kind == kind and "STRONG_WEIGHT" not in problem.sentence
+
+
 def test_a_long_list_of_classes_is_shortened():
     names = tuple("abcdefgh")
     sick = HealthReport(names, np.array([9000] + [0] * 7), 10_000, np.full(8, 10), np.full(8, NAN), confidence=0.9)
