@@ -1,8 +1,7 @@
 """CLIP's weights in files that open_clip does not read: OpenAI's TorchScript archives and transformers' layout.
 
-Both
-become a state dict with open_clip's names. The activation is read from the file separately: GELU and QuickGELU give
-different results, and the shapes of weights do not show which one is right.
+Both become a state dict with open_clip's names. The activation is read from the file separately: GELU and QuickGELU
+give different results, and the shapes of weights do not show which one is right.
 """
 
 import json
