@@ -68,13 +68,13 @@ def _try(config: Path, found: Survey, name: str) -> bool:
     """
     try:
         layout: FolderLayout = require_own_dataset(load_config(str(config)))
-        pool, missing = layout.labeled, layout.missing_masks()
+        pool, missing = layout.labeled, layout.missing_masks(layout.labeled)
         if pool.samples and missing:
             found.unlabeled.append(found.places["train"].images)
             _write(config, config_text(found, name, config.parent))
             print(f"  {len(missing)} images in {found.places['train'].images} have no annotation: they are unlabelled")
             layout = require_own_dataset(load_config(str(config)))
-            pool, missing = layout.labeled, layout.missing_masks()
+            pool, missing = layout.labeled, layout.missing_masks(layout.labeled)
         unlabeled = sum(1 for _ in layout.unlabeled) if pool.samples else 0
         print(f"  {len(pool.samples)} images with annotations, {unlabeled} unlabelled")
         if pool.by_number:

@@ -20,7 +20,7 @@ def matching(layout: Layout, pools: dict[str, Pool]) -> list[Finding]:
     """Images without masks, masks without images, and images that are left out."""
     findings = []
     for split, pool in pools.items():
-        missing = layout.missing_masks() if split == LABELED else pool.missing
+        missing = layout.missing_masks(pool)
         advice = pool.advice() if missing else ""
         if missing:
             end = f". {advice}." if advice else (

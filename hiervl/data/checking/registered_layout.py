@@ -150,8 +150,8 @@ class RegisteredLayout:
         """The store of facts about files."""
         return FactsStore(cache_folder() / "registered")
 
-    def missing_masks(self) -> list[Path]:
-        return self.labeled.missing
+    def missing_masks(self, pool: Pool) -> list[Path]:
+        return pool.missing
 
     def separate(self, key: str) -> Pool | None:
         """Images and masks of "VAL"; there is no "TEST"."""

@@ -85,11 +85,14 @@ class FolderLayout:
         if file is None:
             raise UserError(f"DATASET.UNLABELED: {folder} holds no images{what_else(folder)}.")
 
-    def missing_masks(self) -> list[Path]:
-        """Images of LABELED without a mask that are not in UNLABELED either."""
-        missing = {os.path.abspath(path): path for path in self.labeled.missing}
+    def missing_masks(self, pool: Pool) -> list[Path]:
+        """Images of LABELED, VAL or TEST without a mask there that are neither in UNLABELED nor, with a mask, in one of
+        the others: they may share a folder of images."""
+        missing = {os.path.abspath(path): path for path in pool.missing}
         if missing:
-            for path in self.unlabeled_files:
+            others = (other for other in (self.labeled, *self._separate.values()) if other is not pool)
+            with_masks = (os.path.abspath(sample.image) for other in others for sample in other.samples.values())
+            for path in itertools.chain(self.unlabeled_files, with_masks):
                 missing.pop(path, None)
         return list(missing.values())
 
@@ -160,10 +163,9 @@ class FolderLayout:
     @functools.cached_property
     def division(self) -> dict[str, dict[str, Sample]]:
         """The labelled images of "train", "val" and "test", by stem, and in "rest" those whose mask is not used."""
-        self._require_masks(self.labeled, self.missing_masks(), "DATASET.LABELED")
-        for key, pool in self._separate.items():
-            self._require_masks(pool, pool.missing, f"DATASET.{key}")
-        left = dict(self.labeled.samples)
+        for key, pool in {"LABELED": self.labeled, **self._separate}.items():
+            self._require_masks(pool, self.missing_masks(pool), f"DATASET.{key}")
+        left = self._without_separate(self.labeled.samples)
         parts: dict[str, dict[str, Sample]] = {}
         for split, key, part in (("test", "TEST", self.source.test), ("val", "VAL", self.source.val)):
             separate = self.separate(key)
@@ -177,6 +179,17 @@ class FolderLayout:
                 f"{len(parts['val'])} are for validation, {len(parts['test'])} for test; lower DATASET.VAL or TEST."
             )
         return parts
+
+    def _without_separate(self, pool: dict[str, Sample]) -> dict[str, Sample]:
+        """The pool without images that VAL or TEST have, too, where these have the images' folder in common with it."""
+        images = {
+            os.path.abspath(sample.image) for other in self._separate.values() for sample in other.samples.values()
+        }
+        if not images:
+            return dict(pool)
+        left = {stem: sample for stem, sample in pool.items() if os.path.abspath(sample.image) not in images}
+        _warn_of_overlap([stem for stem in pool if stem not in left], "DATASET.LABELED", "validation or test")
+        return left
 
     @functools.cached_property
     def unlabeled(self) -> Sequence[str]:

@@ -168,7 +168,7 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         return {}
     pairs, notes = keep_one_of_equal_masks(contents, pairs, result.mask_variable)
     result.notes += notes
-    per_class |= _several_folders(pairs)
+    per_class |= _several_folders(pairs, contents)
     if per_class:
         masked = [place for _, place in pairs if place in contents.files] + list(of_images)
         _require_two_values([path for place in masked for path in contents.files[place][:LOOKED_AT]])
@@ -231,9 +231,16 @@ def _require_two_values(masks: Sequence[Path]) -> None:
             )
 
 
-def _several_folders(pairs: Sequence[tuple[str, str]]) -> bool:
-    """Whether several folders of masks have the same images."""
-    return any(count > 1 for count in Counter(images for images, _ in pairs).values())
+def _several_folders(pairs: Sequence[tuple[str, str]], contents: Contents) -> bool:
+    """Whether several folders of masks have the same images. Folders of training and of validation masks may share the
+    folder of their images."""
+    for _, of_same_images in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
+        folders = [masks for _, masks in of_same_images]
+        splits = {split_of(folder) for folder in folders}
+        names = Counter(stem for folder in folders for stem in contents.images.get(folder, ()))
+        if len(folders) > 1 and (len(splits) < len(folders) or max(names.values(), default=0) > 1):
+            return True
+    return False
 
 
 def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:

@@ -1,6 +1,7 @@
 """A user's folders as datasets of Detectron2."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,25 @@ def test_validation_by_fraction_list_or_folders(own):
     assert parts["val"] == ["a"] and parts["test"] == ["03", "07"] and len(parts["train"]) == 8
     parts = division(own, "VAL: 0")
     assert parts["val"] == [] and len(parts["train"]) == 10
+
+
+def test_parts_may_share_a_folder_of_images(own, caplog):
+    """Then the masks say whose an image is, and an image without any is unlabelled or an error."""
+    (own.root / "labelled/val_masks").mkdir()
+    for stem in ("03", "07"):
+        (own.root / f"labelled/masks/{stem}.png").rename(own.root / f"labelled/val_masks/{stem}.png")
+    separate = "VAL: {IMAGES: labelled/images, MASKS: labelled/val_masks}"
+    parts = division(own, separate)
+    assert parts["val"] == ["03", "07"] and len(parts["train"]) == 8 and not caplog.records
+    (own.root / "labelled/masks/04.png").unlink()
+    with pytest.raises(UserError, match="DATASET.LABELED: .*04.png has no mask"):
+        division(own, separate)
+    layout = own.layout(f"{separate}\nUNLABELED: [labelled/images]")
+    assert len(layout.division["train"]) == 7 and [Path(path).name for path in layout.unlabeled] == ["04.png"]
+    shutil.copy(own.root / "labelled/val_masks/03.png", own.root / "labelled/masks/03.png")
+    parts = division(own, f"{separate}\nUNLABELED: [labelled/images]")
+    assert parts["val"] == ["03", "07"] and "03" not in parts["train"]
+    assert "1 of the images are for validation or test too, such as 03" in caplog.text
 
 
 def test_images_of_a_list_that_another_part_has_are_named(own, caplog):

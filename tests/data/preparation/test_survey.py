@@ -104,6 +104,16 @@ def test_overlays_that_hide_everything_are_known_by_their_name(tmp_path):
     assert "overlays is not used" in found.notes[0]
 
 
+def test_masks_of_two_splits_may_share_a_folder_of_images(tmp_path):
+    save(tmp_path, images=plain, **{"labels/train": masks, "labels/val": masks})
+    for number, stem in enumerate(STEMS):
+        (tmp_path / "labels" / ("val" if number < 2 else "train") / f"{stem}.png").unlink()
+    found = survey(tmp_path)
+    assert {split: (at.images, at.masks) for split, at in found.places.items()} == {
+        "train": ("images", "labels/train"), "val": ("images", "labels/val"),
+    }  # fmt: skip
+
+
 def test_photographs_of_the_same_names_are_unlabeled(tmp_path):
     save(tmp_path, images=plain, labels=masks, more=lambda image, labels: np.ascontiguousarray(image[:, ::-1]))
     found = survey(tmp_path)
