@@ -93,6 +93,8 @@ def match_masks(
         steps += [functools.partial(_flat_name, separator) for separator in FOR_FOLDERS]
     by_number: dict[str, str] = {}
     for simplify in (*steps, *NUMBERS):
+        if len(matched) in (len(image_cores), len(mask_cores)):
+            break
         by_name = _unique(mask_cores, simplify)
         count = Counter(map(simplify, image_cores.values()))
         used = set(matched.values())
