@@ -340,7 +340,8 @@ def _add_folder_dataset_config(cfg: CN) -> None:
     cfg.DATASET.MASK_VALUES = "auto"
     # What a mask's name has after the common part of both names, such as "_mask"; or a pattern, "label_{}".
     cfg.DATASET.MASK_SUFFIX = ""
-    # The same for the images' names, such as "_sat" or "image_{}".
+    # The same for the images' names, such as "_sat" or "image_{}". With folders: "images/{}" and "masks/{}" where
+    # IMAGES and MASKS are one folder that holds scene_1/images, scene_1/masks and so on.
     cfg.DATASET.IMAGE_SUFFIX = ""
     # Name of the map in a NumPy or MATLAB mask file with several, such as GTcls.Segmentation; empty: the only one.
     cfg.DATASET.MASK_VARIABLE = ""

@@ -23,7 +23,11 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class NamePattern:
-    """What a file's stem has besides the common part of image and mask: ``head`` in front, ``tail`` behind."""
+    """What a file's stem has besides the common part of image and mask: ``head`` in front, ``tail`` behind.
+
+    A head with ``/`` also names the folder of the file, which the common part then lacks: with ``images/`` and
+    ``masks/``, scene_1/images/7 and scene_1/masks/7 have scene_1/7 in common.
+    """
 
     head: str = ""
     tail: str = ""
@@ -48,12 +52,22 @@ class NamePattern:
         """The pattern of the names alone."""
         return NamePattern(_base(self.head), self.tail)
 
+    def in_folder(self, name: str) -> "NamePattern":
+        """The pattern of such files in folders of a name."""
+        return NamePattern(f"{name}/{self.head}", self.tail)
+
     def core(self, stem: str) -> str | None:
         """The relative path of a file without the pattern's head and tail; None if the name does not fit."""
         folder, slash, base = stem.rpartition("/")
-        if len(base) < len(self.head) + len(self.tail) or not (base.startswith(self.head) and base.endswith(self.tail)):
+        own_folder, has_folder, head = self.head.rpartition("/")
+        if len(base) < len(head) + len(self.tail) or not (base.startswith(head) and base.endswith(self.tail)):
             return None
-        return folder + slash + base[len(self.head) : len(base) - len(self.tail)]
+        if has_folder:
+            if not f"/{folder}".endswith(f"/{own_folder}"):
+                return None
+            folder = folder[: len(folder) - len(own_folder)]
+            slash = ""
+        return folder + slash + base[len(head) : len(base) - len(self.tail)]
 
     def around(self, core: str) -> str:
         """The relative path of a file of this pattern."""

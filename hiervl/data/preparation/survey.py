@@ -10,6 +10,7 @@ from pathlib import Path
 from hiervl.data.folders import kinds
 from hiervl.data.folders.files import MASK_SUFFIXES, or_similar
 from hiervl.data.folders.formats.opening import FOR_SOME_IMAGES, IN_ONE_FILE, MASKS, find_annotations
+from hiervl.data.folders.pairing import NamePattern
 from hiervl.data.loading.file_types import IMAGE_SUFFIXES, type_of_file
 from hiervl.data.preparation.survey_contents import (
     Contents,
@@ -146,7 +147,39 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
         elif len(places) > 1:
             result.notes += [f"{other.masks} is a further annotation file and not used" for other in places[1:]]
         result.places[split] = place
+    if result.form == MASKS and any(
+        len(places) > 1 and result.places[split].images == result.places[split].masks for split, places in found.items()
+    ):
+        _settle_folder_names(result, found)
     result.places = {split: result.places[split] for split in ("train", "val", "test") if split in result.places}
+
+
+def _settle_folder_names(result: Survey, found: dict[str, list[Place]]) -> None:
+    """Tell masks from images by the folders that they lie in, as in scene_1/images and scene_1/masks.
+
+    Raises:
+        UserError: these have other names elsewhere.
+    """
+    every_place = [place for places in found.values() for place in places]
+    names = {(os.path.basename(place.images), os.path.basename(place.masks)) for place in every_place}
+    images, masks = next(iter(names))
+    above = {
+        split: {_parent(path) for at in places for path in (at.images, at.masks)} for split, places in found.items()
+    }
+    beside_each_other = all(_parent(place.images) == _parent(place.masks) for place in every_place)
+    if len(names) > 1 or images == masks or not beside_each_other:
+        raise UserError(
+            f"images and masks lie in several folders, such as {every_place[0].images} with {every_place[0].masks} and "
+            f"{every_place[1].images} with {every_place[1].masks}, whose names do not pair them: put all images below "
+            "one folder and all masks below another one, with the same names."
+        )
+    result.places = {split: Place(_above(folders), _above(folders)) for split, folders in above.items()}
+    result.image_suffix = str(NamePattern.parse(result.image_suffix, "").in_folder(images))
+    result.mask_suffix = str(NamePattern.parse(result.mask_suffix, "").in_folder(masks))
+
+
+def _parent(place: str) -> str:
+    return os.path.dirname(place) or "."
 
 
 def _common_folder(result: Survey, places: list[Place]) -> str | None:

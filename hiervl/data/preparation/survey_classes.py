@@ -285,9 +285,10 @@ def _classes_in_masks(result: Survey) -> FoundClasses:
             if key == "label" and value in palette and len(set(palette.values())) > 2:
                 entry["color"] = list(palette[value])
             entries.append(entry)
+    total = max(shares.total(), 1)
     for entry in entries if not is_unclear else ():
         value = tuple(entry[key]) if key == "color" and key in entry else entry.get(key)
-        share = shares[value] / max(shares.total(), 1)
+        share = shares[value] / total
         found.counts[entry["name"]] = f"{share:.1%} of the pixels, in {shown.get(value, 0)} of {read} masks"
     if IGNORED in shown and key == "label" and len(shown) > 2:
         found.notes.append(f"255 is in {shown[IGNORED]} of {read} masks and does not count")

@@ -86,6 +86,10 @@ def test_a_name_that_several_images_have_does_not_tell_whose_the_masks_are():
 def test_a_pattern_has_one_place():
     assert pattern("label_{}").core("a/label_7") == "a/7" and pattern("label_{}").core("a/7") is None
     assert pattern("_mask").core("a/7_mask") == "a/7" and pattern("ab").core("b") is None
+    in_folder = pattern("im/x_{}")
+    assert in_folder.core("a/b/im/x_7") == "a/b/7" and in_folder.core("im/x_7") == "7"
+    assert [in_folder.core(stem) for stem in ("a/trim/x_7", "a/im/7", "a/im/b/x_7", "x_7")] == [None] * 4
+    assert in_folder == pattern("x_{}").in_folder("im")
     with pytest.raises(UserError, match="KEY: .* has {} twice"):
         pattern("{}_{}")
 

@@ -1,9 +1,12 @@
 """What a folder holds in which images or masks occur more than once."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from hiervl.data.folders.pairing import NamePattern, match_masks
 from hiervl.data.preparation.survey import survey
 from hiervl.utils.errors import UserError
 from tests.overlays import COLORS, half, opaque_objects, outlines, photograph
@@ -112,6 +115,25 @@ def test_masks_of_two_splits_may_share_a_folder_of_images(tmp_path):
     assert {split: (at.images, at.masks) for split, at in found.places.items()} == {
         "train": ("images", "labels/train"), "val": ("images", "labels/val"),
     }  # fmt: skip
+
+
+def test_each_scene_may_hold_its_images_and_masks(tmp_path):
+    """The file names are the same in all scenes; one is for validation, one has no masks."""
+    for scene in ("train/a", "train/b", "train/c", "val/d"):
+        save(tmp_path, **{f"{scene}/images": plain, f"{scene}/masks": masks})
+    shutil.rmtree(tmp_path / "train/c/masks")
+    found = survey(tmp_path)
+    assert {split: (at.images, at.masks) for split, at in found.places.items()} == {
+        "train": ("train", "train"), "val": ("val/d", "val/d"),
+    }  # fmt: skip
+    names = (NamePattern.parse(text, "") for text in (found.image_suffix, found.mask_suffix))
+    stems = [f"{scene}/{{}}/shot_1" for scene in "abc"]
+    matching = match_masks([x.format("images") for x in stems], [x.format("masks") for x in stems[:2]], *names)
+    assert matching.masks == {"a/images/shot_1": "a/masks/shot_1", "b/images/shot_1": "b/masks/shot_1"}
+    assert matching.missing == ["c/images/shot_1"]
+    (tmp_path / "train/b/masks").rename(tmp_path / "train/b/other")
+    with pytest.raises(UserError, match="whose names do not pair them: put all images below one folder"):
+        survey(tmp_path)
 
 
 def test_photographs_of_the_same_names_are_unlabeled(tmp_path):
