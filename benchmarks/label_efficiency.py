@@ -137,7 +137,7 @@ def train(run: Run, folder: Path, overrides: Sequence[str], threads: int) -> Non
         "TEST.PICTURES": "0",
     }
     if run.method == LONGER:
-        cfg = load_config(run.config, [*data.options, *overrides])
+        cfg = load_config(str(REPOSITORY / run.config), [*data.options, *overrides])
         settings["SOLVER.MAX_ITER"] = str(round(MORE_ITERATIONS * cfg.SOLVER.MAX_ITER))
     command = [sys.executable, str(REPOSITORY / "train_net.py"), "--overwrite", "--config-file"]
     command += [str(REPOSITORY / run.config), *methods()[run.method], *data.options, *overrides]
@@ -357,12 +357,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY VALUE", help="for every run")
     args = parser.parse_args()
     known = methods()
+    if DATA[args.data].folders:  # there a preset says how many iterations there are
+        del known[LONGER]
     names = list(known) if args.methods == ["all"] else args.methods
     unknown = [name for name in names if name not in known]
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
-    if LONGER in names and DATA[args.data].folders:
-        parser.error(f"{LONGER} needs a config that says how many iterations there are, not a preset")
     runs = [Run(args.data, count, name, seed) for seed in args.seeds for count in args.labels for name in names]
     missing = [] if args.only_tables else [run for run in runs if not run.path.exists()]
     threads = max(1, usable_cores() // args.jobs)

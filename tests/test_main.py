@@ -177,6 +177,7 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "my trees.yaml"])
     Path("my_hiervl.py").touch()
+    Path("train_net.py").touch()
     rest = "train_net.py --resume --config-file 'my trees.yaml'"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     assert resume_command() == f".venv/bin/python {rest}"
@@ -187,6 +188,7 @@ def test_the_command_that_goes_on_names_the_python_that_ran(tmp_path, monkeypatc
         module: "/usr/bin/python3 -m hiervl",
         installed: "bin/hiervl",
         "my_hiervl.py": "/usr/bin/python3 my_hiervl.py",
+        "-c": "/usr/bin/python3 -m hiervl",  # code without a file
     }
     for script, start in starts.items():
         monkeypatch.setattr(sys, "argv", [script, "train", "--resume", "--config-file", "my trees.yaml"])

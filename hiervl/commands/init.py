@@ -1,5 +1,6 @@
 """``python -m hiervl init FOLDER``: look at a folder of images and write the files that a training needs."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,16 @@ def _try(config: Path, found: Survey, name: str) -> bool:
         layout: FolderLayout = require_own_dataset(load_config(str(config)))
         pool, missing = layout.labeled, layout.missing_masks(layout.labeled)
         if pool.samples and missing:
-            found.unlabeled.append(found.places["train"].images)
+            place = found.places["train"]
+            # Beside masks there may be other pictures, too.
+            folders = (
+                [path.parent for path in missing]
+                if place.images == place.masks
+                else [layout.source.root / place.images]
+            )
+            found.unlabeled += dict.fromkeys(os.path.relpath(folder, layout.source.root) for folder in folders)
             _write(config, config_text(found, name, config.parent))
-            print(f"  {len(missing)} images in {found.places['train'].images} have no annotation: they are unlabelled")
+            print(f"  {len(missing)} images in {place.images} have no annotation: they are unlabelled")
             layout = require_own_dataset(load_config(str(config)))
             pool, missing = layout.labeled, layout.missing_masks(layout.labeled)
         unlabeled = sum(1 for _ in layout.unlabeled) if pool.samples else 0

@@ -53,6 +53,21 @@ def test_masks_without_names_are_named_by_their_values(tmp_path, capsys):
     assert [path.rsplit("/", 1)[1] for path in layout.unlabeled] == ["not labelled.jpg"]
 
 
+def test_of_scenes_only_the_images_without_masks_are_unlabeled(tmp_path):
+    """Pictures with labels drawn over them lie there, too."""
+    folder = tmp_path / "flights"
+    for scene in "abc":
+        exports.write_images(folder / scene / "images", ".jpg")
+        exports.write_images(folder / scene / "overlays", ".jpg")
+        (folder / scene / "gt").mkdir()
+        for number, stem in enumerate(exports.STEMS if scene != "c" else ()):
+            Image.fromarray(exports.label_map(number)).save(folder / scene / "gt" / f"{stem}.png")
+    layout = init(folder)
+    assert len(layout.labeled.samples) == 2 * len(exports.STEMS) and check(layout).is_sound
+    assert {path.removeprefix(f"{folder}/").rsplit("/", 1)[0] for path in layout.unlabeled} == {"c/images"}
+    assert "UNLABELED: [c/images]" in (folder / "my.yaml").read_text()
+
+
 def test_parts_unlabeled_images_and_patterns_of_names(tmp_path, capsys):
     """Folders for training, validation and test, photographs without masks, and names that pair by a pattern."""
     folder = tmp_path / "mushrooms"

@@ -80,8 +80,8 @@ def random_batch(num_classes: int) -> dict:
 
 @pytest.mark.parametrize("path, deltas, choices", [*distinct_configs(), OWN_FOLDERS_ON_A_CPU])
 def test_gradients_of_unlabeled_images_have_the_size_of_labeled_ones(path, deltas, choices, clip_file):
-    """Between ¼ and 2 times, with every pixel kept, in a small network of the config's layers. The median over the
-    parameters, because AdamW scales each on its own, and the learnable prompts have most of the whole norm."""
+    """The ratio is between ¼ and 2, with every pixel kept, in a small network of the config's layers. It is the median
+    over the parameters, because AdamW scales each on its own, and the learnable prompts have most of the whole norm."""
     cfg, names, _ = settings(path, deltas, choices)
     small = {
         "MODEL.DEVICE": "cpu", "MODEL.CLIP.NAME": clip_file, "MODEL.CLIP.PRETRAINED": "",

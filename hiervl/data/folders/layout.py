@@ -91,8 +91,12 @@ class FolderLayout:
         missing = {os.path.abspath(path): path for path in pool.missing}
         if missing:
             others = (other for other in (self.labeled, *self._separate.values()) if other is not pool)
-            with_masks = (os.path.abspath(sample.image) for other in others for sample in other.samples.values())
-            for path in itertools.chain(self.unlabeled_files, with_masks):
+            of_others = (
+                path
+                for other in others
+                for path in (*(sample.image for sample in other.samples.values()), *other.empty)
+            )
+            for path in itertools.chain(self.unlabeled_files, map(os.path.abspath, of_others)):
                 missing.pop(path, None)
         return list(missing.values())
 
@@ -323,7 +327,7 @@ class FolderLayout:
 
 
 def _warn_of_overlap(names: Sequence[str], key: str, use: str) -> None:
-    """Images of a list that are left out, because another part of the dataset has them."""
+    """Images that are left out, because another part of the dataset has them."""
     if names:
         logger.warning(
             "%s: %d of the images are for %s too, such as %s, and left out here.", key, len(names), use, names[0]

@@ -25,8 +25,8 @@ MAX_NAMED = 5
 class NamePattern:
     """What a file's stem has besides the common part of image and mask: ``head`` in front, ``tail`` behind.
 
-    A head with ``/`` also names the folder of the file, which the common part then lacks: with ``images/`` and
-    ``masks/``, scene_1/images/7 and scene_1/masks/7 have scene_1/7 in common.
+    A head with ``/`` also names the folder of the file, which the common part then lacks: by ``images/{}`` and
+    ``masks/{}``, scene_1/images/7 and scene_1/masks/7 have scene_1/7 in common.
     """
 
     head: str = ""

@@ -4,6 +4,7 @@ Only words for training, validation and test are expected in folder names. Every
 files and from matching names.
 """
 
+import itertools
 import os
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_fo
             f"{folder} holds images ({counts}), but neither masks nor annotations of a kind that is known belong to "
             f"them{reason}: docs/data.md lists the formats."
         )
-    _settle_places(result, found)
+    _settle_places(contents, result, found)
     result.mask_suffix = result.mask_suffix or (mask_suffix if result.form == MASKS else "")
     _find_lists(contents, result)
     _find_unlabeled(contents, result)
@@ -132,7 +133,7 @@ def _no_folder(path: Path) -> UserError:
 # ---------------------------------------------------------------------------- parts
 
 
-def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
+def _settle_places(contents: Contents, result: Survey, found: dict[str, list[Place]]) -> None:
     """Choose one place per split: the common folder above if there are several, else the one with most images."""
     if "train" not in found:
         first = next(iter(found))
@@ -147,11 +148,20 @@ def _settle_places(result: Survey, found: dict[str, list[Place]]) -> None:
         elif len(places) > 1:
             result.notes += [f"{other.masks} is a further annotation file and not used" for other in places[1:]]
         result.places[split] = place
-    if result.form == MASKS and any(
+    in_one_folder = any(
         len(places) > 1 and result.places[split].images == result.places[split].masks for split, places in found.items()
-    ):
+    )
+    if result.form == MASKS and in_one_folder and not _are_told_by_names(contents, result, found):
         _settle_folder_names(result, found)
     result.places = {split: result.places[split] for split in ("train", "val", "test") if split in result.places}
+
+
+def _are_told_by_names(contents: Contents, result: Survey, found: dict[str, list[Place]]) -> bool:
+    """Whether the names of files alone tell masks from images, and pair them, in the chosen places."""
+    if not (result.image_suffix or result.mask_suffix):
+        return False
+    settled = {split: [place] for split, place in result.places.items()}
+    return count_masked(contents, result, settled) >= count_masked(contents, result, found)
 
 
 def _settle_folder_names(result: Survey, found: dict[str, list[Place]]) -> None:
@@ -160,20 +170,24 @@ def _settle_folder_names(result: Survey, found: dict[str, list[Place]]) -> None:
     Raises:
         UserError: these have other names elsewhere.
     """
-    every_place = [place for places in found.values() for place in places]
-    names = {(os.path.basename(place.images), os.path.basename(place.masks)) for place in every_place}
-    images, masks = next(iter(names))
-    above = {
-        split: {_parent(path) for at in places for path in (at.images, at.masks)} for split, places in found.items()
+    by_names: dict[tuple[str, str], Place] = {}
+    for place in itertools.chain.from_iterable(found.values()):
+        by_names.setdefault((os.path.basename(place.images), os.path.basename(place.masks)), place)
+    images, masks = next(iter(by_names))
+    parents = {
+        split: {_parent(path) for place in places for path in (place.images, place.masks)}
+        for split, places in found.items()
     }
+    every_place = itertools.chain.from_iterable(found.values())
     beside_each_other = all(_parent(place.images) == _parent(place.masks) for place in every_place)
-    if len(names) > 1 or images == masks or not beside_each_other:
+    if len(by_names) > 1 or images == masks or not beside_each_other:
+        examples = " and ".join(f"{place.images} with {place.masks}" for place in list(by_names.values())[:2])
         raise UserError(
-            f"images and masks lie in several folders, such as {every_place[0].images} with {every_place[0].masks} and "
-            f"{every_place[1].images} with {every_place[1].masks}, whose names do not pair them: put all images below "
-            "one folder and all masks below another one, with the same names."
+            f"images and masks lie in several folders, {examples}: give all folders of images one name and all folders "
+            "of masks another one, as in scene_1/images and scene_1/masks, or put all images below one folder and all "
+            "masks below another one."
         )
-    result.places = {split: Place(_above(folders), _above(folders)) for split, folders in above.items()}
+    result.places = {split: Place(_above(folders), _above(folders)) for split, folders in parents.items()}
     result.image_suffix = str(NamePattern.parse(result.image_suffix, "").in_folder(images))
     result.mask_suffix = str(NamePattern.parse(result.mask_suffix, "").in_folder(masks))
 
@@ -224,8 +238,14 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
     annotated_stems = {
         stem for place, stems in contents.images.items() if f"{place}/".startswith(above) for stem in stems
     }
+    names = [NamePattern.parse(text, "") for text in (result.image_suffix, result.mask_suffix)]
+    has_folders = any("/" in pattern.head for pattern in names)
     for place, files in contents.files.items():
-        if any(path == "." or place == path or place.startswith(f"{path}/") for path in used):
+        if has_folders:
+            is_used = any(pattern.core(f"{place}/{path.stem}") is not None for pattern in names for path in files)
+        else:
+            is_used = any(path == "." or place == path or place.startswith(f"{path}/") for path in used)
+        if is_used:
             continue
         if share_of_masks(files) > 0 or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             continue

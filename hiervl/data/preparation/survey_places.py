@@ -177,7 +177,7 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         result.image_suffix, result.mask_suffix = patterns.most_common(1)[0][0]
     places: dict[str, list[Place]] = {}
     for images, image_place in pairs:
-        places.setdefault(split_of(f"{image_place}/{images}"), []).append(Place(images or ".", image_place or "."))
+        places.setdefault(split_of(f"{images}/{image_place}"), []).append(Place(images or ".", image_place or "."))
     return places
 
 
@@ -234,9 +234,9 @@ def _require_two_values(masks: Sequence[Path]) -> None:
 def _several_folders(pairs: Sequence[tuple[str, str]], contents: Contents) -> bool:
     """Whether several folders of masks have the same images. Folders of training and of validation masks may share the
     folder of their images."""
-    for _, of_same_images in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
+    for images, of_same_images in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
         folders = [masks for _, masks in of_same_images]
-        splits = {split_of(folder) for folder in folders}
+        splits = {split_of(f"{images}/{folder}") for folder in folders}
         names = Counter(stem for folder in folders for stem in contents.images.get(folder, ()))
         if len(folders) > 1 and (len(splits) < len(folders) or max(names.values(), default=0) > 1):
             return True

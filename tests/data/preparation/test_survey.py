@@ -131,9 +131,34 @@ def test_each_scene_may_hold_its_images_and_masks(tmp_path):
     matching = match_masks([x.format("images") for x in stems], [x.format("masks") for x in stems[:2]], *names)
     assert matching.masks == {"a/images/shot_1": "a/masks/shot_1", "b/images/shot_1": "b/masks/shot_1"}
     assert matching.missing == ["c/images/shot_1"]
+    save(tmp_path, **{"train/a/overlays": half, "more": lambda image, labels: image[:, ::-1]})
+    assert survey(tmp_path).unlabeled == ["more"]
     (tmp_path / "train/b/masks").rename(tmp_path / "train/b/other")
-    with pytest.raises(UserError, match="whose names do not pair them: put all images below one folder"):
+    with pytest.raises(
+        UserError, match="train/a/images with train/a/masks and train/b/images with train/b/other: give"
+    ):
         survey(tmp_path)
+
+
+def test_scenes_whose_file_names_tell_masks_from_images(tmp_path):
+    for scene in "abc":
+        save(tmp_path, **{f"{scene}/x": plain, scene: masks})
+        for image in (tmp_path / scene / "x").iterdir():
+            (tmp_path / scene / f"{image.stem}.png").rename(tmp_path / scene / f"{image.stem}_mask.png")
+            image.rename(tmp_path / scene / image.name)
+        (tmp_path / scene / "x").rmdir()
+    found = survey(tmp_path)
+    assert (found.image_suffix, found.mask_suffix) == ("", "_mask")
+    assert (found.places["train"].images, found.places["train"].masks) == (".", ".")
+
+
+@pytest.mark.parametrize("images, above", [("train_images", "masks"), ("training/images", "training/masks")])
+def test_the_folder_of_masks_says_the_split_before_that_of_images(tmp_path, images, above):
+    save(tmp_path, **{images: plain, f"{above}/train": masks, f"{above}/val": masks})
+    for number, stem in enumerate(STEMS):
+        (tmp_path / above / ("val" if number < 2 else "train") / f"{stem}.png").unlink()
+    places = survey(tmp_path).places
+    assert {split: at.masks for split, at in places.items()} == {"train": f"{above}/train", "val": f"{above}/val"}
 
 
 def test_photographs_of_the_same_names_are_unlabeled(tmp_path):
