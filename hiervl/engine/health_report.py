@@ -139,10 +139,6 @@ def find_problems(report: HealthReport) -> list[Problem]:
             f"nothing: {_let_more_through(report)}."
         )
         return [Problem("nothing", (), sentence)]
-    lost = driven_out(report)
-    if lost:
-        sentence = f"{_wrong_on_validation_images(report, lost)}: {_keep_them(report, lost)}."
-        return [Problem("drive out", tuple(report.class_names[c] for c in lost), sentence)]
     kept = report.kept_pixels / report.kept_pixels.sum()
     labeled = report.labeled_pixels / max(report.labeled_pixels.sum(), 1)
     classes = range(len(report.class_names))
@@ -159,6 +155,10 @@ def find_problems(report: HealthReport) -> list[Problem]:
             f"practically every pseudo-label is kept ({100 * kept_share:.1f} % of the pixels), wrong ones included"
         )
         return [Problem("everything", names, f"{'; '.join([everything, *facts])}: {_let_less_through(report)}.")]
+    lost = driven_out(report)
+    if lost:
+        sentence = f"{_wrong_on_validation_images(report, lost)}: {_keep_them(report, lost)}."
+        return [Problem("drive out", tuple(report.class_names[c] for c in lost), sentence)]
     if swallowing:
         return [Problem("swallow the others", names, f"{'; '.join(facts)}: {_protect_small_classes(report)}.")]
     # Only now: more weight for pseudo-labels that are wrong would do harm.
