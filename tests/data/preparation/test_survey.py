@@ -131,8 +131,8 @@ def test_each_scene_may_hold_its_images_and_masks(tmp_path):
     matching = match_masks([x.format("images") for x in stems], [x.format("masks") for x in stems[:2]], *names)
     assert matching.masks == {"a/images/shot_1": "a/masks/shot_1", "b/images/shot_1": "b/masks/shot_1"}
     assert matching.missing == ["c/images/shot_1"]
-    save(tmp_path, **{"train/a/overlays": half, "more": lambda image, labels: image[:, ::-1]})
-    assert survey(tmp_path).unlabeled == ["more"]
+    save(tmp_path, **{"train/a/overlays": half, "train/more": lambda image, labels: image[:, ::-1]})
+    assert survey(tmp_path).unlabeled == ["train/more"]
     (tmp_path / "train/b/masks").rename(tmp_path / "train/b/other")
     with pytest.raises(
         UserError, match="train/a/images with train/a/masks and train/b/images with train/b/other: give"

@@ -33,6 +33,17 @@ def test_images_without_objects_are_counted_and_named(tmp_path, write):
     assert [path.rsplit("/", 1)[1] for path in layout.unlabeled] == ["shot 4.jpg", "shot 5.jpg"]
 
 
+def test_images_meant_to_be_unlabelled_may_lie_among_those_of_validation(tmp_path):
+    """Two files annotate images of one folder; the first lists one image without objects."""
+    exports.write_images(tmp_path / "images", ".jpg")
+    (tmp_path / "val").mkdir()
+    train, val = coco(tmp_path, exports.STEMS[:4], 3), coco(tmp_path / "val", exports.STEMS[4:], 2)
+    parts = f"LABELED: {{IMAGES: images, MASKS: {train}}}\n  VAL: {{IMAGES: images, MASKS: val/{val}}}"
+    write_own(tmp_path, f"{parts}\n  EMPTY_ANNOTATIONS: unlabeled")
+    layout = open_own(tmp_path)
+    assert [len(layout.division[split]) for split in ("train", "val")] == [3, 2]
+
+
 def test_without_a_background_such_images_tell_nothing(tmp_path):
     exports.write_images(tmp_path / "images", ".jpg")
     lines = f"LABELED: {{IMAGES: images, MASKS: {coco(tmp_path, exports.STEMS, 4)}}}"
