@@ -16,15 +16,8 @@ from hiervl.data.folders.formats.per_class import ClassMasks
 from hiervl.data.folders.formats.source import AnnotationSource, MaskSource
 from hiervl.data.folders.kinds import CLASS_LISTS, describe_unused, unused_files
 from hiervl.data.folders.masks import AUTO, MaskFolder
-from hiervl.data.folders.pairing import (
-    ANY,
-    MIN_SHARE,
-    SEPARATORS,
-    NamePattern,
-    how_to_pair,
-    match_annotations,
-    match_masks,
-)
+from hiervl.data.folders.name_patterns import MIN_SHARE, SEPARATORS, how_to_pair
+from hiervl.data.folders.pairing import ANY, NamePattern, match_annotations, match_masks
 from hiervl.data.folders.source import BACKGROUND, UNLABELED, FolderSource
 from hiervl.utils.errors import UserError
 

@@ -11,7 +11,8 @@ from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.formats.image_names import ImageNames
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.source import load_json, reading
-from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, find_patterns, match_masks
+from hiervl.data.folders.name_patterns import find_patterns
+from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, match_masks
 from hiervl.data.preparation.survey_contents import (
     LOOKED_AT,
     NO_CLASSES,

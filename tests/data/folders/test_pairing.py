@@ -2,7 +2,8 @@
 
 import pytest
 
-from hiervl.data.folders.pairing import NamePattern, find_patterns, how_to_pair, match_masks
+from hiervl.data.folders.name_patterns import find_patterns, how_to_pair
+from hiervl.data.folders.pairing import NamePattern, match_masks
 from hiervl.utils.errors import UserError
 
 NUMBERS = [f"{number:03d}" for number in range(12)]

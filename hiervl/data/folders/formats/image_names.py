@@ -21,13 +21,13 @@ class ImageNames:
     def __init__(self, stems: Iterable[str]):
         """stems: relative paths without suffix, with /."""
         self.stems = set(stems)
-        bases = Counter(map(_base, self.stems))
-        self.unique = {_base(stem): stem for stem in self.stems if bases[_base(stem)] == 1}
+        bases = Counter(map(base_name, self.stems))
+        self.unique = {base_name(stem): stem for stem in self.stems if bases[base_name(stem)] == 1}
         folded = Counter(map(folded_name, self.unique))
         self.folded = {folded_name(base): stem for base, stem in self.unique.items() if folded[folded_name(base)] == 1}
-        numbers = Counter(without_zeros(folded_name(_base(stem))) for stem in self.stems)
+        numbers = Counter(without_zeros(folded_name(base_name(stem))) for stem in self.stems)
         self._numbered = {
-            number: stem for stem in self.stems if numbers[number := without_zeros(folded_name(_base(stem)))] == 1
+            number: stem for stem in self.stems if numbers[number := without_zeros(folded_name(base_name(stem)))] == 1
         }
 
     def find(self, written: str) -> str | None:
@@ -52,7 +52,7 @@ class ImageNames:
     def by_number(self, written: str) -> str | None:
         """The only image whose name, without folders, differs at most in capitals and in the zeros in front of
         numbers."""
-        return self._numbered.get(without_zeros(folded_name(_base(self.clean(written)))))
+        return self._numbered.get(without_zeros(folded_name(base_name(self.clean(written)))))
 
     @staticmethod
     def clean(written: str) -> str:
@@ -81,5 +81,6 @@ def without_zeros(name: str) -> str:
     return ZEROS.sub("", name)
 
 
-def _base(stem: str) -> str:
+def base_name(stem: str) -> str:
+    """The name of a file without its folders."""
     return stem.rsplit("/", 1)[-1]
