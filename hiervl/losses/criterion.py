@@ -18,7 +18,7 @@ from .target_maps import TargetMaps
 from .targets import ImageTargets, image_targets
 
 # Gradient norm of the class, mask and dice loss of one prediction, divided by that of a pixel cross-entropy of the same
-# weight. Measured before training for the configs of the paper (docs/method.md, pseudo-labels).
+# weight. Measured before training for the configs of the paper (docs/method.md, "Losses").
 PULL_OF_QUERIES = 0.15
 
 

@@ -13,13 +13,12 @@ _of_user = False  # whether a script of the user's own offers HierVL's commands
 def note_commands_of_script() -> None:
     """Call it where the commands of this process come from its command line, by whatever script."""
     global _of_user
-    _of_user = _is_file() and not _is_module() and not _is_script()
+    _of_user = _is_other_script()
 
 
 def offers_commands() -> bool:
-    """Whether this process was called with one of HierVL's commands, and not as ``train_net.py`` or a library. Code
-    without a file (``python -c``) counts as HierVL's module."""
-    return _is_module() or _is_script() or _of_user or not _is_file()
+    """Whether this process was called with one of HierVL's commands, and not as ``train_net.py`` or a library."""
+    return _of_user or not _is_other_script()
 
 
 def interpreter() -> str:
@@ -38,7 +37,7 @@ def program() -> str:
 
 def script() -> str:
     """What this process runs, as arguments of a Python or of a launcher."""
-    return shlex.quote(sys.argv[0]) if _is_file() and not _is_module() and not _is_script() else "-m hiervl"
+    return shlex.quote(sys.argv[0]) if _is_other_script() else "-m hiervl"
 
 
 def shell_command(*arguments: object) -> str:
@@ -46,8 +45,10 @@ def shell_command(*arguments: object) -> str:
     return f"{program()} {shlex.join(map(str, arguments))}"
 
 
-def _is_file() -> bool:
-    return Path(sys.argv[0]).is_file()
+def _is_other_script() -> bool:
+    """Whether a file runs that is not HierVL's. Code without a file (``python -c``) cannot be called again, and counts
+    as HierVL's module."""
+    return Path(sys.argv[0]).is_file() and not _is_module() and not _is_script()
 
 
 def _is_module() -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hiervl.data.checking.duplicates import near_duplicates
-from hiervl.data.checking.file_findings import LABELED, Layout, matching, notes, unnamed, unused
+from hiervl.data.checking.file_findings import Layout, matching, notes, unnamed, unused
 from hiervl.data.checking.ignored_pixels import classes_that_255_may_be
 from hiervl.data.checking.image_facts import ImageFacts, read_image_facts
 from hiervl.data.checking.light import light_findings
@@ -32,7 +32,7 @@ LEVELS = (ERROR, WARNING, NOTE)
 DEFAULT_MAX_DAMAGED = 0.05
 MOST_DECODED = 500  # images at the start of a training
 DARK = 16  # an image that is nowhere brighter uses only a small part of its range
-UNLABELED = "unlabelled"
+LABELED, UNLABELED = "labelled", "unlabelled"
 # Near-duplicates across these pairs make scores look better than they are.
 LEAKS = (("train", "val"), ("train", "test"), ("val", "test"), (UNLABELED, "val"), (UNLABELED, "test"))
 # What to do about a class that no mask of a split shows.

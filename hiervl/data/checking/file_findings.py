@@ -12,7 +12,6 @@ from hiervl.data.folders.layout import FolderLayout
 from hiervl.data.folders.pools import Pool, paired_by_number
 from hiervl.utils.text import listed
 
-LABELED = "labelled"
 Layout = FolderLayout | RegisteredLayout
 
 
