@@ -29,6 +29,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--output", default="", help="folder of the two files (the folder itself)")
     parser.add_argument("--mask-suffix", default="", help="what the masks' names end in, where an image has several")
     parser.add_argument("--mask-folder", default="", help="the folder of the masks, where several have them")
+    parser.add_argument("--image-folder", default="", help="the folder of the labelled images, where masks fit several")
     parser.add_argument("--mask-variable", default="", help="the map in .mat or .npz masks that hold several")
     parser.add_argument("--name", default="", help="of the dataset (the folder's name)")
 
@@ -41,7 +42,7 @@ def run(args) -> int:
     present = [str(path) for path in (config, classes) if path.exists()]
     if present:
         raise UserError(f"{' and '.join(present)} exist already: move them away, or name another folder by --output.")
-    found = survey(folder, args.mask_suffix, args.mask_variable, args.mask_folder)
+    found = survey(folder, args.mask_suffix, args.mask_variable, args.mask_folder, args.image_folder)
     found_classes = find_classes(found)
     print(describe(found, found_classes))
     name = args.name or _name_of(folder)

@@ -17,6 +17,7 @@ from hiervl.data.preparation.survey_contents import (
     Contents,
     Place,
     Survey,
+    keep_image_folder,
     keep_masks,
     looks_like_a_blurred_mask,
     scan,
@@ -30,16 +31,20 @@ from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
 
 
-def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_folder: str = "") -> Survey:
+def survey(
+    folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_folder: str = "", image_folder: str = ""
+) -> Survey:
     """
     Args:
         mask_variable: name of the map in NumPy or MATLAB files with several.
         mask_suffix: end of the names of the masks to use, if an image has several; "": it has one.
         mask_folder: the folder of the masks to use, if several have masks of the same images; "": all.
+        image_folder: the folder of the labelled images, if several hold images of the same names; "": all.
 
     Raises:
-        UserError: it is no folder; it has no images or no known annotations; or an image has several masks and
-            neither ``mask_suffix`` nor ``mask_folder`` is given.
+        UserError: it is no folder; it has no images or no known annotations; an image has several masks and neither
+            ``mask_suffix`` nor ``mask_folder`` is given; or annotations fit the images of several folders and
+            ``image_folder`` is not given.
     """
     if not folder.is_dir():
         raise _no_folder(folder)
@@ -48,6 +53,8 @@ def survey(folder: Path, mask_suffix: str = "", mask_variable: str = "", mask_fo
         keep_masks(contents, mask_suffix)
     if mask_folder:
         keep_mask_folder(contents, folder, mask_folder)
+    if image_folder:
+        keep_image_folder(contents, folder, image_folder)
     about_overlays = drop_overlays(contents)
     if not contents.images:
         others = kinds.describe_unused(kinds.unused_files(folder))

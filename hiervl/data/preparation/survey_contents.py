@@ -5,7 +5,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from hiervl.data.folders.kinds import Kind, kind_of_file
 from hiervl.data.folders.masks import MOSTLY_NEAR, NEAR
 from hiervl.data.loading.readers import open_image
 from hiervl.utils.errors import UserError
+from hiervl.utils.text import listed
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "trn": "train",
@@ -90,6 +91,10 @@ class Contents:
     class_lists: list[Path] = field(default_factory=list)
     lists: list[Path] = field(default_factory=list)
     overlays: set[str] = field(default_factory=set)  # folders that seem to hold overlays
+    of_labeled_images: set[str] | None = None  # the only folders whose images may be labelled; None: all
+
+    def may_be_labeled(self, folder: str) -> bool:
+        return self.of_labeled_images is None or folder in self.of_labeled_images
 
 
 def scan(folder: Path) -> Contents:
@@ -115,6 +120,44 @@ def scan(folder: Path) -> Contents:
         for files in others.values():
             _enter(contents, relative, files)
     return contents
+
+
+def named_folders(folders: Iterable[str], root: Path, given: str) -> set[str]:
+    """Those that the user names, and all below.
+
+    Args:
+        folders: paths below ``root``.
+        given: the name of one or several folders, or a path, from ``root`` or as the user sees it.
+    """
+    path = Path(given).resolve()
+    is_path = path.is_relative_to(root.resolve())
+    wanted = (path.relative_to(root.resolve()) if is_path else Path(given)).parts
+    if not wanted:
+        return {folder for folder in folders if not folder}
+
+    def is_in_it(folder: str) -> bool:
+        parts = Path(folder).parts
+        return any(parts[start : start + len(wanted)] == wanted for start in range(len(parts)))
+
+    return set(filter(is_in_it, folders))
+
+
+def keep_image_folder(contents: Contents, root: Path, image_folder: str) -> None:
+    """All labelled images are in ``image_folder``, as in :func:`named_folders`.
+
+    Raises:
+        UserError: there are no images in it.
+    """
+    contents.of_labeled_images = named_folders(contents.images, root, image_folder)
+    if not contents.of_labeled_images:
+        raise UserError(
+            f"--image-folder: there is no folder '{image_folder}' with images, but {listed(shown(contents.images))}."
+        )
+
+
+def shown(folders: Iterable[str]) -> list[str]:
+    """Paths below the surveyed folder, for a sentence."""
+    return [folder or "." for folder in folders]
 
 
 def keep_masks(contents: Contents, mask_suffix: str) -> None:

@@ -9,7 +9,14 @@ import numpy as np
 from hiervl.data.classes.class_lists import read_class_names
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.masks import MaskFolder
-from hiervl.data.preparation.survey_contents import NO_CLASSES, Contents, looks_like_a_mask, share_of_masks
+from hiervl.data.preparation.survey_contents import (
+    NO_CLASSES,
+    Contents,
+    looks_like_a_mask,
+    named_folders,
+    share_of_masks,
+    shown,
+)
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
@@ -20,25 +27,18 @@ MIN_COMMON = 0.5  # least share of names that two folders of masks of the same i
 
 
 def keep_mask_folder(contents: Contents, root: Path, mask_folder: str) -> None:
-    """Remove all masks outside ``mask_folder``: the name of one or several folders, or a path, from ``root`` or as the
-    user sees it.
+    """Remove all masks outside ``mask_folder``, as in :func:`named_folders`.
 
     Raises:
         UserError: there are no masks in it.
     """
-    given = Path(mask_folder).resolve()
-    is_path = given.is_relative_to(root.resolve())
-    wanted = (given.relative_to(root.resolve()) if is_path else Path(mask_folder)).parts
-
-    def is_in_it(folder: str) -> bool:
-        parts = Path(folder).parts
-        return any(parts[start : start + len(wanted)] == wanted for start in range(len(parts)))
-
     shares = {folder: share_of_masks(files) for folder, files in contents.files.items()}
-    if not any(shares[folder] > 0 and is_in_it(folder) for folder in shares):
-        raise UserError(f"--mask-folder: there is no folder '{mask_folder}' with masks in {root}.")
+    kept = named_folders(shares, root, mask_folder)
+    if not any(shares[folder] > 0 for folder in kept):
+        others = listed(shown(folder for folder, share in shares.items() if share > 0)) or "none at all"
+        raise UserError(f"--mask-folder: there is no folder '{mask_folder}' with masks, but {others}.")
     for folder, files in list(contents.files.items()):
-        if shares[folder] == 0 or is_in_it(folder):
+        if shares[folder] == 0 or folder in kept:
             continue
         contents.files[folder] = [path for path in files if not looks_like_a_mask(path)]
         contents.images[folder] = [path.stem for path in contents.files[folder]]

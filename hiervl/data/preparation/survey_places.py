@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,19 +25,22 @@ from hiervl.data.preparation.survey_contents import (
     split_of,
 )
 from hiervl.data.preparation.survey_masks import keep_one_of_equal_masks
-from hiervl.data.preparation.survey_overlays import is_named_as_overlays
+from hiervl.data.preparation.survey_nearness import best_folder, have_common_size, nearness
 from hiervl.utils.errors import UserError
 
 MIN_SHARE = 0.5  # least share of names that must match
-_NO_PLACE = (False, False, -1, False, -1)
 
 
 # ---------------------------------------------------------------------------- annotation files
 
 
 def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]], int]:
-    """Places by split, for the annotation format that covers most images, and how many; {} if there is none."""
-    every_image = {place: stems for place, stems in contents.images.items() if stems}
+    """Places by split, for the annotation format that covers most images, and how many; {} if there is none.
+
+    Raises:
+        UserError: annotations fit the images in several folders equally well.
+    """
+    every_image = {place: stems for place, stems in contents.images.items() if stems and contents.may_be_labeled(place)}
     # A JSON file among masks does not make photographs of them.
     photographs = {place: stems for place, stems in every_image.items() if share_of_masks(contents.files[place]) < 1}
     best: tuple[int, str, dict[str, list[Place]]] = (0, "", {})
@@ -49,15 +52,16 @@ def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]
             masks = files if form in IN_ONE_FILE else [result.folder / folder]
             for path in masks:
                 try:
-                    images, hits = _images_of(form, path, photographs, result.folder, contents.overlays)
-                    if not hits:
-                        images, hits = _images_of(form, path, every_image, result.folder, contents.overlays)
+                    written = _written_names(form, path)
                 except UserError as error:
                     result.notes.append(str(error).rstrip("."))
                     continue
+                relative = path.relative_to(result.folder).as_posix()
+                images, hits = _images_of(written, relative, photographs, contents)
+                if not hits:
+                    images, hits = _images_of(written, relative, every_image, contents)
                 if hits:
                     count += hits
-                    relative = path.relative_to(result.folder).as_posix()
                     split = split_of(f"{relative}/{images}")
                     places.setdefault(split, []).append(Place(images or ".", relative))
         reached[form] = count
@@ -80,12 +84,12 @@ def _some_mask_stem(contents: Contents) -> str:
 
 
 def _images_of(
-    form: str, path: Path, photographs: dict[str, list[str]], root: Path, overlays: Collection[str]
+    written: Sequence[str], annotations: str, photographs: dict[str, list[str]], contents: Contents
 ) -> tuple[str, int]:
-    """The folder with most images that the annotations name, and how many. For ties the nearest folder."""
-    written = _written_names(form, path)
-    relative = path.relative_to(root).as_posix()
-    best, most, nearest = "", 0, _NO_PLACE
+    """The folder with most images that the annotations name, and how many. Where several have as many, the one that
+    the written paths name, then the nearest one."""
+    fits: dict[str, tuple[int, int, tuple]] = {}
+    with_own: set[str] = set()
     for place in _with_parents(photographs):
         stems = [
             f"{folder[len(place) :].lstrip('/')}/{stem}".lstrip("/")
@@ -94,11 +98,21 @@ def _images_of(
             for stem in own
         ]
         names = ImageNames(stems)
-        hits = len({names.find(name) or names.by_number(name) for name in written} - {None})
-        near = _nearness(place, relative, overlays)
-        if hits and (hits, near) > (most, nearest):
-            best, most, nearest = place, hits, near
-    return best, most
+        found = {name: stem for name in written if (stem := names.find(name) or names.by_number(name)) is not None}
+        if found:
+            in_common = sum(_common_end(f"{place}/{stem}", names.clean(name)) for name, stem in found.items())
+            with_own |= {place} if any("/" not in stem for stem in found.values()) else set()
+            fits[place] = len(set(found.values())), in_common, nearness(place, annotations, contents.overlays)
+    if not fits:
+        return "", 0
+    best = best_folder(fits, annotations, with_own)
+    return best, fits[best][0]
+
+
+def _common_end(first: str, second: str) -> int:
+    """How many names at the end of two paths are the same."""
+    both = zip(reversed(first.split("/")), reversed(second.split("/")))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
 
 
 def _written_names(form: str, path: Path) -> list[str]:
@@ -130,9 +144,17 @@ def _with_parents(folders: Iterable[str]) -> list[str]:
 
 
 def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
-    """Places by split, for folders of masks whose names match photographs."""
+    """Places by split, for folders of masks whose names match photographs.
+
+    Raises:
+        UserError: masks fit the images in several folders equally well, or an image has several masks.
+    """
     is_mask = {place: share_of_masks(files) for place, files in contents.files.items()}
-    photographs = {place: contents.images[place] for place, share in is_mask.items() if share < 1}
+    photographs = {
+        place: contents.images[place]
+        for place, share in is_mask.items()
+        if share < 1 and contents.may_be_labeled(place)
+    }
     pairs: list[tuple[str, str]] = []  # folder of images, folder of masks
     patterns: Counter = Counter()
     per_class = False
@@ -153,13 +175,13 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         masks = contents.images[place] if share == 1 else [
             path.stem for path in contents.files[place] if looks_like_a_mask(path)
         ]  # fmt: skip
-        if any(map(LABEL_STUDIO_PNG.fullmatch, masks)):
+        if photographs and any(map(LABEL_STUDIO_PNG.fullmatch, masks)):
             images = max(photographs, key=lambda other: len(photographs[other]))
             pairs.append((images, place))
             per_class = True
             continue
         others = _and_above({other: stems for other, stems in photographs.items() if other != place})
-        match = _best_photographs(place, masks, others, contents.overlays)
+        match = _best_photographs(place, masks, others, contents)
         if match is not None:
             images, pattern, is_per_class = match
             pairs.append((images, place))
@@ -260,29 +282,30 @@ def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
 
 
 def _best_photographs(
-    place: str, masks: Sequence[str], photographs: dict[str, list[str]], overlays: Collection[str]
+    place: str, masks: Sequence[str], photographs: dict[str, list[str]], contents: Contents
 ) -> tuple[str, tuple[str, str], bool] | None:
     """The folder of photographs for a folder of masks, the name patterns, and whether an image has several masks."""
-    found: list[tuple[tuple, tuple[str, tuple[str, str], bool]]] = []
+    fits: dict[str, tuple] = {}
+    patterns: dict[str, tuple[tuple[str, str], bool]] = {}
     for other, stems in photographs.items():
         common = len(match_masks(stems, masks).masks)
         if common and common >= MIN_SHARE * min(len(masks), len(stems)):
-            found.append(((1, common, _nearness(other, place, overlays)), (other, ("", ""), False)))
-    for other, stems in photographs.items() if not found else ():
+            fits[other] = common, nearness(other, place, contents.overlays)
+            patterns[other] = ("", ""), False
+    for other, stems in photographs.items() if not fits else ():
         names = find_patterns(stems, masks)
         if names is not None:
             pattern = names.masks[0].without_folder
             common = len(match_masks(stems, masks, names.image, pattern).masks)
             lost = len(names.image.head + names.image.tail)  # of the images' names; the rest pairs by a shorter pattern
-            key = (0, min(common, len(masks)), _nearness(other, place, overlays), -lost)
-            found.append((key, (other, (str(names.image), str(pattern)), len(names.masks) > 1)))
-    return max(found, key=lambda entry: entry[0])[1] if found else None
-
-
-def _nearness(place: str, other: str, overlays: Collection[str]) -> tuple[bool, bool, int, bool, int]:
-    """How well a folder of images fits annotations: same split, no name of overlays, folders of the same name; none of
-    those that seem to be overlays (``overlays``). Deeper folders count more."""
-    folders = set(place.split("/")) - {""}
-    in_both = len(folders & set(other.split("/")))
-    is_plain = not any(f"{folder}/".startswith(f"{place}/" if place else "") for folder in overlays)
-    return split_of(place) == split_of(other), not is_named_as_overlays(place), in_both, is_plain, len(place)
+            fits[other] = min(common, len(masks)), nearness(other, place, contents.overlays), -lost
+            patterns[other] = (str(names.image), str(pattern)), len(names.masks) > 1
+    if not fits:
+        return None
+    best = best_folder(
+        fits,
+        place,
+        contents.images,
+        lambda other: have_common_size(contents.files.get(other, ()), contents.files[place]),
+    )
+    return best, *patterns[best]

@@ -1,5 +1,6 @@
 """What a folder holds in which images or masks occur more than once."""
 
+import json
 import shutil
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_folders_of_which_each_shows_something_more_are_both_photographs(tmp_pat
         for folder, picture in (("day_1", first), ("day_2", second), ("masks", labels)):
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(picture).save(tmp_path / folder / f"{stem}.png")
-    assert not survey(tmp_path).notes
+    found = survey(tmp_path, image_folder="day_2")
+    assert found.places["train"].images == "day_2" and found.unlabeled == ["day_1"] and not found.notes
 
 
 @pytest.mark.parametrize("form", ["{kind}/{scene}", "{scene}/{kind}"])
@@ -131,7 +133,7 @@ def test_each_scene_may_hold_its_images_and_masks(tmp_path):
     matching = match_masks([x.format("images") for x in stems], [x.format("masks") for x in stems[:2]], *names)
     assert matching.masks == {"a/images/shot_1": "a/masks/shot_1", "b/images/shot_1": "b/masks/shot_1"}
     assert matching.missing == ["c/images/shot_1"]
-    save(tmp_path, **{"train/a/overlays": half, "train/more": lambda image, labels: image[:, ::-1]})
+    save(tmp_path, **{"train/a/overlays": half, "train/more": mirrored})
     assert survey(tmp_path).unlabeled == ["train/more"]
     (tmp_path / "train/b/masks").rename(tmp_path / "train/b/other")
     with pytest.raises(
@@ -162,7 +164,7 @@ def test_the_folder_of_masks_says_the_split_before_that_of_images(tmp_path, imag
 
 
 def test_photographs_of_the_same_names_are_unlabeled(tmp_path):
-    save(tmp_path, images=plain, labels=masks, more=lambda image, labels: np.ascontiguousarray(image[:, ::-1]))
+    save(tmp_path, images=plain, labels=masks, more=mirrored)
     found = survey(tmp_path)
     assert found.unlabeled == ["more"] and not found.notes
 
@@ -191,6 +193,87 @@ def test_masks_that_say_different_things_have_to_be_named(tmp_path):
         assert (found.form, found.places["train"].masks, found.unlabeled) == ("masks", "parts", [])
     with pytest.raises(UserError, match="there is no folder 'absent' with masks"):
         survey(tmp_path, mask_folder="absent")
+
+
+def mirrored(image, labels):
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+def outlines_file(written: str) -> dict:
+    """COCO, with the images' names as in ``written``."""
+    images = [
+        {"id": number, "file_name": written.format(stem), "width": 160, "height": 120}
+        for number, stem in enumerate(STEMS)
+    ]
+    ring = [10, 10, 60, 10, 60, 60, 10, 60]
+    objects = [
+        {"id": number, "image_id": number, "category_id": 1, "segmentation": [ring], "bbox": [10, 10, 50, 50]}
+        for number in range(len(STEMS))
+    ]
+    return {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "leaf"}]}
+
+
+@pytest.mark.parametrize("written", ["", "{}.jpg", "right/{}.jpg"])
+def test_annotations_that_fit_two_folders_are_not_given_to_any(tmp_path, written):
+    """Two cameras, masks or outlines of one: unless a path says whose they are, the user has to."""
+    save(tmp_path, left=plain, right=mirrored, **({} if written else {"gt": masks}))
+    if written:
+        (tmp_path / "gt.json").write_text(json.dumps(outlines_file(written)))
+    if "right" in written:
+        assert survey(tmp_path).places["train"].images == "right"
+    else:
+        with pytest.raises(UserError, match=r"in gt.* fit the images in left, right equally .* by --image-folder"):
+            survey(tmp_path)
+    for folder, other in (("left", "right"), ("right", "left")):
+        found = survey(tmp_path, image_folder=folder)
+        assert (found.places["train"].images, found.unlabeled) == (folder, [other])
+    with pytest.raises(UserError, match="there is no folder 'absent' with images, but"):
+        survey(tmp_path, image_folder="absent")
+
+
+def test_a_photograph_above_the_annotated_ones_changes_nothing(tmp_path):
+    save(tmp_path, photos=plain)
+    (tmp_path / "outlines.json").write_text(json.dumps(outlines_file("{}.jpg")))
+    shutil.copy(tmp_path / "photos" / f"{STEMS[0]}.jpg", tmp_path / "cover.jpg")
+    assert survey(tmp_path).places["train"].images == "photos"
+
+
+@pytest.mark.parametrize(
+    "folders, labeled",
+    [
+        (("rgb", "depth_maps", "masks"), "rgb"),
+        (("images", "masks_shown", "masks"), "images"),
+        (("left_view", "right", "left_gt"), "left_view"),
+        (("leftView", "rightView", "right_gt"), "rightView"),
+        ((".", "enhanced", "masks"), ""),
+        (("a", "b", "masks"), ""),
+    ],
+)
+def test_names_of_folders_say_whose_the_masks_are(tmp_path, folders, labeled):
+    first, second, of_masks = folders
+    save(tmp_path, **{first: plain, second: mirrored, of_masks: masks})
+    if labeled:
+        assert survey(tmp_path).places["train"].images == labeled
+    else:
+        with pytest.raises(UserError, match=f"fit the images in {first}, {second} equally"):
+            survey(tmp_path)
+        assert survey(tmp_path, image_folder=first).places["train"].images == first
+
+
+def test_masks_are_of_the_images_of_their_size(tmp_path):
+    save(tmp_path, images=plain, images_2=lambda image, labels: image[::2, ::2], masks=masks)
+    assert survey(tmp_path).places["train"].images == "images"
+    save(tmp_path, masks=lambda image, labels: labels[::2, ::2])
+    assert survey(tmp_path).places["train"].images == "images_2"
+
+
+def test_scenes_by_the_names_of_their_folders_are_refused(tmp_path):
+    """One place is trained on. The masks of one scene are never those of another, however many there are."""
+    for scene in "ab":
+        save(tmp_path, **{f"{scene}_rgb": plain, f"{scene}_labels": masks})
+    with pytest.raises(UserError, match="a_rgb with a_labels and b_rgb with b_labels: give all"):
+        survey(tmp_path)
+    assert survey(tmp_path, mask_folder="b_labels").places["train"].images == "b_rgb"
 
 
 def test_the_folder_of_masks_is_named_by_its_name_wherever_it_lies(tmp_path):
