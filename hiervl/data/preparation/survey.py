@@ -26,7 +26,7 @@ from hiervl.data.preparation.survey_contents import (
 )
 from hiervl.data.preparation.survey_masks import keep_mask_folder
 from hiervl.data.preparation.survey_overlays import bear_names_of, drop_overlays, is_named_as_overlays
-from hiervl.data.preparation.survey_places import annotated, count_masked, masked
+from hiervl.data.preparation.survey_places import annotated, count_masked, labeled_stems, masked
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
 
@@ -219,22 +219,28 @@ def _above(places: set[str]) -> str:
 
 
 def _find_lists(contents: Contents, result: Survey) -> None:
-    """VOC's lists of training and validation images."""
+    """Lists of training and validation images, as VOC's: beside each other, and all their images are labelled. VOC's
+    lists for other tasks name images without masks."""
     if set(result.places) != {"train"}:
         return
-    stems = {stem for own in contents.images.values() for stem in own}
+    by_folder: dict[Path, dict[str, Path]] = {}
     for path in contents.lists:
-        if path.stem.lower() not in ("train", "val") or path.stem.lower() in result.lists:
-            continue
-        try:
-            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError):
-            continue
-        bases = [os.path.splitext(os.path.basename(name))[0] for name in names]
-        if names and all(base in stems or os.path.basename(name) in stems for base, name in zip(bases, names)):
-            result.lists[path.stem.lower()] = path.relative_to(result.folder).as_posix()
-    if set(result.lists) != {"train", "val"}:
-        result.lists = {}
+        if path.stem.lower() in ("train", "val"):
+            by_folder.setdefault(path.parent, {})[path.stem.lower()] = path
+    labeled = labeled_stems(contents, result)
+    for lists in by_folder.values():
+        if len(lists) == 2 and all(_names_only(path, labeled) for path in lists.values()):
+            result.lists = {split: path.relative_to(result.folder).as_posix() for split, path in lists.items()}
+            return
+
+
+def _names_only(path: Path, stems: set[str]) -> bool:
+    """Whether every line of a list names one of the images."""
+    try:
+        names = [os.path.basename(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(names) and all(name in stems or os.path.splitext(name)[0] in stems for name in names)
 
 
 def _find_unlabeled(contents: Contents, result: Survey) -> None:

@@ -2,14 +2,14 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hiervl.data.folders import kinds
 from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
-from hiervl.data.folders.formats.image_names import ImageNames
-from hiervl.data.folders.formats.opening import IN_ONE_FILE, PER_CLASS, PER_IMAGE
+from hiervl.data.folders.formats.image_names import ImageNames, base_name
+from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.source import load_json, reading
 from hiervl.data.folders.name_patterns import find_patterns
 from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, match_masks
@@ -206,13 +206,26 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
 
 def count_masked(contents: Contents, result: Survey, places: dict[str, list[Place]]) -> int:
     """The number of images with masks."""
-    names = NamePattern.parse(result.image_suffix, ""), NamePattern.parse(result.mask_suffix, "")
     count = 0
     for place in itertools.chain.from_iterable(places.values()):
-        images, masks = (_below(contents.images, folder) for folder in (place.images, place.masks))
-        is_per_class = result.form == PER_CLASS
-        count += min(len(images), len(masks)) if is_per_class else len(match_masks(images, masks, *names).masks)
+        if result.form == PER_CLASS:
+            count += min(len(_below(contents.images, folder)) for folder in (place.images, place.masks))
+        else:
+            count += len(_masked_images(contents, result, place))
     return count
+
+
+def labeled_stems(contents: Contents, result: Survey) -> set[str]:
+    """Names of the images with masks; of all images where there are annotations of another kind."""
+    if result.form != MASKS:
+        return {stem for stems in contents.images.values() for stem in stems}
+    return set(map(base_name, _masked_images(contents, result, result.places["train"])))
+
+
+def _masked_images(contents: Contents, result: Survey, place: Place) -> Collection[str]:
+    images, masks = (_below(contents.images, folder) for folder in (place.images, place.masks))
+    names = (NamePattern.parse(text, "") for text in (result.image_suffix, result.mask_suffix))
+    return match_masks(images, masks, *names).masks
 
 
 def _below(folders: dict[str, list[str]], place: str) -> list[str]:

@@ -276,6 +276,24 @@ def test_scenes_by_the_names_of_their_folders_are_refused(tmp_path):
     assert survey(tmp_path, mask_folder="b_labels").places["train"].images == "b_rgb"
 
 
+def test_lists_count_if_all_their_images_have_masks(tmp_path):
+    """VOC's lists for other tasks come first by name. A list without its other half does not count."""
+    save(tmp_path, JPEGImages=plain, SegmentationClass=masks)
+    (tmp_path / "SegmentationClass" / f"{STEMS[3]}.png").unlink()
+    for folder, train, val in (
+        ("Action", STEMS[1:], STEMS[:1]), ("Layout", STEMS[:2], []), ("Segmentation", STEMS[:2], STEMS[2:3])
+    ):  # fmt: skip
+        lists = tmp_path / "ImageSets" / folder
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("\n".join(train))
+        (lists / "val.txt").write_text("\n".join(val))
+    assert survey(tmp_path).lists == {
+        "train": "ImageSets/Segmentation/train.txt", "val": "ImageSets/Segmentation/val.txt"
+    }  # fmt: skip
+    shutil.rmtree(tmp_path / "ImageSets" / "Segmentation")
+    assert not survey(tmp_path).lists
+
+
 def test_the_folder_of_masks_is_named_by_its_name_wherever_it_lies(tmp_path):
     for split in ("train", "val"):
         save(tmp_path / split, images=plain, labels=masks, parts=lambda image, labels: labels + np.arange(160) % 2)
