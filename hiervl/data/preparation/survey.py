@@ -25,8 +25,9 @@ from hiervl.data.preparation.survey_contents import (
     split_of,
 )
 from hiervl.data.preparation.survey_masks import keep_mask_folder
+from hiervl.data.preparation.survey_nearness import is_named_as_other_pictures
 from hiervl.data.preparation.survey_overlays import bear_names_of, drop_overlays, is_named_as_overlays
-from hiervl.data.preparation.survey_places import annotated, count_masked, labeled_stems, masked
+from hiervl.data.preparation.survey_places import annotated, count_masked, labeled_stems, masked, pairs_in
 from hiervl.utils.errors import UserError
 from hiervl.utils.files import read_text
 
@@ -89,7 +90,12 @@ def _annotated_or_masked(contents: Contents, result: Survey, only_masks: bool) -
     Raises:
         UserError: an image has several masks, and nothing else belongs to images.
     """
-    files, count = ({}, 0) if only_masks else annotated(contents, result)
+    undecided: UserError | None = None
+    files, count = {}, 0
+    try:
+        files, count = ({}, 0) if only_masks else annotated(contents, result)
+    except UserError as error:
+        undecided = error
     of_masks = Survey(result.folder, mask_variable=result.mask_variable)
     try:
         masks = masked(contents, of_masks)
@@ -97,6 +103,9 @@ def _annotated_or_masked(contents: Contents, result: Survey, only_masks: bool) -
         if not files:
             raise
         return files
+    if undecided and not masks:
+        raise undecided
+    result.notes += [str(undecided).rstrip(".")] if undecided else []
     covered = count_masked(contents, of_masks, masks) if files and masks else 0
     where = _masks_of(masks)
     if files and covered <= count:
@@ -158,17 +167,28 @@ def _settle_places(contents: Contents, result: Survey, found: dict[str, list[Pla
     in_one_folder = any(
         len(places) > 1 and result.places[split].images == result.places[split].masks for split, places in found.items()
     )
-    if result.form == MASKS and in_one_folder and not _are_told_by_names(contents, result, found):
+    if result.form == MASKS and in_one_folder and not _pair_as_found(contents, result, found):
         _settle_folder_names(result, found)
+    if result.form == MASKS and not _pair_as_found(contents, result, found):
+        raise _scattered(list(itertools.chain.from_iterable(found.values())))
     result.places = {split: result.places[split] for split in ("train", "val", "test") if split in result.places}
 
 
-def _are_told_by_names(contents: Contents, result: Survey, found: dict[str, list[Place]]) -> bool:
-    """Whether the names of files alone tell masks from images, and pair them, in the chosen places."""
-    if not (result.image_suffix or result.mask_suffix):
-        return False
-    settled = {split: [place] for split, place in result.places.items()}
-    return count_masked(contents, result, settled) >= count_masked(contents, result, found)
+def _pair_as_found(contents: Contents, result: Survey, found: dict[str, list[Place]]) -> bool:
+    """Whether in the chosen places the same masks belong to the same images as in those that were found."""
+    return all(
+        pairs_in(contents, result, [result.places[split]]).items() >= pairs_in(contents, result, places).items()
+        for split, places in found.items()
+    )
+
+
+def _scattered(places: list[Place]) -> UserError:
+    examples = " and ".join(f"{place.images} with {place.masks}" for place in places[:2])
+    return UserError(
+        f"images and masks lie in several folders, {examples}: give all folders of images one name and all folders of "
+        "masks another one, as in scene_1/images and scene_1/masks, or put all images below one folder and all masks "
+        "below another one."
+    )
 
 
 def _settle_folder_names(result: Survey, found: dict[str, list[Place]]) -> None:
@@ -188,12 +208,7 @@ def _settle_folder_names(result: Survey, found: dict[str, list[Place]]) -> None:
     every_place = itertools.chain.from_iterable(found.values())
     beside_each_other = all(_parent(place.images) == _parent(place.masks) for place in every_place)
     if len(by_names) > 1 or images == masks or not beside_each_other:
-        examples = " and ".join(f"{place.images} with {place.masks}" for place in list(by_names.values())[:2])
-        raise UserError(
-            f"images and masks lie in several folders, {examples}: give all folders of images one name and all folders "
-            "of masks another one, as in scene_1/images and scene_1/masks, or put all images below one folder and all "
-            "masks below another one."
-        )
+        raise _scattered(list(by_names.values()))
     result.places = {split: Place(_above(folders), _above(folders)) for split, folders in parents.items()}
     result.image_suffix = str(NamePattern.parse(result.image_suffix, "").in_folder(images))
     result.mask_suffix = str(NamePattern.parse(result.mask_suffix, "").in_folder(masks))
@@ -219,8 +234,8 @@ def _above(places: set[str]) -> str:
 
 
 def _find_lists(contents: Contents, result: Survey) -> None:
-    """Lists of training and validation images, as VOC's: beside each other, and all their images are labelled. VOC's
-    lists for other tasks name images without masks."""
+    """Lists of training and validation images that lie beside each other, as VOC's: those with the largest share of
+    labelled images. VOC's lists for other tasks name images without masks."""
     if set(result.places) != {"train"}:
         return
     by_folder: dict[Path, dict[str, Path]] = {}
@@ -228,19 +243,24 @@ def _find_lists(contents: Contents, result: Survey) -> None:
         if path.stem.lower() in ("train", "val"):
             by_folder.setdefault(path.parent, {})[path.stem.lower()] = path
     labeled = labeled_stems(contents, result)
+    every_stem = {stem for stems in contents.images.values() for stem in stems}
+    best = 0.0
     for lists in by_folder.values():
-        if len(lists) == 2 and all(_names_only(path, labeled) for path in lists.values()):
+        named = [_names_in(path, every_stem) for path in lists.values()]
+        share = min((sum(name in labeled for name in names) / len(names) for names in named if names), default=0)
+        if len(lists) == 2 and all(named) and share > best:
+            best = share
             result.lists = {split: path.relative_to(result.folder).as_posix() for split, path in lists.items()}
-            return
 
 
-def _names_only(path: Path, stems: set[str]) -> bool:
-    """Whether every line of a list names one of the images."""
+def _names_in(path: Path, stems: set[str]) -> list[str]:
+    """The images that a list names, without folders and suffixes; [] if it names something else."""
     try:
-        names = [os.path.basename(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+        lines = [os.path.basename(line.strip()) for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
-        return False
-    return bool(names) and all(name in stems or os.path.splitext(name)[0] in stems for name in names)
+        return []
+    names = [line if line in stems else os.path.splitext(line)[0] for line in lines]
+    return names if all(name in stems for name in names) else []
 
 
 def _find_unlabeled(contents: Contents, result: Survey) -> None:
@@ -262,10 +282,13 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
             continue
         if share_of_masks(files) > 0 or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             continue
-        if is_named_as_overlays(place) and bear_names_of(files, annotated_stems):
+        what = "labels drawn over the photographs" if is_named_as_overlays(place) else (
+            "the labelled images in another way" if is_named_as_other_pictures(place) else ""
+        )  # fmt: skip
+        if what and bear_names_of(files, annotated_stems):
             result.notes.append(
-                f"{place} is not used: its name and those of its files say that it shows labels drawn over the "
-                "photographs; if these are other photographs, add it to UNLABELED"
+                f"{place} is not used: its name and those of its files say that it shows {what}; if these are other "
+                "photographs, add it to UNLABELED"
             )
         elif split_of(place) == "test":
             result.notes.append(f"{place} holds {len(files)} images for testing without masks, which are not used")

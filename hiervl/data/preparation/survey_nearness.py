@@ -1,104 +1,150 @@
 """Which folder of images belongs to annotations, where several hold images of the names."""
 
+import functools
+import itertools
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
-from hiervl.data.loading.readers import open_image
 from hiervl.data.preparation.survey_contents import shown, split_of
 from hiervl.data.preparation.survey_overlays import is_named_as_overlays
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
-LOOKED_AT = 3  # files of a folder whose size is compared
-OF_IMAGES = frozenset(
-    ("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "rgb", "jpeg", "jpg")
+# What the name of a folder says.
+OF_IMAGES = frozenset("image images img imgs photo photos picture pictures color colour rgb jpeg jpg".split())
+OF_MASKS = frozenset("mask masks label labels annotation annotations gt groundtruth seg segmentation".split())
+OF_OTHER_PICTURES = frozenset("depth disparity thermal infrared ir nir flow normals lidar".split())
+OF_COPIES = frozenset(
+    "aug augmented augmentation copy copies crop cropped crops enhanced preview previews processed resized scaled "
+    "small thumb thumbs thumbnail thumbnails".split()
 )
-OF_MASKS = frozenset(
-    ("mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "seg", "segmentation")
-)
+MOST_MISSING = 0.25  # share of the annotated images that the right folder may lack, although another one has them
 
 
 class Nearness(NamedTuple):
-    """What speaks for a folder of images; the first that differs decides."""
+    """What speaks for a folder of images. The first that differs decides."""
 
     is_of_split: bool
+    written: float  # names at the end of a path that it has in common with the path in an annotation file, on average
+    is_beside: bool  # the annotations lie among the images
     is_not_named_as_overlays: bool
-    is_not_named_as_masks: bool
-    words: int  # that its path and that of the annotations have in common
+    folders: int  # whole names that its path and that of the annotations have in common
+    words: int  # parts of names that the two paths have in common
+    words_in_place: int  # of these, at the start or the end of both
+    is_named_as_original: bool  # and not as masks, depth maps, copies …
     is_plain: bool  # seems to hold no overlays
-    is_named_as_images: bool
+    named_as_images: int  # how many parts of its path are
 
 
-def nearness(place: str, annotations: str, overlays: Collection[str]) -> Nearness:
+def nearness(
+    place: str, annotations: str, overlays: Collection[str], written: float = 0, is_beside: bool = False
+) -> Nearness:
     """
     Args:
         place: the folder of images.
         annotations: the folder or file of annotations.
         overlays: folders that seem to hold overlays.
+        written, is_beside: as in :class:`Nearness`.
     """
-    own = _words(place.rpartition("/")[2])
-    named_as_images = bool(own & OF_IMAGES)
+    own, other = ([word for word in _words(path) if word not in OF_MASKS] for path in (place, annotations))
+    last = set(_words(place.rpartition("/")[2]))
     return Nearness(
         split_of(place) == split_of(annotations),
+        written,
+        is_beside,
         not is_named_as_overlays(place),
-        named_as_images or not own & OF_MASKS,
-        len((_words(place) & _words(annotations)) - OF_MASKS),
-        not any(f"{folder}/".startswith(f"{place}/" if place else "") for folder in overlays),
-        named_as_images,
+        len(set(place.split("/")) & set(annotations.split("/")) - {""}),
+        len(set(own) & set(other)),
+        common_start(own, other) + common_start(own[::-1], other[::-1]),
+        not is_named_as_other_pictures(place) and not last & (OF_MASKS | OF_COPIES),
+        not any(_is_in(folder, place) for folder in overlays),
+        sum(bool(OF_IMAGES & set(_words(part))) for part in place.split("/")),
     )
 
 
-def _words(path: str) -> set[str]:
-    return {word.lower() for word in WORD.findall(path)}
+def is_named_as_other_pictures(place: str) -> bool:
+    """Whether the path of a folder says that it holds depth maps or the like instead of photographs."""
+    words = set(_words(place))
+    return bool(words & OF_OTHER_PICTURES) and not words & OF_IMAGES
 
 
-def best_folder(
-    fits: Mapping[str, Any], annotations: str, with_own: Container[str], agrees: Callable[[str], bool] = lambda _: True
-) -> str:
+@functools.cache
+def _words(path: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(path)]
+
+
+def common_start(first: Collection[str], second: Collection[str]) -> int:
+    """How many entries at the start of two lists are the same."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
+
+
+class Fit(NamedTuple):
+    """How well a folder of images fits annotations.
+
+    Attributes:
+        count: annotated images in it or in folders below.
+        is_direct: some of them are in it.
+        lost: characters of the images' names that the names of their masks lack.
+    """
+
+    count: int
+    is_direct: bool
+    nearness: Nearness
+    lost: int = 0
+
+
+def best_folder(fits: Mapping[str, Fit], annotations: str, agrees: Callable[[str], bool] = lambda _: True) -> str:
     """The folder of images that fits annotations best.
 
+    Of a folder and one above it, the upper counts if more of the images are in it. Of others, the nearest counts, even
+    if it lacks a few of the images.
+
     Args:
-        fits: how well every folder does; what is larger is better.
         annotations: their folder or file, below the surveyed one.
-        with_own: the folders that hold such images themselves, and not only in folders below them, which then count.
         agrees: asked only where several fit equally well: whether something else speaks for the folder.
 
     Raises:
         UserError: several fit equally well. The images of one have other labels than those of another.
     """
-    best = max(fits.values())
-    tied = [place for place in fits if fits[place] == best]
-    tied = [
-        place for place in tied
-        if place in with_own or not any(other != place and _is_below(other, place) for other in tied)
-    ]  # fmt: skip
+    enough = (1 - MOST_MISSING) * max(fit.count for fit in fits.values())
+    outdone = _outdone(fits)
+    near = {
+        place: (fit.nearness, fit.count) for place, fit in fits.items()
+        if fit.count >= enough and place not in outdone
+    }  # fmt: skip
+    best = max(near.values())
+    tied = [place for place in near if near[place] == best]
     if len(tied) > 1:
         tied = [place for place in tied if agrees(place)] or tied
     if len(tied) > 1:
         raise UserError(
-            f"the annotations in {annotations or '.'} fit the images in {listed(shown(sorted(tied)))} "
-            "equally well: say by --image-folder in which of them the labelled images are."
+            f"the annotations in {annotations or '.'} fit the images in {listed(shown(sorted(tied)))} equally well: "
+            "say by --image-folder in which of them the labelled images are."
         )
     return tied[0]
 
 
-def _is_below(place: str, above: str) -> bool:
-    return f"{place}/".startswith(f"{above}/" if above else "")
+def _outdone(fits: Mapping[str, Fit]) -> set[str]:
+    """Of folders inside each other, those that another one stands for: with more of the images, or with as many and
+    less lost of their names, or the lower one, if the upper holds none itself."""
+    outdone = set()
+    for lower, fit in fits.items():
+        for upper in _parents(lower) & fits.keys():
+            above = fits[upper]
+            if (above.count, -above.lost) > (fit.count, -fit.lost):
+                outdone.add(lower)
+            elif (fit.count, -fit.lost) > (above.count, -above.lost) or not above.is_direct:
+                outdone.add(upper)
+    return outdone
 
 
-def have_common_size(first: Sequence[Path], second: Sequence[Path]) -> bool:
-    """Whether some files of two folders of images or masks have the same size, perhaps turned."""
-    return bool(_sizes(first[:LOOKED_AT]) & _sizes(second[:LOOKED_AT]))
+def _parents(place: str) -> set[str]:
+    return {"" if str(path) == "." else str(path) for path in PurePosixPath(place).parents}
 
 
-def _sizes(files: Iterable[Path]) -> set[tuple[int, ...]]:
-    found = set()
-    for path in files:
-        try:
-            found.add(tuple(sorted(open_image(str(path)).size)))
-        except UserError:
-            continue
-    return found
+def _is_in(place: str, above: str) -> bool:
+    """Whether a folder is another one, or lies below it."""
+    return not above or PurePosixPath(place).is_relative_to(above)

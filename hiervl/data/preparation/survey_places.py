@@ -11,8 +11,10 @@ from hiervl.data.folders.formats.arrays import ARRAY_SUFFIXES
 from hiervl.data.folders.formats.image_names import ImageNames, base_name
 from hiervl.data.folders.formats.opening import IN_ONE_FILE, MASKS, PER_CLASS, PER_IMAGE
 from hiervl.data.folders.formats.source import load_json, reading
+from hiervl.data.folders.masks import MaskFolder
 from hiervl.data.folders.name_patterns import find_patterns
 from hiervl.data.folders.pairing import LABEL_STUDIO_PNG, NamePattern, match_masks
+from hiervl.data.loading.readers import open_image
 from hiervl.data.preparation.survey_contents import (
     LOOKED_AT,
     NO_CLASSES,
@@ -25,7 +27,7 @@ from hiervl.data.preparation.survey_contents import (
     split_of,
 )
 from hiervl.data.preparation.survey_masks import keep_one_of_equal_masks
-from hiervl.data.preparation.survey_nearness import best_folder, have_common_size, nearness
+from hiervl.data.preparation.survey_nearness import Fit, best_folder, common_start, nearness
 from hiervl.utils.errors import UserError
 
 MIN_SHARE = 0.5  # least share of names that must match
@@ -38,28 +40,32 @@ def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]
     """Places by split, for the annotation format that covers most images, and how many; {} if there is none.
 
     Raises:
-        UserError: annotations fit the images in several folders equally well.
+        UserError: there is none but those that fit the images in several folders equally well.
     """
     every_image = {place: stems for place, stems in contents.images.items() if stems and contents.may_be_labeled(place)}
     # A JSON file among masks does not make photographs of them.
     photographs = {place: stems for place, stems in every_image.items() if share_of_masks(contents.files[place]) < 1}
     best: tuple[int, str, dict[str, list[Place]]] = (0, "", {})
     reached: dict[str, int] = {}
+    undecided: list[UserError] = []
     for form, folders in contents.annotations.items():
         places: dict[str, list[Place]] = {}
         count = 0
         for folder, files in folders.items():
-            masks = files if form in IN_ONE_FILE else [result.folder / folder]
-            for path in masks:
+            for path in files if form in IN_ONE_FILE else [result.folder / folder]:
+                relative = path.relative_to(result.folder).as_posix()
                 try:
                     written = _written_names(form, path)
                 except UserError as error:
                     result.notes.append(str(error).rstrip("."))
                     continue
-                relative = path.relative_to(result.folder).as_posix()
-                images, hits = _images_of(written, relative, photographs, contents)
-                if not hits:
-                    images, hits = _images_of(written, relative, every_image, contents)
+                try:
+                    images, hits = _images_of(written, relative, folder, photographs, contents.overlays)
+                    if not hits:
+                        images, hits = _images_of(written, relative, folder, every_image, contents.overlays)
+                except UserError as error:
+                    undecided.append(error)
+                    continue
                 if hits:
                     count += hits
                     split = split_of(f"{relative}/{images}")
@@ -67,6 +73,9 @@ def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]
         reached[form] = count
         best = max(best, (count, form, places), key=lambda entry: entry[0])
     count, form, places = best
+    if undecided and not count:
+        raise undecided[0]
+    result.notes += [str(error).rstrip(".") for error in undecided]
     if count and LABEL_STUDIO_PNG.fullmatch(_some_mask_stem(contents)):
         return {}, 0  # the masks lie beside the export that names their images
     for other, hits in reached.items():
@@ -84,35 +93,32 @@ def _some_mask_stem(contents: Contents) -> str:
 
 
 def _images_of(
-    written: Sequence[str], annotations: str, photographs: dict[str, list[str]], contents: Contents
+    written: Sequence[str], annotations: str, folder: str, photographs: dict[str, list[str]], overlays: Collection[str]
 ) -> tuple[str, int]:
-    """The folder with most images that the annotations name, and how many. Where several have as many, the one that
-    the written paths name, then the nearest one."""
-    fits: dict[str, tuple[int, int, tuple]] = {}
-    with_own: set[str] = set()
+    """The folder of images that fits the annotations best, and how many of its images they name.
+
+    Args:
+        written: names of images.
+        annotations, folder: the file, or the folder of files, and the folder that it lies in or is.
+    """
+    fits: dict[str, Fit] = {}
     for place in _with_parents(photographs):
-        stems = [
-            f"{folder[len(place) :].lstrip('/')}/{stem}".lstrip("/")
-            for folder, own in photographs.items()
-            if folder == place or folder.startswith(f"{place}/" if place else "")
-            for stem in own
-        ]
-        names = ImageNames(stems)
+        names = ImageNames(_below(photographs, place))
         found = {name: stem for name in written if (stem := names.find(name) or names.by_number(name)) is not None}
         if found:
-            in_common = sum(_common_end(f"{place}/{stem}", names.clean(name)) for name, stem in found.items())
-            with_own |= {place} if any("/" not in stem for stem in found.values()) else set()
-            fits[place] = len(set(found.values())), in_common, nearness(place, annotations, contents.overlays)
+            in_common = [
+                common_start(f"{place}/{stem}".split("/")[::-1], names.clean(name).split("/")[::-1])
+                for name, stem in found.items()
+            ]
+            is_direct = any("/" not in stem for stem in found.values())
+            near = nearness(
+                place, annotations, overlays, sum(in_common) / len(found), is_beside=is_direct and place == folder
+            )
+            fits[place] = Fit(len(set(found.values())), is_direct, near)
     if not fits:
         return "", 0
-    best = best_folder(fits, annotations, with_own)
-    return best, fits[best][0]
-
-
-def _common_end(first: str, second: str) -> int:
-    """How many names at the end of two paths are the same."""
-    both = zip(reversed(first.split("/")), reversed(second.split("/")))
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
+    best = best_folder(fits, annotations)
+    return best, fits[best].count
 
 
 def _written_names(form: str, path: Path) -> list[str]:
@@ -151,20 +157,20 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
     """
     is_mask = {place: share_of_masks(files) for place, files in contents.files.items()}
     photographs = {
-        place: contents.images[place]
-        for place, share in is_mask.items()
+        place: contents.images[place] for place, share in is_mask.items()
         if share < 1 and contents.may_be_labeled(place)
-    }
+    }  # fmt: skip
     pairs: list[tuple[str, str]] = []  # folder of images, folder of masks
     patterns: Counter = Counter()
     per_class = False
-    of_images = _named_as_images([place for place, share in is_mask.items() if share == 1], photographs)
+    full = [place for place, share in is_mask.items() if share == 1]
+    of_images = _named_as_images(full, photographs, contents.overlays)
     pairs += sorted(set(of_images.values()))
     per_class |= bool(pairs)
     for place, share in is_mask.items():
         if share == 0 or place in of_images:
             continue
-        if share < 1:
+        if share < 1 and place in photographs:
             pattern = _pattern_within(contents.files[place])
             if pattern is not None:
                 pairs.append((place, place))
@@ -176,8 +182,11 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
             path.stem for path in contents.files[place] if looks_like_a_mask(path)
         ]  # fmt: skip
         if photographs and any(map(LABEL_STUDIO_PNG.fullmatch, masks)):
-            images = max(photographs, key=lambda other: len(photographs[other]))
-            pairs.append((images, place))
+            named = {
+                other: Fit(len(stems), True, nearness(other, place, contents.overlays))
+                for other, stems in photographs.items()
+            }
+            pairs.append((best_folder(named, place), place))
             per_class = True
             continue
         others = _and_above({other: stems for other, stems in photographs.items() if other != place})
@@ -206,26 +215,34 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
 
 def count_masked(contents: Contents, result: Survey, places: dict[str, list[Place]]) -> int:
     """The number of images with masks."""
-    count = 0
-    for place in itertools.chain.from_iterable(places.values()):
-        if result.form == PER_CLASS:
-            count += min(len(_below(contents.images, folder)) for folder in (place.images, place.masks))
-        else:
-            count += len(_masked_images(contents, result, place))
-    return count
+    every_place = list(itertools.chain.from_iterable(places.values()))
+    if result.form == PER_CLASS:
+        return sum(
+            min(len(_below(contents.images, folder)) for folder in (place.images, place.masks)) for place in every_place
+        )
+    return len(pairs_in(contents, result, every_place))
+
+
+def pairs_in(contents: Contents, result: Survey, places: Iterable[Place]) -> dict[str, str]:
+    """Masks by image, as paths below the surveyed folder without suffix."""
+    names = tuple(NamePattern.parse(text, "") for text in (result.image_suffix, result.mask_suffix))
+    pairs: dict[str, str] = {}
+    for place in places:
+        images, masks = (_below(contents.images, folder) for folder in (place.images, place.masks))
+        matched = match_masks(images, masks, *names).masks
+        pairs |= {_path(place.images, image): _path(place.masks, mask) for image, mask in matched.items()}
+    return pairs
+
+
+def _path(folder: str, stem: str) -> str:
+    return stem if folder in ("", ".") else f"{folder}/{stem}"
 
 
 def labeled_stems(contents: Contents, result: Survey) -> set[str]:
     """Names of the images with masks; of all images where there are annotations of another kind."""
     if result.form != MASKS:
         return {stem for stems in contents.images.values() for stem in stems}
-    return set(map(base_name, _masked_images(contents, result, result.places["train"])))
-
-
-def _masked_images(contents: Contents, result: Survey, place: Place) -> Collection[str]:
-    images, masks = (_below(contents.images, folder) for folder in (place.images, place.masks))
-    names = (NamePattern.parse(text, "") for text in (result.image_suffix, result.mask_suffix))
-    return match_masks(images, masks, *names).masks
+    return set(map(base_name, pairs_in(contents, result, [result.places["train"]])))
 
 
 def _below(folders: dict[str, list[str]], place: str) -> list[str]:
@@ -239,20 +256,32 @@ def _below(folders: dict[str, list[str]], place: str) -> list[str]:
 
 
 def _and_above(photographs: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The folders, and those above several of them, whose photographs may have their masks in one folder."""
-    return {**{place: _below(photographs, place) for place in _with_parents(photographs)}, **photographs}
+    """The photographs of each folder and of those below it, for the folders and those above several of them, whose
+    photographs may have their masks in one folder."""
+    return {place: _below(photographs, place) for place in _with_parents(photographs)}
 
 
-def _named_as_images(places: Sequence[str], photographs: dict[str, list[str]]) -> dict[str, tuple[str, str]]:
+def _named_as_images(
+    places: Sequence[str], photographs: dict[str, list[str]], overlays: Collection[str]
+) -> dict[str, tuple[str, str]]:
     """Folders of masks that bear the names of images, each with the images' folder and the folder above: there is one
-    mask per class in each."""
-    images = {stem: folder for folder, stems in photographs.items() for stem in stems}
-    names, found = ImageNames(images), {}
-    for place in places:
-        above, _, name = place.rpartition("/")
-        image = name if name in images else names.by_number(name)
-        if image is not None and images[image] != place:
-            found[place] = (images[image], above)
+    mask per class in each.
+
+    Raises:
+        UserError: they bear the names of images in several folders.
+    """
+    by_above: dict[str, dict[str, set[str]]] = {}  # folder above → folder of images → folders of masks
+    for folder, stems in photographs.items():
+        names = ImageNames(stems)
+        for place in places:
+            above, _, name = place.rpartition("/")
+            if place != folder and (name in names.stems or names.by_number(name) is not None):
+                by_above.setdefault(above, {}).setdefault(folder, set()).add(place)
+    found: dict[str, tuple[str, str]] = {}
+    for above, by_folder in by_above.items():
+        fits = {folder: Fit(len(own), True, nearness(folder, above, overlays)) for folder, own in by_folder.items()}
+        best = best_folder(fits, above)
+        found |= {place: (best, above) for place in by_folder[best]}
     return found if len(found) > 1 else {}
 
 
@@ -298,27 +327,43 @@ def _best_photographs(
     place: str, masks: Sequence[str], photographs: dict[str, list[str]], contents: Contents
 ) -> tuple[str, tuple[str, str], bool] | None:
     """The folder of photographs for a folder of masks, the name patterns, and whether an image has several masks."""
-    fits: dict[str, tuple] = {}
+    matches: dict[str, dict[str, str]] = {}
     patterns: dict[str, tuple[tuple[str, str], bool]] = {}
     for other, stems in photographs.items():
-        common = len(match_masks(stems, masks).masks)
-        if common and common >= MIN_SHARE * min(len(masks), len(stems)):
-            fits[other] = common, nearness(other, place, contents.overlays)
-            patterns[other] = ("", ""), False
-    for other, stems in photographs.items() if not fits else ():
+        matched = match_masks(stems, masks).masks
+        if matched and len(matched) >= MIN_SHARE * min(len(masks), len(stems)):
+            matches[other], patterns[other] = matched, (("", ""), False)
+    lost: dict[str, int] = {}
+    for other, stems in photographs.items() if not matches else ():
         names = find_patterns(stems, masks)
         if names is not None:
             pattern = names.masks[0].without_folder
-            common = len(match_masks(stems, masks, names.image, pattern).masks)
-            lost = len(names.image.head + names.image.tail)  # of the images' names; the rest pairs by a shorter pattern
-            fits[other] = min(common, len(masks)), nearness(other, place, contents.overlays), -lost
+            matches[other] = match_masks(stems, masks, names.image, pattern).masks
             patterns[other] = (str(names.image), str(pattern)), len(names.masks) > 1
-    if not fits:
+            lost[other] = len(names.image.head + names.image.tail)
+    if not matches:
         return None
-    best = best_folder(
-        fits,
-        place,
-        contents.images,
-        lambda other: have_common_size(contents.files.get(other, ()), contents.files[place]),
-    )
+    fits = {}
+    for other, matched in matches.items():
+        is_direct = any("/" not in image for image in matched)
+        near = nearness(other, place, contents.overlays)
+        fits[other] = Fit(min(len(matched), len(masks)), is_direct, near, lost.get(other, 0))
+    best = best_folder(fits, place, lambda other: _have_one_size(contents, other, place, matches[other]))
     return best, *patterns[best]
+
+
+def _have_one_size(contents: Contents, images: str, masks: str, matched: dict[str, str]) -> bool:
+    """Whether some images have the sizes of their masks, perhaps turned."""
+    paths = {
+        _path(folder, path.stem): path
+        for folder, files in contents.files.items() for path in files
+    }  # fmt: skip
+    of_masks = MaskFolder(contents.files[masks][0].parent, NO_CLASSES)
+    try:
+        for image, mask in list(matched.items())[:LOOKED_AT]:
+            size = open_image(str(paths[_path(images, image)])).size
+            if sorted(size) != sorted(of_masks.raw(mask).codes.shape):
+                return False
+    except UserError:
+        return False
+    return True

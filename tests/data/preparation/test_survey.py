@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,21 +232,97 @@ def test_annotations_that_fit_two_folders_are_not_given_to_any(tmp_path, written
         survey(tmp_path, image_folder="absent")
 
 
-def test_a_photograph_above_the_annotated_ones_changes_nothing(tmp_path):
-    save(tmp_path, photos=plain)
-    (tmp_path / "outlines.json").write_text(json.dumps(outlines_file("{}.jpg")))
-    shutil.copy(tmp_path / "photos" / f"{STEMS[0]}.jpg", tmp_path / "cover.jpg")
-    assert survey(tmp_path).places["train"].images == "photos"
+@pytest.mark.parametrize("kind", ["outlines", "masks"])
+def test_pictures_above_the_annotated_ones_change_nothing(tmp_path, kind):
+    save(tmp_path, frames=plain, **({"masks": masks} if kind == "masks" else {}))
+    if kind == "outlines":
+        (tmp_path / "outlines.json").write_text(json.dumps(outlines_file("{}.jpg")))
+    shutil.copy(tmp_path / "frames" / f"{STEMS[0]}.jpg", tmp_path / "cover.jpg")
+    Image.fromarray(photograph(0)[1]).save(tmp_path / "legend.png")
+    assert survey(tmp_path).places["train"].images == "frames"
+
+
+def labelme_files(folder: Path):
+    """Outlines beside images, as labelme writes them."""
+    for stem in STEMS:
+        shape = {"label": "leaf", "points": [[10, 10], [60, 10], [60, 60]], "shape_type": "polygon"}
+        size = {"imageHeight": 120, "imageWidth": 160}
+        (folder / f"{stem}.json").write_text(json.dumps({"shapes": [shape], "imagePath": f"{stem}.jpg", **size}))
+
+
+@pytest.mark.parametrize("own, other", [("cam", "cam_rgb"), ("gt", "depth"), (".", "images"), ("data", "data/images")])
+def test_outlines_are_of_the_images_beside_them(tmp_path, own, other):
+    save(tmp_path, **{own: plain, other: mirrored})
+    labelme_files(tmp_path / own)
+    assert survey(tmp_path).places["train"].images == own
+
+
+def test_outlines_of_a_part_are_of_its_images(tmp_path):
+    """Though the paths in both files are those of the other part, and one photograph is lost."""
+    save(tmp_path, **{"train/images": plain, "val/imgs": mirrored})
+    (tmp_path / "val/imgs" / f"{STEMS[0]}.jpg").unlink()
+    for part in ("train", "val"):
+        (tmp_path / part / "outlines.json").write_text(json.dumps(outlines_file("images/{}.jpg")))
+    places = survey(tmp_path).places
+    assert {split: place.images for split, place in places.items()} == {"train": "train/images", "val": "val/imgs"}
+
+
+def test_a_folder_that_lacks_a_photograph_keeps_its_masks(tmp_path):
+    for scene in range(2):
+        for stem in ("a", "b", "c"):
+            image, labels = photograph(scene)
+            for folder, picture in (("rgb", image), ("depth", mirrored(image, labels)), ("masks", labels)):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                Image.fromarray(picture).save(tmp_path / folder / f"{stem}_{scene}.png")
+    (tmp_path / "rgb" / "a_0.png").unlink()
+    assert survey(tmp_path).places["train"].images == "rgb"
+
+
+def test_masks_by_image_are_not_given_to_the_last_folder(tmp_path):
+    save(tmp_path, left=plain, right=mirrored)
+    for stem in STEMS:
+        for name in ("leaf", "stem"):
+            (tmp_path / "masks" / stem).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(255 * (photograph(0)[1] == 1).astype(np.uint8)).save(
+                tmp_path / "masks" / stem / f"{name}.png"
+            )
+    with pytest.raises(UserError, match="fit the images in left, right equally"):
+        survey(tmp_path)
+    assert survey(tmp_path, image_folder="right").places["train"].images == "right"
+
+
+def test_images_that_are_left_out_stay_out_of_several_scenes(tmp_path):
+    for scene in ("day", "night"):
+        save(tmp_path, **{f"{scene}/left": plain, f"{scene}/right": mirrored, f"gt/{scene}": masks})
+    with pytest.raises(UserError, match="left, day/right equally"):
+        survey(tmp_path)
+    with pytest.raises(UserError, match="lie in several folders, day/left with gt/day"):
+        survey(tmp_path, image_folder="left")
+
+
+def test_outlines_of_nobody_do_not_stop_masks(tmp_path):
+    save(tmp_path, a=plain, b=mirrored, masks_b=masks)
+    (tmp_path / "boxes.json").write_text(json.dumps(outlines_file("{}.jpg")))
+    found = survey(tmp_path)
+    assert (found.form, found.places["train"].images) == ("masks", "b")
+    assert "boxes.json fit the images in a, b equally" in found.notes[0]
 
 
 @pytest.mark.parametrize(
     "folders, labeled",
     [
         (("rgb", "depth_maps", "masks"), "rgb"),
-        (("images", "masks_shown", "masks"), "images"),
+        (("frames", "masks_shown", "masks"), "frames"),
+        (("frames", "depth", "masks"), "frames"),
+        (("frames", "frames_resized", "masks"), "frames"),
+        (("images/train", "depth/train", "masks/train"), "images/train"),
+        (("rgb/s", "depth/s", "labels/s"), "rgb/s"),
+        (("leftImg8bit/train/aachen", "disparity/train/aachen", "gtFine/train/aachen"), "leftImg8bit/train/aachen"),
+        (("1/frames", "1_night/images", "1/labels"), "1/frames"),
         (("left_view", "right", "left_gt"), "left_view"),
         (("leftView", "rightView", "right_gt"), "rightView"),
-        ((".", "enhanced", "masks"), ""),
+        ((".", "other", "masks"), ""),
+        (("leftImg8bit/train/aachen", "rightImg8bit/train/aachen", "gtFine/train/aachen"), ""),
         (("a", "b", "masks"), ""),
     ],
 )
@@ -253,7 +330,10 @@ def test_names_of_folders_say_whose_the_masks_are(tmp_path, folders, labeled):
     first, second, of_masks = folders
     save(tmp_path, **{first: plain, second: mirrored, of_masks: masks})
     if labeled:
-        assert survey(tmp_path).places["train"].images == labeled
+        found = survey(tmp_path)
+        assert found.places["train"].images == labeled
+        unused = [folder for folder in folders if "depth" in folder or "disparity" in folder]
+        assert found.unlabeled == [folder for folder in (first, second) if folder not in (labeled, *unused)]
     else:
         with pytest.raises(UserError, match=f"fit the images in {first}, {second} equally"):
             survey(tmp_path)
@@ -265,6 +345,10 @@ def test_masks_are_of_the_images_of_their_size(tmp_path):
     assert survey(tmp_path).places["train"].images == "images"
     save(tmp_path, masks=lambda image, labels: labels[::2, ::2])
     assert survey(tmp_path).places["train"].images == "images_2"
+    for stem in STEMS:
+        np.save(tmp_path / "masks" / f"{stem}.npy", photograph(0)[1].astype(np.int32))
+        (tmp_path / "masks" / f"{stem}.png").unlink()
+    assert survey(tmp_path).places["train"].images == "images"
 
 
 def test_scenes_by_the_names_of_their_folders_are_refused(tmp_path):
@@ -276,7 +360,7 @@ def test_scenes_by_the_names_of_their_folders_are_refused(tmp_path):
     assert survey(tmp_path, mask_folder="b_labels").places["train"].images == "b_rgb"
 
 
-def test_lists_count_if_all_their_images_have_masks(tmp_path):
+def test_the_lists_whose_images_have_most_masks_count(tmp_path):
     """VOC's lists for other tasks come first by name. A list without its other half does not count."""
     save(tmp_path, JPEGImages=plain, SegmentationClass=masks)
     (tmp_path / "SegmentationClass" / f"{STEMS[3]}.png").unlink()
@@ -291,7 +375,7 @@ def test_lists_count_if_all_their_images_have_masks(tmp_path):
         "train": "ImageSets/Segmentation/train.txt", "val": "ImageSets/Segmentation/val.txt"
     }  # fmt: skip
     shutil.rmtree(tmp_path / "ImageSets" / "Segmentation")
-    assert not survey(tmp_path).lists
+    assert survey(tmp_path).lists["train"] == "ImageSets/Action/train.txt"  # some of its images have masks
 
 
 def test_the_folder_of_masks_is_named_by_its_name_wherever_it_lies(tmp_path):
