@@ -6,6 +6,7 @@ from PIL import Image
 
 from hiervl.data.classes.class_maps import read_class_map
 from hiervl.data.folders.facts import MaskFacts
+from hiervl.data.folders.formats.arrays import read_array
 from hiervl.data.folders.formats.per_class import read_binary
 from hiervl.data.folders.masks import COLOR, INDEX, RIMS, MaskFolder, RawMask, has_rims
 from hiervl.data.loading.readers import read_stored
@@ -170,3 +171,14 @@ def test_masks_that_were_resized_smoothly_are_known_by_their_rims(classes):
     facts = MaskFacts.of(RawMask(INDEX, smooth))
     assert facts.remarks == {RIMS: 1} and not MaskFacts.of(RawMask(INDEX, mask)).remarks
     assert not MaskFacts.of(RawMask(COLOR, smooth.astype(np.int32))).remarks
+
+
+def test_python_objects_beside_a_map_are_passed_over_and_alone_are_refused(tmp_path):
+    about = np.array({"camera": "left"}, dtype=object)
+    np.savez(tmp_path / "both.npz", about=about, labels=LABELS)
+    assert read_array(tmp_path / "both.npz").tolist() == LABELS.tolist()
+    np.savez(tmp_path / "alone.npz", about=about)
+    np.save(tmp_path / "alone.npy", about, allow_pickle=True)
+    for name in ("alone.npz", "alone.npy"):
+        with pytest.raises(UserError, match=f"{name} holds Python objects, .*: save the mask alone"):
+            read_array(tmp_path / name)

@@ -30,6 +30,11 @@ def read_array(path: Path, variable: str = "") -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # NumPy and SciPy raise many kinds of errors
+        if _is_of_objects(error):
+            raise UserError(
+                f"{path} holds Python objects, which are not read because they could run code: save the mask alone, as "
+                "an array of whole numbers."
+            ) from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as an array ({reason}): save it again.") from None
     if variable:
@@ -73,7 +78,7 @@ def _load(path: Path) -> dict[str, Any]:
         return {"array": np.load(path, allow_pickle=False, mmap_mode="r")}
     if suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return dict(_numbers_in(archive))
     from scipy.io import loadmat  # a slow import that few need
 
     try:
@@ -82,6 +87,27 @@ def _load(path: Path) -> dict[str, Any]:
             return loadmat(path, squeeze_me=False, struct_as_record=True)
     except NotImplementedError:
         raise UserError(f"{path} is a MATLAB file of version 7.3: save it in MATLAB with '-v7'.") from None
+
+
+def _numbers_in(archive: np.lib.npyio.NpzFile) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an archive, without those of Python objects, unless there are no others."""
+    objects: Exception | None = None
+    count = 0
+    for name in archive.files:
+        try:
+            yield name, archive[name]
+            count += 1
+        except ValueError as error:
+            if not _is_of_objects(error):
+                raise
+            objects = error
+    if objects and not count:
+        raise objects
+
+
+def _is_of_objects(error: Exception) -> bool:
+    """Whether NumPy refuses to read an array of Python objects."""
+    return isinstance(error, ValueError) and ("allow_pickle" in str(error) or "Python objects" in str(error))
 
 
 def _has_two_values(values: np.ndarray) -> bool:

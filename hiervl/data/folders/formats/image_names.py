@@ -1,5 +1,6 @@
 """Find the image that an annotation file means, for paths written by any tool and system."""
 
+import functools
 import os
 import re
 import unicodedata
@@ -48,6 +49,27 @@ class ImageNames:
                 if found is not None:
                     return found
         return None
+
+    def find_for_file(self, written: str) -> str | None:
+        """The stem of the image of an annotation file at this path: as in :meth:`find`, or the only image of its name
+        in the nearest folder above that has some, as ``a/images/7`` for ``a/labels/7``."""
+        found = self.find(written)
+        if found is not None:
+            return found
+        *folders, base = self.clean(written).split("/")
+        for end in range(len(folders) - 1, 0, -1):
+            above = "/".join(folders[:end]) + "/"
+            near = [stem for stem in self._by_base.get(base, ()) if stem.startswith(above)]
+            if near:
+                return near[0] if len(near) == 1 else None
+        return None
+
+    @functools.cached_property
+    def _by_base(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for stem in self.stems:
+            found.setdefault(base_name(stem), []).append(stem)
+        return found
 
     def by_number(self, written: str) -> str | None:
         """The only image whose name, without folders, differs at most in capitals and in the zeros in front of

@@ -34,7 +34,7 @@ class LabelmeFiles(AnnotationFiles):
         for name in list_files(path, (".json",)):
             file = Path(name)
             stem = file.relative_to(path).with_suffix("").as_posix()
-            self.add_file(self.image_names.find(stem) or self._image_in(file) or stem, file)
+            self.add_file(self.image_names.find_for_file(stem) or self._image_in(file) or stem, file)
 
     def _image_in(self, file: Path) -> str | None:
         """The image named in the file, if its name differs from the file's."""

@@ -34,7 +34,7 @@ class SuperviselyFiles(AnnotationFiles):
             file = Path(name)
             if file.name not in NO_ANNOTATIONS:
                 written = file.relative_to(path).with_suffix("").as_posix()
-                self.add_file(self.image_names.find(written) or self.image_names.clean(written), file)
+                self.add_file(self.image_names.find_for_file(written) or self.image_names.clean(written), file)
 
     def annotation(self, key: str) -> Annotation:
         content = load_json(self.keys[key])

@@ -55,7 +55,7 @@ class YoloFiles(AnnotationFiles):
             file = Path(name)
             if file.name.lower() not in NO_LABELS:
                 stem = file.relative_to(path).with_suffix("").as_posix()
-                self.add_file(self.image_names.find(stem) or stem, file)
+                self.add_file(self.image_names.find_for_file(stem) or stem, file)
 
     def stamp(self, key: str) -> tuple:
         return *super().stamp(key), sorted(self.names.items())

@@ -1,6 +1,7 @@
 """What the readers of annotation files refuse, leave out and name, format by format."""
 
 import json
+import shutil
 
 import annotation_exports as exports
 import numpy as np
@@ -42,6 +43,29 @@ def test_labels_that_are_no_class_are_named_with_counts(tmp_path):
     assert "is 'Cap' the class 'cap'?" in found
     with pytest.raises(UserError, match=r"shot 0.json has the label 'Cap' \(1\)"):
         labels(layout)
+
+
+@pytest.mark.parametrize("name, scene", [("supervisely", "ds"), ("yolo", "s1")])
+def test_scenes_may_have_files_of_the_same_names(tmp_path, name, scene):
+    """Each annotation file belongs to the image in its own scene: those of the second scene lack their first object."""
+    exports.EXPORTS[name](tmp_path)
+    if name == "yolo":
+        for kind in ("images", "labels"):
+            (tmp_path / "s1").mkdir(exist_ok=True)
+            (tmp_path / kind / "train").rename(tmp_path / "s1" / kind)
+    shutil.copytree(tmp_path / scene, tmp_path / "s2")
+    for file in (*tmp_path.glob("s2/ann/*.json"), *tmp_path.glob("s2/labels/*.txt")):
+        if file.suffix == ".json":
+            change(file, lambda content: content["objects"].pop(0))
+        else:
+            file.write_text(file.read_text().splitlines()[0] + "\n")
+    write_own(tmp_path, f"LABELED: {{IMAGES: ., MASKS: .}}\n  FORMAT: {name}")
+    layout = open_own(tmp_path)
+    stem = "shot 0"
+    images = {key: (labels(layout, key) > 0).sum() for key in layout.labeled.samples if key.endswith(stem)}
+    folder = "img" if name == "supervisely" else "images"
+    assert set(images) == {f"{scene}/{folder}/{stem}", f"s2/{folder}/{stem}"}
+    assert images[f"s2/{folder}/{stem}"] < images[f"{scene}/{folder}/{stem}"]
 
 
 def test_objects_without_area_are_left_out_and_counted(tmp_path):

@@ -30,3 +30,20 @@ NAMES = ImageNames(["a/1", "b/1", "b/2", "big cat", "50%25", "IMG_7", "dead-beef
 )
 def test_paths_of_other_systems_find_their_image(written, stem):
     assert NAMES.find(written) == stem
+
+
+@pytest.mark.parametrize(
+    "written, stem",
+    [
+        ("s1/labels/7", "s1/images/7"),
+        ("s2/x/labels/7", "s2/images/7"),
+        ("s3/labels/7", None),  # of two folders, one of which is near
+        ("s1/labels/8", None),
+        ("s1/labels/9", "s2/images/9"),  # its name alone tells
+        ("labels/7", None),
+        ("7", None),
+    ],
+)
+def test_annotation_files_are_of_the_image_of_their_name_beside_them(written, stem):
+    names = ImageNames(["s1/images/7", "s2/images/7", "s3/left/7", "s3/right/7", "s2/images/9", "s2/a/8", "s3/a/8"])
+    assert names.find_for_file(written) == stem
