@@ -90,8 +90,9 @@ def _annotated_or_masked(contents: Contents, result: Survey, only_masks: bool) -
     Raises:
         UserError: an image has several masks, and nothing else belongs to images.
     """
+    files: dict[str, list[Place]] = {}
+    count = 0
     undecided: UserError | None = None
-    files, count = {}, 0
     try:
         files, count = ({}, 0) if only_masks else annotated(contents, result)
     except UserError as error:
