@@ -85,12 +85,12 @@ class Fit(NamedTuple):
     """How well a folder of images fits annotations.
 
     Attributes:
-        count: annotated images in it or in folders below.
+        number: how many annotated images are in it or in folders below.
         is_direct: some of them are in it.
         lost: characters of the images' names that the names of their masks lack.
     """
 
-    count: int
+    number: int
     is_direct: bool
     nearness: Nearness
     lost: int = 0
@@ -109,11 +109,11 @@ def best_folder(fits: Mapping[str, Fit], annotations: str, agrees: Callable[[str
     Raises:
         UserError: several fit equally well. The images of one have other labels than those of another.
     """
-    enough = (1 - MOST_MISSING) * max(fit.count for fit in fits.values())
+    enough = (1 - MOST_MISSING) * max(fit.number for fit in fits.values())
     outdone = _outdone(fits)
     near = {
-        place: (fit.nearness, fit.count) for place, fit in fits.items()
-        if fit.count >= enough and place not in outdone
+        place: (fit.nearness, fit.number) for place, fit in fits.items()
+        if fit.number >= enough and place not in outdone
     }  # fmt: skip
     best = max(near.values())
     tied = [place for place in near if near[place] == best]
@@ -134,9 +134,9 @@ def _outdone(fits: Mapping[str, Fit]) -> set[str]:
     for lower, fit in fits.items():
         for upper in _parents(lower) & fits.keys():
             above = fits[upper]
-            if (above.count, -above.lost) > (fit.count, -fit.lost):
+            if (above.number, -above.lost) > (fit.number, -fit.lost):
                 outdone.add(lower)
-            elif (fit.count, -fit.lost) > (above.count, -above.lost) or not above.is_direct:
+            elif (fit.number, -fit.lost) > (above.number, -above.lost) or not above.is_direct:
                 outdone.add(upper)
     return outdone
 

@@ -118,7 +118,7 @@ def _images_of(
     if not fits:
         return "", 0
     best = best_folder(fits, annotations)
-    return best, fits[best].count
+    return best, fits[best].number
 
 
 def _written_names(form: str, path: Path) -> list[str]:
