@@ -62,6 +62,11 @@ def survey(
         raise UserError(f"{folder} holds no images{f', but {others}' if others else ''}.")
     result = Survey(folder, class_lists=contents.class_lists, notes=about_overlays, mask_variable=mask_variable)
     found = _annotated_or_masked(contents, result, only_masks=bool(mask_folder))
+    if not found and image_folder:
+        raise UserError(
+            f"--image-folder: by their names and places no annotations are of the images in '{image_folder}': if some "
+            "are, leave the option out and correct IMAGES and MASKS in the file that is written."
+        )
     if not found:
         counts = ", ".join(f"{len(stems)} in {place or '.'}" for place, stems in list(contents.images.items())[:5])
         reason = f" ({'; '.join(result.notes)})" if result.notes else ""
@@ -284,7 +289,8 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
         if share_of_masks(files) > 0 or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             continue
         what = "labels drawn over the photographs" if is_named_as_overlays(place) else (
-            "the labelled images in another way" if is_named_as_other_pictures(place) else ""
+            "the labelled images in another way"
+            if is_named_as_other_pictures(place) and not is_named_as_other_pictures(labeled) else ""
         )  # fmt: skip
         if what and bear_names_of(files, annotated_stems):
             result.notes.append(

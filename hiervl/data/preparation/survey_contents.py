@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -142,14 +142,20 @@ def named_folders(folders: Iterable[str], root: Path, given: str) -> set[str]:
     return set(filter(is_in_it, folders))
 
 
+def folders_above(folder: str) -> set[str]:
+    """The folders that a folder lies in, up to the surveyed one, which is ""."""
+    return {"" if str(path) == "." else str(path) for path in PurePosixPath(folder).parents}
+
+
 def keep_image_folder(contents: Contents, root: Path, image_folder: str) -> None:
     """All labelled images are in ``image_folder``, as in :func:`named_folders`.
 
     Raises:
         UserError: there are no images in it.
     """
-    contents.of_labeled_images = named_folders(contents.images, root, image_folder)
-    if not contents.of_labeled_images:
+    folders = set(contents.images).union(*map(folders_above, contents.images))
+    contents.of_labeled_images = named_folders(folders, root, image_folder)
+    if contents.of_labeled_images.isdisjoint(contents.images):
         raise UserError(
             f"--image-folder: there is no folder '{image_folder}' with images, but {listed(shown(contents.images))}."
         )

@@ -3,16 +3,16 @@
 import functools
 import itertools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from hiervl.data.preparation.survey_contents import shown, split_of
+from hiervl.data.preparation.survey_contents import folders_above, shown, split_of
 from hiervl.data.preparation.survey_overlays import is_named_as_overlays
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
 
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+WORD = re.compile(r"(?<![A-Za-z])[vV][0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # v2 and JPEG are words
 # What the name of a folder says.
 OF_IMAGES = frozenset("image images img imgs photo photos picture pictures color colour rgb jpeg jpg".split())
 OF_MASKS = frozenset("mask masks label labels annotation annotations gt groundtruth seg segmentation".split())
@@ -21,6 +21,7 @@ OF_COPIES = frozenset(
     "aug augmented augmentation copy copies crop cropped crops enhanced preview previews processed resized scaled "
     "small thumb thumbs thumbnail thumbnails".split()
 )
+MOST_NAMED = 3
 MOST_MISSING = 0.25  # share of the annotated images that the right folder may lack, although another one has them
 
 
@@ -58,11 +59,17 @@ def nearness(
         not is_named_as_overlays(place),
         len(set(place.split("/")) & set(annotations.split("/")) - {""}),
         len(set(own) & set(other)),
-        common_start(own, other) + common_start(own[::-1], other[::-1]),
+        _words_in_place(own, other),
         not is_named_as_other_pictures(place) and not last & (OF_MASKS | OF_COPIES),
         not any(_is_in(folder, place) for folder in overlays),
         sum(bool(OF_IMAGES & set(_words(part))) for part in place.split("/")),
     )
+
+
+def _words_in_place(first: Sequence[str], second: Sequence[str]) -> int:
+    first, second = ([word for word in words if word not in OF_IMAGES] for words in (first, second))
+    start = common_start(first, second)
+    return start + common_start(first[start:][::-1], second[start:][::-1])
 
 
 def is_named_as_other_pictures(place: str) -> bool:
@@ -81,12 +88,15 @@ def common_start(first: Collection[str], second: Collection[str]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
 
 
+OF_PATHS = Nearness._fields.index("words_in_place") + 1  # fields of places, and of names that two paths share
+
+
 class Fit(NamedTuple):
     """How well a folder of images fits annotations.
 
     Attributes:
         number: how many annotated images are in it or in folders below.
-        is_direct: some of them are in it.
+        is_direct: most of them are in it.
         lost: characters of the images' names that the names of their masks lack.
     """
 
@@ -96,7 +106,12 @@ class Fit(NamedTuple):
     lost: int = 0
 
 
-def best_folder(fits: Mapping[str, Fit], annotations: str, agrees: Callable[[str], bool] = lambda _: True) -> str:
+def best_folder(
+    fits: Mapping[str, Fit],
+    annotations: str,
+    is_wanted: Callable[[str], bool],
+    agrees: Callable[[str], bool] = lambda _: True,
+) -> str:
     """The folder of images that fits annotations best.
 
     Of a folder and one above it, the upper counts if more of the images are in it. Of others, the nearest counts, even
@@ -104,6 +119,7 @@ def best_folder(fits: Mapping[str, Fit], annotations: str, agrees: Callable[[str
 
     Args:
         annotations: their folder or file, below the surveyed one.
+        is_wanted: whether the user names the folder, or none. This decides where paths and names do not.
         agrees: asked only where several fit equally well: whether something else speaks for the folder.
 
     Raises:
@@ -115,16 +131,32 @@ def best_folder(fits: Mapping[str, Fit], annotations: str, agrees: Callable[[str
         place: (fit.nearness, fit.number) for place, fit in fits.items()
         if fit.number >= enough and place not in outdone
     }  # fmt: skip
+    clearest = max(close[:OF_PATHS] for close, _ in near.values())
+    wanted = {
+        place: (close, number) for place, (close, number) in near.items()
+        if close[:OF_PATHS] == clearest and is_wanted(place)
+    }  # fmt: skip
+    near = wanted or near
     best = max(near.values())
     tied = [place for place in near if near[place] == best]
     if len(tied) > 1:
         tied = [place for place in tied if agrees(place)] or tied
     if len(tied) > 1:
+        options = " or ".join(_telling_names(tied)[:MOST_NAMED])
         raise UserError(
             f"the annotations in {annotations or '.'} fit the images in {listed(shown(sorted(tied)))} equally well: "
-            "say by --image-folder in which of them the labelled images are."
+            f"say in which the labelled images are, by --image-folder {options}."
         )
     return tied[0]
+
+
+def _telling_names(places: Sequence[str]) -> list[str]:
+    """What tells the folders from each other: the only part of their paths that differs, else the paths."""
+    parts = [PurePosixPath(place).parts for place in sorted(places)]
+    differing = [own for own in zip(*parts) if len(set(own)) > 1]
+    if len({len(own) for own in parts}) == 1 and len(differing) == 1 and len(set(differing[0])) == len(parts):
+        return list(differing[0])
+    return shown(sorted(places))
 
 
 def _outdone(fits: Mapping[str, Fit]) -> set[str]:
@@ -132,17 +164,13 @@ def _outdone(fits: Mapping[str, Fit]) -> set[str]:
     less lost of their names, or the lower one, if the upper holds none itself."""
     outdone = set()
     for lower, fit in fits.items():
-        for upper in _parents(lower) & fits.keys():
+        for upper in folders_above(lower) & fits.keys():
             above = fits[upper]
             if (above.number, -above.lost) > (fit.number, -fit.lost):
                 outdone.add(lower)
             elif (fit.number, -fit.lost) > (above.number, -above.lost) or not above.is_direct:
                 outdone.add(upper)
     return outdone
-
-
-def _parents(place: str) -> set[str]:
-    return {"" if str(path) == "." else str(path) for path in PurePosixPath(place).parents}
 
 
 def _is_in(place: str, above: str) -> bool:

@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from hiervl.data.folders import kinds
@@ -22,6 +22,7 @@ from hiervl.data.preparation.survey_contents import (
     Place,
     Survey,
     count_values,
+    folders_above,
     looks_like_a_mask,
     share_of_masks,
     split_of,
@@ -42,7 +43,7 @@ def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]
     Raises:
         UserError: there is none but those that fit the images in several folders equally well.
     """
-    every_image = {place: stems for place, stems in contents.images.items() if stems and contents.may_be_labeled(place)}
+    every_image = {place: stems for place, stems in contents.images.items() if stems}
     # A JSON file among masks does not make photographs of them.
     photographs = {place: stems for place, stems in every_image.items() if share_of_masks(contents.files[place]) < 1}
     best: tuple[int, str, dict[str, list[Place]]] = (0, "", {})
@@ -60,13 +61,13 @@ def annotated(contents: Contents, result: Survey) -> tuple[dict[str, list[Place]
                     result.notes.append(str(error).rstrip("."))
                     continue
                 try:
-                    images, hits = _images_of(written, relative, folder, photographs, contents.overlays)
+                    images, hits = _images_of(written, relative, folder, photographs, contents)
                     if not hits:
-                        images, hits = _images_of(written, relative, folder, every_image, contents.overlays)
+                        images, hits = _images_of(written, relative, folder, every_image, contents)
                 except UserError as error:
                     undecided.append(error)
                     continue
-                if hits:
+                if hits and contents.may_be_labeled(images):
                     count += hits
                     split = split_of(f"{relative}/{images}")
                     places.setdefault(split, []).append(Place(images or ".", relative))
@@ -93,7 +94,7 @@ def _some_mask_stem(contents: Contents) -> str:
 
 
 def _images_of(
-    written: Sequence[str], annotations: str, folder: str, photographs: dict[str, list[str]], overlays: Collection[str]
+    written: Sequence[str], annotations: str, folder: str, photographs: dict[str, list[str]], contents: Contents
 ) -> tuple[str, int]:
     """The folder of images that fits the annotations best, and how many of its images they name.
 
@@ -110,15 +111,19 @@ def _images_of(
                 common_start(f"{place}/{stem}".split("/")[::-1], names.clean(name).split("/")[::-1])
                 for name, stem in found.items()
             ]
-            is_direct = any("/" not in stem for stem in found.values())
-            near = nearness(
-                place, annotations, overlays, sum(in_common) / len(found), is_beside=is_direct and place == folder
-            )
+            is_direct = _are_mostly_direct(found.values())
+            in_file = sum(in_common) / len(found)
+            near = nearness(place, annotations, contents.overlays, in_file, is_beside=is_direct and place == folder)
             fits[place] = Fit(len(set(found.values())), is_direct, near)
     if not fits:
         return "", 0
-    best = best_folder(fits, annotations)
+    best = best_folder(fits, annotations, contents.may_be_labeled)
     return best, fits[best].number
+
+
+def _are_mostly_direct(stems: Collection[str]) -> bool:
+    """Whether most of the images are in the folder itself, and not below it."""
+    return 2 * sum("/" not in stem for stem in stems) > len(stems)
 
 
 def _written_names(form: str, path: Path) -> list[str]:
@@ -140,10 +145,9 @@ def read_coco(path: Path) -> dict[str, Any]:
         return {key: list(content[key]) for key in ("images", "annotations", "categories")}
 
 
-def _with_parents(folders: Iterable[str]) -> list[str]:
-    """The folders, and the common folders above several of them, upper ones first."""
-    found = {""} | {parent for folder in folders for parent in [folder, *map(str, PurePosixPath(folder).parents)]}
-    return sorted({"" if folder == "." else folder for folder in found}, key=len)
+def _with_parents(folders: Collection[str]) -> list[str]:
+    """The folders, and those above them, upper ones first."""
+    return sorted({""}.union(folders, *map(folders_above, folders)), key=lambda folder: (len(folder), folder))
 
 
 # ---------------------------------------------------------------------------- mask files
@@ -156,22 +160,21 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
         UserError: masks fit the images in several folders equally well, or an image has several masks.
     """
     is_mask = {place: share_of_masks(files) for place, files in contents.files.items()}
-    photographs = {
-        place: contents.images[place] for place, share in is_mask.items()
-        if share < 1 and contents.may_be_labeled(place)
-    }  # fmt: skip
+    photographs = {place: contents.images[place] for place, share in is_mask.items() if share < 1}
     pairs: list[tuple[str, str]] = []  # folder of images, folder of masks
     patterns: Counter = Counter()
     per_class = False
     full = [place for place, share in is_mask.items() if share == 1]
-    of_images = _named_as_images(full, photographs, contents.overlays)
+    of_images = _named_as_images(full, photographs, contents)
     pairs += sorted(set(of_images.values()))
     per_class |= bool(pairs)
     for place, share in is_mask.items():
         if share == 0 or place in of_images:
             continue
-        if share < 1 and place in photographs:
+        if share < 1:
             pattern = _pattern_within(contents.files[place])
+            if pattern is not None and not contents.may_be_labeled(place):
+                continue
             if pattern is not None:
                 pairs.append((place, place))
                 per_class |= pattern == PER_CLASS
@@ -186,12 +189,12 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
                 other: Fit(len(stems), True, nearness(other, place, contents.overlays))
                 for other, stems in photographs.items()
             }
-            pairs.append((best_folder(named, place), place))
+            pairs.append((best_folder(named, place, contents.may_be_labeled), place))
             per_class = True
             continue
         others = _and_above({other: stems for other, stems in photographs.items() if other != place})
-        match = _best_photographs(place, masks, others, contents)
-        if match is not None:
+        match = _best_photographs(place, masks, others, contents, result.mask_variable)
+        if match is not None and contents.may_be_labeled(match[0]):
             images, pattern, is_per_class = match
             pairs.append((images, place))
             per_class |= is_per_class
@@ -262,7 +265,7 @@ def _and_above(photographs: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _named_as_images(
-    places: Sequence[str], photographs: dict[str, list[str]], overlays: Collection[str]
+    places: Sequence[str], photographs: dict[str, list[str]], contents: Contents
 ) -> dict[str, tuple[str, str]]:
     """Folders of masks that bear the names of images, each with the images' folder and the folder above: there is one
     mask per class in each.
@@ -270,18 +273,25 @@ def _named_as_images(
     Raises:
         UserError: they bear the names of images in several folders.
     """
-    by_above: dict[str, dict[str, set[str]]] = {}  # folder above → folder of images → folders of masks
-    for folder, stems in photographs.items():
+    by_above: dict[str, dict[str, dict[str, str]]] = {}  # folder above → folder of images → folder of masks → image
+    for folder, stems in _and_above(photographs).items():
         names = ImageNames(stems)
+        bases = set(map(base_name, stems))
         for place in places:
             above, _, name = place.rpartition("/")
-            if place != folder and (name in names.stems or names.by_number(name) is not None):
-                by_above.setdefault(above, {}).setdefault(folder, set()).add(place)
+            image = names.find(name) or names.by_number(name)
+            # Where the masks themselves bear names of images, the folder's name is a number of a scene.
+            if place != folder and image is not None and bases.isdisjoint(contents.images[place]):
+                by_above.setdefault(above, {}).setdefault(folder, {})[place] = image
     found: dict[str, tuple[str, str]] = {}
     for above, by_folder in by_above.items():
-        fits = {folder: Fit(len(own), True, nearness(folder, above, overlays)) for folder, own in by_folder.items()}
-        best = best_folder(fits, above)
-        found |= {place: (best, above) for place in by_folder[best]}
+        fits = {
+            folder: Fit(len(own), _are_mostly_direct(own.values()), nearness(folder, above, contents.overlays))
+            for folder, own in by_folder.items()
+        }
+        best = best_folder(fits, above, contents.may_be_labeled)
+        if contents.may_be_labeled(best):
+            found |= {place: (best, above) for place in by_folder[best]}
     return found if len(found) > 1 else {}
 
 
@@ -324,7 +334,7 @@ def _pattern_within(files: Sequence[Path]) -> tuple[str, str] | str | None:
 
 
 def _best_photographs(
-    place: str, masks: Sequence[str], photographs: dict[str, list[str]], contents: Contents
+    place: str, masks: Sequence[str], photographs: dict[str, list[str]], contents: Contents, variable: str
 ) -> tuple[str, tuple[str, str], bool] | None:
     """The folder of photographs for a folder of masks, the name patterns, and whether an image has several masks."""
     matches: dict[str, dict[str, str]] = {}
@@ -343,23 +353,29 @@ def _best_photographs(
             lost[other] = len(names.image.head + names.image.tail)
     if not matches:
         return None
-    fits = {}
-    for other, matched in matches.items():
-        is_direct = any("/" not in image for image in matched)
-        near = nearness(other, place, contents.overlays)
-        fits[other] = Fit(min(len(matched), len(masks)), is_direct, near, lost.get(other, 0))
-    best = best_folder(fits, place, lambda other: _have_one_size(contents, other, place, matches[other]))
+    fits = {
+        other: Fit(
+            min(len(matched), len(masks)),
+            _are_mostly_direct(matched),
+            nearness(other, place, contents.overlays),
+            lost.get(other, 0),
+        )
+        for other, matched in matches.items()
+    }
+    best = best_folder(
+        fits,
+        place,
+        contents.may_be_labeled,
+        lambda other: _have_one_size(contents, other, place, matches[other], variable),
+    )
     return best, *patterns[best]
 
 
-def _have_one_size(contents: Contents, images: str, masks: str, matched: dict[str, str]) -> bool:
+def _have_one_size(contents: Contents, images: str, masks: str, matched: dict[str, str], variable: str) -> bool:
     """Whether some images have the sizes of their masks, perhaps turned."""
-    paths = {
-        _path(folder, path.stem): path
-        for folder, files in contents.files.items() for path in files
-    }  # fmt: skip
-    of_masks = MaskFolder(contents.files[masks][0].parent, NO_CLASSES)
+    paths = {_path(folder, path.stem): path for folder, files in contents.files.items() for path in files}
     try:
+        of_masks = MaskFolder(contents.files[masks][0].parent, NO_CLASSES, variable=variable)
         for image, mask in list(matched.items())[:LOOKED_AT]:
             size = open_image(str(paths[_path(images, image)])).size
             if sorted(size) != sorted(of_masks.raw(mask).codes.shape):

@@ -225,19 +225,20 @@ def test_annotations_that_fit_two_folders_are_not_given_to_any(tmp_path, written
     else:
         with pytest.raises(UserError, match=r"in gt.* fit the images in left, right equally .* by --image-folder"):
             survey(tmp_path)
-    for folder, other in (("left", "right"), ("right", "left")):
+    for folder, other in (("right", "left"),) if "right" in written else (("left", "right"), ("right", "left")):
         found = survey(tmp_path, image_folder=folder)
         assert (found.places["train"].images, found.unlabeled) == (folder, [other])
     with pytest.raises(UserError, match="there is no folder 'absent' with images, but"):
         survey(tmp_path, image_folder="absent")
 
 
+@pytest.mark.parametrize("above", ["cover.jpg", f"{STEMS[1]}.jpg"])
 @pytest.mark.parametrize("kind", ["outlines", "masks"])
-def test_pictures_above_the_annotated_ones_change_nothing(tmp_path, kind):
+def test_pictures_above_the_annotated_ones_change_nothing(tmp_path, kind, above):
     save(tmp_path, frames=plain, **({"masks": masks} if kind == "masks" else {}))
     if kind == "outlines":
         (tmp_path / "outlines.json").write_text(json.dumps(outlines_file("{}.jpg")))
-    shutil.copy(tmp_path / "frames" / f"{STEMS[0]}.jpg", tmp_path / "cover.jpg")
+    shutil.copy(tmp_path / "frames" / f"{STEMS[0]}.jpg", tmp_path / above)
     Image.fromarray(photograph(0)[1]).save(tmp_path / "legend.png")
     assert survey(tmp_path).places["train"].images == "frames"
 
@@ -291,6 +292,59 @@ def test_masks_by_image_are_not_given_to_the_last_folder(tmp_path):
     assert survey(tmp_path, image_folder="right").places["train"].images == "right"
 
 
+@pytest.mark.parametrize("kind", ["outlines", "masks", "masks below"])
+def test_annotations_of_images_that_are_left_out_are_left_out(tmp_path, kind):
+    """Those of the left camera are never given to the right one, though the option names it."""
+    form = "{}/images {}/masks" if kind == "masks below" else "{} {}_gt"
+    for camera, make in (("left", plain), ("right", mirrored)):
+        images, of_masks = form.format(camera, camera).split()
+        save(tmp_path, **{images: make, **({} if kind == "outlines" else {of_masks: masks})})
+        if kind == "outlines":
+            (tmp_path / f"{camera}.json").write_text(json.dumps(outlines_file("{}.jpg")))
+    for camera in ("left", "right"):
+        images, of_masks = form.format(camera, camera).split()
+        place = survey(tmp_path, image_folder=camera).places["train"]
+        assert (place.images, place.masks) == (images, f"{camera}.json" if kind == "outlines" else of_masks)
+    (tmp_path / "neither").mkdir()
+    shutil.copy(tmp_path / form.format("left", "").split()[0] / f"{STEMS[0]}.jpg", tmp_path / "neither" / "x.jpg")
+    with pytest.raises(UserError, match="no annotations are of the images in 'neither'"):
+        survey(tmp_path, image_folder="neither")
+
+
+def test_the_option_is_named_by_what_differs(tmp_path):
+    """As in pairs of satellite images of one place at two times."""
+    for part in ("train", "val"):
+        save(tmp_path, **{f"{part}/A": plain, f"{part}/B": mirrored, f"{part}/label": masks})
+    with pytest.raises(UserError, match="labelled images are, by --image-folder A or B."):
+        survey(tmp_path)
+    places = survey(tmp_path, image_folder="B").places
+    assert {split: place.images for split, place in places.items()} == {"train": "train/B", "val": "val/B"}
+
+
+@pytest.mark.parametrize("scenes", ["1 2 3", "00 01"])
+def test_numbers_of_scenes_are_not_those_of_images(tmp_path, scenes):
+    for scene in scenes.split():
+        for number in range(1, 4):
+            image, labels = photograph(number)
+            for kind, picture in (("rgb", image), ("masks", labels)):
+                (tmp_path / kind / scene).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(tmp_path / kind / scene / f"{number}.png")
+    found = survey(tmp_path)
+    assert (found.form, found.places["train"].images, found.places["train"].masks) == ("masks", "rgb", "masks")
+
+
+def test_images_of_several_folders_may_have_folders_of_masks_side_by_side(tmp_path):
+    for number, stem in enumerate(STEMS):
+        image, labels = photograph(number)
+        (tmp_path / "images" / f"day_{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / f"day_{number % 2}" / f"{stem}.jpg")
+        (tmp_path / "masks" / stem).mkdir(parents=True)
+        for label, name in ((1, "cap"), (2, "stem")):
+            Image.fromarray(255 * (labels == label).astype(np.uint8)).save(tmp_path / "masks" / stem / f"{name}.png")
+    found = survey(tmp_path)
+    assert (found.form, found.places["train"].images, found.places["train"].masks) == ("per_class", "images", "masks")
+
+
 def test_images_that_are_left_out_stay_out_of_several_scenes(tmp_path):
     for scene in ("day", "night"):
         save(tmp_path, **{f"{scene}/left": plain, f"{scene}/right": mirrored, f"gt/{scene}": masks})
@@ -324,6 +378,9 @@ def test_outlines_of_nobody_do_not_stop_masks(tmp_path):
         ((".", "other", "masks"), ""),
         (("leftImg8bit/train/aachen", "rightImg8bit/train/aachen", "gtFine/train/aachen"), ""),
         (("a", "b", "masks"), ""),
+        (("cam1", "cam2", "masks_v2"), ""),
+        (("JPEGImages", "backup", "SegmentationClass"), "JPEGImages"),
+        (("thermal/day", "thermal/night", "labels/day"), "thermal/day"),
     ],
 )
 def test_names_of_folders_say_whose_the_masks_are(tmp_path, folders, labeled):
@@ -332,7 +389,7 @@ def test_names_of_folders_say_whose_the_masks_are(tmp_path, folders, labeled):
     if labeled:
         found = survey(tmp_path)
         assert found.places["train"].images == labeled
-        unused = [folder for folder in folders if "depth" in folder or "disparity" in folder]
+        unused = [folder for folder in folders if "depth" in folder or "disparity" in folder]  # no photographs
         assert found.unlabeled == [folder for folder in (first, second) if folder not in (labeled, *unused)]
     else:
         with pytest.raises(UserError, match=f"fit the images in {first}, {second} equally"):
