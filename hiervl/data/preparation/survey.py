@@ -19,6 +19,7 @@ from hiervl.data.preparation.survey_contents import (
     Survey,
     keep_image_folder,
     keep_masks,
+    lies_in,
     looks_like_a_blurred_mask,
     scan,
     share_of_masks,
@@ -279,6 +280,7 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
     }
     names = [NamePattern.parse(text, "") for text in (result.image_suffix, result.mask_suffix)]
     has_folders = any("/" in pattern.head for pattern in names)
+    left_out: list[str] = []
     for place, files in contents.files.items():
         if has_folders:
             is_used = any(pattern.core(f"{place}/{path.stem}") is not None for pattern in names for path in files)
@@ -293,11 +295,19 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
             if is_named_as_other_pictures(place) and not is_named_as_other_pictures(labeled) else ""
         )  # fmt: skip
         if what and bear_names_of(files, annotated_stems):
+            left_out.append(place)
             result.notes.append(
                 f"{place} is not used: its name and those of its files say that it shows {what}; if these are other "
                 "photographs, add it to UNLABELED"
             )
         elif split_of(place) == "test":
+            left_out.append(place)
             result.notes.append(f"{place} holds {len(files)} images for testing without masks, which are not used")
-        elif not any(place.startswith(f"{other}/") for other in result.unlabeled):
-            result.unlabeled.append(place)
+        elif not any(lies_in(place, other) for other in result.unlabeled):
+            result.unlabeled.append(place or ".")
+    for place in [place for place in result.unlabeled if any(lies_in(other, place) for other in left_out)]:
+        result.unlabeled.remove(place)
+        result.notes.append(
+            f"the images in {place} are not used, because others lie below it that are left out: move them into a "
+            "folder of their own, and add it to UNLABELED"
+        )

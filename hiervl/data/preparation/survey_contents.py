@@ -147,6 +147,11 @@ def folders_above(folder: str) -> set[str]:
     return {"" if str(path) == "." else str(path) for path in PurePosixPath(folder).parents}
 
 
+def lies_in(folder: str, above: str) -> bool:
+    """Whether a folder is another one, or lies below it; "" and "." are the surveyed one."""
+    return above in ("", ".") or PurePosixPath(folder).is_relative_to(above)
+
+
 def keep_image_folder(contents: Contents, root: Path, image_folder: str) -> None:
     """All labelled images are in ``image_folder``, as in :func:`named_folders`.
 

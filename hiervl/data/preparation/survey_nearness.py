@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from hiervl.data.preparation.survey_contents import folders_above, shown, split_of
+from hiervl.data.preparation.survey_contents import folders_above, lies_in, shown, split_of
 from hiervl.data.preparation.survey_overlays import is_named_as_overlays
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
@@ -61,7 +61,7 @@ def nearness(
         len(set(own) & set(other)),
         _words_in_place(own, other),
         not is_named_as_other_pictures(place) and not last & (OF_MASKS | OF_COPIES),
-        not any(_is_in(folder, place) for folder in overlays),
+        not any(lies_in(folder, place) for folder in overlays),
         sum(bool(OF_IMAGES & set(_words(part))) for part in place.split("/")),
     )
 
@@ -171,8 +171,3 @@ def _outdone(fits: Mapping[str, Fit]) -> set[str]:
             elif (fit.number, -fit.lost) > (above.number, -above.lost) or not above.is_direct:
                 outdone.add(upper)
     return outdone
-
-
-def _is_in(place: str, above: str) -> bool:
-    """Whether a folder is another one, or lies below it."""
-    return not above or PurePosixPath(place).is_relative_to(above)

@@ -241,6 +241,13 @@ def test_pictures_above_the_annotated_ones_change_nothing(tmp_path, kind, above)
     shutil.copy(tmp_path / "frames" / f"{STEMS[0]}.jpg", tmp_path / above)
     Image.fromarray(photograph(0)[1]).save(tmp_path / "legend.png")
     assert survey(tmp_path).places["train"].images == "frames"
+    (tmp_path / "legend.png").unlink()
+    found = survey(tmp_path)
+    assert found.places["train"].images == "frames" and found.unlabeled == ["."]
+    save(tmp_path, depth=plain)
+    found = survey(tmp_path)
+    assert not found.unlabeled
+    assert "the images in . are not used, because others lie below it that are left out" in found.notes[-1]
 
 
 def labelme_files(folder: Path):
