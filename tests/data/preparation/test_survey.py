@@ -1,6 +1,7 @@
 """What a folder holds in which images or masks occur more than once."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -53,10 +54,10 @@ def test_overlays_are_neither_photographs_nor_unlabeled(tmp_path, folder, draw):
 @pytest.mark.parametrize("draw", [half, outlines])
 def test_overlays_whose_name_does_not_say_it_are_named_and_not_taken_for_the_photographs(tmp_path, folder, draw):
     """They stay, because nobody can be sure: see the camera that stands still."""
-    save(tmp_path, images=plain, labels=masks, **{folder: draw})
+    save(tmp_path, frames=plain, labels=masks, **{folder: draw})
     found = survey(tmp_path)
-    assert found.places["train"].images == "images" and found.unlabeled == [folder]
-    assert found.notes[0].startswith(f"{folder} seems to hold the photographs of images with something drawn over them")
+    assert found.places["train"].images == "frames" and found.unlabeled == [folder]
+    assert found.notes[0].startswith(f"{folder} seems to hold the photographs of frames with something drawn over them")
 
 
 def test_photographs_of_a_camera_that_stands_still_stay(tmp_path):
@@ -384,6 +385,9 @@ def test_outlines_of_nobody_do_not_stop_masks(tmp_path):
         (("leftView", "rightView", "right_gt"), "rightView"),
         ((".", "other", "masks"), ""),
         (("leftImg8bit/train/aachen", "rightImg8bit/train/aachen", "gtFine/train/aachen"), ""),
+        (("2021_03_04_rgb", "2021_04_03_rgb", "2021_03_04_gt"), "2021_03_04_rgb"),
+        (("left_view", "right_view", "gt_of_left"), "left_view"),
+        (("frames", "overlays", "masks"), "frames"),
         (("a", "b", "masks"), ""),
         (("cam1", "cam2", "masks_v2"), ""),
         (("JPEGImages", "backup", "SegmentationClass"), "JPEGImages"),
@@ -396,7 +400,7 @@ def test_names_of_folders_say_whose_the_masks_are(tmp_path, folders, labeled):
     if labeled:
         found = survey(tmp_path)
         assert found.places["train"].images == labeled
-        unused = [folder for folder in folders if "depth" in folder or "disparity" in folder]  # no photographs
+        unused = [folder for folder in folders if re.search("depth|disparity|overlays", folder)]  # no photographs
         assert found.unlabeled == [folder for folder in (first, second) if folder not in (labeled, *unused)]
     else:
         with pytest.raises(UserError, match=f"fit the images in {first}, {second} equally"):
