@@ -131,7 +131,7 @@ def _annotated_or_masked(contents: Contents, result: Survey, only_masks: bool) -
     result.form, result.image_suffix, result.mask_suffix = of_masks.form, of_masks.image_suffix, of_masks.mask_suffix
     annotations = {folder for folders in contents.annotations.values() for folder in folders}
     result.has_both = any(
-        place.masks == "." or folder == place.masks or folder.startswith(f"{place.masks}/")
+        lies_in(folder, place.masks)
         for places in masks.values() for place in places for folder in annotations
     )  # fmt: skip
     return masks
@@ -274,10 +274,7 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
     """Folders of photographs without annotations. Folders for testing are not used."""
     used = [path for place in result.places.values() for path in (place.images, place.masks)]
     labeled = result.places["train"].images
-    above = "" if labeled == "." else f"{labeled}/"
-    annotated_stems = {
-        stem for place, stems in contents.images.items() if f"{place}/".startswith(above) for stem in stems
-    }
+    annotated_stems = {stem for place, stems in contents.images.items() if lies_in(place, labeled) for stem in stems}
     names = [NamePattern.parse(text, "") for text in (result.image_suffix, result.mask_suffix)]
     has_folders = any("/" in pattern.head for pattern in names)
     left_out: list[str] = []
@@ -285,7 +282,7 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
         if has_folders:
             is_used = any(pattern.core(f"{place}/{path.stem}") is not None for pattern in names for path in files)
         else:
-            is_used = any(path == "." or place == path or place.startswith(f"{path}/") for path in used)
+            is_used = any(lies_in(place, path) for path in used)
         if is_used:
             continue
         if share_of_masks(files) > 0 or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):

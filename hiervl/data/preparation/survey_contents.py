@@ -152,6 +152,11 @@ def lies_in(folder: str, above: str) -> bool:
     return above in ("", ".") or PurePosixPath(folder).is_relative_to(above)
 
 
+def common_start(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many entries at the start of two lists are the same."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
+
+
 def keep_image_folder(contents: Contents, root: Path, image_folder: str) -> None:
     """All labelled images are in ``image_folder``, as in :func:`named_folders`.
 

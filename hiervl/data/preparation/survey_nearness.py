@@ -1,13 +1,12 @@
 """Which folder of images belongs to annotations, where several hold images of the names."""
 
 import functools
-import itertools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from hiervl.data.preparation.survey_contents import folders_above, lies_in, shown, split_of
+from hiervl.data.preparation.survey_contents import common_start, folders_above, lies_in, shown, split_of
 from hiervl.data.preparation.survey_overlays import is_named_as_overlays
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
@@ -43,7 +42,8 @@ class Nearness(NamedTuple):
 def nearness(
     place: str, annotations: str, overlays: Collection[str], written: float = 0, is_beside: bool = False
 ) -> Nearness:
-    """
+    """How near a folder of images is to annotations.
+
     Args:
         place: the folder of images.
         annotations: the folder or file of annotations.
@@ -53,16 +53,16 @@ def nearness(
     own, other = ([word for word in _words(path) if word not in OF_MASKS] for path in (place, annotations))
     last = set(_words(place.rpartition("/")[2]))
     return Nearness(
-        split_of(place) == split_of(annotations),
-        written,
-        is_beside,
-        not is_named_as_overlays(place),
-        len(set(place.split("/")) & set(annotations.split("/")) - {""}),
-        len(set(own) & set(other)),
-        _words_in_place(own, other),
-        not is_named_as_other_pictures(place) and not last & (OF_MASKS | OF_COPIES),
-        not any(lies_in(folder, place) for folder in overlays),
-        sum(bool(OF_IMAGES & set(_words(part))) for part in place.split("/")),
+        is_of_split=split_of(place) == split_of(annotations),
+        written=written,
+        is_beside=is_beside,
+        is_not_named_as_overlays=not is_named_as_overlays(place),
+        folders=len(set(place.split("/")) & set(annotations.split("/")) - {""}),
+        words=len(set(own) & set(other)),
+        words_in_place=_words_in_place(own, other),
+        is_named_as_original=not is_named_as_other_pictures(place) and not last & (OF_MASKS | OF_COPIES),
+        is_plain=not any(lies_in(folder, place) for folder in overlays),
+        named_as_images=sum(bool(OF_IMAGES & set(_words(part))) for part in place.split("/")),
     )
 
 
@@ -81,11 +81,6 @@ def is_named_as_other_pictures(place: str) -> bool:
 @functools.cache
 def _words(path: str) -> list[str]:
     return [word.lower() for word in WORD.findall(path)]
-
-
-def common_start(first: Collection[str], second: Collection[str]) -> int:
-    """How many entries at the start of two lists are the same."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
 
 
 OF_PATHS = Nearness._fields.index("words_in_place") + 1  # fields of places, and of names that two paths share

@@ -4,14 +4,13 @@ They bear the names of the photographs, and could be taken for them. They are le
 name of the folder say it: sharpened photographs, or those of a camera that stands still, look alike.
 """
 
-import itertools
 import random
 import re
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from hiervl.data.preparation.overlay_pictures import Comparison, compare_files
-from hiervl.data.preparation.survey_contents import Contents, share_of_masks
+from hiervl.data.preparation.survey_contents import Contents, common_start, share_of_masks
 
 WORDS = re.compile(
     r"(?<![a-z])(overlays?|visuali[sz](ations?|ed)|blend(s|ed)?|previews?|drawn|pred(s|icted|ictions?)?|contours?)(?![a-z])"
@@ -89,14 +88,10 @@ def _find_twins(
                 break
     often = [other for other in found if len(found[other]) > len(looked_at) / 2]
     # Both of scene_1/images and scene_1/overlays, and of images/scene_1 and overlays/scene_1.
-    by_start = sorted(often, key=lambda other: -_common_start(Path(folder).parts, Path(other).parts))
-    by_end = sorted(often, key=lambda other: -_common_start(Path(folder).parts[::-1], Path(other).parts[::-1]))
+    by_start = sorted(often, key=lambda other: -common_start(Path(folder).parts, Path(other).parts))
+    by_end = sorted(often, key=lambda other: -common_start(Path(folder).parts[::-1], Path(other).parts[::-1]))
     near = dict.fromkeys([*by_start[:NEAREST], *by_end[:NEAREST]])
     return [(other, found[other]) for other in near]
-
-
-def _common_start(first: Sequence[str], second: Sequence[str]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
 
 
 def _shorter_names(stem: str) -> Iterator[str]:

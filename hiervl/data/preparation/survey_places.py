@@ -21,6 +21,7 @@ from hiervl.data.preparation.survey_contents import (
     Contents,
     Place,
     Survey,
+    common_start,
     count_values,
     folders_above,
     looks_like_a_mask,
@@ -28,7 +29,7 @@ from hiervl.data.preparation.survey_contents import (
     split_of,
 )
 from hiervl.data.preparation.survey_masks import keep_one_of_equal_masks
-from hiervl.data.preparation.survey_nearness import Fit, best_folder, common_start, nearness
+from hiervl.data.preparation.survey_nearness import Fit, best_folder, nearness
 from hiervl.utils.errors import UserError
 
 MIN_SHARE = 0.5  # least share of names that must match

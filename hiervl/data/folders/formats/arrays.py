@@ -78,7 +78,7 @@ def _load(path: Path) -> dict[str, Any]:
         return {"array": np.load(path, allow_pickle=False, mmap_mode="r")}
     if suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            return dict(_numbers_in(archive))
+            return _numbers_in(archive)
     from scipy.io import loadmat  # a slow import that few need
 
     try:
@@ -89,20 +89,20 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a MATLAB file of version 7.3: save it in MATLAB with '-v7'.") from None
 
 
-def _numbers_in(archive: np.lib.npyio.NpzFile) -> Iterator[tuple[str, np.ndarray]]:
+def _numbers_in(archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
     """The arrays of an archive, without those of Python objects, unless there are no others."""
-    objects: Exception | None = None
-    count = 0
+    found: dict[str, np.ndarray] = {}
+    refused: ValueError | None = None
     for name in archive.files:
         try:
-            yield name, archive[name]
-            count += 1
+            found[name] = archive[name]
         except ValueError as error:
             if not _is_of_objects(error):
                 raise
-            objects = error
-    if objects and not count:
-        raise objects
+            refused = error
+    if refused and not found:
+        raise refused
+    return found
 
 
 def _is_of_objects(error: Exception) -> bool:
