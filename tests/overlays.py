@@ -1,10 +1,12 @@
-"""Photographs made up of noise, and what people draw over theirs."""
+"""Photographs made up of noise, what people draw over theirs, and folders of them."""
 
 import cv2
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 COLORS = np.array([[0, 0, 0], [220, 20, 60], [30, 200, 40], [70, 70, 250]], dtype=np.uint8)
+STEMS = [f"shot_{number}" for number in range(4)]
 
 
 def photograph(seed, size=(120, 160)):
@@ -44,3 +46,30 @@ def boxes(image, labels):
     for box in ndimage.find_objects(labels):
         cv2.rectangle(drawn, (box[1].start, box[0].start), (box[1].stop, box[0].stop), (255, 255, 0), 2)
     return drawn
+
+
+def save(root, **pictures):
+    """Write ``folder=function`` of image and labels, for every stem; files are PNG, photographs JPEG."""
+    for number, stem in enumerate(STEMS):
+        image, labels = photograph(number)
+        for folder, make in pictures.items():
+            picture = make(image, labels)
+            path = root / folder / (f"{stem}.jpg" if picture.ndim == 3 and make is not colored else f"{stem}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.astype(np.uint8)).save(path, quality=95)
+
+
+def plain(image, labels):
+    return image
+
+
+def masks(image, labels):
+    return labels
+
+
+def colored(image, labels):
+    return COLORS[labels]
+
+
+def mirrored(image, labels):
+    return np.ascontiguousarray(image[:, ::-1])
