@@ -297,6 +297,9 @@ def _find_unlabeled(contents: Contents, result: Survey) -> None:
                 f"{place} is not used: its name and those of its files say that it shows {what}; if these are other "
                 "photographs, add it to UNLABELED"
             )
+        elif contents.are_copies(place, labeled):
+            left_out.append(place)
+            result.notes.append(f"{place} is not used: it holds copies of images in {labeled}")
         elif split_of(place) == "test":
             left_out.append(place)
             result.notes.append(f"{place} holds {len(files)} images for testing without masks, which are not used")

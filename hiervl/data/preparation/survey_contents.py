@@ -1,5 +1,6 @@
 """The contents of a folder: images and annotation files by folder, and the result of a survey."""
 
+import filecmp
 import itertools
 import os
 import random
@@ -95,6 +96,24 @@ class Contents:
 
     def may_be_labeled(self, folder: str) -> bool:
         return self.of_labeled_images is None or folder in self.of_labeled_images
+
+    def are_copies(self, folder: str, other: str) -> bool:
+        """Whether every picture in or below a folder is in another one, too. A few are compared byte by byte, of all
+        others names and sizes."""
+        own, others = self._files_below(folder), self._files_below(other)
+        return own.keys() <= others.keys() and all(
+            path.stat().st_size == others[name].stat().st_size
+            and (number >= LOOKED_AT or filecmp.cmp(path, others[name], shallow=False))
+            for number, (name, path) in enumerate(own.items())
+        )
+
+    def _files_below(self, folder: str) -> dict[str, Path]:
+        """By the paths below the folder."""
+        return {
+            f"{place}/{path.name}".removeprefix(folder).lstrip("/"): path
+            for place, files in self.files.items() if lies_in(place, folder)
+            for path in files
+        }  # fmt: skip
 
 
 def scan(folder: Path) -> Contents:

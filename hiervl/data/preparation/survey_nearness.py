@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from hiervl.data.preparation.survey_contents import common_start, folders_above, lies_in, shown, split_of
+from hiervl.data.preparation.survey_contents import Contents, common_start, folders_above, lies_in, shown, split_of
 from hiervl.data.preparation.survey_overlays import is_named_as_overlays
 from hiervl.utils.errors import UserError
 from hiervl.utils.text import listed
@@ -104,17 +104,17 @@ class Fit(NamedTuple):
 def best_folder(
     fits: Mapping[str, Fit],
     annotations: str,
-    is_wanted: Callable[[str], bool],
+    contents: Contents,
     agrees: Callable[[str], bool] = lambda _: True,
 ) -> str:
     """The folder of images that fits annotations best.
 
     Of a folder and one above it, the upper counts if more of the images are in it. Of others, the nearest counts, even
-    if it lacks a few of the images.
+    if it lacks a few of the images. The folder that the user names counts where paths and names do not decide. Of
+    folders with the same images, the one without further images counts.
 
     Args:
         annotations: their folder or file, below the surveyed one.
-        is_wanted: whether the user names the folder, or none. This decides where paths and names do not.
         agrees: asked only where several fit equally well: whether something else speaks for the folder.
 
     Raises:
@@ -129,13 +129,15 @@ def best_folder(
     clearest = max(close[:OF_PATHS] for close, _ in near.values())
     wanted = {
         place: (close, number) for place, (close, number) in near.items()
-        if close[:OF_PATHS] == clearest and is_wanted(place)
+        if close[:OF_PATHS] == clearest and contents.may_be_labeled(place)
     }  # fmt: skip
     near = wanted or near
     best = max(near.values())
     tied = [place for place in near if near[place] == best]
     if len(tied) > 1:
         tied = [place for place in tied if agrees(place)] or tied
+    if len(tied) > 1:
+        tied = [place for place in tied if all(contents.are_copies(place, other) for other in tied)][:1] or tied
     if len(tied) > 1:
         options = " or ".join(_telling_names(tied)[:MOST_NAMED])
         raise UserError(

@@ -118,7 +118,7 @@ def _images_of(
             fits[place] = Fit(len(set(found.values())), is_direct, near)
     if not fits:
         return "", 0
-    best = best_folder(fits, annotations, contents.may_be_labeled)
+    best = best_folder(fits, annotations, contents)
     return best, fits[best].number
 
 
@@ -190,7 +190,7 @@ def masked(contents: Contents, result: Survey) -> dict[str, list[Place]]:
                 other: Fit(len(stems), True, nearness(other, place, contents.overlays))
                 for other, stems in photographs.items()
             }
-            pairs.append((best_folder(named, place, contents.may_be_labeled), place))
+            pairs.append((best_folder(named, place, contents), place))
             per_class = True
             continue
         others = _and_above({other: stems for other, stems in photographs.items() if other != place})
@@ -290,7 +290,7 @@ def _named_as_images(
             folder: Fit(len(own), _are_mostly_direct(own.values()), nearness(folder, above, contents.overlays))
             for folder, own in by_folder.items()
         }
-        best = best_folder(fits, above, contents.may_be_labeled)
+        best = best_folder(fits, above, contents)
         if contents.may_be_labeled(best):
             found |= {place: (best, above) for place in by_folder[best]}
     return found if len(found) > 1 else {}
@@ -366,7 +366,7 @@ def _best_photographs(
     best = best_folder(
         fits,
         place,
-        contents.may_be_labeled,
+        contents,
         lambda other: _have_one_size(contents, other, place, matches[other], variable),
     )
     return best, *patterns[best]

@@ -46,6 +46,23 @@ def test_annotations_that_fit_two_folders_are_not_given_to_any(tmp_path, written
         survey(tmp_path, image_folder="absent")
 
 
+@pytest.mark.parametrize("kind", ["outlines", "masks"])
+def test_copies_of_the_labelled_images_among_all_images(tmp_path, kind):
+    """Whichever of two equal images has the mask, the label is right; the others stay unlabelled."""
+    save(tmp_path, chosen=plain, **({"masks": masks} if kind == "masks" else {}))
+    if kind == "outlines":
+        (tmp_path / "outlines.json").write_text(json.dumps(outlines_file("{}.jpg")))
+    shutil.copytree(tmp_path / "chosen", tmp_path / "all")
+    found = survey(tmp_path)
+    assert not found.unlabeled and "is not used: it holds copies of images in" in found.notes[-1]
+    shutil.copy(tmp_path / "all" / f"{STEMS[0]}.jpg", tmp_path / "all" / "one_more.jpg")
+    found = survey(tmp_path)
+    assert (found.places["train"].images, found.unlabeled) == ("chosen", ["all"])
+    shutil.copy(tmp_path / "all" / f"{STEMS[1]}.jpg", tmp_path / "all" / f"{STEMS[0]}.jpg")
+    with pytest.raises(UserError, match="fit the images in all, chosen equally"):
+        survey(tmp_path)
+
+
 @pytest.mark.parametrize("above", ["cover.jpg", f"{STEMS[1]}.jpg"])
 @pytest.mark.parametrize("kind", ["outlines", "masks"])
 def test_pictures_above_the_annotated_ones_change_nothing(tmp_path, kind, above):
