@@ -101,11 +101,14 @@ class Contents:
         """Whether every picture in or below a folder is in another one, too. A few are compared byte by byte, of all
         others names and sizes."""
         own, others = self._files_below(folder), self._files_below(other)
-        return own.keys() <= others.keys() and all(
-            path.stat().st_size == others[name].stat().st_size
-            and (number >= LOOKED_AT or filecmp.cmp(path, others[name], shallow=False))
-            for number, (name, path) in enumerate(own.items())
-        )
+        try:
+            return own.keys() <= others.keys() and all(
+                path.stat().st_size == others[name].stat().st_size
+                and (number >= LOOKED_AT or filecmp.cmp(path, others[name], shallow=False))
+                for number, (name, path) in enumerate(own.items())
+            )
+        except OSError:  # a link to nothing, a file that may not be read
+            return False
 
     def _files_below(self, folder: str) -> dict[str, Path]:
         """By the paths below the folder."""

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hiervl.data.preparation.survey import survey
+from hiervl.data.preparation.survey_contents import scan
 from hiervl.utils.errors import UserError
 from tests.overlays import STEMS, masks, mirrored, photograph, plain, save
 
@@ -58,9 +59,13 @@ def test_copies_of_the_labelled_images_among_all_images(tmp_path, kind):
     shutil.copy(tmp_path / "all" / f"{STEMS[0]}.jpg", tmp_path / "all" / "one_more.jpg")
     found = survey(tmp_path)
     assert (found.places["train"].images, found.unlabeled) == ("chosen", ["all"])
-    shutil.copy(tmp_path / "all" / f"{STEMS[1]}.jpg", tmp_path / "all" / f"{STEMS[0]}.jpg")
+    first = tmp_path / "all" / f"{STEMS[0]}.jpg"
+    shutil.copy(tmp_path / "all" / f"{STEMS[1]}.jpg", first)
     with pytest.raises(UserError, match="fit the images in all, chosen equally"):
         survey(tmp_path)
+    first.unlink()
+    first.symlink_to("lost")
+    assert not scan(tmp_path).are_copies("chosen", "all")
 
 
 @pytest.mark.parametrize("above", ["cover.jpg", f"{STEMS[1]}.jpg"])
