@@ -332,10 +332,8 @@ def write_tables(data: str) -> None:
         ("One change each", [name for name in ablations if not name.startswith("components")]),
     ):
         if any(name in records for name in names):
-            measured = [
-                count for count in labels if any(count in records.get(name, ()) for name in {*names} & {*ablations})
-            ]
-            lines += ["", f"{caption}:", "", *table(records, [*names, OURS], measured)]
+            measured = {count for name in names if name in ablations for count in records.get(name, ())}
+            lines += ["", f"{caption}:", "", *table(records, [*names, OURS], sorted(measured))]
     start, end = f"<!-- label_efficiency {data} -->", f"<!-- end label_efficiency {data} -->"
     block = "\n".join([start, *lines, end])
     text = DOCUMENT.read_text()
