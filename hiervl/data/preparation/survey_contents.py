@@ -98,14 +98,11 @@ class Contents:
         return self.of_labeled_images is None or folder in self.of_labeled_images
 
     def are_copies(self, folder: str, other: str) -> bool:
-        """Whether every picture in or below a folder is in another one, too. A few are compared byte by byte, of all
-        others names and sizes."""
+        """Whether every picture in or below a folder is in another one, too, byte by byte."""
         own, others = self._files_below(folder), self._files_below(other)
         try:
             return own.keys() <= others.keys() and all(
-                path.stat().st_size == others[name].stat().st_size
-                and (number >= LOOKED_AT or filecmp.cmp(path, others[name], shallow=False))
-                for number, (name, path) in enumerate(own.items())
+                filecmp.cmp(path, others[name], shallow=False) for name, path in own.items()
             )
         except OSError:  # a link to nothing, a file that may not be read
             return False

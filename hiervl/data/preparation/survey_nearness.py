@@ -111,7 +111,7 @@ def best_folder(
 
     Of a folder and one above it, the upper counts if more of the images are in it. Of others, the nearest counts, even
     if it lacks a few of the images. The folder that the user names counts where paths and names do not decide. Of
-    folders with the same images, the one without further images counts.
+    folders with copies of the same images, the one with all of them counts.
 
     Args:
         annotations: their folder or file, below the surveyed one.
@@ -137,7 +137,8 @@ def best_folder(
     if len(tied) > 1:
         tied = [place for place in tied if agrees(place)] or tied
     if len(tied) > 1:
-        tied = [place for place in tied if all(contents.are_copies(place, other) for other in tied)][:1] or tied
+        of_all = [place for place in tied if all(contents.are_copies(other, place) for other in tied if other != place)]
+        tied = of_all[:1] or tied
     if len(tied) > 1:
         options = " or ".join(_telling_names(tied)[:MOST_NAMED])
         raise UserError(

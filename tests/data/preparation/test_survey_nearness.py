@@ -49,7 +49,8 @@ def test_annotations_that_fit_two_folders_are_not_given_to_any(tmp_path, written
 
 @pytest.mark.parametrize("kind", ["outlines", "masks"])
 def test_copies_of_the_labelled_images_among_all_images(tmp_path, kind):
-    """Whichever of two equal images has the mask, the label is right; the others stay unlabelled."""
+    """Whichever of two equal images has the mask, the label is right. No copy becomes an unlabelled image: it may be of
+    one that is drawn for validation."""
     save(tmp_path, chosen=plain, **({"masks": masks} if kind == "masks" else {}))
     if kind == "outlines":
         (tmp_path / "outlines.json").write_text(json.dumps(outlines_file("{}.jpg")))
@@ -58,9 +59,13 @@ def test_copies_of_the_labelled_images_among_all_images(tmp_path, kind):
     assert not found.unlabeled and "is not used: it holds copies of images in" in found.notes[-1]
     shutil.copy(tmp_path / "all" / f"{STEMS[0]}.jpg", tmp_path / "all" / "one_more.jpg")
     found = survey(tmp_path)
+    assert (found.places["train"].images, found.unlabeled) == ("all", [])
+    assert "chosen is not used: it holds copies of images in all" in found.notes[-1]
+    found = survey(tmp_path, image_folder="chosen")
     assert (found.places["train"].images, found.unlabeled) == ("chosen", ["all"])
     first = tmp_path / "all" / f"{STEMS[0]}.jpg"
-    shutil.copy(tmp_path / "all" / f"{STEMS[1]}.jpg", first)
+    content = first.read_bytes()
+    first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     with pytest.raises(UserError, match="fit the images in all, chosen equally"):
         survey(tmp_path)
     first.unlink()
